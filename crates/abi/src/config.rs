@@ -1,0 +1,94 @@
+//! What the agent tells the programs when it loads them.
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// How packets reach pods on other nodes ([`DatapathConfig::routing`]).
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Routing {
+    /// The network knows the way to pod addresses.
+    Native = 0,
+    /// Encapsulated; the source identity is the tunnel's key.
+    Tunnel = 1,
+}
+
+/// How many packets are reported ([`DatapathConfig::aggregation`]).
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Aggregation {
+    /// Every packet at every point.
+    None = 0,
+    /// Every packet, but not where it is received.
+    Lowest = 1,
+    /// As `Lowest`.
+    Low = 2,
+    /// Per connection and direction: its first packet, new TCP flags, and once per interval.
+    Medium = 3,
+    /// As `Medium`.
+    Maximum = 4,
+}
+
+/// Value of the read-only global [`crate::names::CONFIG_GLOBAL`]; the verifier sees constants and drops the code of what is off.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct DatapathConfig {
+    /// Tunnel device; zero without a tunnel.
+    pub tunnel_ifindex: u32,
+    /// `cilium_host`.
+    pub host_ifindex: u32,
+    /// Seconds between two reports of a busy connection.
+    pub report_interval: u32,
+    /// Lifetime of an established TCP connection, seconds.
+    pub ct_tcp: u32,
+    /// Lifetime of a TCP connection of which only the first SYN was seen, seconds.
+    pub ct_tcp_syn: u32,
+    /// Lifetime of a TCP connection that is closing, seconds.
+    pub ct_tcp_fin: u32,
+    /// Lifetime of anything else, seconds.
+    pub ct_any: u32,
+    /// First port of the masquerade range, host order.
+    pub snat_min: u16,
+    /// Last port of the masquerade range, host order.
+    pub snat_max: u16,
+    /// UDP port of the tunnel, host order.
+    pub tunnel_port: u16,
+    /// A [`Routing`].
+    pub routing: u8,
+    /// An [`Aggregation`].
+    pub aggregation: u8,
+    /// 1: IPv4 is on.
+    pub ipv4: u8,
+    /// 1: IPv6 is on.
+    pub ipv6: u8,
+    /// 1: masquerade IPv4 to `node_ipv4`.
+    pub masquerade4: u8,
+    /// 1: masquerade IPv6 to `node_ipv6`.
+    pub masquerade6: u8,
+    /// 1: packets of pods take the host stack, not the redirect path.
+    pub host_legacy: u8,
+    /// 1: count packets and bytes per connection.
+    pub accounting: u8,
+    /// Link-layer header of node devices: 1 Ethernet, 0 none.
+    pub ethernet: u8,
+    /// Always zero.
+    pub pad: u8,
+    /// Prefix length of `native4`.
+    pub native4_len: u32,
+    /// Prefix length of `native6`.
+    pub native6_len: u32,
+    /// Address that IPv4 traffic is masqueraded to.
+    pub node_ipv4: [u8; 4],
+    /// Address of `cilium_host`, the pods' IPv4 gateway.
+    pub router_ipv4: [u8; 4],
+    /// Destinations that are not masqueraded, IPv4; see `native4_len`.
+    pub native4: [u8; 4],
+    /// MAC address of `cilium_host`.
+    pub host_mac: [u8; 6],
+    /// MAC address of `cilium_net`, to which host-bound packets are addressed.
+    pub net_mac: [u8; 6],
+    /// Address that IPv6 traffic is masqueraded to.
+    pub node_ipv6: [u8; 16],
+    /// Address of `cilium_host`, the pods' IPv6 gateway.
+    pub router_ipv6: [u8; 16],
+    /// Destinations that are not masqueraded, IPv6; see `native6_len`.
+    pub native6: [u8; 16],
+}

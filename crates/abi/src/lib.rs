@@ -1,0 +1,29 @@
+//! The contract between the eBPF programs and user space: map names, keys, values, events, numbers.
+//!
+//! Everything here is `no_std` and `repr(C)` without padding: `zerocopy::IntoBytes` refuses a struct with padding at
+//! compile time, and the golden test `layout` shows every size and offset in review. Network values are big-endian byte
+//! arrays, host values are native integers.
+#![cfg_attr(not(test), no_std)]
+
+mod config;
+mod conntrack;
+mod drop;
+mod endpoint;
+mod event;
+pub mod identity;
+pub mod mark;
+mod nat;
+pub mod names;
+
+pub use config::{Aggregation, DatapathConfig, Routing};
+pub use conntrack::{CtEntry, CtKey4, CtKey6, CtStatus, ct_flags};
+pub use drop::DropReason;
+pub use endpoint::{
+    EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue, LocalEndpoint, endpoint_flags, family, ipcache_flags,
+};
+pub use event::{Direction, EventKind, FlowEvent, MetricsValue, TracePoint, event_flags, metrics_index, source_file};
+pub use nat::{FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags};
+
+/// Bumped by hand whenever a key, value or event changes its layout or meaning: pinned maps of another version are
+/// not adopted but made anew.
+pub const ABI_VERSION: u32 = 1;
