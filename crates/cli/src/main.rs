@@ -1,0 +1,2 @@
+//! hypha
+fn main() {}
