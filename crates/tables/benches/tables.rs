@@ -1,0 +1,5 @@
+//! Cost of table operations.
+
+fn main() {
+    divan::main();
+}
