@@ -1,0 +1,201 @@
+//! `cargo xtask build-bpf`: the eBPF object, built only when something it is made from has changed.
+
+use std::collections::hash_map::DefaultHasher;
+use std::ffi::OsString;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+
+use crate::setup::{Toolchain, bpf_linker};
+use crate::{paths, proc};
+
+const TARGET: &str = "bpfel-unknown-none";
+/// `v3` has 32-bit jumps and arithmetic, which every kernel since 5.1 knows.
+const RUSTFLAGS: [&str; 3] = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+/// What the object is made from.
+const INPUTS: [&str; 3] = ["bpf", "crates/abi", "crates/wire"];
+
+/// How to build.
+#[derive(Args)]
+pub struct Options {
+    /// Build even if nothing changed
+    #[arg(long)]
+    force: bool,
+}
+
+/// Builds the object, or says that it is up to date.
+pub fn build(options: &Options) -> Result<()> {
+    let start = Instant::now();
+    let toolchain = Toolchain::detect()?;
+    let linker = bpf_linker(&toolchain)?;
+    if !linker.exists() || !toolchain.library_sources().join("core").exists() {
+        bail!("the eBPF toolchain is not there yet; run `cargo xtask setup --build-only` first");
+    }
+    let stamp = format!(
+        "{:016x}\n",
+        fingerprint(&paths::workspace(), &toolchain, &linker)?
+    );
+    let object = paths::bpf_object();
+    let stamp_file = object.with_extension("stamp");
+    let same = object.exists() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp);
+    if same && !options.force {
+        println!("eBPF object is up to date: {}", described(&object)?);
+        return Ok(());
+    }
+    proc::run(&mut cargo("build", &linker))?;
+    install(
+        &target_dir().join(TARGET).join("release/hypha-bpf"),
+        &object,
+    )?;
+    fs::write(&stamp_file, stamp)
+        .with_context(|| format!("cannot write {}", stamp_file.display()))?;
+    println!(
+        "eBPF object built in {:.1} s: {}",
+        start.elapsed().as_secs_f64(),
+        described(&object)?
+    );
+    Ok(())
+}
+
+/// `cargo build` or `cargo clippy` for the eBPF target.
+pub fn cargo(subcommand: &str, linker: &Path) -> Command {
+    let mut command = proc::cargo();
+    command
+        .current_dir(paths::workspace().join("bpf"))
+        .args([
+            subcommand,
+            "--release",
+            "--locked",
+            "-Zbuild-std=core",
+            "--target",
+            TARGET,
+        ])
+        .arg("--target-dir")
+        .arg(target_dir())
+        // `-Z` on a release compiler; the target has no prebuilt libraries.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", linker)
+        .env("CARGO_ENCODED_RUSTFLAGS", RUSTFLAGS.join("\x1f"))
+        .env_remove("RUSTFLAGS");
+    command
+}
+
+/// Apart from cargo's own, which another build may hold locked.
+fn target_dir() -> PathBuf {
+    paths::target().join("bpf-build")
+}
+
+/// Puts the object in place in one step, and leaves an equal one alone so that nothing depending on it is rebuilt.
+fn install(built: &Path, object: &Path) -> Result<()> {
+    let bytes = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+    if fs::read(object).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    if let Some(dir) = object.parent() {
+        fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    }
+    let part = object.with_extension(format!("part{}", std::process::id()));
+    fs::write(&part, bytes).with_context(|| format!("cannot write {}", part.display()))?;
+    fs::rename(&part, object).with_context(|| format!("cannot replace {}", object.display()))
+}
+
+fn described(object: &Path) -> Result<String> {
+    let size = fs::metadata(object)
+        .with_context(|| format!("cannot read {}", object.display()))?
+        .len();
+    Ok(format!(
+        "{} ({} KiB)",
+        object.display(),
+        size.div_ceil(1024)
+    ))
+}
+
+/// A number that changes when the object may change: every input's name and content, compiler, linker, flags.
+fn fingerprint(root: &Path, toolchain: &Toolchain, linker: &Path) -> Result<u64> {
+    let mut hasher = DefaultHasher::new();
+    (&toolchain.release, linker, RUSTFLAGS).hash(&mut hasher);
+    for input in INPUTS {
+        let mut files = Vec::new();
+        collect(&root.join(input), &mut files)?;
+        files.sort_unstable();
+        for file in files {
+            let content =
+                fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+            (file.strip_prefix(root).unwrap_or(&file), content).hash(&mut hasher);
+        }
+    }
+    // Versions and features of what the inputs inherit.
+    fs::read(root.join("Cargo.toml"))
+        .context("cannot read Cargo.toml")?
+        .hash(&mut hasher);
+    Ok(hasher.finish())
+}
+
+/// The sources below a folder: Rust, TOML and lock files, without build folders and tests.
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
+    for entry in entries.flatten() {
+        let (path, name) = (entry.path(), entry.file_name());
+        if path.is_dir() {
+            if !["target", "tests", "benches"]
+                .map(OsString::from)
+                .contains(&name)
+            {
+                collect(&path, files)?;
+            }
+        } else if path
+            .extension()
+            .is_some_and(|kind| kind == "rs" || kind == "toml" || kind == "lock")
+        {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_equal_object_keeps_its_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let (built, object) = (dir.path().join("built"), dir.path().join("out/object.o"));
+        fs::write(&built, b"one").unwrap();
+        install(&built, &object).unwrap();
+        let first = fs::metadata(&object).unwrap().modified().unwrap();
+        install(&built, &object).unwrap();
+        assert_eq!(fs::metadata(&object).unwrap().modified().unwrap(), first);
+        fs::write(&built, b"two").unwrap();
+        install(&built, &object).unwrap();
+        assert_eq!(fs::read(&object).unwrap(), b"two");
+    }
+
+    #[test]
+    fn sources_are_found_without_build_folders() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in [
+            "src/main.rs",
+            "Cargo.toml",
+            "target/x.rs",
+            "tests/y.rs",
+            "README.md",
+        ] {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"").unwrap();
+        }
+        let mut files = Vec::new();
+        collect(dir.path(), &mut files).unwrap();
+        files.sort_unstable();
+        assert_eq!(
+            files,
+            ["Cargo.toml", "src/main.rs"].map(|name| dir.path().join(name))
+        );
+    }
+}

@@ -1,0 +1,94 @@
+//! Programs of the system that the lab, the tests and the benchmarks start.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::report::Outcome;
+use crate::{paths, proc};
+
+/// A program and Debian's package that has it.
+const NEEDED: [(&str, &str); 9] = [
+    ("cc", "gcc libc6-dev"),
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("ping", "iputils-ping"),
+    ("bpftool", "bpftool"),
+    ("tcpdump", "tcpdump"),
+    ("ethtool", "ethtool"),
+    ("iperf3", "iperf3"),
+    ("curl", "curl"),
+];
+
+/// Installs the packages of the missing programs where apt can, and otherwise says what is missing.
+pub fn install() -> Result<Outcome> {
+    let missing: Vec<_> = NEEDED
+        .iter()
+        .filter(|(name, _)| paths::which(name).is_none())
+        .collect();
+    if missing.is_empty() {
+        return Ok(Outcome::Present(format!("{} programs", NEEDED.len())));
+    }
+    let programs = missing
+        .iter()
+        .map(|(name, _)| *name)
+        .collect::<Vec<_>>()
+        .join(", ");
+    let mut packages: Vec<&str> = missing
+        .iter()
+        .flat_map(|(_, list)| list.split(' '))
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    let names = packages.join(" ");
+    if !is_debian() {
+        return Ok(Outcome::Missing(format!(
+            "install the programs {programs} (on Debian: {names})"
+        )));
+    }
+    if !is_root()? {
+        return Ok(Outcome::Missing(format!(
+            "{programs}; as root: apt-get install {names}"
+        )));
+    }
+    apt_install(&packages)?;
+    Ok(Outcome::Done(format!("installed {names}")))
+}
+
+fn is_debian() -> bool {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let debian = |line: &str| {
+        let Some((key, value)) = line.split_once('=') else {
+            return false;
+        };
+        matches!(key, "ID" | "ID_LIKE")
+            && value.trim_matches('"').split(' ').any(|id| id == "debian")
+    };
+    release.lines().any(debian) && paths::which("apt-get").is_some()
+}
+
+/// Whether this process is root, by the owner of its own entry in /proc.
+fn is_root() -> Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let me = fs::metadata("/proc/self").context("cannot look at /proc/self")?;
+    Ok(me.uid() == 0)
+}
+
+fn apt_install(packages: &[&str]) -> Result<()> {
+    let apt = |words: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(words).env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    let limit = Duration::from_secs(600);
+    let mut install = vec!["install", "-y", "--no-install-recommends"];
+    install.extend(packages);
+    if proc::logged("packages", &mut apt(&install), limit).is_ok() {
+        return Ok(());
+    }
+    // The lists may be missing or older than the mirror.
+    proc::logged("packages", &mut apt(&["update"]), limit)?;
+    proc::logged("packages", &mut apt(&install), limit)
+}
