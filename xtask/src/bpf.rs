@@ -70,7 +70,6 @@ pub fn cargo(subcommand: &str, linker: &Path) -> Command {
         .args([
             subcommand,
             "--release",
-            "--locked",
             "-Zbuild-std=core",
             "--target",
             TARGET,
