@@ -1,1 +1,29 @@
-//! model
+//! The nouns of the control plane: what the tables hold.
+//!
+//! Rows are plain values: no I/O, no clock, no interior mutability. Input rows (what Kubernetes and the kernel say) and
+//! desired rows (what should be in the kernel) are separate types, so that each table has one writer.
+mod allocation;
+mod device;
+mod endpoint;
+mod identity;
+mod labels;
+mod mac;
+mod node;
+mod pod;
+mod prefix;
+mod route;
+mod schema;
+
+pub use allocation::Allocation;
+pub use device::Device;
+pub use endpoint::{Attachment, Endpoint, EndpointState, PodRef};
+pub use identity::{identity_of, identity_text};
+pub use labels::{
+    Labels, POD_CLUSTER, POD_NAMESPACE, POD_NAMESPACE_LABELS, POD_SERVICE_ACCOUNT, PodLabels,
+};
+pub use mac::{Mac, MacError};
+pub use node::{LocalNode, Node};
+pub use pod::{Namespace, Pod};
+pub use prefix::{Prefix, PrefixSource};
+pub use route::{Route, RouteOrigin};
+pub use schema::{KUBERNETES, PLAN, RESTORE, Tables};

@@ -1,0 +1,150 @@
+//! The agent's tables: which rows exist, by what they are found, who fills them.
+use crate::{
+    Allocation, Attachment, Device, Endpoint, LocalNode, Namespace, Node, Pod, Prefix, Route,
+};
+use ipnet::IpNet;
+use std::net::IpAddr;
+use tables::{Db, DuplicateTable, Index, Row, Table, TableDef};
+
+/// Name of the initialiser that the Kubernetes watchers finish.
+pub const KUBERNETES: &str = "kubernetes";
+/// Name of the initialiser that the endpoint restore finishes.
+pub const RESTORE: &str = "restore";
+/// Name of the initialiser that the controllers finish: the first plan from complete inputs.
+pub const PLAN: &str = "plan";
+
+macro_rules! rows {
+    ($($type:ty, $key:ty, |$row:ident| $get:expr;)+) => {
+        $(impl Row for $type {
+            type Key = $key;
+
+            fn key(&self) -> $key {
+                let $row = self;
+                $get
+            }
+        })+
+    };
+}
+
+rows! {
+    Node, String, |row| row.name.clone();
+    Pod, String, |row| row.key();
+    Namespace, String, |row| row.name.clone();
+    LocalNode, String, |row| row.node.name.clone();
+    Endpoint, u16, |row| row.id;
+    Allocation, IpAddr, |row| row.address;
+    Device, String, |row| row.name.clone();
+    Prefix, IpNet, |row| row.prefix;
+    Route, IpNet, |row| row.destination;
+}
+
+/// Handles to every table of the agent.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// The database.
+    pub db: Db,
+    /// Input, from Kubernetes: all nodes.
+    pub nodes: Table<Node>,
+    /// Input, from Kubernetes: all pods that have or may get an address.
+    pub pods: Table<Pod>,
+    /// Pods by node name.
+    pub pods_by_node: Index<Pod, String>,
+    /// Input, from Kubernetes: all namespaces.
+    pub namespaces: Table<Namespace>,
+    /// Input, from the machine and the node object: one row.
+    pub local_node: Table<LocalNode>,
+    /// Input, from the machine: the devices in use.
+    pub devices: Table<Device>,
+    /// The endpoints of this node; the endpoint manager writes it.
+    pub endpoints: Table<Endpoint>,
+    /// Endpoints by attachment.
+    pub endpoints_by_attachment: Index<Endpoint, Attachment>,
+    /// Endpoints by container id.
+    pub endpoints_by_container: Index<Endpoint, String>,
+    /// Endpoints by address.
+    pub endpoints_by_address: Index<Endpoint, IpAddr>,
+    /// Endpoints by `namespace/name` of the pod.
+    pub endpoints_by_pod: Index<Endpoint, String>,
+    /// Addresses in use; the address manager writes it.
+    pub allocations: Table<Allocation>,
+    /// Desired: rows of `cilium_ipcache`.
+    pub prefixes: Table<Prefix>,
+    /// Desired: routes of the main table.
+    pub routes: Table<Route>,
+}
+
+impl Tables {
+    /// Makes all tables, empty.
+    ///
+    /// # Errors
+    /// Two tables of one name, which is a mistake in this module.
+    pub fn new() -> Result<Self, DuplicateTable> {
+        let db = Db::new();
+        let mut pods = from_kubernetes("pods");
+        let pods_by_node = pods.index("node", |pod: &Pod| [pod.node.clone()]);
+        let mut endpoints = TableDef::new("endpoints");
+        endpoints.initializer(RESTORE);
+        let endpoints_by_attachment =
+            endpoints.unique_index("attachment", |e: &Endpoint| [e.attachment.clone()]);
+        let endpoints_by_container =
+            endpoints.index("container", |e: &Endpoint| [e.attachment.container.clone()]);
+        let endpoints_by_address =
+            endpoints.unique_index("address", |e: &Endpoint| e.addresses().collect::<Vec<_>>());
+        let endpoints_by_pod = endpoints.index("pod", |e: &Endpoint| [e.pod.to_string()]);
+        Ok(Self {
+            nodes: db.register(from_kubernetes("nodes"))?,
+            pods: db.register(pods)?,
+            pods_by_node,
+            namespaces: db.register(from_kubernetes("namespaces"))?,
+            local_node: db.register(TableDef::new("local-node"))?,
+            devices: db.register(TableDef::new("devices"))?,
+            endpoints: db.register(endpoints)?,
+            endpoints_by_attachment,
+            endpoints_by_container,
+            endpoints_by_address,
+            endpoints_by_pod,
+            allocations: db.register(TableDef::new("allocations"))?,
+            prefixes: db.register(desired("prefixes"))?,
+            routes: db.register(desired("routes"))?,
+            db,
+        })
+    }
+
+    /// True once every Kubernetes table holds a complete list.
+    #[must_use]
+    pub fn kubernetes_synced(&self) -> bool {
+        let snapshot = self.db.snapshot();
+        self.nodes.initialized(&snapshot)
+            && self.pods.initialized(&snapshot)
+            && self.namespaces.initialized(&snapshot)
+    }
+}
+
+fn from_kubernetes<T: Row>(name: &'static str) -> TableDef<T> {
+    let mut def = TableDef::new(name);
+    def.initializer(KUBERNETES);
+    def
+}
+
+fn desired<T: Row>(name: &'static str) -> TableDef<T> {
+    let mut def = TableDef::new(name);
+    def.initializer(PLAN);
+    def
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_start_uninitialised() {
+        let tables = Tables::new().unwrap();
+        assert!(!tables.kubernetes_synced());
+        let mut txn = tables.db.write();
+        tables.nodes.finish_initializer(&mut txn, KUBERNETES);
+        tables.pods.finish_initializer(&mut txn, KUBERNETES);
+        tables.namespaces.finish_initializer(&mut txn, KUBERNETES);
+        txn.commit();
+        assert!(tables.kubernetes_synced());
+    }
+}
