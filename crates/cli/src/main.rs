@@ -1,2 +1,6 @@
-//! hypha
+//! The `hypha` command.
+mod connectivity;
+mod jsonpath;
+mod output;
+mod table;
 fn main() {}

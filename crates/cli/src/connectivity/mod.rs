@@ -1,0 +1,10 @@
+//! `hypha connectivity test`: every path between pods, hosts and the outside, in a lab's own pods.
+pub mod icmp;
+pub mod plan;
+pub mod probe;
+pub mod report;
+pub mod run;
+pub mod server;
+pub mod socket;
+#[cfg(test)]
+mod tests;

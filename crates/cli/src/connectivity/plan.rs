@@ -1,0 +1,354 @@
+//! Which cells the matrix has. Pure: from a description of the lab to a list of probes.
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// An address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+/// A protocol that is probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP connection to an echo server.
+    Tcp,
+    /// UDP datagram to an echo server.
+    Udp,
+    /// ICMP echo.
+    Icmp,
+}
+
+/// How much is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Size {
+    /// Far less than a packet may hold.
+    Small,
+    /// One packet of exactly the path's MTU that must not be fragmented; for TCP a full segment.
+    Full,
+    /// More than one packet: fragments; for TCP many segments.
+    Large,
+}
+
+impl Family {
+    /// Both, in the order of the matrix.
+    pub const ALL: [Self; 2] = [Self::Ipv4, Self::Ipv6];
+
+    /// The family of `address`.
+    #[must_use]
+    pub const fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+    }
+
+    /// As users write it.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ipv4",
+            Self::Ipv6 => "ipv6",
+        }
+    }
+}
+
+impl Protocol {
+    /// All, in the order of the matrix.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Icmp];
+
+    /// As users write it.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Icmp => "icmp",
+        }
+    }
+}
+
+impl Size {
+    /// All, in the order of the matrix.
+    pub const ALL: [Self; 3] = [Self::Small, Self::Full, Self::Large];
+
+    /// As users write it.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Small => "small",
+            Self::Full => "full",
+            Self::Large => "large",
+        }
+    }
+}
+
+/// A network namespace with addresses: a pod, a node or the router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// As users call it.
+    pub name: String,
+    /// File of its network namespace.
+    pub netns: PathBuf,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A node and its pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodePlace {
+    /// The node itself, with the addresses by which others reach it.
+    pub place: Place,
+    /// Number of the L2 network it is on.
+    pub segment: usize,
+    /// Pods that serve, by name.
+    pub pods: Vec<Place>,
+}
+
+/// The outside host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouterPlace {
+    /// The host, with every address of it that is probed.
+    pub place: Place,
+    /// Its addresses on the L2 networks, by number of the network.
+    pub on_segment: Vec<Vec<IpAddr>>,
+    /// Its addresses in the networks behind it.
+    pub behind: Vec<IpAddr>,
+}
+
+/// Everything the matrix needs to know of a lab.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scene {
+    /// The nodes, by number.
+    pub nodes: Vec<NodePlace>,
+    /// The outside host, if there is one.
+    pub router: Option<RouterPlace>,
+}
+
+/// The source address that the server must see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The one the client sent from.
+    Untranslated,
+    /// The address of the client's node.
+    Node(Vec<IpAddr>),
+}
+
+/// One probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// Row of the matrix.
+    pub path: String,
+    /// Name of the client's place.
+    pub from: String,
+    /// Network namespace of the client.
+    pub netns: PathBuf,
+    /// Name of the server's place.
+    pub to: String,
+    /// Address of the server.
+    pub target: IpAddr,
+    /// What is sent.
+    pub protocol: Protocol,
+    /// How much.
+    pub size: Size,
+    /// The source that the server must see.
+    pub source: Source,
+}
+
+/// The probes of `scene` from its node `from`, path by path.
+#[must_use]
+pub fn cases(scene: &Scene, from: usize) -> Vec<Case> {
+    let mut out = Vec::new();
+    for route in routes(scene, from) {
+        for target in &route.targets {
+            for protocol in Protocol::ALL {
+                for size in Size::ALL {
+                    out.push(case(&route, *target, protocol, size));
+                }
+            }
+        }
+    }
+    out
+}
+
+fn case(route: &Route<'_>, target: IpAddr, protocol: Protocol, size: Size) -> Case {
+    let source = match &route.masquerade {
+        Some(node) => Source::Node(node.iter().copied().filter(|ip| Family::of(*ip) == Family::of(target)).collect()),
+        None => Source::Untranslated,
+    };
+    Case {
+        path: route.path.clone(),
+        from: route.from.name.clone(),
+        netns: route.from.netns.clone(),
+        to: route.to.to_owned(),
+        target,
+        protocol,
+        size,
+        source,
+    }
+}
+
+/// One row of the matrix before families, protocols and sizes.
+struct Route<'a> {
+    path: String,
+    from: &'a Place,
+    to: &'a str,
+    targets: Vec<IpAddr>,
+    masquerade: Option<&'a [IpAddr]>,
+}
+
+impl<'a> Route<'a> {
+    fn to(path: &str, from: &'a Place, to: &'a Place) -> Self {
+        Self { path: path.into(), from, to: &to.name, targets: to.addresses.clone(), masquerade: None }
+    }
+}
+
+fn routes(scene: &Scene, from: usize) -> Vec<Route<'_>> {
+    let Some(home) = scene.nodes.get(from) else { return Vec::new() };
+    let near = scene.nodes.iter().enumerate().find(|(i, n)| *i != from && n.segment == home.segment).map(|(_, n)| n);
+    let far = scene.nodes.iter().find(|node| node.segment != home.segment);
+    let mut out = Vec::new();
+    if let Some(client) = home.pods.first() {
+        out.extend(home.pods.get(1).map(|pod| Route::to("pod → pod, same node", client, pod)));
+        out.extend(first_pod(near).map(|pod| Route::to("pod → pod, other node", client, pod)));
+        out.extend(first_pod(far).map(|pod| Route::to("pod → pod, node behind the router", client, pod)));
+        out.push(Route::to("host → pod, local", &home.place, client));
+    }
+    out.extend(first_pod(near).map(|pod| Route::to("host → pod, other node", &home.place, pod)));
+    out.extend(first_pod(far).map(|pod| Route::to("host → pod, node behind the router", &home.place, pod)));
+    if let Some(client) = home.pods.first() {
+        out.push(Route::to("pod → own host", client, &home.place));
+        out.extend(near.map(|node| Route::to("pod → other node's host", client, &node.place)));
+        out.extend(far.map(|node| Route::to("pod → host behind the router", client, &node.place)));
+        outside(scene, home, client, &mut out);
+    }
+    out
+}
+
+fn first_pod(node: Option<&NodePlace>) -> Option<&Place> {
+    node?.pods.first()
+}
+
+/// Paths that leave the cluster: the source must be the node's address.
+fn outside<'a>(scene: &'a Scene, home: &'a NodePlace, client: &'a Place, out: &mut Vec<Route<'a>>) {
+    let Some(router) = &scene.router else { return };
+    let route = |path: String, targets: Vec<IpAddr>| Route {
+        path,
+        from: client,
+        to: &router.place.name,
+        targets,
+        masquerade: Some(&home.place.addresses),
+    };
+    if let Some(near) = router.on_segment.get(home.segment) {
+        out.push(route("pod → outside host".into(), near.clone()));
+    }
+    for network in networks(&router.behind) {
+        let name = network.iter().find(|ip| ip.is_ipv4()).or(network.first());
+        out.push(route(format!("pod → outside network {}", name.map(ToString::to_string).unwrap_or_default()), network));
+    }
+}
+
+/// The addresses behind the router by network: the first of each family, the second of each, …
+fn networks(addresses: &[IpAddr]) -> Vec<Vec<IpAddr>> {
+    let of = |family| addresses.iter().copied().filter(move |ip| Family::of(*ip) == family);
+    let count = Family::ALL.into_iter().map(|family| of(family).count()).max().unwrap_or(0);
+    (0..count).map(|n| Family::ALL.into_iter().filter_map(|family| of(family).nth(n)).collect()).collect()
+}
+
+#[cfg(test)]
+pub mod tests {
+    use std::collections::BTreeSet;
+
+    use expect_test::expect;
+
+    use super::*;
+
+    fn ips(list: &[&str]) -> Vec<IpAddr> {
+        list.iter().map(|ip| ip.parse().unwrap()).collect()
+    }
+
+    fn place(name: &str, addresses: &[&str]) -> Place {
+        Place { name: name.into(), netns: format!("/ns/{name}").into(), addresses: ips(addresses) }
+    }
+
+    /// Three nodes, one of them on another network, and the router.
+    #[must_use]
+    pub fn scene() -> Scene {
+        let node = |number: usize, address: &str, segment| NodePlace {
+            place: place(&format!("n{number}"), &[address, &format!("2001:db8::{number}")]),
+            segment,
+            pods: vec![
+                place(&format!("p{number}-0"), &[&format!("10.7.{number}.10"), &format!("2001:db8:7::{number}")]),
+                place(&format!("p{number}-1"), &[&format!("10.7.{number}.11")]),
+            ],
+        };
+        let behind = ["198.51.100.1", "203.0.113.1", "2001:db8:a::1", "2001:db8:b::1"];
+        Scene {
+            nodes: vec![node(1, "192.0.2.1", 0), node(2, "192.0.2.2", 0), node(3, "192.0.2.130", 1)],
+            router: Some(RouterPlace {
+                place: place("outside", &["192.0.2.100"]),
+                on_segment: vec![ips(&["192.0.2.100", "2001:db8::100"]), ips(&["192.0.2.200"])],
+                behind: ips(&behind),
+            }),
+        }
+    }
+
+    fn rows(cases: &[Case]) -> String {
+        let mut seen = BTreeSet::new();
+        let rows = cases.iter().filter(|case| seen.insert((case.path.clone(), case.target)));
+        rows.map(|c| format!("{}: {} {} {} {:?}\n", c.path, c.from, c.to, c.target, c.source)).collect()
+    }
+
+    #[test]
+    fn the_whole_matrix() {
+        let cases = cases(&scene(), 0);
+        expect![[r#"
+            pod → pod, same node: p1-0 p1-1 10.7.1.11 Untranslated
+            pod → pod, other node: p1-0 p2-0 10.7.2.10 Untranslated
+            pod → pod, other node: p1-0 p2-0 2001:db8:7::2 Untranslated
+            pod → pod, node behind the router: p1-0 p3-0 10.7.3.10 Untranslated
+            pod → pod, node behind the router: p1-0 p3-0 2001:db8:7::3 Untranslated
+            host → pod, local: n1 p1-0 10.7.1.10 Untranslated
+            host → pod, local: n1 p1-0 2001:db8:7::1 Untranslated
+            host → pod, other node: n1 p2-0 10.7.2.10 Untranslated
+            host → pod, other node: n1 p2-0 2001:db8:7::2 Untranslated
+            host → pod, node behind the router: n1 p3-0 10.7.3.10 Untranslated
+            host → pod, node behind the router: n1 p3-0 2001:db8:7::3 Untranslated
+            pod → own host: p1-0 n1 192.0.2.1 Untranslated
+            pod → own host: p1-0 n1 2001:db8::1 Untranslated
+            pod → other node's host: p1-0 n2 192.0.2.2 Untranslated
+            pod → other node's host: p1-0 n2 2001:db8::2 Untranslated
+            pod → host behind the router: p1-0 n3 192.0.2.130 Untranslated
+            pod → host behind the router: p1-0 n3 2001:db8::3 Untranslated
+            pod → outside host: p1-0 outside 192.0.2.100 Node([192.0.2.1])
+            pod → outside host: p1-0 outside 2001:db8::100 Node([2001:db8::1])
+            pod → outside network 198.51.100.1: p1-0 outside 198.51.100.1 Node([192.0.2.1])
+            pod → outside network 198.51.100.1: p1-0 outside 2001:db8:a::1 Node([2001:db8::1])
+            pod → outside network 203.0.113.1: p1-0 outside 203.0.113.1 Node([192.0.2.1])
+            pod → outside network 203.0.113.1: p1-0 outside 2001:db8:b::1 Node([2001:db8::1])
+        "#]]
+        .assert_eq(&rows(&cases));
+        assert_eq!(cases.len(), 23 * 9);
+    }
+
+    #[test]
+    fn a_lone_node_has_the_paths_that_exist() {
+        let mut scene = scene();
+        scene.nodes.truncate(1);
+        scene.router = None;
+        let paths: BTreeSet<String> = cases(&scene, 0).into_iter().map(|case| case.path).collect();
+        assert_eq!(paths.into_iter().collect::<Vec<_>>(), ["host → pod, local", "pod → own host", "pod → pod, same node"]);
+        assert!(cases(&scene, 1).is_empty());
+    }
+
+    #[test]
+    fn from_the_far_node_there_is_no_neighbour() {
+        let paths: BTreeSet<String> = cases(&scene(), 2).into_iter().map(|case| case.path).collect();
+        assert!(!paths.contains("pod → pod, other node") && paths.contains("pod → pod, node behind the router"));
+    }
+}
