@@ -3,7 +3,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Key of [`crate::names::CT4`]: a tuple whose lower (address, port) end stands first, so that both directions of a connection
 /// find the same entry.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CtKey4 {
     /// Lower address.
@@ -21,7 +21,7 @@ pub struct CtKey4 {
 }
 
 /// Key of [`crate::names::CT6`]; see [`CtKey4`].
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CtKey6 {
     /// Lower address.

@@ -20,7 +20,7 @@ pub mod endpoint_flags {
 }
 
 /// Key of [`crate::names::LXC`].
-#[repr(C)]
+#[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct EndpointKey {
     /// The address, an IPv4 one in the first four bytes.
@@ -89,7 +89,7 @@ pub struct LocalEndpoint {
 }
 
 /// Key of [`crate::names::IPCACHE`].
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct IpcacheKey {
     /// Bits that count: [`IpcacheKey::STATIC_BITS`] and those of the prefix.
@@ -134,7 +134,7 @@ pub mod ipcache_flags {
 }
 
 /// Value of [`crate::names::IPCACHE`].
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct IpcacheValue {
     /// Security identity of the addresses.

@@ -223,3 +223,6 @@ pub mod source_file {
         NAMES.get(number as usize).copied().unwrap_or("unknown")
     }
 }
+
+/// "Reason" under which [`crate::names::METRICS`] counts events that found the ring full.
+pub const LOST_EVENTS: u8 = 255;

@@ -2,7 +2,8 @@
 //!
 //! Everything here is `no_std` and `repr(C)` without padding: `zerocopy::IntoBytes` refuses a struct with padding at
 //! compile time, and the golden test `layout` shows every size and offset in review. Network values are big-endian byte
-//! arrays, host values are native integers.
+//! arrays, host values are native integers. Keys are aligned beyond their fields' need, so that the eBPF back end moves
+//! addresses by words and not by bytes.
 #![cfg_attr(not(test), no_std)]
 
 mod config;
@@ -21,7 +22,7 @@ pub use drop::DropReason;
 pub use endpoint::{
     EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue, LocalEndpoint, endpoint_flags, family, ipcache_flags,
 };
-pub use event::{Direction, EventKind, FlowEvent, MetricsValue, TracePoint, event_flags, metrics_index, source_file};
+pub use event::{Direction, EventKind, FlowEvent, LOST_EVENTS, MetricsValue, TracePoint, event_flags, metrics_index, source_file};
 pub use nat::{FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags};
 
 /// Bumped by hand whenever a key, value or event changes its layout or meaning: pinned maps of another version are

@@ -12,7 +12,7 @@ pub mod snat_flags {
 macro_rules! nat_types {
     ($key:ident, $entry:ident, $frag:ident, $addr:ty, $family:literal, $pad:literal) => {
         #[doc = concat!("Key of the IPv", $family, " masquerade map: a tuple as it stands in the packet.")]
-        #[repr(C)]
+        #[repr(C, align(8))]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
         pub struct $key {
             /// Source address.
@@ -46,7 +46,7 @@ macro_rules! nat_types {
         }
 
         #[doc = concat!("Key of the IPv", $family, " fragment map.")]
-        #[repr(C)]
+        #[repr(C, align(8))]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
         pub struct $frag {
             /// Source address.

@@ -1,1 +1,16 @@
-//! wire
+//! Packets without a kernel: header parsing, checksums, conntrack transitions and masquerade ports.
+//!
+//! `no_std`, no memory of its own, no panics: the eBPF programs run this code on packets in the kernel, the tests run the
+//! same code on byte slices. Everything is generic over [`Family`] and monomorphised.
+#![cfg_attr(not(test), no_std)]
+
+pub mod checksum;
+pub mod conntrack;
+mod family;
+pub mod headers;
+pub mod snat;
+mod tuple;
+
+pub use family::{Family, V4, V6};
+pub use headers::{Bytes, Fragment, Headers, Malformed, parse};
+pub use tuple::Tuple;
