@@ -1,6 +1,26 @@
-//! The `hypha` command.
+//! The `hypha` command: the agent, the lab, and what a person asks them.
+//!
+//! Nothing here starts a thread or an async runtime before the chosen command runs: some commands enter namespaces first.
+mod args;
 mod connectivity;
+mod error;
 mod jsonpath;
+mod names;
 mod output;
 mod table;
-fn main() {}
+mod usage;
+mod version;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+fn main() -> ExitCode {
+    let in_node = || std::path::Path::new(args::SOCKET).exists();
+    let arguments = names::canonical(std::env::args_os().collect(), in_node);
+    match args::Cli::try_parse_from(&arguments) {
+        Ok(cli) => error::exit(cli.command.run()),
+        // Help and the version come this way, too.
+        Err(message) => usage::report(&message, &args::Cli::command(), &arguments),
+    }
+}

@@ -1,4 +1,5 @@
 //! `hypha connectivity test`: every path between pods, hosts and the outside, in a lab's own pods.
+pub mod command;
 pub mod icmp;
 pub mod plan;
 pub mod probe;

@@ -1,0 +1,81 @@
+//! The command tree.
+use std::io;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::connectivity::command::ConnectivityCommand;
+use crate::version::VersionArgs;
+use crate::{output, version};
+
+/// The agent's API on a node.
+pub const SOCKET: &str = "/var/run/cilium/cilium.sock";
+
+/// Networking, security and observability for Kubernetes
+#[derive(Debug, Parser)]
+#[command(name = "hypha", version = version::NUMBER, propagate_version = false, disable_help_subcommand = false)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `hypha` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Test the network of a lab
+    #[command(subcommand)]
+    Connectivity(ConnectivityCommand),
+    /// Print the completion script of a shell
+    Completion {
+        /// bash, zsh or fish
+        shell: Shell,
+    },
+    /// Print versions
+    Version(VersionArgs),
+}
+
+/// Shells with completion.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Shell {
+    /// Bourne again shell.
+    Bash,
+    /// Z shell.
+    Zsh,
+    /// Friendly interactive shell.
+    Fish,
+}
+
+impl Command {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Whatever the command could not do.
+    pub fn run(self) -> Result<()> {
+        match self {
+            Self::Connectivity(ConnectivityCommand::Test(_)) => anyhow::bail!("no lab to test"),
+            Self::Completion { shell } => completion(shell),
+            Self::Version(args) => version::run(&args),
+        }
+    }
+}
+
+fn completion(shell: Shell) -> Result<()> {
+    let shell = match shell {
+        Shell::Bash => clap_complete::Shell::Bash,
+        Shell::Zsh => clap_complete::Shell::Zsh,
+        Shell::Fish => clap_complete::Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "hypha", &mut script);
+    output::check(io::Write::write_all(&mut io::stdout().lock(), &script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

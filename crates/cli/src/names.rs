@@ -1,0 +1,63 @@
+//! One binary, several names: under each it is the tool that users of that name expect.
+use std::ffi::OsString;
+use std::path::Path;
+
+/// Commands of `hypha` itself; any other word after `cilium` is one of the agent's tool.
+const OWN: &[&str] =
+    &["agent", "cni-install", "completion", "connectivity", "dbg", "help", "lab", "lab-init", "status", "version", "--help", "-h", "--version", "-V"];
+
+/// The arguments as if the binary had been called `hypha`.
+///
+/// `in_node` says that this is a node of a cluster: there, `cilium status` is the agent's own status, as users of
+/// `kubectl exec … cilium-agent -- cilium status` expect.
+#[must_use]
+pub fn canonical(arguments: Vec<OsString>, in_node: impl Fn() -> bool) -> Vec<OsString> {
+    let mut arguments = arguments.into_iter();
+    let called = arguments.next().unwrap_or_default();
+    let name = Path::new(&called).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let rest: Vec<OsString> = arguments.collect();
+    let first = rest.first().map(|word| word.to_string_lossy().into_owned());
+    let debug = match name.as_str() {
+        "cilium-dbg" => first.as_deref() != Some("completion"),
+        "cilium" => match first.as_deref() {
+            None => false,
+            Some("status") => in_node(),
+            Some(word) => !OWN.contains(&word),
+        },
+        _ => false,
+    };
+    let mut out = vec![OsString::from("hypha")];
+    out.extend(debug.then(|| OsString::from("dbg")));
+    out.extend(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str, in_node: bool) -> String {
+        let arguments = text.split(' ').map(OsString::from).collect();
+        let words = canonical(arguments, || in_node);
+        words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn names_lead_to_commands() {
+        for (called, meant) in [
+            ("/usr/bin/hypha status", "hypha status"),
+            ("cilium-dbg status --brief", "hypha dbg status --brief"),
+            ("/opt/bin/cilium-dbg bpf ct list global", "hypha dbg bpf ct list global"),
+            ("cilium-dbg completion bash", "hypha completion bash"),
+            ("cilium connectivity test", "hypha connectivity test"),
+            ("cilium endpoint list", "hypha dbg endpoint list"),
+            ("cilium status", "hypha status"),
+            ("cilium --help", "hypha --help"),
+            ("cilium", "hypha"),
+            ("renamed status", "hypha status"),
+        ] {
+            assert_eq!(line(called, false), meant);
+        }
+        assert_eq!(line("cilium status --verbose", true), "hypha dbg status --verbose");
+    }
+}
