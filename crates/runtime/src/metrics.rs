@@ -1,0 +1,84 @@
+//! Metrics: one registry, and the name of every metric in one place.
+use prometheus_client::{
+    encoding::text::encode,
+    registry::{Registry, Unit},
+};
+
+/// Content type of [`text`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Names, without the prefix `cilium_`; counters get `_total` when they are written out.
+pub mod names {
+    /// `version{version,revision,arch}`: 1.
+    pub const VERSION: &str = "version";
+    /// `endpoint`: endpoints.
+    pub const ENDPOINT: &str = "endpoint";
+    /// `endpoint_state{endpoint_state}`: endpoints in a state.
+    pub const ENDPOINT_STATE: &str = "endpoint_state";
+    /// `drop_count_total{reason,direction}`: packets dropped.
+    pub const DROP_COUNT: &str = "drop_count";
+    /// `drop_bytes_total{reason,direction}`: their bytes.
+    pub const DROP_BYTES: &str = "drop_bytes";
+    /// `forward_count_total{direction}`: packets forwarded.
+    pub const FORWARD_COUNT: &str = "forward_count";
+    /// `forward_bytes_total{direction}`: their bytes.
+    pub const FORWARD_BYTES: &str = "forward_bytes";
+    /// `ipam_capacity{family}`: addresses that can be given out.
+    pub const IPAM_CAPACITY: &str = "ipam_capacity";
+    /// `ipam_events_total{action,family}`: allocations and releases.
+    pub const IPAM_EVENTS: &str = "ipam_events";
+    /// `ip_addresses{family}`: addresses given out.
+    pub const IP_ADDRESSES: &str = "ip_addresses";
+    /// `bpf_map_pressure{map_name}`: share of a map that is in use.
+    pub const MAP_PRESSURE: &str = "bpf_map_pressure";
+    /// `bpf_map_capacity{map_group}`: most entries of a map.
+    pub const MAP_CAPACITY: &str = "bpf_map_capacity";
+    /// `datapath_conntrack_gc_runs_total{family,protocol,status}`: sweeps of the connection table.
+    pub const CT_GC_RUNS: &str = "datapath_conntrack_gc_runs";
+    /// `datapath_conntrack_gc_entries{family,protocol,status}`: entries alive and deleted in the last sweep.
+    pub const CT_GC_ENTRIES: &str = "datapath_conntrack_gc_entries";
+    /// `datapath_conntrack_gc_duration_seconds{family,protocol,status}`: time of a sweep.
+    pub const CT_GC_DURATION: &str = "datapath_conntrack_gc_duration";
+    /// `agent_api_process_time_seconds{path,method,return_code}`: time of an API request.
+    pub const API_TIME: &str = "agent_api_process_time";
+    /// `agent_bootstrap_seconds{scope,outcome}`: time from start until a part is ready.
+    pub const BOOTSTRAP: &str = "agent_bootstrap";
+    /// `reconciler_count_total{module_id,op,status}`: operations of the reconcilers.
+    pub const RECONCILER_COUNT: &str = "reconciler_count";
+    /// `reconciler_duration_seconds_total{module_id,op}`: time they took.
+    pub const RECONCILER_DURATION: &str = "reconciler_duration_seconds";
+    /// `reconciler_errors_current{module_id}`: rows not applied because of an error.
+    pub const RECONCILER_ERRORS: &str = "reconciler_errors_current";
+    /// `statedb_table_objects{table}`: rows of a table.
+    pub const TABLE_OBJECTS: &str = "statedb_table_objects";
+    /// `statedb_table_revision{table}`: latest revision of a table.
+    pub const TABLE_REVISION: &str = "statedb_table_revision";
+    /// `monitor_events_total{outcome}`: records read from the event ring.
+    pub const MONITOR_EVENTS: &str = "monitor_events";
+    /// `hive_degraded_status{module}`: 1 while a component is not well.
+    pub const DEGRADED: &str = "hive_degraded_status";
+    /// `process_resident_memory_bytes`: memory of the agent.
+    pub const MEMORY: &str = "process_resident_memory";
+}
+
+/// A registry whose metrics get the prefix `cilium_`.
+#[must_use]
+pub fn registry() -> Registry {
+    Registry::with_prefix("cilium")
+}
+
+/// The unit of times.
+#[must_use]
+pub fn seconds() -> Unit {
+    Unit::Seconds
+}
+
+/// Everything in the registry, as Prometheus reads it.
+///
+/// # Errors
+/// A collector failed to write.
+pub fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    encode(&mut out, registry)?;
+    Ok(out)
+}

@@ -1,0 +1,258 @@
+//! Every key of the agent: name, type, default and the text that `--help` and the docs show.
+use super::{
+    SettingsError,
+    value::{PortRange, Ratio, Value, words},
+};
+use ipnet::{Ipv4Net, Ipv6Net};
+use std::{collections::BTreeMap, time::Duration};
+
+words! {
+    /// How packets reach pods on other nodes.
+    RoutingMode, "tunnel or native" {
+        /// Encapsulated between nodes.
+        Tunnel = "tunnel",
+        /// Routed by the network.
+        Native = "native",
+    }
+}
+
+words! {
+    /// Encapsulation between nodes.
+    TunnelProtocol, "vxlan or geneve" {
+        /// VXLAN, UDP 8472.
+        Vxlan = "vxlan",
+        /// Geneve, UDP 6081.
+        Geneve = "geneve",
+    }
+}
+
+words! {
+    /// How many packets the datapath reports.
+    MonitorAggregation, "none, lowest, low, medium or maximum" {
+        /// Every packet at every point.
+        None = "none" | "disabled",
+        /// Every packet, but not where it is received.
+        Lowest = "lowest",
+        /// As `lowest`.
+        Low = "low",
+        /// Per connection: first packet, new TCP flags, once per interval.
+        Medium = "medium",
+        /// As `medium`.
+        Maximum = "maximum" | "max",
+    }
+}
+
+words! {
+    /// Kind of device between pod and node.
+    DatapathMode, "veth, netkit or netkit-l2" {
+        /// A pair of virtual Ethernet devices.
+        Veth = "veth",
+        /// A netkit pair without link-layer addresses.
+        Netkit = "netkit",
+        /// A netkit pair with link-layer addresses.
+        NetkitL2 = "netkit-l2",
+    }
+}
+
+words! {
+    /// Where pod addresses come from.
+    IpamMode, "kubernetes (others are not built yet)" {
+        /// The node object's pod CIDRs.
+        Kubernetes = "kubernetes",
+    }
+}
+
+/// One key: what help, docs and messages say of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Name, as in `--name`.
+    pub name: &'static str,
+    /// What it does.
+    pub help: &'static str,
+    /// What it accepts.
+    pub accepted: &'static str,
+    /// True if the flag may stand without a value (`--name` is `--name=true`).
+    pub is_switch: bool,
+    default: fn() -> String,
+}
+
+impl Key {
+    /// The default as a text.
+    #[must_use]
+    pub fn default(&self) -> String {
+        (self.default)()
+    }
+
+    /// The environment variable that sets it, as `CILIUM_ROUTING_MODE`.
+    #[must_use]
+    pub fn env(&self) -> String {
+        format!(
+            "CILIUM_{}",
+            self.name.replace('-', "_").to_ascii_uppercase()
+        )
+    }
+}
+
+macro_rules! settings {
+    ($($(#[doc = $help:literal])+ $key:literal $field:ident: $type:ty = $default:expr;)+) => {
+        /// Every setting of the agent with its value.
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct Settings {
+            $($(#[doc = $help])+ pub $field: $type,)+
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self { $($field: $default,)+ }
+            }
+        }
+
+        /// Every key, in the order in which help shows them.
+        pub const KEYS: &[Key] = &[
+            $(Key {
+                name: $key,
+                help: concat!($($help),+).trim_ascii(),
+                accepted: <$type as Value>::ACCEPTED,
+                is_switch: <$type as Value>::IS_SWITCH,
+                default: || { let value: $type = $default; value.show() },
+            },)+
+        ];
+
+        impl Settings {
+            /// Sets `key` from a text found at `place`.
+            ///
+            /// # Errors
+            /// The key is not known, or the text means nothing to it.
+            pub fn set(&mut self, key: &str, text: &str, place: &str) -> Result<(), SettingsError> {
+                match key {
+                    $($key => match <$type as Value>::parse(text) {
+                        Some(value) => self.$field = value,
+                        None => return Err(SettingsError::value(key, text, place, <$type as Value>::ACCEPTED)),
+                    },)+
+                    _ => return Err(SettingsError::unknown(key, place)),
+                }
+                Ok(())
+            }
+
+            /// The value of `key` as a text.
+            #[must_use]
+            pub fn get(&self, key: &str) -> Option<String> {
+                match key {
+                    $($key => Some(self.$field.show()),)+
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// Directory with one file per key, as Kubernetes mounts a ConfigMap.
+    "config-dir" config_dir: String = String::new();
+    /// YAML file of keys and values; stands above config-dir, below environment and flags.
+    "config" config: String = String::new();
+    /// Name of this node's object in Kubernetes; the environment's K8S_NODE_NAME stands in, then the host name.
+    "node-name" node_name: String = String::new();
+    /// Name of this cluster, part of every pod's identity.
+    "cluster-name" cluster_name: String = "default".to_owned();
+    /// Number of this cluster; 0 where there is only one.
+    "cluster-id" cluster_id: u16 = 0;
+
+    /// Kubeconfig file with the API server's address and credentials; nothing: the pod's service account.
+    "k8s-kubeconfig-path" k8s_kubeconfig_path: String = String::new();
+    /// URL of the API server, as http://192.0.2.1:6443, without credentials; stands above k8s-kubeconfig-path.
+    "k8s-api-server" k8s_api_server: String = String::new();
+    /// Wait at start until the node object has an IPv4 pod CIDR. When off, the agent waits for a CIDR of any enabled family.
+    "k8s-require-ipv4-pod-cidr" k8s_require_ipv4_pod_cidr: bool = false;
+    /// Wait at start until the node object has an IPv6 pod CIDR. When off, the agent waits for a CIDR of any enabled family.
+    "k8s-require-ipv6-pod-cidr" k8s_require_ipv6_pod_cidr: bool = false;
+
+    /// Give pods IPv4 addresses.
+    "enable-ipv4" enable_ipv4: bool = true;
+    /// Give pods IPv6 addresses.
+    "enable-ipv6" enable_ipv6: bool = true;
+    /// Where pod addresses come from: the pod CIDRs of the node object.
+    "ipam" ipam: IpamMode = IpamMode::Kubernetes;
+
+    /// How packets reach pods on other nodes: encapsulated (tunnel), or routed by the network (native).
+    "routing-mode" routing_mode: RoutingMode = RoutingMode::Tunnel;
+    /// Encapsulation of the tunnel routing mode.
+    "tunnel-protocol" tunnel_protocol: TunnelProtocol = TunnelProtocol::Vxlan;
+    /// UDP port of the tunnel; 0: 8472 for VXLAN, 6081 for Geneve.
+    "tunnel-port" tunnel_port: u16 = 0;
+    /// Native routing: install routes to the pod CIDRs of nodes on the same L2 network. Other nodes are skipped with a warning.
+    "auto-direct-node-routes" auto_direct_node_routes: bool = false;
+    /// Do not warn of nodes that auto-direct-node-routes cannot reach.
+    "direct-routing-skip-unreachable" direct_routing_skip_unreachable: bool = false;
+    /// IPv4 destinations that are reached without masquerading in native routing mode; nothing: this node's pod CIDR.
+    "ipv4-native-routing-cidr" ipv4_native_routing_cidr: Option<Ipv4Net> = None;
+    /// IPv6 destinations that are reached without masquerading in native routing mode; nothing: this node's pod CIDR.
+    "ipv6-native-routing-cidr" ipv6_native_routing_cidr: Option<Ipv6Net> = None;
+    /// Give packets from pods to destinations outside the cluster the node's IPv4 address.
+    "enable-ipv4-masquerade" enable_ipv4_masquerade: bool = true;
+    /// Give packets from pods to destinations outside the cluster the node's IPv6 address.
+    "enable-ipv6-masquerade" enable_ipv6_masquerade: bool = true;
+    /// Masquerade in eBPF. There is no other way yet: false switches masquerading off.
+    "enable-bpf-masquerade" enable_bpf_masquerade: bool = true;
+    /// First and last port of services on nodes; masquerading uses the ports above.
+    "node-port-range" node_port_range: PortRange = PortRange { first: 30000, last: 32767 };
+
+    /// Devices that join the node to its network; eth+ means all whose names begin with eth. Nothing: those of the default routes.
+    "devices" devices: Vec<String> = Vec::new();
+    /// MTU of pods; 0: the smallest of the devices'.
+    "mtu" mtu: u32 = 0;
+    /// Kind of device between pod and node.
+    "datapath-mode" datapath_mode: DatapathMode = DatapathMode::Veth;
+    /// Packets of pods take the node's network stack, not the eBPF fast path.
+    "enable-host-legacy-routing" enable_host_legacy_routing: bool = false;
+    /// Attach by tcx where the kernel has it; off: always by a clsact filter.
+    "enable-tcx" enable_tcx: bool = true;
+
+    /// How many packets are reported.
+    "monitor-aggregation" monitor_aggregation: MonitorAggregation = MonitorAggregation::Medium;
+    /// Time between two reports of one busy connection.
+    "monitor-aggregation-interval" monitor_aggregation_interval: Duration = Duration::from_secs(5);
+
+    /// Time between two sweeps of the connection table; 0: adapts to what the last sweep found.
+    "conntrack-gc-interval" conntrack_gc_interval: Duration = Duration::ZERO;
+    /// Life of an idle established TCP connection.
+    "bpf-ct-timeout-regular-tcp" bpf_ct_timeout_regular_tcp: Duration = Duration::from_secs(8000);
+    /// Life of a TCP connection of which only the first packet was seen.
+    "bpf-ct-timeout-regular-tcp-syn" bpf_ct_timeout_regular_tcp_syn: Duration = Duration::from_secs(60);
+    /// Life of a TCP connection that is closing.
+    "bpf-ct-timeout-regular-tcp-fin" bpf_ct_timeout_regular_tcp_fin: Duration = Duration::from_secs(10);
+    /// Life of an idle connection of other protocols.
+    "bpf-ct-timeout-regular-any" bpf_ct_timeout_regular_any: Duration = Duration::from_secs(60);
+    /// Count packets and bytes per connection.
+    "bpf-conntrack-accounting" bpf_conntrack_accounting: bool = false;
+    /// Share of the machine's memory for the big maps where their size is not given; 0: fixed sizes.
+    "bpf-map-dynamic-size-ratio" bpf_map_dynamic_size_ratio: Ratio = Ratio(0.0025);
+    /// Connections per family (all protocols share one map here); 0: by bpf-map-dynamic-size-ratio.
+    "bpf-ct-global-tcp-max" bpf_ct_global_tcp_max: u32 = 0;
+    /// Masquerade mappings per family; 0: by bpf-map-dynamic-size-ratio.
+    "bpf-nat-global-max" bpf_nat_global_max: u32 = 0;
+    /// Fragmented datagrams remembered per family.
+    "bpf-fragments-map-max" bpf_fragments_map_max: u32 = 8192;
+    /// Where the bpf file system is mounted; it is mounted there if it is not.
+    "bpf-root" bpf_root: String = "/sys/fs/bpf".to_owned();
+
+    /// Directory of the agent's socket and state.
+    "state-dir" state_dir: String = "/var/run/cilium".to_owned();
+    /// Path of the API socket; nothing: cilium.sock in the state directory.
+    "socket-path" socket_path: String = String::new();
+    /// Take endpoints over from before a restart. Off: they are cleaned away.
+    "restore" restore: bool = true;
+    /// CNI configuration that is written once pods can be served; nothing: none is written.
+    "write-cni-conf-when-ready" write_cni_conf_when_ready: String = "/etc/cni/net.d/05-cilium.conflist".to_owned();
+    /// Log file of the CNI plugin; nothing: cilium-cni.log in the state directory.
+    "cni-log-file" cni_log_file: String = String::new();
+
+    /// Address for Prometheus, as :9962; nothing: metrics are not served.
+    "prometheus-serve-addr" prometheus_serve_addr: String = String::new();
+    /// Port of GET /healthz on 127.0.0.1; 0: not served.
+    "agent-health-port" agent_health_port: u16 = 9879;
+    /// Log more.
+    "debug" debug: bool = false;
+    /// How to log: level=error|warn|info|debug|trace and format=text|json.
+    "log-opt" log_opt: BTreeMap<String, String> = BTreeMap::new();
+}
