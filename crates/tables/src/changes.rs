@@ -72,6 +72,11 @@ impl<T: Row> ChangeTracker<T> {
         self.position
     }
 
+    /// The database's revision when the tracker was made.
+    pub(crate) fn start(&self) -> Revision {
+        self.start
+    }
+
     /// The changes in `snapshot` that have not been yielded, oldest first. Each counts as seen once yielded: stop
     /// early, and the next call goes on from there. Nothing comes of a snapshot older than the tracker or its place.
     pub fn changes<'s>(&mut self, snapshot: &'s Snapshot) -> ChangeIter<'_, 's, T> {

@@ -47,6 +47,7 @@ mod db;
 mod dump;
 mod error;
 mod index;
+pub mod reconcile;
 mod revision;
 mod state;
 mod sync;

@@ -24,9 +24,18 @@ struct SignalState {
 impl Signal {
     /// Moves to `revision` and wakes those who waited for less. A lower revision than the present one is ignored.
     pub fn advance(&self, revision: Revision) {
+        self.move_to(|present| present.max(revision));
+    }
+
+    /// Moves on by one, for what counts steps of its own.
+    pub fn bump(&self) {
+        self.move_to(Revision::next);
+    }
+
+    fn move_to(&self, revision: impl FnOnce(Revision) -> Revision) {
         let woken: Vec<_> = {
             let mut state = lock(&self.0);
-            state.revision = state.revision.max(revision);
+            state.revision = revision(state.revision);
             let passed = state.revision;
             state
                 .waiters

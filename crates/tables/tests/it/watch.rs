@@ -1,0 +1,143 @@
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread;
+use std::time::Duration;
+
+use hypha_tables::{Read, Revision, block_on_timeout};
+
+use crate::rows::{Item, Items, db_with_items, seen};
+
+const LONG: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_millis(5);
+
+#[derive(Default)]
+struct Counter(AtomicUsize);
+
+impl Wake for Counter {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_watch_wakes_once_for_its_own_tables_only() {
+    let (db, items) = db_with_items();
+    let others = Items::register(&db, "others");
+    let counter = Arc::new(Counter::default());
+    let waker = Waker::from(counter.clone());
+    let mut cx = Context::from_waker(&waker);
+
+    let mut changed = pin!(items.table.watch().changed(db.snapshot().revision()));
+    assert_eq!(changed.as_mut().poll(&mut cx), Poll::Pending);
+    assert_eq!(changed.as_mut().poll(&mut cx), Poll::Pending);
+    others.put(&db, Item::new(1, 0));
+    assert_eq!(counter.0.load(Ordering::Relaxed), 0);
+    drop(db.write());
+    items.put(&db, Item::new(1, 0));
+    assert_eq!(counter.0.load(Ordering::Relaxed), 1);
+    assert_eq!(changed.as_mut().poll(&mut cx), Poll::Ready(()));
+    items.put(&db, Item::new(1, 0));
+    assert_eq!(counter.0.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_dropped_wait_is_forgotten() {
+    let (db, items) = db_with_items();
+    let counter = Arc::new(Counter::default());
+    let waker = Waker::from(counter.clone());
+    {
+        let mut changed = pin!(items.table.watch().changed(Revision::ZERO));
+        assert_eq!(
+            changed.as_mut().poll(&mut Context::from_waker(&waker)),
+            Poll::Pending
+        );
+    }
+    items.put(&db, Item::new(1, 0));
+    assert_eq!(counter.0.load(Ordering::Relaxed), 0);
+    drop(waker);
+    assert_eq!(Arc::strong_count(&counter), 1);
+}
+
+#[test]
+fn waits_end_by_change_by_time_or_at_once() {
+    let (db, items) = db_with_items();
+    let others = Items::register(&db, "others");
+    let both = items.table.watch().and(others.table.watch());
+    let start = db.snapshot().revision();
+    assert!(!both.wait_timeout(start, SHORT));
+    assert!(!db.watch().wait_timeout(start, SHORT));
+    let (writer_db, writer) = (db.clone(), others.clone());
+    let thread = thread::spawn(move || writer.put(&writer_db, Item::new(1, 0)));
+    assert!(both.wait_timeout(start, LONG));
+    assert!(
+        both.wait_timeout(start, Duration::ZERO),
+        "it is a level, not an edge"
+    );
+    let written = thread.join().unwrap();
+    assert!(db.watch().is_changed(start) && others.table.watch().is_changed(start));
+    assert!(!items.table.watch().is_changed(start));
+    assert_eq!(both.revision(), written);
+    assert_eq!(block_on_timeout(std::future::pending::<()>(), SHORT), None);
+}
+
+/// Writers and followers on several threads: a follower that waits, then reads what is new, ends up with the last
+/// state, and sees revisions only rise.
+#[test]
+fn followers_on_other_threads_miss_nothing() {
+    const WRITES: u64 = 400;
+    let (db, items) = db_with_items();
+    let barrier = Arc::new(Barrier::new(4));
+    let follow = |mut place: hypha_tables::ChangeTracker<Item>| {
+        let (db, items, barrier) = (db.clone(), items.clone(), barrier.clone());
+        thread::spawn(move || {
+            barrier.wait();
+            let mut rows = std::collections::BTreeMap::new();
+            loop {
+                let snapshot = db.snapshot();
+                for (kind, id, value) in seen(&mut place, &snapshot) {
+                    match kind {
+                        hypha_tables::ChangeKind::Upsert => drop(rows.insert(id, value)),
+                        hypha_tables::ChangeKind::Delete => drop(rows.remove(&id)),
+                    }
+                }
+                if rows.contains_key(&1000) && rows.contains_key(&1001) {
+                    return rows;
+                }
+                assert!(items.table.watch().wait_timeout(snapshot.revision(), LONG));
+            }
+        })
+    };
+    let followers = [
+        follow(db.track(&items.table)),
+        follow(db.track(&items.table)),
+    ];
+    let write = |first: u32| {
+        let (db, items, barrier) = (db.clone(), items.clone(), barrier.clone());
+        thread::spawn(move || {
+            barrier.wait();
+            for value in 0..WRITES {
+                let id = first + (value % 7) as u32 * 2;
+                if value % 3 == 0 {
+                    items.remove(&db, id)
+                } else {
+                    items.put(&db, Item::new(id, value))
+                };
+            }
+            items.put(&db, Item::new(1000 + first, 0));
+        })
+    };
+    [write(0), write(1)]
+        .into_iter()
+        .for_each(|writer| writer.join().unwrap());
+    let now = db.snapshot();
+    let expected: std::collections::BTreeMap<_, _> = items
+        .table
+        .iter(&now)
+        .map(|row| (row.id, row.value))
+        .collect();
+    for follower in followers {
+        assert_eq!(follower.join().unwrap(), expected);
+    }
+}
