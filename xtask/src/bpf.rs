@@ -21,7 +21,7 @@ const RUSTFLAGS: [&str; 3] = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--
 const INPUTS: [&str; 3] = ["bpf", "crates/abi", "crates/wire"];
 
 /// How to build.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub struct Options {
     /// Build even if nothing changed
     #[arg(long)]
@@ -34,7 +34,7 @@ pub fn build(options: &Options) -> Result<()> {
     let toolchain = Toolchain::detect()?;
     let linker = bpf_linker(&toolchain)?;
     if !linker.exists() || !toolchain.library_sources().join("core").exists() {
-        bail!("the eBPF toolchain is not there yet; run `cargo xtask setup --build-only` first");
+        bail!("the eBPF toolchain is not there yet; run `cargo xtask setup --purpose build` first");
     }
     let stamp = format!(
         "{:016x}\n",

@@ -1,10 +1,16 @@
 //! Developer tasks of the Hypha workspace: `cargo xtask <task>`.
 
 mod bpf;
+mod ci;
 mod paths;
 mod proc;
+mod release;
 mod report;
 mod setup;
+mod tidy;
+mod vm;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -22,11 +28,39 @@ enum Task {
     Setup(setup::Options),
     /// Build the eBPF object into target/bpf/hypha.bpf.o (skipped when nothing changed)
     BuildBpf(bpf::Options),
+    /// Build target/release/hypha and target/release/hypha-cni, and set up what that needs
+    Build,
+    /// Look at the sources only: format, clippy, tidy, dependencies
+    Check,
+    /// Everything that must hold before a change goes in
+    Ci,
+    /// Rules about the tree: sizes, layers, documents in step
+    Tidy,
+    /// Load and attach the programs on one older kernel in a virtual machine
+    VmQuick,
+    /// Load, attach and run the connectivity matrix on every supported kernel (slow)
+    TestKernels(vm::Options),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> Result<()> {
+    match task {
         Task::Setup(options) => setup::run(&options),
         Task::BuildBpf(options) => bpf::build(&options),
+        Task::Build => release::build(),
+        Task::Check => ci::check(),
+        Task::Ci => ci::ci(),
+        Task::Tidy => tidy::run(),
+        Task::VmQuick => vm::quick().map(drop),
+        Task::TestKernels(options) => vm::kernels(&options),
     }
 }

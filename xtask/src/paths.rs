@@ -24,6 +24,11 @@ pub fn cargo_target() -> PathBuf {
     }
 }
 
+/// A file in the folder of release builds.
+pub fn release(name: &str) -> PathBuf {
+    cargo_target().join("release").join(name)
+}
+
 /// The eBPF object that the `datapath` crate embeds.
 pub fn bpf_object() -> PathBuf {
     target().join("bpf/hypha.bpf.o")

@@ -5,7 +5,7 @@ mod linker;
 mod packages;
 mod rust_src;
 mod toolchain;
-mod tools;
+pub mod tools;
 
 pub use linker::bpf_linker;
 pub use toolchain::Toolchain;
@@ -13,7 +13,7 @@ pub use toolchain::Toolchain;
 use std::fs::{self, File};
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use crate::paths;
 use crate::report::Steps;
@@ -21,24 +21,58 @@ use crate::report::Steps;
 /// What to set up.
 #[derive(Args)]
 pub struct Options {
-    /// Only what `make build` needs: the eBPF toolchain; no packages, no test tools
-    #[arg(long)]
-    build_only: bool,
+    /// What is going to be done with it
+    #[arg(long, value_enum, default_value = "test")]
+    purpose: Purpose,
+}
+
+/// Each needs what those before it need, and more.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum Purpose {
+    /// Build: the eBPF toolchain
+    Build,
+    /// Run a lab: and the programs of the system that it starts
+    Lab,
+    /// Run the checks: and cargo's test and dependency tools
+    Test,
+    /// Test on other kernels: and QEMU
+    Kernels,
+}
+
+impl Options {
+    /// What a person would ask for with `--purpose`.
+    pub fn new(purpose: Purpose) -> Self {
+        Self { purpose }
+    }
 }
 
 /// Runs the steps; each finds out by itself that there is nothing to do.
 pub fn run(options: &Options) -> Result<()> {
     let _lock = lock()?;
-    let mut steps = Steps::new("setup", if options.build_only { 3 } else { 6 });
+    let purpose = options.purpose;
+    let mut steps = Steps::new(
+        "setup",
+        match purpose {
+            Purpose::Build => 3,
+            Purpose::Lab => 4,
+            Purpose::Test => 6,
+            Purpose::Kernels => 7,
+        },
+    );
     let mut toolchain = None;
     steps.step("Rust toolchain", || toolchain::find(&mut toolchain))?;
     let toolchain = toolchain.context("no Rust toolchain was found")?;
     steps.step("library sources", || rust_src::install(&toolchain))?;
     steps.step("bpf-linker", || linker::install(&toolchain))?;
-    if !options.build_only {
-        steps.step("system packages", packages::install)?;
+    if purpose >= Purpose::Lab {
+        steps.step("system packages", || packages::install(&packages::LAB))?;
+    }
+    if purpose >= Purpose::Test {
         steps.step("cargo-nextest", || tools::install(&tools::NEXTEST))?;
         steps.step("cargo-deny", || tools::install(&tools::DENY))?;
+    }
+    if purpose >= Purpose::Kernels {
+        steps.step("virtual machines", || packages::install(&packages::KERNELS))?;
     }
     Ok(())
 }

@@ -9,8 +9,11 @@ use anyhow::{Context, Result};
 use crate::report::Outcome;
 use crate::{paths, proc};
 
-/// A program and Debian's package that has it.
-const NEEDED: [(&str, &str); 9] = [
+/// A program, and Debian's packages that bring it.
+type Program = (&'static str, &'static str);
+
+/// For building, labs, tests and benchmarks.
+pub const LAB: [Program; 9] = [
     ("cc", "gcc libc6-dev"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
@@ -22,14 +25,22 @@ const NEEDED: [(&str, &str); 9] = [
     ("curl", "curl"),
 ];
 
+/// For virtual machines with other kernels.
+pub const KERNELS: [Program; 4] = [
+    ("qemu-system-x86_64", "qemu-system-x86"),
+    ("depmod", "kmod"),
+    ("zstd", "zstd"),
+    ("python3", "python3"),
+];
+
 /// Installs the packages of the missing programs where apt can, and otherwise says what is missing.
-pub fn install() -> Result<Outcome> {
-    let missing: Vec<_> = NEEDED
+pub fn install(needed: &[Program]) -> Result<Outcome> {
+    let missing: Vec<_> = needed
         .iter()
         .filter(|(name, _)| paths::which(name).is_none())
         .collect();
     if missing.is_empty() {
-        return Ok(Outcome::Present(format!("{} programs", NEEDED.len())));
+        return Ok(Outcome::Present(format!("{} programs", needed.len())));
     }
     let programs = missing
         .iter()

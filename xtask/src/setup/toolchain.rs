@@ -11,6 +11,8 @@ use crate::report::Outcome;
 
 /// The facts about `rustc` that the set-up depends on.
 pub struct Toolchain {
+    /// `x86_64-unknown-linux-gnu`
+    pub host: String,
     /// `1.95.0`
     pub release: String,
     /// The folder that holds the compiler's own libraries.
@@ -31,6 +33,7 @@ impl Toolchain {
         let llvm = field("LLVM version:")?;
         let major = llvm.split('.').next().unwrap_or_default();
         Ok(Self {
+            host: field("host:")?.to_owned(),
             release: field("release:")?.to_owned(),
             sysroot: proc::output(Command::new("rustc").args(["--print", "sysroot"]))?
                 .trim()

@@ -20,12 +20,12 @@ pub struct Tool {
 /// The test runner.
 pub const NEXTEST: Tool = Tool {
     name: "cargo-nextest",
-    requirement: "0.9",
+    requirement: "^0.9",
 };
 /// Licences, sources, duplicate and banned crates, advisories.
 pub const DENY: Tool = Tool {
     name: "cargo-deny",
-    requirement: "0.20",
+    requirement: "^0.20",
 };
 
 /// The tool's program: ours from the cache, or what is in PATH.

@@ -1,0 +1,47 @@
+# Every target calls one command; what it does is in xtask/ and in the `hypha` binary itself.
+SHELL := /bin/sh
+HYPHA := $(or $(CARGO_TARGET_DIR),target)/release/hypha
+ROUTING ?= vxlan
+NODES ?= 3
+
+.PHONY: help setup build lab lab-down test test-kernels bench check fmt clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Install what building and testing need (library sources, bpf-linker, packages, cargo tools)
+	@cargo xtask setup
+
+build: ## Build target/release/hypha and target/release/hypha-cni
+	@cargo xtask build
+
+lab: ## Start a lab of nodes with sample pods and print the connectivity matrix (ROUTING=vxlan|native, NODES=3)
+	@cargo xtask setup --purpose lab
+	@cargo xtask build
+	@$(HYPHA) lab up --nodes $(NODES) --routing $(ROUTING) --sample --test
+
+lab-down: ## Stop the lab and remove everything it made
+	@$(HYPHA) lab down
+
+test: ## Set up and run every check and test
+	@cargo xtask ci
+
+test-kernels: ## Run the programs and the matrix on other kernels in virtual machines (slow)
+	@cargo xtask setup --purpose kernels
+	@cargo xtask build
+	@cargo xtask test-kernels
+
+bench: ## Run the benchmarks
+	@cargo xtask setup --purpose lab
+	@cargo xtask build
+	@cargo bench --workspace --benches
+
+check: ## Look at the sources only: format, clippy, tidy, dependencies
+	@cargo xtask check
+
+fmt: ## Format every source file
+	@cargo fmt --all
+	@cargo fmt --manifest-path bpf/Cargo.toml
+
+clean: ## Remove what was built here (not the tools in the cache)
+	@cargo clean

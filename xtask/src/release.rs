@@ -1,0 +1,131 @@
+//! `cargo xtask build`: what users run, in `target/release`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::setup::Toolchain;
+use crate::{bpf, paths, proc, setup};
+
+/// The plugin is read from disk for every pod that starts.
+const CNI_LIMIT: u64 = 3 << 20;
+
+/// Toolchain (nothing to do when it is there), eBPF object, `hypha`, `hypha-cni`.
+pub fn build() -> Result<()> {
+    setup::run(&setup::Options::new(setup::Purpose::Build))?;
+    bpf::build(&bpf::Options::default())?;
+    binaries()
+}
+
+/// The two binaries, for an eBPF object that is there.
+pub fn binaries() -> Result<()> {
+    proc::run(proc::cargo().args(["build", "--release", "-p", "hypha-cli"]))?;
+    let plugin = cni()?;
+    for path in [paths::release("hypha"), plugin] {
+        println!(
+            "{} ({})",
+            path.display(),
+            size(fs::metadata(&path).context("a binary is missing")?.len())
+        );
+    }
+    Ok(())
+}
+
+/// The CNI plugin: static, with a profile and a folder of its own, so that its flags rebuild nothing else.
+fn cni() -> Result<PathBuf> {
+    let host = Toolchain::detect()?.host;
+    let variable = format!(
+        "CARGO_TARGET_{}_RUSTFLAGS",
+        host.to_uppercase().replace('-', "_")
+    );
+    let mut command = proc::cargo();
+    command
+        .args([
+            "build",
+            "-p",
+            "hypha-cni",
+            "--profile",
+            "cni",
+            "--target",
+            &host,
+        ])
+        .env(
+            variable,
+            "-C target-feature=+crt-static -C relocation-model=static",
+        )
+        // They would take the place of the variable above.
+        .env_remove("RUSTFLAGS")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    proc::run(&mut command)?;
+    let built = paths::cargo_target().join(host).join("cni/hypha-cni");
+    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    if has_interpreter(&bytes) {
+        bail!(
+            "{} is not static: it asks for a dynamic loader",
+            built.display()
+        );
+    }
+    if bytes.len() as u64 > CNI_LIMIT {
+        bail!(
+            "{} has {} and should stay below {}",
+            built.display(),
+            size(bytes.len() as u64),
+            size(CNI_LIMIT)
+        );
+    }
+    let place = paths::release("hypha-cni");
+    replace(&built, &bytes, &place)?;
+    Ok(place)
+}
+
+/// Copies a program in one step, unless it is there: a running lab may be starting it right now.
+fn replace(built: &Path, bytes: &[u8], place: &Path) -> Result<()> {
+    if fs::read(place).is_ok_and(|old| old == bytes) {
+        return Ok(());
+    }
+    let part = place.with_extension("part");
+    fs::copy(built, &part).with_context(|| format!("cannot write {}", part.display()))?;
+    fs::rename(&part, place).with_context(|| format!("cannot replace {}", place.display()))
+}
+
+/// Whether a 64-bit little-endian ELF file has a PT_INTERP program header.
+fn has_interpreter(elf: &[u8]) -> bool {
+    const PT_INTERP: u64 = 3;
+    let field = |at: usize, length: usize| {
+        let bytes = elf.get(at..at + length)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0u64, |value, byte| value << 8 | u64::from(*byte)),
+        )
+    };
+    let header = || {
+        Some((
+            field(0x20, 8)? as usize,
+            field(0x36, 2)? as usize,
+            field(0x38, 2)? as usize,
+        ))
+    };
+    let Some((start, length, count)) = header() else {
+        return false;
+    };
+    (0..count).any(|index| field(start + index * length, 4) == Some(PT_INTERP))
+}
+
+fn size(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dynamic_program_is_told_from_others() {
+        let this = fs::read(std::env::current_exe().unwrap()).unwrap();
+        assert!(has_interpreter(&this));
+        assert!(!has_interpreter(b"\x7fELF"));
+    }
+}
