@@ -101,6 +101,7 @@ impl<T: Row> Engine<T> {
         let mut state = lock(&board.state);
         self.absorb(snapshot, &mut state);
         state.ledger.wake_retries(now);
+        self.plan_refresh();
         let ops = if self.prune_is_due() {
             Vec::from_iter(self.start_prune(snapshot))
         } else {
@@ -194,7 +195,6 @@ impl<T: Row> Engine<T> {
         {
             ops.push(self.issue_task(task));
         }
-        self.plan_refresh();
         while self.room() > 0
             && let Some(task) = self.next_refresh(state)
         {

@@ -24,7 +24,7 @@ mod target;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::{Row, Snapshot, Table};
 
@@ -120,11 +120,13 @@ pub enum Status {
     /// Changed, and not tried since.
     Pending {
         /// When the engine took the change up.
+        #[serde(serialize_with = "seconds")]
         since: Duration,
     },
     /// Realised.
     Done {
         /// When it was realised first after its last change or failure.
+        #[serde(serialize_with = "seconds")]
         since: Duration,
     },
     /// Tried without success.
@@ -132,10 +134,17 @@ pub enum Status {
         /// What went wrong the last time.
         message: String,
         /// When it failed first.
+        #[serde(serialize_with = "seconds")]
         since: Duration,
         /// How often it has failed in a row.
         attempts: u32,
         /// When it is tried again.
+        #[serde(serialize_with = "seconds")]
         retry_at: Duration,
     },
+}
+
+/// Times in listings are plain numbers.
+fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
 }

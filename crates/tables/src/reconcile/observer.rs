@@ -40,6 +40,7 @@ pub struct OpCounters {
     /// Operations that failed.
     pub failed: u64,
     /// Time from issue to outcome, all together.
+    #[serde(serialize_with = "super::seconds")]
     pub time: Duration,
 }
 
