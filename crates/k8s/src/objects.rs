@@ -1,0 +1,228 @@
+//! Kubernetes objects with only the fields that are read: the rest is skipped while parsing, which is most of a pod.
+use k8s_openapi::{
+    ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::Resource;
+use serde::Deserialize;
+use std::{borrow::Cow, net::IpAddr};
+
+macro_rules! resource {
+    ($type:ident, $scope:ty, $plural:literal) => {
+        impl Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                stringify!($type).into()
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                "".into()
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+resource!(Node, ClusterResourceScope, "nodes");
+resource!(Pod, NamespaceResourceScope, "pods");
+resource!(Namespace, ClusterResourceScope, "namespaces");
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Node {
+    #[serde(default)]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: NodeSpec,
+    #[serde(default)]
+    status: NodeStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeSpec {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: Option<String>,
+    #[serde(rename = "podCIDRs")]
+    pod_cidrs: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    addresses: Vec<NodeAddress>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct NodeAddress {
+    #[serde(rename = "type")]
+    kind: String,
+    address: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Pod {
+    #[serde(default)]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: PodSpec,
+    #[serde(default)]
+    status: PodStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec {
+    node_name: String,
+    host_network: bool,
+    service_account_name: String,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodStatus {
+    phase: String,
+    #[serde(rename = "podIP")]
+    pod_ip: Option<String>,
+    #[serde(rename = "podIPs")]
+    pod_ips: Vec<PodIp>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct PodIp {
+    ip: String,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Namespace {
+    #[serde(default)]
+    metadata: ObjectMeta,
+}
+
+/// The texts that parse; Kubernetes validates them, so one that does not comes from a broken server and is left out.
+fn parsed<T: std::str::FromStr + PartialEq>(texts: impl Iterator<Item = String>) -> Vec<T> {
+    let mut out: Vec<T> = Vec::new();
+    for value in texts.filter_map(|text| text.parse().ok()) {
+        if !out.contains(&value) {
+            out.push(value);
+        }
+    }
+    out
+}
+
+impl From<Node> for model::Node {
+    fn from(object: Node) -> Self {
+        let addresses = |kind: &str| -> Vec<IpAddr> {
+            parsed(
+                object
+                    .status
+                    .addresses
+                    .iter()
+                    .filter(|a| a.kind == kind)
+                    .map(|a| a.address.clone()),
+            )
+        };
+        Self {
+            addresses: addresses("InternalIP"),
+            external: addresses("ExternalIP"),
+            pod_cidrs: parsed(
+                object
+                    .spec
+                    .pod_cidrs
+                    .iter()
+                    .cloned()
+                    .chain(object.spec.pod_cidr.clone()),
+            ),
+            name: object.metadata.name.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<Pod> for model::Pod {
+    fn from(object: Pod) -> Self {
+        let status = object.status;
+        Self {
+            finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
+            addresses: parsed(
+                status
+                    .pod_ips
+                    .into_iter()
+                    .map(|ip| ip.ip)
+                    .chain(status.pod_ip),
+            ),
+            namespace: object.metadata.namespace.unwrap_or_default(),
+            name: object.metadata.name.unwrap_or_default(),
+            uid: object.metadata.uid.unwrap_or_default(),
+            labels: object.metadata.labels.unwrap_or_default(),
+            node: object.spec.node_name,
+            host_network: object.spec.host_network,
+            service_account: object.spec.service_account_name,
+        }
+    }
+}
+
+impl From<Namespace> for model::Namespace {
+    fn from(object: Namespace) -> Self {
+        Self {
+            name: object.metadata.name.unwrap_or_default(),
+            labels: object.metadata.labels.unwrap_or_default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn nodes_keep_addresses_and_ranges() {
+        let object: Node = serde_json::from_value(json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node1", "managedFields": []},
+            "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:244:1::/112"], "taints": []},
+            "status": {"addresses": [
+                {"type": "InternalIP", "address": "192.168.10.100"}, {"type": "Hostname", "address": "node1"},
+                {"type": "InternalIP", "address": "fd00:10::100"}, {"type": "ExternalIP", "address": "203.0.113.1"}]}
+        }))
+        .unwrap();
+        let node = model::Node::from(object);
+        assert_eq!(node.name, "node1");
+        assert_eq!(node.addresses.len(), 2);
+        assert_eq!(node.external, ["203.0.113.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(node.pod_cidrs.len(), 2);
+    }
+
+    #[test]
+    fn pods_keep_what_is_read_and_survive_what_is_missing() {
+        let object: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "a", "namespace": "shop", "uid": "u", "labels": {"app": "cart"}},
+            "spec": {"nodeName": "node1", "containers": [{"name": "x"}]},
+            "status": {"phase": "Running", "podIP": "10.244.1.5", "podIPs": [{"ip": "10.244.1.5"}, {"ip": "fd00::5"}]}
+        }))
+        .unwrap();
+        let pod = model::Pod::from(object);
+        assert_eq!(
+            (pod.key().as_str(), pod.node.as_str(), pod.addresses.len()),
+            ("shop/a", "node1", 2)
+        );
+        assert!(!pod.finished && !pod.host_network);
+        let bare: Pod = serde_json::from_value(json!({"metadata": {"name": "b"}})).unwrap();
+        assert!(model::Pod::from(bare).node.is_empty());
+    }
+}

@@ -1,0 +1,247 @@
+//! One watch per kind: list, then changes, into a table.
+use crate::objects;
+use futures::{StreamExt, pin_mut};
+use kube::{
+    Api, Client, Resource,
+    runtime::{
+        WatchStreamExt,
+        utils::Backoff,
+        watcher::{self, Event, watcher},
+    },
+};
+use model::{KUBERNETES, Tables};
+use runtime::{
+    health::{Component, Health},
+    stop::Stop,
+};
+use serde::de::DeserializeOwned;
+use std::{fmt::Debug, sync::Arc, time::Duration};
+use tables::{Db, Row, Table};
+use tokio::sync::watch;
+
+/// Pauses between tries: short at first, because a server that restarts is back soon.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What is known about the connection to the API server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Connection {
+    /// Not tried yet.
+    Connecting,
+    /// Answers; its version.
+    Connected(String),
+}
+
+/// Starts the watches of nodes, pods and namespaces; they end with `stop`. The receiver tells whether the server answered.
+#[must_use]
+pub fn watch_all(
+    client: &Client,
+    tables: &Tables,
+    health: &Health,
+    stop: &Stop,
+) -> watch::Receiver<Connection> {
+    let (sender, receiver) = watch::channel(Connection::Connecting);
+    follow::<objects::Node, _>(client, &tables.db, &tables.nodes, health, stop);
+    follow::<objects::Pod, _>(client, &tables.db, &tables.pods, health, stop);
+    follow::<objects::Namespace, _>(client, &tables.db, &tables.namespaces, health, stop);
+    let (client, stop) = (client.clone(), stop.clone());
+    tokio::spawn(async move {
+        stop.or(async {
+            let mut pauses = Pauses(FIRST_PAUSE);
+            loop {
+                if let Ok(version) = crate::server_version(&client).await {
+                    sender.send_replace(Connection::Connected(version));
+                    return;
+                }
+                tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+            }
+        })
+        .await
+    });
+    receiver
+}
+
+fn follow<K, T>(client: &Client, db: &Db, table: &Table<T>, health: &Health, stop: &Stop)
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    T: Row<Key = String> + From<K> + PartialEq,
+{
+    let sink = Sink {
+        db: db.clone(),
+        table: table.clone(),
+        initial: Vec::new(),
+        health: health.component(&format!("kubernetes/{}", table.name())),
+    };
+    let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
+        .backoff(Pauses(FIRST_PAUSE));
+    let stop = stop.clone();
+    tokio::spawn(async move { stop.or(drain(stream, sink)).await });
+}
+
+async fn drain<K, T: Row<Key = String> + From<K> + PartialEq>(
+    stream: impl futures::Stream<Item = watcher::Result<Event<K>>>,
+    mut sink: Sink<T>,
+) {
+    pin_mut!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => sink.take(event),
+            Err(error) => sink.failed(&error),
+        }
+    }
+}
+
+/// Writes events into a table.
+struct Sink<T: Row> {
+    db: Db,
+    table: Table<T>,
+    /// Objects of a list that is under way; the table keeps its old rows until the list is complete.
+    initial: Vec<Arc<T>>,
+    health: Component,
+}
+
+impl<T: Row<Key = String> + PartialEq> Sink<T> {
+    fn take<K>(&mut self, event: Event<K>)
+    where
+        T: From<K>,
+    {
+        match event {
+            Event::Init => self.initial.clear(),
+            Event::InitApply(object) => self.initial.push(Arc::new(object.into())),
+            Event::InitDone => self.complete(),
+            Event::Apply(object) => {
+                let mut txn = self.db.write();
+                // The only error is a unique index, which the input tables do not have.
+                let changed = self
+                    .table
+                    .insert_if_changed(&mut txn, T::from(object))
+                    .unwrap_or(false);
+                if changed {
+                    txn.commit();
+                }
+            }
+            Event::Delete(object) => {
+                let mut txn = self.db.write();
+                self.table.delete(&mut txn, &T::from(object).key());
+                txn.commit();
+            }
+        }
+    }
+
+    fn complete(&mut self) {
+        let mut txn = self.db.write();
+        let rows = std::mem::take(&mut self.initial);
+        let count = rows.len();
+        if let Err(error) = self.table.replace_all(&mut txn, rows) {
+            return self
+                .health
+                .degraded(format!("the list does not fit the table: {error}"));
+        }
+        self.table.finish_initializer(&mut txn, KUBERNETES);
+        txn.commit();
+        self.health
+            .ok(format!("synced, {count} objects at the last list"));
+    }
+
+    fn failed(&self, error: &watcher::Error) {
+        let causes = causes(error);
+        tracing::debug!(table = self.table.name(), error = %causes, "watch interrupted");
+        self.health.degraded(format!(
+            "the API server does not serve {}: {causes}",
+            self.table.name()
+        ));
+    }
+}
+
+/// An error with what is behind it, each message once.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let message = cause.to_string();
+        if !text.contains(&message) {
+            text.push_str(": ");
+            text.push_str(&message);
+        }
+        next = cause.source();
+    }
+    text
+}
+
+struct Pauses(Duration);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        Some(pause)
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = FIRST_PAUSE;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn sink(tables: &Tables) -> Sink<model::Namespace> {
+        Sink {
+            db: tables.db.clone(),
+            table: tables.namespaces.clone(),
+            initial: Vec::new(),
+            health: Health::default().component("x"),
+        }
+    }
+
+    fn namespace(name: &str) -> objects::Namespace {
+        serde_json::from_value(json!({"metadata": {"name": name}})).unwrap()
+    }
+
+    fn names(tables: &Tables) -> Vec<String> {
+        tables
+            .namespaces
+            .iter(&tables.db.snapshot())
+            .map(|row| row.name.clone())
+            .collect()
+    }
+
+    #[test]
+    fn a_list_replaces_the_table_when_complete_and_not_before() {
+        let tables = Tables::new().unwrap();
+        let mut sink = sink(&tables);
+        sink.take::<objects::Namespace>(Event::Init);
+        sink.take(Event::InitApply(namespace("a")));
+        assert!(names(&tables).is_empty());
+        sink.take::<objects::Namespace>(Event::InitDone);
+        assert_eq!(names(&tables), ["a"]);
+        assert!(tables.namespaces.initialized(&tables.db.snapshot()));
+        sink.take(Event::Apply(namespace("b")));
+        sink.take(Event::Delete(namespace("a")));
+        assert_eq!(names(&tables), ["b"]);
+        sink.take::<objects::Namespace>(Event::Init);
+        assert_eq!(
+            names(&tables),
+            ["b"],
+            "what was known stays while the list is read again"
+        );
+        sink.take(Event::InitApply(namespace("c")));
+        sink.take::<objects::Namespace>(Event::InitDone);
+        assert_eq!(names(&tables), ["c"]);
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_reset() {
+        let mut pauses = Pauses(FIRST_PAUSE);
+        let longest = pauses.by_ref().take(20).max().unwrap();
+        assert_eq!(longest, LONGEST_PAUSE);
+        pauses.reset();
+        assert_eq!(pauses.next(), Some(FIRST_PAUSE));
+    }
+}
