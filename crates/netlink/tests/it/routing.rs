@@ -127,7 +127,7 @@ fn routes_with_every_attribute_come_back_as_written() {
         protocol: Some(protocol::KERNEL),
         dev: None,
     };
-    assert_eq!(h.routes(&filter).unwrap(), [route.clone()]);
+    assert_eq!(h.routes(&filter).unwrap(), std::slice::from_ref(&route));
     let other = Route {
         gateway: Some(ip("192.168.7.2")),
         ..route.clone()
@@ -180,7 +180,7 @@ fn neighbours_are_permanent() {
             .into_iter()
             .filter(|n| n.ip == ip(text))
             .collect();
-        assert_eq!(found, [second.clone()]);
+        assert_eq!(found, std::slice::from_ref(&second));
         assert_eq!(found[0].state, NeighbourState::Permanent);
         h.neighbour_delete_if_exists(&second).unwrap();
         h.neighbour_delete_if_exists(&second).unwrap();
