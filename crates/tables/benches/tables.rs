@@ -34,7 +34,7 @@ struct Pods {
 }
 
 fn pod(number: u32) -> Pod {
-    let scattered = number.wrapping_mul(2_654_435_761) % ROWS;
+    let scattered = (u64::from(number) * 2_654_435_761 % u64::from(ROWS)) as u32;
     let mut address = [0xfd; 16];
     address[12..].copy_from_slice(&scattered.to_be_bytes());
     Pod {
