@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::mem;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::Revision;
@@ -78,7 +79,8 @@ impl Db {
 
     /// Starts a write transaction, once the one before has ended. Dropping it undoes it.
     ///
-    /// Keep it short and without I/O; a second one on the same thread would wait for itself.
+    /// Keep it short and without I/O: it cannot be held across an `await`, and a second one on the same thread would
+    /// wait for itself.
     pub fn write(&self) -> WriteTxn<'_> {
         let guard = lock(&self.inner.writer);
         WriteTxn::new(self, guard)
@@ -102,8 +104,11 @@ impl Db {
         let root = {
             let _decision = lock(&self.inner.trackers);
             for state in root.tables.values_mut() {
+                let Some(oldest) = state.oldest_grave() else {
+                    continue;
+                };
                 let passed = state.shared().marks.lowest().unwrap_or(root.revision);
-                if state.oldest_grave().is_some_and(|oldest| oldest <= passed) {
+                if oldest <= passed {
                     let mut collected = state.clone_box();
                     collected.collect(passed);
                     *state = Arc::from(collected);
@@ -120,11 +125,15 @@ impl Db {
     }
 
     fn publish(&self, root: Arc<Root>) {
-        *self
+        let mut published = self
             .inner
             .root
             .write()
-            .unwrap_or_else(PoisonError::into_inner) = root;
+            .unwrap_or_else(PoisonError::into_inner);
+        let previous = mem::replace(&mut *published, root);
+        drop(published);
+        // May free a lot of rows; no reader waits for that.
+        drop(previous);
     }
 }
 

@@ -74,7 +74,7 @@ impl<T: Row> TableState<T> {
         }
     }
 
-    /// Inserts or replaces a row as the table's change number `counter + 1`; counts only if it does.
+    /// Inserts or replaces a row at the revision after `counter`, which moves there unless the row is refused.
     pub fn insert(
         &mut self,
         row: Arc<T>,

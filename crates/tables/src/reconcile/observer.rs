@@ -1,6 +1,7 @@
 //! The engine seen from other threads.
 
 use std::borrow::Borrow;
+use std::fmt;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -225,5 +226,11 @@ impl<T: Row> Clone for Observer<T> {
             table: self.table.clone(),
             board: self.board.clone(),
         }
+    }
+}
+
+impl<T: Row> fmt::Debug for Observer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Observer").field(&self.table).finish()
     }
 }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier};
@@ -5,7 +6,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
-use hypha_tables::{Read, Revision, block_on_timeout};
+use hypha_tables::reconcile::{Config, Engine};
+use hypha_tables::{ChangeKind, ChangeTracker, Read, Revision, block_on_timeout};
 
 use crate::rows::{Item, Items, db_with_items, seen};
 
@@ -89,19 +91,14 @@ fn followers_on_other_threads_miss_nothing() {
     const WRITES: u64 = 400;
     let (db, items) = db_with_items();
     let barrier = Arc::new(Barrier::new(4));
-    let follow = |mut place: hypha_tables::ChangeTracker<Item>| {
+    let follow = |mut place: ChangeTracker<Item>| {
         let (db, items, barrier) = (db.clone(), items.clone(), barrier.clone());
         thread::spawn(move || {
             barrier.wait();
-            let mut rows = std::collections::BTreeMap::new();
+            let mut rows = BTreeMap::new();
             loop {
                 let snapshot = db.snapshot();
-                for (kind, id, value) in seen(&mut place, &snapshot) {
-                    match kind {
-                        hypha_tables::ChangeKind::Upsert => drop(rows.insert(id, value)),
-                        hypha_tables::ChangeKind::Delete => drop(rows.remove(&id)),
-                    }
-                }
+                apply(&mut rows, seen(&mut place, &snapshot));
                 if rows.contains_key(&1000) && rows.contains_key(&1001) {
                     return rows;
                 }
@@ -132,12 +129,70 @@ fn followers_on_other_threads_miss_nothing() {
         .into_iter()
         .for_each(|writer| writer.join().unwrap());
     let now = db.snapshot();
-    let expected: std::collections::BTreeMap<_, _> = items
+    let expected: BTreeMap<_, _> = items
         .table
         .iter(&now)
         .map(|row| (row.id, row.value))
         .collect();
     for follower in followers {
         assert_eq!(follower.join().unwrap(), expected);
+    }
+}
+
+#[test]
+fn handles_go_where_they_are_needed() {
+    fn shared<S: Send + Sync + 'static>(_: &S) {}
+    fn sent<S: Send + 'static>(_: &S) {}
+    let (db, items) = db_with_items();
+    let engine = Engine::new(&db, &items.table, Config::default());
+    shared(&(
+        db.clone(),
+        db.snapshot(),
+        items.table.clone(),
+        items.by_label.clone(),
+    ));
+    shared(&(items.table.watch(), engine.observer()));
+    sent(&items.table.watch().changed(Revision::ZERO));
+    sent(&engine.observer().row_realized(1, Revision::ZERO));
+    sent(&(db.track(&items.table), engine));
+}
+
+/// Trackers made while rows come and go: what each builds from its changes is always what the snapshot has.
+#[test]
+fn a_tracker_made_during_writes_misses_no_deletion() {
+    let (db, items) = db_with_items();
+    let done = Arc::new(AtomicUsize::new(0));
+    let writer = {
+        let (db, items, done) = (db.clone(), items.clone(), done.clone());
+        thread::spawn(move || {
+            for value in 0_u32..20_000 {
+                let id = value.wrapping_mul(7919) % 5;
+                match value % 2 {
+                    0 => items.put(&db, Item::new(id, value.into())),
+                    _ => items.remove(&db, id),
+                };
+            }
+            done.store(1, Ordering::Release);
+        })
+    };
+    while done.load(Ordering::Acquire) == 0 {
+        let mut tracker = db.track(&items.table);
+        let mut rows = BTreeMap::new();
+        for _ in 0..3 {
+            let snapshot = db.snapshot();
+            apply(&mut rows, seen(&mut tracker, &snapshot));
+            let expected = items.table.iter(&snapshot).map(|row| (row.id, row.value));
+            assert_eq!(rows, expected.collect());
+        }
+    }
+    writer.join().unwrap();
+}
+
+fn apply(rows: &mut BTreeMap<u32, u64>, changes: Vec<(ChangeKind, u32, u64)>) {
+    for (kind, id, value) in changes {
+        match kind {
+            ChangeKind::Upsert => _ = rows.insert(id, value),
+            ChangeKind::Delete => _ = rows.remove(&id),
+        }
     }
 }
