@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::setup::{self, Toolchain, bpf_linker, tools};
-use crate::{bpf, paths, proc, release, tidy, vm};
+use crate::{bpf, nextest, paths, proc, release, tidy, vm};
 
 type Step = (&'static str, fn() -> Result<()>);
 
@@ -20,42 +20,45 @@ const STATIC: [Step; 7] = [
     ("tidy", tidy::run),
     ("dependencies", deny),
 ];
-const RUNNING: [Step; 3] = [
+const RUNNING: [Step; 2] = [
     ("build", release::binaries),
     ("an older kernel", older_kernel),
-    ("tests", tests),
 ];
 
-/// Every step, up to the first that fails.
-pub fn ci() -> Result<()> {
-    run(&[&STATIC[..], &RUNNING[..]].concat())
+/// Every step, up to the first that fails, and then every test. Whether all passed; the last line printed is the
+/// tests' count.
+pub fn ci() -> Result<bool> {
+    let steps = [&STATIC[..], &RUNNING[..]].concat();
+    run(&steps, steps.len() + 1)?;
+    heading(steps.len() + 1, steps.len() + 1, "tests");
+    let start = Instant::now();
+    let count = nextest::run()?;
+    println!("{count} ({:.0} s)", start.elapsed().as_secs_f64());
+    Ok(count.failed == 0)
 }
 
 /// The steps that only look at the sources.
 pub fn check() -> Result<()> {
-    run(&STATIC)
+    run(&STATIC, STATIC.len())
 }
 
-/// The headings go to standard error, where cargo and nextest write too, so that all stays in order and the
-/// summary of the tests is the last line.
-fn run(steps: &[Step]) -> Result<()> {
-    let start = Instant::now();
+fn run(steps: &[Step], total: usize) -> Result<()> {
     let mut times = Vec::new();
     for (index, (name, step)) in steps.iter().enumerate() {
-        if index + 1 == steps.len() {
-            eprintln!("\n== times: {} ==", times.join(", "));
-        }
-        eprintln!("\n== {}/{} {name} ==", index + 1, steps.len());
-        let began = Instant::now();
-        step().with_context(|| {
-            format!(
-                "step `{name}` failed after {:.0} s",
-                start.elapsed().as_secs_f64()
-            )
-        })?;
-        times.push(format!("{name} {:.0} s", began.elapsed().as_secs_f64()));
+        heading(index + 1, total, name);
+        let start = Instant::now();
+        let result = step();
+        let took = start.elapsed().as_secs_f64();
+        result.with_context(|| format!("step `{name}` failed after {took:.0} s"))?;
+        times.push(format!("{name} {took:.0} s"));
     }
+    eprintln!("\n== times: {} ==", times.join(", "));
     Ok(())
+}
+
+/// To standard error, where cargo and nextest write too, so that all stays in order.
+fn heading(number: usize, total: usize, name: &str) {
+    eprintln!("\n== {number}/{total} {name} ==");
 }
 
 fn set_up() -> Result<()> {
@@ -117,15 +120,4 @@ fn deny() -> Result<()> {
 
 fn older_kernel() -> Result<()> {
     vm::quick().map(drop)
-}
-
-/// Unit, golden, program and lab tests; those that start our binaries find them through HYPHA_BIN_DIR.
-fn tests() -> Result<()> {
-    let program = tools::program(&tools::NEXTEST).context("cargo-nextest is not installed")?;
-    let mut command = Command::new(program);
-    command
-        .current_dir(paths::workspace())
-        .args(["nextest", "run", "--workspace", "--profile", "ci"])
-        .env("HYPHA_BIN_DIR", paths::release(""));
-    proc::run(&mut command)
 }

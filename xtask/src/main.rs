@@ -2,6 +2,7 @@
 
 mod bpf;
 mod ci;
+mod nextest;
 mod paths;
 mod proc;
 mod release;
@@ -44,7 +45,8 @@ enum Task {
 
 fn main() -> ExitCode {
     match run(Cli::parse().task) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -52,15 +54,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: Task) -> Result<()> {
+/// Whether all is well; a failure that has already been told is no error.
+fn run(task: Task) -> Result<bool> {
     match task {
         Task::Setup(options) => setup::run(&options),
         Task::BuildBpf(options) => bpf::build(&options),
         Task::Build => release::build(),
         Task::Check => ci::check(),
-        Task::Ci => ci::ci(),
+        Task::Ci => return ci::ci(),
         Task::Tidy => tidy::run(),
         Task::VmQuick => vm::quick().map(drop),
         Task::TestKernels(options) => vm::kernels(&options),
-    }
+    }?;
+    Ok(true)
 }
