@@ -1,0 +1,48 @@
+//! `Event` of the core group.
+
+use k8s_openapi::api::core::v1 as core;
+use serde_json::Value;
+
+use super::super::kind::{ShapeReport, Strategy};
+use super::super::object::meta_str;
+use super::super::schema;
+use super::super::validate::FieldErrors;
+
+pub(super) struct EventStrategy;
+
+impl Strategy for EventStrategy {
+    fn shape(&self, object: &Value) -> ShapeReport {
+        schema::shape::<core::Event>(object)
+    }
+
+    fn validate(&self, object: &Value, errors: &mut FieldErrors) {
+        let about = &object["involvedObject"];
+        let expected = about["namespace"]
+            .as_str()
+            .filter(|n| !n.is_empty())
+            .unwrap_or("default");
+        if meta_str(object, "namespace") != expected {
+            errors.invalid(
+                "involvedObject.namespace",
+                &about["namespace"],
+                "does not match metadata.namespace",
+            );
+        }
+    }
+
+    fn field_labels(&self) -> &[&str] {
+        &[
+            "involvedObject.kind",
+            "involvedObject.namespace",
+            "involvedObject.name",
+            "involvedObject.uid",
+            "involvedObject.apiVersion",
+            "involvedObject.resourceVersion",
+            "involvedObject.fieldPath",
+            "reason",
+            "reportingComponent",
+            "source",
+            "type",
+        ]
+    }
+}

@@ -1,0 +1,29 @@
+//! A Kubernetes-compatible API server that lives inside the lab.
+//!
+//! One machine is enough to run the project because of this module: it keeps objects of every registered kind in one
+//! generic store and answers the Kubernetes REST protocol for them, well enough for `kube`'s client and for `kubectl`.
+//!
+//! * [`kind`]: what a kind is (names, scope, subresources) and the registry of kinds.
+//! * [`store`]: create, get, list, update, delete, watch with Kubernetes semantics; usable in process without HTTP.
+//! * [`selector`], [`patch`], [`validate`]: pure pieces, plain values in and out.
+//! * [`http`]: paths, query options, content negotiation, streaming; no semantics of its own.
+//!
+//! It never looks at what an object means beyond what the protocol needs: controllers live elsewhere and use the API.
+
+pub mod error;
+pub mod http;
+pub mod kind;
+pub mod kinds;
+pub mod object;
+pub mod patch;
+mod schema;
+pub mod selector;
+mod server;
+pub mod store;
+mod table;
+pub mod validate;
+
+pub use error::ApiError;
+pub use kind::{Kind, Registry};
+pub use server::{ApiServer, ServerOptions};
+pub use store::Store;

@@ -1,0 +1,80 @@
+//! The patch formats of the protocol: plain values in, a plain value out.
+
+mod json_patch;
+mod merge;
+mod strategic;
+
+use serde_json::Value;
+
+use super::error::{ApiError, Reason};
+use super::kind::Kind;
+
+/// A patch whose body has been read.
+#[derive(Debug, Clone)]
+pub enum Patch {
+    /// RFC 6902.
+    Json(Vec<json_patch::Operation>),
+    /// RFC 7386.
+    Merge(Value),
+    /// Like merge, but lists of built-in kinds are merged by the keys of their elements.
+    Strategic(Value),
+}
+
+impl Patch {
+    /// Reads a patch by its content type.
+    pub fn parse(kind: &Kind, content_type: &str, body: &[u8]) -> Result<Self, ApiError> {
+        let unsupported = |why: String| Err(ApiError::new(Reason::UnsupportedMediaType, why));
+        let value = || -> Result<Value, ApiError> {
+            serde_json::from_slice(body)
+                .map_err(|e| ApiError::bad_request(format!("the patch is not valid JSON: {e}")))
+        };
+        let object = || {
+            value().and_then(|v| {
+                if v.is_object() {
+                    Ok(v)
+                } else {
+                    Err(ApiError::bad_request("the patch is not a JSON object"))
+                }
+            })
+        };
+        match content_type {
+            "application/json-patch+json" => json_patch::parse(&value()?).map(Self::Json),
+            "application/merge-patch+json" => object().map(Self::Merge),
+            "application/strategic-merge-patch+json" if kind.built_in => object().map(Self::Strategic),
+            "application/strategic-merge-patch+json" => unsupported(format!(
+                "strategic merge patches work for built-in kinds only; send {} as application/merge-patch+json",
+                kind.qualified_plural()
+            )),
+            "application/apply-patch+yaml" | "application/apply-patch+cbor" => unsupported(
+                "server-side apply is not supported by this server yet; use client-side apply or another patch type"
+                    .to_owned(),
+            ),
+            other => unsupported(format!(
+                "unknown patch type \"{other}\"; accepted: application/json-patch+json, \
+                 application/merge-patch+json, application/strategic-merge-patch+json"
+            )),
+        }
+    }
+
+    /// The object after the patch.
+    pub fn apply(&self, kind: &Kind, object: &Value) -> Result<Value, ApiError> {
+        let mut object = object.clone();
+        match self {
+            Self::Json(operations) => {
+                json_patch::apply(&mut object, operations).map_err(|why| {
+                    ApiError::new(
+                        Reason::Invalid,
+                        format!(
+                            "the server rejected our request due to an error in our request: {why}"
+                        ),
+                    )
+                })?
+            }
+            Self::Merge(patch) => merge::apply(&mut object, patch),
+            Self::Strategic(patch) => {
+                strategic::apply(&kind.kind, &mut object, patch).map_err(ApiError::bad_request)?
+            }
+        }
+        Ok(object)
+    }
+}
