@@ -186,6 +186,8 @@ impl<T: Row> AnyState for TableState<T> {
     }
 
     fn info(&self) -> TableInfo {
+        debug_assert_eq!(self.graves.len(), self.grave_of.len());
+        debug_assert_eq!(self.rows.len(), self.log.len());
         TableInfo {
             name: self.shared.name,
             rows: self.rows.len(),

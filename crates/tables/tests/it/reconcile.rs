@@ -256,6 +256,34 @@ fn a_full_compare_comes_behind_other_work() {
 }
 
 #[test]
+fn a_full_compare_leaves_rows_under_way_alone() {
+    let (db, items) = db_with_items();
+    let config = Config {
+        refresh_interval: Some(ms(1000)),
+        ..config()
+    };
+    let mut engine = engine(&db, &items.table, config);
+    (1..=2).for_each(|id| _ = items.put(&db, Item::new(id, 0)));
+    turn(&mut engine, &db, ms(0), &[]);
+    let mut slow = engine.poll(&db.snapshot(), ms(1000));
+    assert_eq!(names(&slow), ["update 1=0", "update 2=0"]);
+    engine.complete(slow.remove(1).ticket, ms(1000), ok());
+    assert_eq!(turn(&mut engine, &db, ms(2000), &[]), ["update 2=0"]);
+    engine.request_full_compare();
+    assert_eq!(
+        turn(&mut engine, &db, ms(2001), &[]),
+        [""; 0],
+        "the prune waits"
+    );
+    engine.complete(slow.remove(0).ticket, ms(2001), ok());
+    assert_eq!(turn(&mut engine, &db, ms(2001), &[]), ["prune 2"]);
+    assert_eq!(
+        turn(&mut engine, &db, ms(2001), &[]),
+        ["update 1=0", "update 2=0"]
+    );
+}
+
+#[test]
 fn an_older_snapshot_never_prunes_what_is_newer() {
     let (db, items) = db_with_items();
     let old = db.snapshot();

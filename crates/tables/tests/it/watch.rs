@@ -37,6 +37,11 @@ fn a_watch_wakes_once_for_its_own_tables_only() {
     others.put(&db, Item::new(1, 0));
     assert_eq!(counter.0.load(Ordering::Relaxed), 0);
     drop(db.write());
+    let mut any = pin!(db.watch().changed(db.snapshot().revision()));
+    assert_eq!(any.as_mut().poll(&mut cx), Poll::Pending);
+    db.write().commit();
+    assert_eq!(counter.0.load(Ordering::Relaxed), 0, "nothing was written");
+    any.set(db.watch().changed(db.snapshot().revision()));
     items.put(&db, Item::new(1, 0));
     assert_eq!(counter.0.load(Ordering::Relaxed), 1);
     assert_eq!(changed.as_mut().poll(&mut cx), Poll::Ready(()));
