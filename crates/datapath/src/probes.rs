@@ -1,0 +1,142 @@
+//! What the running kernel has, and what is used where it lacks something.
+use crate::{
+    rtnl,
+    sys::{self, AttachType, MapShape},
+};
+
+/// A feature of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Feature {
+    /// tcx links.
+    Tcx,
+    /// `bpf_redirect_peer`.
+    RedirectPeer,
+    /// `bpf_redirect_neigh`.
+    RedirectNeigh,
+    /// netkit devices.
+    Netkit,
+    /// The kernel's type information.
+    Btf,
+    /// Ring buffers.
+    RingBuffer,
+    /// VXLAN devices.
+    Vxlan,
+    /// Geneve devices.
+    Geneve,
+}
+
+impl Feature {
+    /// Every feature.
+    pub const ALL: [Self; 8] = [
+        Self::Tcx,
+        Self::RedirectPeer,
+        Self::RedirectNeigh,
+        Self::Netkit,
+        Self::Btf,
+        Self::RingBuffer,
+        Self::Vxlan,
+        Self::Geneve,
+    ];
+
+    /// Its name in lists.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tcx => "tcx",
+            Self::RedirectPeer => "redirect_peer",
+            Self::RedirectNeigh => "redirect_neigh",
+            Self::Netkit => "netkit",
+            Self::Btf => "btf",
+            Self::RingBuffer => "ringbuf",
+            Self::Vxlan => "vxlan",
+            Self::Geneve => "geneve",
+        }
+    }
+
+    /// What is missing without it, and what is used instead.
+    #[must_use]
+    pub const fn without(self) -> &'static str {
+        match self {
+            Self::Tcx => "no tcx links (Linux 6.6): programs are attached by clsact filters",
+            Self::RedirectPeer => "no bpf_redirect_peer (Linux 5.10): packets reach pods through the host's backlog, use enable-host-legacy-routing",
+            Self::RedirectNeigh => "no bpf_redirect_neigh (Linux 5.10): packets to other nodes take the host stack, use enable-host-legacy-routing",
+            Self::Netkit => "no netkit devices (Linux 6.8, CONFIG_NETKIT): pods get veth pairs",
+            Self::Btf => "no type information (CONFIG_DEBUG_INFO_BTF): verifier messages and bpftool dumps name no types",
+            Self::RingBuffer => "no BPF ring buffer (Linux 5.8): the programs cannot be loaded",
+            Self::Vxlan => "no VXLAN devices (CONFIG_VXLAN): use tunnel-protocol geneve or routing-mode native",
+            Self::Geneve => "no Geneve devices (CONFIG_GENEVE): use tunnel-protocol vxlan or routing-mode native",
+        }
+    }
+
+    /// Whether the running kernel has it. Needs the rights that loading programs needs.
+    #[must_use]
+    pub fn is_there(self) -> bool {
+        match self {
+            Self::Tcx => has_tcx(),
+            Self::RedirectPeer => has_helper(155),
+            Self::RedirectNeigh => has_helper(152),
+            Self::Netkit => has_netkit(),
+            Self::Btf => std::path::Path::new("/sys/kernel/btf/vmlinux").exists(),
+            Self::RingBuffer => has_ring_buffer(),
+            Self::Vxlan => rtnl::knows_device_kind("vxlan"),
+            Self::Geneve => rtnl::knows_device_kind("geneve"),
+        }
+    }
+}
+
+/// What a probe found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The feature.
+    pub feature: Feature,
+    /// Whether the kernel has it.
+    pub present: bool,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.present { "present" } else { self.feature.without() })
+    }
+}
+
+/// Probes every feature.
+#[must_use]
+pub fn all() -> Vec<Finding> {
+    Feature::ALL.into_iter().map(|feature| Finding { feature, present: feature.is_there() }).collect()
+}
+
+/// Kernels without tcx do not know the attach type; those with it look for the device.
+pub(crate) fn has_tcx() -> bool {
+    const LOOPBACK: u32 = 1;
+    match sys::prog_query(LOOPBACK, AttachType::TcxIngress) {
+        Ok(_) => true,
+        Err(e) => matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)),
+    }
+}
+
+/// Kernels with netkit say of the loopback device that it is none.
+fn has_netkit() -> bool {
+    const LOOPBACK: u32 = 1;
+    sys::prog_query(LOOPBACK, AttachType::NetkitPrimary).is_err_and(|e| matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)))
+}
+
+/// Whether classifiers may call a helper: loads a program that calls it with zeros.
+fn has_helper(number: i32) -> bool {
+    let set_zero = |register: u64| 0xB7 | register << 8;
+    let call = 0x85 | u64::from(number.cast_unsigned()) << 32;
+    let exit = 0x95;
+    sys::prog_load_classifier(&[set_zero(1), set_zero(2), set_zero(3), set_zero(4), call, exit]).is_ok()
+}
+
+fn has_ring_buffer() -> bool {
+    let shape = MapShape {
+        id: 0,
+        kind: crate::MapKind::RingBuf as u32,
+        key_size: 0,
+        value_size: 0,
+        max_entries: 4096,
+        flags: 0,
+        name: "probe".to_owned(),
+    };
+    sys::map_create(&shape).is_ok()
+}

@@ -1,0 +1,49 @@
+//! Links: the attachment of a program to a device.
+use std::{
+    io,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use zerocopy::FromZeros;
+
+use super::{AttachType, Command, attr, bpf, bpf_fd, info, raw};
+
+/// What the kernel says of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkState {
+    pub(crate) id: u32,
+    pub(crate) prog_id: u32,
+    /// Zero once the device is gone.
+    pub(crate) ifindex: u32,
+    /// `None`: not a device link of a kind known here.
+    pub(crate) attach_type: Option<AttachType>,
+}
+
+/// Attaches `prog` to a device, behind what is attached there already. The attachment lives as long as the descriptor or a pin.
+pub(crate) fn link_create(prog: BorrowedFd<'_>, ifindex: u32, attach_type: AttachType) -> io::Result<OwnedFd> {
+    let mut attr = attr::LinkCreate {
+        prog_fd: raw(prog),
+        target_ifindex: ifindex,
+        attach_type: attach_type as u32,
+        flags: 0,
+        relative: 0,
+        pad: 0,
+        expected_revision: 0,
+    };
+    bpf_fd(Command::LinkCreate, &mut attr)
+}
+
+/// Puts `prog` in the place of the link's program, between two packets.
+pub(crate) fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attr = attr::LinkUpdate { link_fd: raw(link), new_prog_fd: raw(prog), flags: 0, old_prog_fd: 0 };
+    bpf(Command::LinkUpdate, &mut attr).map(drop)
+}
+
+pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkState> {
+    const TCX: u32 = 11;
+    const NETKIT: u32 = 13;
+    let mut found = attr::LinkInfo::new_zeroed();
+    info(link, &mut found)?;
+    let attach_type = if matches!(found.kind, TCX | NETKIT) { AttachType::from_u32(found.attach_type) } else { None };
+    Ok(LinkState { id: found.id, prog_id: found.prog_id, ifindex: found.ifindex, attach_type })
+}

@@ -1,0 +1,70 @@
+//! Running one program on one packet without a device (`BPF_PROG_TEST_RUN`).
+use std::os::fd::AsFd;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::{Datapath, Error, Result, sys};
+
+/// The part of the kernel's `struct __sk_buff` that a run can be given and gives back: as much of it as Linux 5.10 knows.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+pub struct SkbContext {
+    len: u32,
+    pkt_type: u32,
+    /// `skb->mark`.
+    pub mark: u32,
+    queue_mapping: u32,
+    protocol: u32,
+    vlan: [u32; 3],
+    /// `skb->priority`.
+    pub priority: u32,
+    /// Device the packet came in by.
+    pub ingress_ifindex: u32,
+    /// Device the program runs on; must exist in the calling thread's network namespace, zero is the loopback device.
+    pub ifindex: u32,
+    tc_index: u32,
+    /// `skb->cb`.
+    pub cb: [u32; 5],
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TestRun {
+    /// The program's verdict.
+    pub verdict: i32,
+    /// The packet as the program left it.
+    pub packet: Vec<u8>,
+    /// The context as the program left it.
+    pub context: SkbContext,
+    /// Nanoseconds of one run, on average.
+    pub nanoseconds: u32,
+}
+
+/// Bytes that a program may add to a packet.
+const ROOM: usize = 512;
+
+impl Datapath {
+    /// Runs a program on `packet`, link-layer header included.
+    ///
+    /// # Errors
+    /// When there is no such program, or the kernel does not take the packet (shorter than a header) or the context.
+    pub fn test_run(&self, program: &'static str, packet: &[u8], context: SkbContext) -> Result<TestRun> {
+        self.test_run_repeat(program, packet, context, 1)
+    }
+
+    /// As [`Datapath::test_run`], `repeat` times over the same packet, for measuring.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn test_run_repeat(&self, program: &'static str, packet: &[u8], context: SkbContext, repeat: u32) -> Result<TestRun> {
+        let found = self.attacher.program(program).ok_or(Error::NoProgram { name: program })?;
+        let mut output = vec![0; packet.len() + ROOM];
+        output[..packet.len()].copy_from_slice(packet);
+        let mut context = context;
+        let (verdict, len, nanoseconds) =
+            sys::test_run(found.fd.as_fd(), &mut output, packet.len(), context.as_mut_bytes(), repeat)
+                .map_err(Error::bpf("test-run program", program))?;
+        output.truncate(len);
+        Ok(TestRun { verdict: verdict.cast_signed(), packet: output, context, nanoseconds })
+    }
+}

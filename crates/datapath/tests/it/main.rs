@@ -1,0 +1,9 @@
+//! The datapath on the running kernel: every test in a network namespace and with a bpffs of its own.
+extern crate hypha_datapath as datapath;
+
+mod support;
+
+mod attach;
+mod events;
+mod maps;
+mod open;
