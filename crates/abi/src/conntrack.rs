@@ -4,7 +4,20 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Key of [`crate::names::CT4`]: a tuple whose lower (address, port) end stands first, so that both directions of a connection
 /// find the same entry.
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+)]
 pub struct CtKey4 {
     /// Lower address.
     pub a: [u8; 4],
@@ -22,7 +35,20 @@ pub struct CtKey4 {
 
 /// Key of [`crate::names::CT6`]; see [`CtKey4`].
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+)]
 pub struct CtKey6 {
     /// Lower address.
     pub a: [u8; 16],
@@ -63,7 +89,9 @@ pub mod ct_flags {
 /// Programs on several CPUs may write one entry at a time without locks: every field is written whole, and a lost update
 /// costs at most one report or one second of life.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 pub struct CtEntry {
     /// When the entry ends if nothing more is seen, in seconds of the monotonic clock.
     pub expires: u32,

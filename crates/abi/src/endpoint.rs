@@ -21,7 +21,20 @@ pub mod endpoint_flags {
 
 /// Key of [`crate::names::LXC`].
 #[repr(C, align(4))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+)]
 pub struct EndpointKey {
     /// The address, an IPv4 one in the first four bytes.
     pub ip: [u8; 16],
@@ -38,14 +51,24 @@ impl EndpointKey {
     #[inline(always)]
     #[must_use]
     pub const fn v4(ip: [u8; 4]) -> Self {
-        Self { ip: widen(ip), family: family::V4, pad: 0, cluster_id: 0 }
+        Self {
+            ip: widen(ip),
+            family: family::V4,
+            pad: 0,
+            cluster_id: 0,
+        }
     }
 
     /// The key of an IPv6 address.
     #[inline(always)]
     #[must_use]
     pub const fn v6(ip: [u8; 16]) -> Self {
-        Self { ip, family: family::V6, pad: 0, cluster_id: 0 }
+        Self {
+            ip,
+            family: family::V6,
+            pad: 0,
+            cluster_id: 0,
+        }
     }
 }
 
@@ -53,7 +76,9 @@ impl EndpointKey {
 #[inline(always)]
 #[must_use]
 pub const fn widen(ip: [u8; 4]) -> [u8; 16] {
-    [ip[0], ip[1], ip[2], ip[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+    [
+        ip[0], ip[1], ip[2], ip[3], 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    ]
 }
 
 /// Value of [`crate::names::LXC`]: how to deliver to an address of this node.
@@ -90,7 +115,20 @@ pub struct LocalEndpoint {
 
 /// Key of [`crate::names::IPCACHE`].
 #[repr(C, align(8))]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    FromBytes,
+    IntoBytes,
+    KnownLayout,
+    Immutable,
+)]
 pub struct IpcacheKey {
     /// Bits that count: [`IpcacheKey::STATIC_BITS`] and those of the prefix.
     pub prefix_len: u32,
@@ -112,14 +150,26 @@ impl IpcacheKey {
     #[inline(always)]
     #[must_use]
     pub const fn v4(ip: [u8; 4], bits: u32) -> Self {
-        Self { prefix_len: Self::STATIC_BITS + bits, cluster_id: 0, pad: 0, family: family::V4, ip: widen(ip) }
+        Self {
+            prefix_len: Self::STATIC_BITS + bits,
+            cluster_id: 0,
+            pad: 0,
+            family: family::V4,
+            ip: widen(ip),
+        }
     }
 
     /// The key of an IPv6 prefix of `bits` bits.
     #[inline(always)]
     #[must_use]
     pub const fn v6(ip: [u8; 16], bits: u32) -> Self {
-        Self { prefix_len: Self::STATIC_BITS + bits, cluster_id: 0, pad: 0, family: family::V6, ip }
+        Self {
+            prefix_len: Self::STATIC_BITS + bits,
+            cluster_id: 0,
+            pad: 0,
+            family: family::V6,
+            ip,
+        }
     }
 }
 

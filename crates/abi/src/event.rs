@@ -63,7 +63,11 @@ impl TracePoint {
     /// The point with this number.
     #[must_use]
     pub const fn from_u8(number: u8) -> Option<Self> {
-        if (number as usize) < Self::ALL.len() { Some(Self::ALL[number as usize]) } else { None }
+        if (number as usize) < Self::ALL.len() {
+            Some(Self::ALL[number as usize])
+        } else {
+            None
+        }
     }
 
     /// The name that users see, as `to-endpoint`.
@@ -191,7 +195,9 @@ pub const fn metrics_index(reason: u8, direction: Direction) -> u32 {
 
 /// Per-CPU value of [`crate::names::METRICS`].
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
 pub struct MetricsValue {
     /// Packets counted.
     pub packets: u64,

@@ -13,17 +13,23 @@ mod endpoint;
 mod event;
 pub mod identity;
 pub mod mark;
-mod nat;
 pub mod names;
+mod nat;
 
 pub use config::{Aggregation, DatapathConfig, Routing};
 pub use conntrack::{CtEntry, CtKey4, CtKey6, CtStatus, ct_flags};
 pub use drop::DropReason;
 pub use endpoint::{
-    EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue, LocalEndpoint, endpoint_flags, family, ipcache_flags,
+    EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue, LocalEndpoint, endpoint_flags, family,
+    ipcache_flags,
 };
-pub use event::{Direction, EventKind, FlowEvent, LOST_EVENTS, MetricsValue, TracePoint, event_flags, metrics_index, source_file};
-pub use nat::{FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags};
+pub use event::{
+    Direction, EventKind, FlowEvent, LOST_EVENTS, MetricsValue, TracePoint, event_flags,
+    metrics_index, source_file,
+};
+pub use nat::{
+    FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags,
+};
 
 /// Bumped by hand whenever a key, value or event changes its layout or meaning: pinned maps of another version are
 /// not adopted but made anew.

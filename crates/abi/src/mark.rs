@@ -20,7 +20,11 @@ pub const fn with_identity(identity: u32) -> u32 {
 /// The identity that `mark` carries if it is of kind [`IDENTITY`].
 #[must_use]
 pub const fn identity(mark: u32) -> Option<u32> {
-    if mark & MASK == IDENTITY { Some(mark >> 16 | (mark & 0xFF) << 16) } else { None }
+    if mark & MASK == IDENTITY {
+        Some(mark >> 16 | (mark & 0xFF) << 16)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]

@@ -26,7 +26,19 @@ pub const EVENTS: &str = "cilium_events";
 pub const CONFIG_GLOBAL: &str = "CONFIG";
 
 /// Every pinned map.
-pub const MAPS: [&str; 11] = [LXC, LXC_IFINDEX, IPCACHE, CT4, CT6, SNAT4, SNAT6, FRAG4, FRAG6, METRICS, EVENTS];
+pub const MAPS: [&str; 11] = [
+    LXC,
+    LXC_IFINDEX,
+    IPCACHE,
+    CT4,
+    CT6,
+    SNAT4,
+    SNAT6,
+    FRAG4,
+    FRAG6,
+    METRICS,
+    EVENTS,
+];
 
 /// Host side of a pod's link, ingress: what the pod sends.
 pub const FROM_CONTAINER: &str = "cil_from_container";
@@ -42,4 +54,11 @@ pub const FROM_OVERLAY: &str = "cil_from_overlay";
 pub const FROM_HOST: &str = "cil_from_host";
 
 /// Every program of the object, all of them tc classifiers.
-pub const PROGRAMS: [&str; 6] = [FROM_CONTAINER, TO_CONTAINER, FROM_NETDEV, TO_NETDEV, FROM_OVERLAY, FROM_HOST];
+pub const PROGRAMS: [&str; 6] = [
+    FROM_CONTAINER,
+    TO_CONTAINER,
+    FROM_NETDEV,
+    TO_NETDEV,
+    FROM_OVERLAY,
+    FROM_HOST,
+];

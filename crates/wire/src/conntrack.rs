@@ -59,7 +59,14 @@ pub struct Seen {
 #[inline(always)]
 #[must_use]
 pub fn open(s: &Segment, t: &Timeouts, src_id: u32, dst_id: u32) -> CtEntry {
-    let mut e = CtEntry { created: s.now, last_report: s.now, src_id, dst_id, orig_tcp: s.tcp_flags, ..CtEntry::default() };
+    let mut e = CtEntry {
+        created: s.now,
+        last_report: s.now,
+        src_id,
+        dst_id,
+        orig_tcp: s.tcp_flags,
+        ..CtEntry::default()
+    };
     if s.from_b {
         e.flags |= ct_flags::FROM_B;
     }
@@ -75,7 +82,8 @@ pub fn open(s: &Segment, t: &Timeouts, src_id: u32, dst_id: u32) -> CtEntry {
 #[must_use]
 pub fn is_over(e: &CtEntry, s: &Segment) -> bool {
     let closing = ct_flags::RESET | ct_flags::ORIG_CLOSING | ct_flags::REPLY_CLOSING;
-    s.now > e.expires || (s.proto == TCP && s.tcp_flags & (SYN | ACK) == SYN && e.flags & closing != 0)
+    s.now > e.expires
+        || (s.proto == TCP && s.tcp_flags & (SYN | ACK) == SYN && e.flags & closing != 0)
 }
 
 /// Takes a packet into its entry. Fields are written only where they change: busy connections whose two directions run on
@@ -88,7 +96,11 @@ pub fn advance(e: &mut CtEntry, s: &Segment, t: &Timeouts) -> Seen {
         let seen = if orig { e.orig_tcp } else { e.reply_tcp };
         let fresh = s.tcp_flags & !seen;
         if fresh != 0 {
-            if orig { e.orig_tcp = seen | s.tcp_flags } else { e.reply_tcp = seen | s.tcp_flags }
+            if orig {
+                e.orig_tcp = seen | s.tcp_flags
+            } else {
+                e.reply_tcp = seen | s.tcp_flags
+            }
             report = fresh & REPORTED != 0;
         }
         note_tcp(e, s.tcp_flags, orig);
@@ -105,8 +117,16 @@ pub fn advance(e: &mut CtEntry, s: &Segment, t: &Timeouts) -> Seen {
     if report && e.last_report != s.now {
         e.last_report = s.now;
     }
-    let status = if orig { CtStatus::Established } else { CtStatus::Reply };
-    Seen { status, report, tcp_flags: s.tcp_flags }
+    let status = if orig {
+        CtStatus::Established
+    } else {
+        CtStatus::Reply
+    };
+    Seen {
+        status,
+        report,
+        tcp_flags: s.tcp_flags,
+    }
 }
 
 /// Adds the packet to the entry's counters.
@@ -130,7 +150,11 @@ fn note_tcp(e: &mut CtEntry, tcp_flags: u8, orig: bool) {
         flags |= ct_flags::RESET;
     }
     if tcp_flags & FIN != 0 {
-        flags |= if orig { ct_flags::ORIG_CLOSING } else { ct_flags::REPLY_CLOSING };
+        flags |= if orig {
+            ct_flags::ORIG_CLOSING
+        } else {
+            ct_flags::REPLY_CLOSING
+        };
     }
     if orig && tcp_flags & SYN == 0 {
         flags |= ct_flags::SEEN_NON_SYN;

@@ -1,11 +1,14 @@
 //! What differs between IPv4 and IPv6.
 use abi::{
-    CtKey4, CtKey6, EndpointKey, FragKey4, FragKey6, IpcacheKey, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
-    identity,
+    CtKey4, CtKey6, EndpointKey, FragKey4, FragKey6, IpcacheKey, SnatEntry4, SnatEntry6, SnatKey4,
+    SnatKey6, identity,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
-use crate::Tuple;
+use crate::{
+    Tuple,
+    headers::{self, Bytes, Malformed, Network},
+};
 
 /// IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +52,13 @@ pub trait Family: Copy + core::fmt::Debug + Eq + 'static {
     fn less(a: Self::Addr, b: Self::Addr) -> bool;
     /// The unspecified address.
     fn zero() -> Self::Addr;
+    /// Reads this family's header at `offset`.
+    ///
+    /// # Errors
+    /// See [`Malformed`].
+    fn network<B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Network<Self>, Malformed>;
+    /// The address's first four bytes: all of it in IPv4.
+    fn first_word(addr: Self::Addr) -> u32;
     /// The address in sixteen bytes.
     fn widen(addr: Self::Addr) -> [u8; 16];
     /// True for multicast and, in IPv4, broadcast.
@@ -85,8 +95,11 @@ macro_rules! keys {
             } else {
                 Self::less(t.dst, t.src)
             };
-            let (a, b, port_a, port_b) =
-                if from_b { (t.dst, t.src, t.dport, t.sport) } else { (t.src, t.dst, t.sport, t.dport) };
+            let (a, b, port_a, port_b) = if from_b {
+                (t.dst, t.src, t.dport, t.sport)
+            } else {
+                (t.src, t.dst, t.sport, t.dport)
+            };
             let key = $ct {
                 a: transmute!(a),
                 b: transmute!(b),
@@ -113,7 +126,12 @@ macro_rules! keys {
 
         #[inline(always)]
         fn snat_entry(created: u64, addr: Self::Addr, port: u16) -> $entry {
-            $entry { created, addr: transmute!(addr), port: port.to_ne_bytes(), pad: [0; $pad] }
+            $entry {
+                created,
+                addr: transmute!(addr),
+                port: port.to_ne_bytes(),
+                pad: [0; $pad],
+            }
         }
 
         #[inline(always)]
@@ -123,7 +141,13 @@ macro_rules! keys {
 
         #[inline(always)]
         fn frag_key(src: Self::Addr, dst: Self::Addr, id: u32, proto: u8) -> $frag {
-            $frag { src: transmute!(src), dst: transmute!(dst), id: id.to_ne_bytes(), proto, pad: [0; 3] }
+            $frag {
+                src: transmute!(src),
+                dst: transmute!(dst),
+                id: id.to_ne_bytes(),
+                proto,
+                pad: [0; 3],
+            }
         }
     };
 }
@@ -150,6 +174,16 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn network<B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Network<Self>, Malformed> {
+        headers::network4(b, offset)
+    }
+
+    #[inline(always)]
+    fn first_word(addr: u32) -> u32 {
+        addr
+    }
+
+    #[inline(always)]
     fn widen(addr: u32) -> [u8; 16] {
         transmute!([addr, 0, 0, 0])
     }
@@ -166,7 +200,12 @@ impl Family for V4 {
 
     #[inline(always)]
     fn endpoint_key(addr: u32) -> EndpointKey {
-        EndpointKey { ip: Self::widen(addr), family: abi::family::V4, pad: 0, cluster_id: 0 }
+        EndpointKey {
+            ip: Self::widen(addr),
+            family: abi::family::V4,
+            pad: 0,
+            cluster_id: 0,
+        }
     }
 
     #[inline(always)]
@@ -196,12 +235,27 @@ impl Family for V6 {
 
     #[inline(always)]
     fn less(a: [u64; 2], b: [u64; 2]) -> bool {
-        if a[0] == b[0] { u64::from_be(a[1]) < u64::from_be(b[1]) } else { u64::from_be(a[0]) < u64::from_be(b[0]) }
+        if a[0] == b[0] {
+            u64::from_be(a[1]) < u64::from_be(b[1])
+        } else {
+            u64::from_be(a[0]) < u64::from_be(b[0])
+        }
     }
 
     #[inline(always)]
     fn zero() -> [u64; 2] {
         [0; 2]
+    }
+
+    #[inline(always)]
+    fn network<B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Network<Self>, Malformed> {
+        headers::network6(b, offset)
+    }
+
+    #[inline(always)]
+    fn first_word(addr: [u64; 2]) -> u32 {
+        let halves: [u32; 4] = transmute!(addr);
+        halves[0]
     }
 
     #[inline(always)]
@@ -228,7 +282,12 @@ impl Family for V6 {
 
     #[inline(always)]
     fn endpoint_key(addr: [u64; 2]) -> EndpointKey {
-        EndpointKey { ip: transmute!(addr), family: abi::family::V6, pad: 0, cluster_id: 0 }
+        EndpointKey {
+            ip: transmute!(addr),
+            family: abi::family::V6,
+            pad: 0,
+            cluster_id: 0,
+        }
     }
 
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! From bytes to headers: IPv4 with options, IPv6 with extension headers, TCP, UDP, SCTP, ICMP and the packet inside an ICMP error.
-use crate::{Family, Tuple};
+use zerocopy::FromBytes;
+
+use crate::{Family, Tuple, V4, V6};
 
 /// TCP.
 pub const TCP: u8 = 6;
@@ -8,34 +10,84 @@ pub const UDP: u8 = 17;
 /// SCTP.
 pub const SCTP: u8 = 132;
 
-/// Read access to a packet, bounds checked; numbers come as they lie in memory.
+/// Read access to a packet.
 pub trait Bytes {
-    /// One byte, `None` beyond the end.
-    fn u8(&self, offset: usize) -> Option<u8>;
-    /// Two bytes in network order.
-    fn u16(&self, offset: usize) -> Option<u16>;
-    /// Four bytes in network order.
-    fn u32(&self, offset: usize) -> Option<u32>;
-    /// Eight bytes in network order.
-    fn u64(&self, offset: usize) -> Option<u64>;
+    /// The header at `offset`, fields as they lie in memory; `None` beyond the end.
+    fn get<T: FromBytes + Copy>(&self, offset: usize) -> Option<T>;
 }
 
 impl Bytes for [u8] {
-    fn u8(&self, offset: usize) -> Option<u8> {
-        self.get(offset).copied()
+    fn get<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+        T::read_from_prefix(self.split_at_checked(offset)?.1)
+            .ok()
+            .map(|(value, _)| value)
     }
+}
 
-    fn u16(&self, offset: usize) -> Option<u16> {
-        self.get(offset..)?.first_chunk().map(|b| u16::from_ne_bytes(*b))
-    }
+/// The fixed IPv4 header; numbers in network order.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+pub struct Ipv4 {
+    version_ihl: u8,
+    tos: u8,
+    total: u16,
+    id: u16,
+    fragment: u16,
+    ttl: u8,
+    proto: u8,
+    checksum: u16,
+    src: u32,
+    dst: u32,
+}
 
-    fn u32(&self, offset: usize) -> Option<u32> {
-        self.get(offset..)?.first_chunk().map(|b| u32::from_ne_bytes(*b))
-    }
+/// The fixed IPv6 header; numbers in network order.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+pub struct Ipv6 {
+    version_class_flow: u32,
+    length: u16,
+    next: u8,
+    hop_limit: u8,
+    src: [u64; 2],
+    dst: [u64; 2],
+}
 
-    fn u64(&self, offset: usize) -> Option<u64> {
-        self.get(offset..)?.first_chunk().map(|b| u64::from_ne_bytes(*b))
-    }
+/// The beginning of any extension header; in a fragment header `word` is the offset and `id` the identification.
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+struct Extension {
+    next: u8,
+    size: u8,
+    word: u16,
+    id: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+struct Ports {
+    src: u16,
+    dst: u16,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+struct Tcp {
+    ports: Ports,
+    seq: u32,
+    ack: u32,
+    offset: u8,
+    flags: u8,
+    window: u16,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, FromBytes)]
+struct IcmpHeader {
+    kind: u8,
+    code: u8,
+    checksum: u16,
+    id: u16,
+    seq: u16,
 }
 
 /// Why a packet could not be read.
@@ -91,8 +143,8 @@ pub enum Icmp {
 pub struct Headers<F: Family> {
     /// Addresses, ports and protocol; ports are zero in later fragments and for protocols without.
     pub tuple: Tuple<F>,
-    /// Offset of the L4 header.
-    pub l4: usize,
+    /// Offset of the L4 header; see [`Headers::l4`].
+    pub l4: u16,
     /// Which part of the datagram this is.
     pub fragment: Fragment,
     /// TCP flags; zero for anything else.
@@ -105,58 +157,96 @@ pub struct Headers<F: Family> {
     pub icmp_code: u8,
 }
 
+impl<F: Family> Headers<F> {
+    /// Headers of no packet.
+    #[must_use]
+    pub fn empty() -> Self {
+        let tuple = Tuple {
+            src: F::zero(),
+            dst: F::zero(),
+            sport: 0,
+            dport: 0,
+            proto: 0,
+        };
+        Self {
+            tuple,
+            l4: 0,
+            fragment: Fragment::Whole,
+            tcp_flags: 0,
+            icmp: Icmp::None,
+            icmp_type: 0,
+            icmp_code: 0,
+        }
+    }
+
+    /// Offset of the L4 header in the packet.
+    #[inline(always)]
+    #[must_use]
+    pub fn l4(&self) -> usize {
+        self.l4 as usize
+    }
+}
+
 /// Reads the IPv4 or IPv6 header at `offset`.
 ///
 /// # Errors
 /// See [`Malformed`].
 #[inline(always)]
-pub fn network<F: Family, B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Network<F>, Malformed> {
-    if F::IS_V6 { network6(b, offset) } else { network4(b, offset) }
+pub fn network<F: Family, B: Bytes + ?Sized>(
+    b: &B,
+    offset: usize,
+) -> Result<Network<F>, Malformed> {
+    F::network(b, offset)
 }
 
+/// Reads the IPv4 header at `offset`.
 #[inline(always)]
-fn network4<F: Family, B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Network<F>, Malformed> {
-    let first = b.u8(offset).ok_or(Malformed::Truncated)?;
-    let header_len = ((first & 0xF) as usize) << 2;
-    if first >> 4 != 4 || header_len < F::HEADER_LEN {
+pub(crate) fn network4<B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Network<V4>, Malformed> {
+    let ip: Ipv4 = b.get(offset).ok_or(Malformed::Truncated)?;
+    let header_len = ((ip.version_ihl & 0xF) as usize) << 2;
+    let total = u16::from_be(ip.total) as usize;
+    if ip.version_ihl >> 4 != 4 || header_len < V4::HEADER_LEN || (total < header_len && total != 0)
+    {
         return Err(Malformed::Invalid);
     }
-    let src = address::<F, B>(b, offset + F::SRC_OFFSET).ok_or(Malformed::Truncated)?;
-    let dst = address::<F, B>(b, offset + F::SRC_OFFSET + F::ADDR_LEN).ok_or(Malformed::Truncated)?;
-    let total = u16::from_be(b.u16(offset + 2).ok_or(Malformed::Truncated)?);
-    let frag = u16::from_be(b.u16(offset + 6).ok_or(Malformed::Truncated)?);
-    let proto = b.u8(offset + 9).ok_or(Malformed::Truncated)?;
-    if (total as usize) < header_len && total != 0 {
-        return Err(Malformed::Invalid);
-    }
+    let frag = u16::from_be(ip.fragment);
+    let id = u32::from(ip.id);
     let fragment = match (frag & 0x1FFF, frag & 0x2000) {
         (0, 0) => Fragment::Whole,
-        (at, _) => {
-            let id = u32::from(b.u16(offset + 4).ok_or(Malformed::Truncated)?);
-            if at == 0 { Fragment::First(id) } else { Fragment::Later(id) }
-        }
+        (0, _) => Fragment::First(id),
+        _ => Fragment::Later(id),
     };
-    Ok(Network { src, dst, proto, payload: offset + header_len, fragment })
+    Ok(Network {
+        src: ip.src,
+        dst: ip.dst,
+        proto: ip.proto,
+        payload: offset + header_len,
+        fragment,
+    })
 }
 
 /// Extension headers that are passed over before a packet is given up.
-const MAX_EXTENSIONS: usize = 6;
+const MAX_EXTENSIONS: usize = 4;
 
+/// Reads the IPv6 header at `offset`, and what stands between it and the payload.
 #[inline(always)]
-fn network6<F: Family, B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Network<F>, Malformed> {
-    let first = b.u8(offset).ok_or(Malformed::Truncated)?;
-    if first >> 4 != 6 {
+pub(crate) fn network6<B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Network<V6>, Malformed> {
+    let ip: Ipv6 = b.get(offset).ok_or(Malformed::Truncated)?;
+    if u32::from_be(ip.version_class_flow) >> 28 != 6 {
         return Err(Malformed::Invalid);
     }
-    let src = address::<F, B>(b, offset + F::SRC_OFFSET).ok_or(Malformed::Truncated)?;
-    let dst = address::<F, B>(b, offset + F::SRC_OFFSET + F::ADDR_LEN).ok_or(Malformed::Truncated)?;
-    let mut proto = b.u8(offset + 6).ok_or(Malformed::Truncated)?;
-    let mut payload = offset + F::HEADER_LEN;
-    let mut fragment = Fragment::Whole;
+    let (mut proto, mut payload, mut fragment) =
+        (ip.next, offset + V6::HEADER_LEN, Fragment::Whole);
     if is_extension(proto) {
         (proto, payload, fragment) = extensions(b, proto, payload)?;
     }
-    Ok(Network { src, dst, proto, payload, fragment })
+    Ok(Network {
+        src: ip.src,
+        dst: ip.dst,
+        proto,
+        payload,
+        fragment,
+    })
 }
 
 const HOP_BY_HOP: u8 = 0;
@@ -168,50 +258,47 @@ const MOBILITY: u8 = 135;
 
 #[inline(always)]
 const fn is_extension(proto: u8) -> bool {
-    matches!(proto, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY)
+    matches!(
+        proto,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION | MOBILITY
+    )
 }
 
 /// Walks the extension headers from `at`: final protocol, its offset, and the fragment header's word.
 #[inline(always)]
-fn extensions<B: Bytes + ?Sized>(b: &B, mut proto: u8, mut at: usize) -> Result<(u8, usize, Fragment), Malformed> {
+fn extensions<B: Bytes + ?Sized>(
+    b: &B,
+    mut proto: u8,
+    mut at: usize,
+) -> Result<(u8, usize, Fragment), Malformed> {
     let mut fragment = Fragment::Whole;
     for _ in 0..MAX_EXTENSIONS {
         if !is_extension(proto) {
             return Ok((proto, at, fragment));
         }
-        let next = b.u8(at).ok_or(Malformed::Truncated)?;
-        let size = b.u8(at + 1).ok_or(Malformed::Truncated)? as usize;
+        let ext: Extension = b.get(at).ok_or(Malformed::Truncated)?;
+        let size = ext.size as usize;
         at += match proto {
             FRAGMENT => {
-                let word = u16::from_be(b.u16(at + 2).ok_or(Malformed::Truncated)?);
-                let id = b.u32(at + 4).ok_or(Malformed::Truncated)?;
+                let word = u16::from_be(ext.word);
                 if word & 0xFFF8 != 0 {
                     // The rest is payload of a datagram whose headers came with the first fragment.
-                    return Ok((next, at + 8, Fragment::Later(id)));
+                    return Ok((ext.next, at + 8, Fragment::Later(ext.id)));
                 }
                 if word & 1 != 0 {
-                    fragment = Fragment::First(id);
+                    fragment = Fragment::First(ext.id);
                 }
                 8
             }
             AUTHENTICATION => (size + 2) << 2,
             _ => (size + 1) << 3,
         };
-        proto = next;
+        proto = ext.next;
     }
-    if is_extension(proto) { Err(Malformed::Extension) } else { Ok((proto, at, fragment)) }
-}
-
-/// The address at `offset`.
-#[inline(always)]
-pub fn address<F: Family, B: Bytes + ?Sized>(b: &B, offset: usize) -> Option<F::Addr> {
-    use zerocopy::FromBytes;
-    if F::IS_V6 {
-        let words = [b.u64(offset)?, b.u64(offset + 8)?];
-        F::Addr::read_from_bytes(zerocopy::IntoBytes::as_bytes(&words)).ok()
+    if is_extension(proto) {
+        Err(Malformed::Extension)
     } else {
-        let word = b.u32(offset)?;
-        F::Addr::read_from_bytes(zerocopy::IntoBytes::as_bytes(&word)).ok()
+        Ok((proto, at, fragment))
     }
 }
 
@@ -230,10 +317,19 @@ pub fn parse<F: Family, B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Heade
 /// # Errors
 /// [`Malformed::Truncated`] if the ports are not in the packet, [`Malformed::Invalid`] for a TCP header shorter than its minimum.
 #[inline(always)]
-pub fn transport<F: Family, B: Bytes + ?Sized>(b: &B, net: &Network<F>) -> Result<Headers<F>, Malformed> {
+pub fn transport<F: Family, B: Bytes + ?Sized>(
+    b: &B,
+    net: &Network<F>,
+) -> Result<Headers<F>, Malformed> {
     let mut h = Headers {
-        tuple: Tuple { src: net.src, dst: net.dst, sport: 0, dport: 0, proto: net.proto },
-        l4: net.payload,
+        tuple: Tuple {
+            src: net.src,
+            dst: net.dst,
+            sport: 0,
+            dport: 0,
+            proto: net.proto,
+        },
+        l4: net.payload as u16,
         fragment: net.fragment,
         tcp_flags: 0,
         icmp: Icmp::None,
@@ -244,15 +340,15 @@ pub fn transport<F: Family, B: Bytes + ?Sized>(b: &B, net: &Network<F>) -> Resul
         return Ok(h);
     }
     let at = net.payload;
-    if net.proto == TCP || net.proto == UDP || net.proto == SCTP {
-        h.tuple.sport = b.u16(at).ok_or(Malformed::Truncated)?;
-        h.tuple.dport = b.u16(at + 2).ok_or(Malformed::Truncated)?;
-        if net.proto == TCP {
-            h.tcp_flags = b.u8(at + 13).ok_or(Malformed::Truncated)?;
-            if b.u8(at + 12).ok_or(Malformed::Truncated)? >> 4 < 5 {
-                return Err(Malformed::Invalid);
-            }
+    if net.proto == TCP {
+        let tcp: Tcp = b.get(at).ok_or(Malformed::Truncated)?;
+        if tcp.offset >> 4 < 5 {
+            return Err(Malformed::Invalid);
         }
+        (h.tuple.sport, h.tuple.dport, h.tcp_flags) = (tcp.ports.src, tcp.ports.dst, tcp.flags);
+    } else if net.proto == UDP || net.proto == SCTP {
+        let ports: Ports = b.get(at).ok_or(Malformed::Truncated)?;
+        (h.tuple.sport, h.tuple.dport) = (ports.src, ports.dst);
     } else if net.proto == F::ICMP {
         icmp::<F, B>(b, at, &mut h)?;
     }
@@ -275,17 +371,28 @@ pub const fn echo_reply<F: Family>() -> u8 {
 #[inline(always)]
 #[must_use]
 pub const fn is_icmp_error<F: Family>(kind: u8) -> bool {
-    if F::IS_V6 { matches!(kind, 1..=4) } else { matches!(kind, 3 | 4 | 11 | 12) }
+    if F::IS_V6 {
+        matches!(kind, 1..=4)
+    } else {
+        matches!(kind, 3 | 4 | 11 | 12)
+    }
 }
 
 #[inline(always)]
-fn icmp<F: Family, B: Bytes + ?Sized>(b: &B, at: usize, h: &mut Headers<F>) -> Result<(), Malformed> {
-    h.icmp_type = b.u8(at).ok_or(Malformed::Truncated)?;
-    h.icmp_code = b.u8(at + 1).ok_or(Malformed::Truncated)?;
+fn icmp<F: Family, B: Bytes + ?Sized>(
+    b: &B,
+    at: usize,
+    h: &mut Headers<F>,
+) -> Result<(), Malformed> {
+    let header: IcmpHeader = b.get(at).ok_or(Malformed::Truncated)?;
+    (h.icmp_type, h.icmp_code) = (header.kind, header.code);
     if h.icmp_type == echo_request::<F>() || h.icmp_type == echo_reply::<F>() {
         h.icmp = Icmp::Echo;
-        let id = b.u16(at + 4).ok_or(Malformed::Truncated)?;
-        if h.icmp_type == echo_request::<F>() { h.tuple.sport = id } else { h.tuple.dport = id }
+        if h.icmp_type == echo_request::<F>() {
+            h.tuple.sport = header.id
+        } else {
+            h.tuple.dport = header.id
+        }
     } else if is_icmp_error::<F>(h.icmp_type) {
         h.icmp = Icmp::Error;
     }
@@ -297,15 +404,21 @@ fn icmp<F: Family, B: Bytes + ?Sized>(b: &B, at: usize, h: &mut Headers<F>) -> R
 /// # Errors
 /// See [`Malformed`]; an error about an ICMP error is [`Malformed::Invalid`].
 #[inline(always)]
-pub fn embedded<F: Family, B: Bytes + ?Sized>(b: &B, h: &Headers<F>) -> Result<Headers<F>, Malformed> {
-    let net = network::<F, B>(b, h.l4 + 8)?;
+pub fn embedded<F: Family, B: Bytes + ?Sized>(
+    b: &B,
+    h: &Headers<F>,
+) -> Result<Headers<F>, Malformed> {
+    let net = network::<F, B>(b, h.l4() + 8)?;
     if net.proto == TCP {
-        let at = net.payload;
+        // Its ports stand where those of UDP stand, and more than them need not be there.
         let mut inner = transport(b, &Network { proto: UDP, ..net })?;
         inner.tuple.proto = TCP;
-        inner.l4 = at;
         return Ok(inner);
     }
     let inner = transport(b, &net)?;
-    if inner.icmp == Icmp::Error { Err(Malformed::Invalid) } else { Ok(inner) }
+    if inner.icmp == Icmp::Error {
+        Err(Malformed::Invalid)
+    } else {
+        Ok(inner)
+    }
 }

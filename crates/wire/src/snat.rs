@@ -1,7 +1,7 @@
 //! Which port a masqueraded flow gets.
 
 /// Ports that are tried before a flow is given up.
-pub const ATTEMPTS: u32 = 32;
+pub const ATTEMPTS: u32 = 16;
 
 /// The range of ports to masquerade to, both ends in it, host order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,153 @@
+//! The agent's settings as constants: the verifier reads them from a frozen map and drops the code of what is off.
+use abi::{Aggregation, DatapathConfig, Routing};
+use wire::{V4, V6, conntrack::Timeouts, snat::Range};
+use zerocopy::transmute;
+
+use crate::maps::Maps;
+
+/// Filled in by the agent before the programs are loaded.
+#[unsafe(no_mangle)]
+static CONFIG: DatapathConfig = zerocopy::transmute!([0u8; size_of::<DatapathConfig>()]);
+
+/// Reads one setting. Volatile, or the compiler would take the zeros above for the values.
+macro_rules! setting {
+    ($field:ident) => {
+        // SAFETY: a plain read of an initialised static.
+        unsafe { core::ptr::read_volatile(&raw const CONFIG.$field) }
+    };
+}
+
+pub use inner::*;
+
+mod inner {
+    use super::*;
+
+    #[inline(always)]
+    pub fn tunnel_ifindex() -> u32 {
+        setting!(tunnel_ifindex)
+    }
+
+    #[inline(always)]
+    pub fn is_tunnel() -> bool {
+        setting!(routing) == Routing::Tunnel as u8
+    }
+
+    #[inline(always)]
+    pub fn takes_host_stack() -> bool {
+        setting!(host_legacy) != 0
+    }
+
+    #[inline(always)]
+    pub fn accounting() -> bool {
+        setting!(accounting) != 0
+    }
+
+    /// True if every packet is reported.
+    #[inline(always)]
+    pub fn reports_all() -> bool {
+        setting!(aggregation) < Aggregation::Medium as u8
+    }
+
+    /// True if packets are also reported where they are received.
+    #[inline(always)]
+    pub fn reports_receive() -> bool {
+        setting!(aggregation) == Aggregation::None as u8
+    }
+
+    #[inline(always)]
+    pub fn timeouts() -> Timeouts {
+        Timeouts {
+            tcp: setting!(ct_tcp),
+            syn: setting!(ct_tcp_syn),
+            fin: setting!(ct_tcp_fin),
+            any: setting!(ct_any),
+            report: setting!(report_interval),
+        }
+    }
+
+    #[inline(always)]
+    pub fn snat_range() -> Range {
+        Range {
+            min: setting!(snat_min),
+            max: setting!(snat_max),
+        }
+    }
+
+    #[inline(always)]
+    pub fn ipv4() -> bool {
+        setting!(ipv4) != 0
+    }
+
+    #[inline(always)]
+    pub fn ipv6() -> bool {
+        setting!(ipv6) != 0
+    }
+}
+
+/// Settings that exist per family.
+pub trait Settings: wire::Family {
+    /// Outgoing traffic of pods is masqueraded.
+    fn masquerade() -> bool;
+    /// The address it is masqueraded to.
+    fn node_addr() -> Self::Addr;
+    /// The pods' gateway.
+    fn router_addr() -> Self::Addr;
+    /// True if `addr` is reached without masquerading.
+    fn is_native(addr: Self::Addr) -> bool;
+}
+
+impl Settings for V4 {
+    #[inline(always)]
+    fn masquerade() -> bool {
+        setting!(masquerade4) != 0
+    }
+
+    #[inline(always)]
+    fn node_addr() -> u32 {
+        transmute!(setting!(node_ipv4))
+    }
+
+    #[inline(always)]
+    fn router_addr() -> u32 {
+        transmute!(setting!(router_ipv4))
+    }
+
+    #[inline(always)]
+    fn is_native(addr: u32) -> bool {
+        let len = setting!(native4_len);
+        len != 0 && <Self as wire::Family>::in_prefix(addr, transmute!(setting!(native4)), len)
+    }
+}
+
+impl Settings for V6 {
+    #[inline(always)]
+    fn masquerade() -> bool {
+        setting!(masquerade6) != 0
+    }
+
+    #[inline(always)]
+    fn node_addr() -> [u64; 2] {
+        transmute!(setting!(node_ipv6))
+    }
+
+    #[inline(always)]
+    fn router_addr() -> [u64; 2] {
+        transmute!(setting!(router_ipv6))
+    }
+
+    #[inline(always)]
+    fn is_native(addr: [u64; 2]) -> bool {
+        let len = setting!(native6_len);
+        len != 0 && <Self as wire::Family>::in_prefix(addr, transmute!(setting!(native6)), len)
+    }
+}
+
+/// World's identity: one for both families unless both are on.
+#[inline(always)]
+pub fn world<F: Maps>() -> u32 {
+    if ipv4() && ipv6() {
+        F::WORLD
+    } else {
+        abi::identity::WORLD
+    }
+}

@@ -1,0 +1,300 @@
+//! One packet on its way through a program: what is known of it, and how its fate becomes verdict, event and count.
+use core::ops::{Deref, DerefMut};
+
+use abi::{CtStatus, Direction, DropReason, EventKind, FlowEvent, TracePoint, event_flags};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_ktime_get_ns};
+use wire::{Fragment, Headers, Malformed, headers::Icmp};
+
+use crate::{
+    config, fragments,
+    maps::{self, Maps},
+    skb::{L3, Skb},
+    snat::Target,
+};
+
+/// Let the packet go on.
+pub const PASS: i32 = 0;
+/// Drop it.
+pub const SHOT: i32 = 2;
+
+/// Record without waking the reader: the agent drains the ring by the clock.
+const NO_WAKEUP: u64 = 1;
+
+/// Why and where a packet was given up.
+#[derive(Clone, Copy)]
+pub struct Drop {
+    /// A [`DropReason`].
+    pub reason: u8,
+    pub line: u16,
+}
+
+/// What functions return that are calls of their own: zero, or a [`DropReason`]. A number fits a register.
+pub type Code = u8;
+
+/// All is well.
+pub const OK: Code = 0;
+
+/// The verdict of a packet that goes on, or why it does not.
+pub type Outcome = Result<i32, Drop>;
+
+/// Gives the packet up here for the named [`DropReason`].
+macro_rules! drop_because {
+    ($reason:ident) => {
+        $crate::flow::Drop {
+            reason: abi::DropReason::$reason as u8,
+            line: line!() as u16,
+        }
+    };
+}
+pub(crate) use drop_because;
+
+/// Calls a function that returns a [`Code`], and gives the packet up here if it says so.
+macro_rules! attempt {
+    ($call:expr) => {
+        match $call {
+            $crate::flow::OK => Ok(()),
+            reason => Err($crate::flow::Drop {
+                reason,
+                line: line!() as u16,
+            }),
+        }
+    };
+}
+pub(crate) use attempt;
+
+/// Which program looks at the packet.
+#[derive(Clone, Copy)]
+pub struct Hook {
+    /// Index in [`abi::source_file`].
+    pub file: u8,
+    /// Direction that packets are counted under.
+    pub direction: Direction,
+}
+
+/// What was found out about a packet. It lies in per-CPU map memory and not on the stack, which is too small for two IPv6 headers; and
+/// the verifier, which follows every value it can know, forgets what goes through a map: paths that differ only in what
+/// they found in the headers become one again.
+pub struct State<F: Maps> {
+    pub h: Headers<F>,
+    /// The packet inside an ICMP error.
+    pub inner: Headers<F>,
+    /// What masquerading writes over an end of the packet.
+    pub target: Target<F>,
+    pub hook: Hook,
+    pub src_id: u32,
+    pub dst_id: u32,
+    pub status: CtStatus,
+    pub report: bool,
+    pub tcp_flags: u8,
+    pub event_flags: u8,
+    pub endpoint: u16,
+}
+
+/// A packet, and what was found out about it.
+pub struct Flow<F: Maps> {
+    pub skb: Skb,
+    pub state: &'static mut State<F>,
+}
+
+impl<F: Maps> Deref for Flow<F> {
+    type Target = State<F>;
+
+    #[inline(always)]
+    fn deref(&self) -> &State<F> {
+        self.state
+    }
+}
+
+impl<F: Maps> DerefMut for Flow<F> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut State<F> {
+        self.state
+    }
+}
+
+/// Runs a program's story `run` on a packet whose headers can be read; `unreadable` decides what becomes of others.
+#[inline(always)]
+pub fn tell<F: Maps>(
+    skb: Skb,
+    hook: Hook,
+    endpoint: u16,
+    unreadable: Unreadable,
+    run: impl FnOnce(&mut Flow<F>) -> Outcome,
+) -> i32 {
+    let Some(state) = F::state() else { return SHOT };
+    state.hook = hook;
+    state.endpoint = endpoint;
+    (state.src_id, state.dst_id) = (0, 0);
+    (state.status, state.report) = (CtStatus::Unknown, false);
+    state.event_flags = if F::IS_V6 { event_flags::IPV6 } else { 0 };
+    let read = read_headers::<F>(skb.0, state);
+    let mut flow = Flow { skb, state };
+    let outcome = match read {
+        OK => run(&mut flow),
+        _ if matches!(unreadable, Unreadable::Pass) => Ok(PASS),
+        reason => Err(Drop {
+            reason,
+            line: line!() as u16,
+        }),
+    };
+    flow.finish(outcome)
+}
+
+/// What becomes of packets that cannot be read.
+pub enum Unreadable {
+    /// They are dropped.
+    Drop,
+    /// They go on: until a packet is known to be a pod's it is the host's to judge.
+    Pass,
+}
+
+/// Reads the headers into the state; fragments get their datagram's ports.
+#[inline(never)]
+fn read_headers<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+    let skb = Skb(skb);
+    state.h = Headers::empty();
+    if !skb.linearise(L3 + F::HEADER_LEN + 20) {
+        return DropReason::InvalidPacket as u8;
+    }
+    state.h = match wire::parse::<F, Skb>(&skb, L3) {
+        Ok(h) => h,
+        Err(e) => return malformed(e) as u8,
+    };
+    state.tcp_flags = if F::ICMP == state.h.tuple.proto {
+        state.h.icmp_type
+    } else {
+        state.h.tcp_flags
+    };
+    if state.h.fragment == Fragment::Whole || fragments::resolve::<F>(&mut state.h) {
+        OK
+    } else {
+        DropReason::FragmentNotFound as u8
+    }
+}
+
+/// Reads the packet inside an ICMP error into the state; false if it cannot be read.
+#[inline(never)]
+pub fn read_inner<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> bool {
+    let skb = Skb(skb);
+    // The inner headers lie deeper than `linearise` looks.
+    if !skb.pull(256) {
+        return false;
+    }
+    match wire::headers::embedded::<F, Skb>(&skb, &state.h) {
+        Ok(inner) => {
+            state.inner = inner;
+            true
+        }
+        Err(_) => false,
+    }
+}
+
+#[inline(always)]
+fn malformed(e: Malformed) -> DropReason {
+    match e {
+        Malformed::Truncated => DropReason::CtInvalidHeader,
+        Malformed::Invalid => DropReason::InvalidPacket,
+        Malformed::Extension => DropReason::InvalidExtensionHeader,
+    }
+}
+
+impl<F: Maps> Flow<F> {
+    /// True if the packet answers a connection that the other side opened.
+    #[inline(always)]
+    pub fn is_reply(&self) -> bool {
+        self.status == CtStatus::Reply
+    }
+
+    /// Ends the program: a pass is already counted, a drop is counted and reported here.
+    #[inline(always)]
+    pub fn finish(&self, outcome: Outcome) -> i32 {
+        match outcome {
+            Ok(verdict) => verdict,
+            Err(drop) => {
+                let skb = self.skb;
+                maps::count(
+                    drop.reason,
+                    self.hook.direction,
+                    skb.len(),
+                    drop.line,
+                    self.hook.file,
+                );
+                self.emit(EventKind::Drop, drop.reason, drop.line);
+                SHOT
+            }
+        }
+    }
+
+    /// Counts a forwarded packet and reports it if it is worth it.
+    #[inline(always)]
+    pub fn forwarded(&self, point: TracePoint, direction: Direction) {
+        maps::count(0, direction, self.skb.len(), line!() as u16, self.hook.file);
+        if self.report || config::reports_all() {
+            self.emit(EventKind::Trace, point as u8, 0);
+        }
+    }
+
+    /// Reports that a packet came in, at the level that wants it.
+    #[inline(always)]
+    pub fn received(&self, point: TracePoint) {
+        if config::reports_receive() {
+            self.emit(EventKind::Trace, point as u8, 0);
+        }
+    }
+
+    #[inline(always)]
+    fn emit(&self, kind: EventKind, subtype: u8, line: u16) {
+        emit::<F>(
+            self.skb.0,
+            self.state,
+            u32::from(kind as u8) << 8 | u32::from(subtype),
+            line,
+        );
+    }
+}
+
+/// Writes a record into the ring. `what` is kind and subtype.
+#[inline(never)]
+fn emit<F: Maps>(skb: *mut __sk_buff, state: &State<F>, what: u32, line: u16) {
+    let skb = Skb(skb);
+    let Some(mut record) = maps::events().reserve::<FlowEvent>(0) else {
+        maps::count(
+            abi::LOST_EVENTS,
+            Direction::Unknown,
+            0,
+            line,
+            state.hook.file,
+        );
+        return;
+    };
+    let h = &state.h;
+    let is_icmp = h.tuple.proto == F::ICMP;
+    let dport = if is_icmp && h.icmp != Icmp::Echo {
+        u16::from(h.icmp_code).to_be()
+    } else {
+        h.tuple.dport
+    };
+    record.write(FlowEvent {
+        // SAFETY: a helper call.
+        time: unsafe { bpf_ktime_get_ns() },
+        kind: (what >> 8) as u8,
+        subtype: what as u8,
+        ct_status: state.status as u8,
+        flags: state.event_flags,
+        endpoint: state.endpoint,
+        proto: h.tuple.proto,
+        tcp_flags: state.tcp_flags,
+        len: skb.len(),
+        ifindex: skb.ifindex(),
+        src_id: state.src_id,
+        dst_id: state.dst_id,
+        src: F::widen(h.tuple.src),
+        dst: F::widen(h.tuple.dst),
+        sport: h.tuple.sport.to_ne_bytes(),
+        dport: dport.to_ne_bytes(),
+        line,
+        file: state.hook.file,
+        ext_error: 0,
+    });
+    record.submit(NO_WAKEUP);
+}

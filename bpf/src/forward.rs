@@ -1,0 +1,212 @@
+//! Where packets go: into a pod, into the tunnel, out of a device, up the stack.
+use abi::{
+    Direction, EndpointInfo, IpcacheValue, TracePoint, endpoint_flags, event_flags, identity,
+    ipcache_flags, mark,
+};
+use aya_ebpf::{
+    bindings::{bpf_fib_lookup, bpf_redir_neigh, bpf_tunnel_key},
+    helpers::generated::{
+        bpf_fib_lookup as fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
+        bpf_skb_set_tunnel_key,
+    },
+};
+use wire::{Bytes, checksum};
+
+use crate::{
+    config,
+    flow::{Drop, Flow, Outcome, PASS, drop_because},
+    maps::Maps,
+    skb::L3,
+};
+
+const ZERO_CHECKSUM: u64 = 2;
+const TUNNEL_V6: u64 = 1;
+/// The tunnel key as kernels before 5.18 know it; later ones still take this size.
+const TUNNEL_KEY_LEN: u32 = 28;
+const TUNNEL_TTL: u8 = 64;
+
+impl<F: Maps> Flow<F> {
+    /// Into a pod of this node, past the host's stack. Only for programs on the ingress of a device.
+    #[inline(always)]
+    pub fn to_endpoint(&self, to: &EndpointInfo) -> Outcome {
+        self.age()?;
+        self.into_pod(to)?;
+        let direct =
+            !config::takes_host_stack() && to.flags & endpoint_flags::NO_PEER_REDIRECT == 0;
+        // SAFETY: helper calls.
+        Ok(unsafe {
+            if direct {
+                bpf_redirect_peer(to.ifindex, 0)
+            } else {
+                bpf_redirect(to.ifindex, 0)
+            }
+        } as i32)
+    }
+
+    /// Into a pod of this node from the egress of a device, where the pod's own end cannot be reached directly.
+    #[inline(always)]
+    pub fn to_endpoint_device(&self, to: &EndpointInfo) -> Outcome {
+        self.into_pod(to)?;
+        // SAFETY: a helper call.
+        Ok(unsafe { bpf_redirect(to.ifindex, 0) } as i32)
+    }
+
+    #[inline(always)]
+    fn into_pod(&self, to: &EndpointInfo) -> Result<(), Drop> {
+        if !self.skb.write_macs(to.mac, to.node_mac) {
+            return Err(drop_because!(ErrorWritingToPacket));
+        }
+        self.forwarded(TracePoint::ToEndpoint, Direction::Ingress);
+        Ok(())
+    }
+
+    /// To a process of this node.
+    #[inline(always)]
+    pub fn to_host(&self) -> Outcome {
+        self.forwarded(TracePoint::ToHost, Direction::Egress);
+        Ok(PASS)
+    }
+
+    /// Up the node's stack, which routes it; the mark tells later programs who sent it.
+    #[inline(always)]
+    pub fn to_stack(&self) -> Outcome {
+        self.skb.set_mark(mark::with_identity(self.src_id));
+        self.forwarded(TracePoint::ToStack, Direction::Egress);
+        Ok(PASS)
+    }
+
+    /// Into the tunnel to the node behind which `remote` is.
+    #[inline(always)]
+    pub fn to_overlay(&mut self, remote: &IpcacheValue) -> Outcome {
+        // SAFETY: all zeros is a valid key.
+        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+        key.tunnel_id = self.src_id;
+        key.tunnel_ttl = TUNNEL_TTL;
+        let t = &remote.tunnel;
+        let flags = if remote.flags & ipcache_flags::TUNNEL_V6 != 0 {
+            key.__bindgen_anon_1.remote_ipv6 = zerocopy::transmute!(*t);
+            TUNNEL_V6
+        } else {
+            key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes([t[0], t[1], t[2], t[3]]);
+            ZERO_CHECKSUM
+        };
+        // SAFETY: `key` is initialised and longer than the length given.
+        if unsafe { bpf_skb_set_tunnel_key(self.skb.0, &mut key, TUNNEL_KEY_LEN, flags) } != 0 {
+            return Err(drop_because!(NoTunnelEndpoint));
+        }
+        self.skb.set_mark(mark::OVERLAY);
+        self.event_flags |= event_flags::TUNNEL;
+        self.forwarded(TracePoint::ToOverlay, Direction::Egress);
+        // SAFETY: a helper call.
+        Ok(unsafe { bpf_redirect(config::tunnel_ifindex(), 0) } as i32)
+    }
+
+    /// Out of the device that the routing table names; what it cannot decide goes up the stack.
+    #[inline(always)]
+    pub fn to_network(&self) -> Outcome {
+        // SAFETY: all zeros is a valid request.
+        let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        fib.family = if F::IS_V6 { 10 } else { 2 };
+        fib.l4_protocol = self.h.tuple.proto;
+        fib.ifindex = self.skb.ifindex();
+        self.fib_addresses(&mut fib);
+        // SAFETY: `fib` is initialised and of the length given.
+        let found = unsafe {
+            fib_lookup(
+                self.skb.0.cast(),
+                &mut fib,
+                size_of::<bpf_fib_lookup>() as i32,
+                0,
+            )
+        };
+        match found {
+            FIB_SUCCESS => {
+                self.age()?;
+                if !self.skb.write_macs(fib.dmac, fib.smac) {
+                    return Err(drop_because!(ErrorWritingToPacket));
+                }
+                self.forwarded(TracePoint::ToNetwork, Direction::Egress);
+                // SAFETY: a helper call.
+                Ok(unsafe { bpf_redirect(fib.ifindex, 0) } as i32)
+            }
+            FIB_NO_NEIGHBOUR => {
+                self.age()?;
+                self.forwarded(TracePoint::ToNetwork, Direction::Egress);
+                let mut next = next_hop(&fib);
+                let size = size_of::<bpf_redir_neigh>() as i32;
+                // SAFETY: `next` is initialised and of the length given.
+                Ok(unsafe { bpf_redirect_neigh(fib.ifindex, &mut next, size, 0) } as i32)
+            }
+            _ => self.to_stack(),
+        }
+    }
+
+    #[inline(always)]
+    fn fib_addresses(&self, fib: &mut bpf_fib_lookup) {
+        let t = &self.h.tuple;
+        if F::IS_V6 {
+            fib.__bindgen_anon_3.ipv6_src = zerocopy::transmute!(F::widen(t.src));
+            fib.__bindgen_anon_4.ipv6_dst = zerocopy::transmute!(F::widen(t.dst));
+        } else {
+            fib.__bindgen_anon_3.ipv4_src = F::first_word(t.src);
+            fib.__bindgen_anon_4.ipv4_dst = F::first_word(t.dst);
+        }
+    }
+
+    /// One hop less to live.
+    #[inline(always)]
+    pub fn age(&self) -> Result<(), Drop> {
+        let at = if F::IS_V6 { L3 + 7 } else { L3 + 8 };
+        let Some(ttl) = self.skb.get::<u8>(at) else {
+            return Err(drop_because!(InvalidPacket));
+        };
+        if ttl <= 1 {
+            return Err(drop_because!(TtlExceeded));
+        }
+        let written = if F::IS_V6 {
+            self.skb.write(at, ttl - 1)
+        } else {
+            // TTL and protocol are one word of the checksum.
+            let (Some(word), Some(sum)) = (self.skb.get::<u16>(at), self.skb.get::<u16>(L3 + 10))
+            else {
+                return Err(drop_because!(InvalidPacket));
+            };
+            let aged = word.wrapping_sub(u16::from_ne_bytes([1, 0]));
+            self.skb.write(at, aged)
+                && self
+                    .skb
+                    .write(L3 + 10, checksum::replace16(sum, word, aged))
+        };
+        if written {
+            Ok(())
+        } else {
+            Err(drop_because!(ErrorWritingToPacket))
+        }
+    }
+}
+
+const FIB_SUCCESS: i64 = 0;
+const FIB_NO_NEIGHBOUR: i64 = 7;
+
+/// The next hop that a routing answer names: the kernel wrote it over the destination.
+#[inline(always)]
+fn next_hop(fib: &bpf_fib_lookup) -> bpf_redir_neigh {
+    // SAFETY: all zeros is a valid request, and the union's members are plain words.
+    unsafe {
+        let mut next: bpf_redir_neigh = core::mem::zeroed();
+        next.nh_family = u32::from(fib.family);
+        next.__bindgen_anon_1.ipv6_nh = fib.__bindgen_anon_4.ipv6_dst;
+        next
+    }
+}
+
+/// True if what `src` sends to `remote` leaves under the node's address: to the world always, to other nodes
+/// where their answers to a pod's own address would not find back (tunnel routing).
+#[inline(always)]
+pub fn leaves_cluster(dst_id: u32) -> bool {
+    match dst_id {
+        identity::WORLD | identity::WORLD_IPV4 | identity::WORLD_IPV6 => true,
+        identity::REMOTE_NODE | identity::KUBE_APISERVER => config::is_tunnel(),
+        _ => false,
+    }
+}

@@ -1,0 +1,162 @@
+//! The maps, and which of a pair belongs to which family.
+use abi::{
+    CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FlowEvent, FragKey4, FragKey6, FragValue,
+    IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, SnatEntry4, SnatEntry6, SnatKey4,
+    SnatKey6,
+};
+use aya_ebpf::{
+    macros::map,
+    maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+};
+use wire::{Family, V4, V6};
+
+use crate::{config::Settings, flow::State};
+
+const NO_PREALLOC: u32 = 1;
+
+#[map(name = "cilium_lxc")]
+static LXC: HashMap<EndpointKey, EndpointInfo> = HashMap::pinned(65_535, NO_PREALLOC);
+#[map(name = "cilium_lxc_if")]
+static LXC_IFINDEX: HashMap<u32, LocalEndpoint> = HashMap::pinned(65_535, NO_PREALLOC);
+#[map(name = "cilium_ipcache")]
+static IPCACHE: LpmTrie<[u8; size_of::<IpcacheKey>() - 4], IpcacheValue> =
+    LpmTrie::pinned(512_000, NO_PREALLOC);
+#[map(name = "cilium_ct4_global")]
+static CT4: LruHashMap<CtKey4, CtEntry> = LruHashMap::pinned(524_288, 0);
+#[map(name = "cilium_ct6_global")]
+static CT6: LruHashMap<CtKey6, CtEntry> = LruHashMap::pinned(524_288, 0);
+#[map(name = "cilium_snat_v4_external")]
+static SNAT4: LruHashMap<SnatKey4, SnatEntry4> = LruHashMap::pinned(524_288, 0);
+#[map(name = "cilium_snat_v6_external")]
+static SNAT6: LruHashMap<SnatKey6, SnatEntry6> = LruHashMap::pinned(524_288, 0);
+#[map(name = "cilium_ipv4_frag_datagrams")]
+static FRAG4: LruHashMap<FragKey4, FragValue> = LruHashMap::pinned(8192, 0);
+#[map(name = "cilium_ipv6_frag_datagrams")]
+static FRAG6: LruHashMap<FragKey6, FragValue> = LruHashMap::pinned(8192, 0);
+#[map(name = "cilium_metrics")]
+static METRICS: PerCpuArray<MetricsValue> = PerCpuArray::pinned(1024, 0);
+#[map(name = "cilium_events")]
+static EVENTS: RingBuf = RingBuf::pinned(1 << 20, 0);
+
+/// Memory for what a program finds out about its packet: tc programs do not interrupt each other on one CPU.
+#[map(name = "hypha_state4")]
+static STATE4: PerCpuArray<State<V4>> = PerCpuArray::with_max_entries(1, 0);
+#[map(name = "hypha_state6")]
+static STATE6: PerCpuArray<State<V6>> = PerCpuArray::with_max_entries(1, 0);
+
+/// The family's own maps and settings.
+pub trait Maps: Family + Settings {
+    fn ct() -> &'static LruHashMap<Self::CtKey, CtEntry>;
+    fn snat() -> &'static LruHashMap<Self::SnatKey, Self::SnatEntry>;
+    fn fragments() -> &'static LruHashMap<Self::FragKey, FragValue>;
+    /// This CPU's memory for a packet's state.
+    fn state() -> Option<&'static mut State<Self>>;
+    /// The endpoint's address of this family; zero if it has none.
+    fn addr_of(endpoint: &LocalEndpoint) -> Self::Addr;
+}
+
+impl Maps for V4 {
+    #[inline(always)]
+    fn ct() -> &'static LruHashMap<CtKey4, CtEntry> {
+        &CT4
+    }
+
+    #[inline(always)]
+    fn snat() -> &'static LruHashMap<SnatKey4, SnatEntry4> {
+        &SNAT4
+    }
+
+    #[inline(always)]
+    fn fragments() -> &'static LruHashMap<FragKey4, FragValue> {
+        &FRAG4
+    }
+
+    #[inline(always)]
+    fn state() -> Option<&'static mut State<V4>> {
+        // SAFETY: each program asks once, and ends before the next one on its CPU begins; all zeros is a valid state.
+        STATE4.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn addr_of(endpoint: &LocalEndpoint) -> u32 {
+        zerocopy::transmute!(endpoint.ipv4)
+    }
+}
+
+impl Maps for V6 {
+    #[inline(always)]
+    fn ct() -> &'static LruHashMap<CtKey6, CtEntry> {
+        &CT6
+    }
+
+    #[inline(always)]
+    fn snat() -> &'static LruHashMap<SnatKey6, SnatEntry6> {
+        &SNAT6
+    }
+
+    #[inline(always)]
+    fn fragments() -> &'static LruHashMap<FragKey6, FragValue> {
+        &FRAG6
+    }
+
+    #[inline(always)]
+    fn state() -> Option<&'static mut State<V6>> {
+        // SAFETY: each program asks once, and ends before the next one on its CPU begins; all zeros is a valid state.
+        STATE6.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn addr_of(endpoint: &LocalEndpoint) -> [u64; 2] {
+        zerocopy::transmute!(endpoint.ipv6)
+    }
+}
+
+/// The endpoint behind a host-side device.
+#[inline(always)]
+pub fn endpoint_of_device(ifindex: u32) -> Option<&'static LocalEndpoint> {
+    // SAFETY: an entry removed meanwhile stays readable until this program ends (NO_PREALLOC frees by RCU).
+    unsafe { LXC_IFINDEX.get(ifindex) }
+}
+
+/// The endpoint, or the node itself, that has `addr`.
+#[inline(always)]
+pub fn endpoint<F: Family>(addr: F::Addr) -> Option<&'static EndpointInfo> {
+    let key = F::endpoint_key(addr);
+    // SAFETY: as above.
+    unsafe { LXC.get(&key) }
+}
+
+/// The cluster's knowledge of `addr`.
+#[inline(always)]
+pub fn ipcache<F: Family>(addr: F::Addr) -> Option<&'static IpcacheValue> {
+    let key = F::ipcache_key(addr);
+    // SAFETY: `Key` is the prefix length followed by the data, which is how `IpcacheKey` lies in memory.
+    let key = unsafe { &*(&raw const key).cast::<Key<[u8; size_of::<IpcacheKey>() - 4]>>() };
+    IPCACHE.get(key)
+}
+
+/// The event ring.
+#[inline(always)]
+pub fn events() -> &'static RingBuf {
+    &EVENTS
+}
+
+const _: () = assert!(
+    size_of::<FlowEvent>() % 8 == 0,
+    "the ring's records are eight-byte aligned"
+);
+
+/// Counts one packet of `len` bytes.
+#[inline(always)]
+pub fn count(reason: u8, direction: abi::Direction, len: u32, line: u16, file: u8) {
+    if let Some(m) = METRICS.get_ptr_mut(abi::metrics_index(reason, direction)) {
+        // SAFETY: per-CPU memory that no other program touches while this one runs on the CPU.
+        let m = unsafe { &mut *m };
+        m.packets += 1;
+        m.bytes += u64::from(len);
+        if m.line != u32::from(line) {
+            m.line = u32::from(line);
+            m.file = u32::from(file);
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! What a pod sends: ingress of the host side of its link.
+use abi::{
+    Direction, DropReason, LocalEndpoint, TracePoint, endpoint_flags, identity, ipcache_flags, mark,
+};
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use wire::{Family, V4, V6};
+
+use crate::{
+    config,
+    conntrack::identity_of,
+    flow::{Flow, Hook, Outcome, SHOT, Unreadable, drop_because, tell},
+    forward::leaves_cluster,
+    maps::{self, Maps},
+    neigh,
+    skb::Skb,
+};
+
+const HOOK: Hook = Hook {
+    file: 1,
+    direction: Direction::Egress,
+};
+const ARP: u16 = 0x0806;
+
+/// Entry point.
+#[classifier]
+pub fn cil_from_container(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    let Some(ep) = maps::endpoint_of_device(skb.ifindex()) else {
+        return refuse(skb, DropReason::EndpointNotReady, line!());
+    };
+    match skb.ethertype() {
+        V4::ETHERTYPE if config::ipv4() => v4(skb, ep),
+        V6::ETHERTYPE if config::ipv6() => v6(skb, ep),
+        ARP => neigh::arp(skb, ep),
+        _ => refuse(skb, DropReason::UnsupportedL3, line!()),
+    }
+}
+
+#[inline(always)]
+fn refuse(skb: Skb, reason: DropReason, line: u32) -> i32 {
+    maps::count(
+        reason as u8,
+        HOOK.direction,
+        skb.len(),
+        line as u16,
+        HOOK.file,
+    );
+    SHOT
+}
+
+#[inline(never)]
+fn v4(skb: Skb, ep: &LocalEndpoint) -> i32 {
+    tell::<V4>(skb, HOOK, ep.info.id, Unreadable::Drop, |flow| {
+        run(flow, ep)
+    })
+}
+
+#[inline(never)]
+fn v6(skb: Skb, ep: &LocalEndpoint) -> i32 {
+    tell::<V6>(skb, HOOK, ep.info.id, Unreadable::Drop, |flow| {
+        if neigh::is_nd(&flow.h) {
+            neigh::nd(flow, ep)
+        } else {
+            run(flow, ep)
+        }
+    })
+}
+
+#[inline(always)]
+fn run<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint) -> Outcome {
+    let (src, dst) = (flow.h.tuple.src, flow.h.tuple.dst);
+    flow.src_id = ep.info.sec_id;
+    if src != F::addr_of(ep) {
+        return Err(drop_because!(InvalidSourceIp));
+    }
+    flow.received(TracePoint::FromEndpoint);
+    match maps::endpoint::<F>(dst) {
+        Some(to) if to.flags & endpoint_flags::HOST != 0 => {
+            flow.dst_id = identity::HOST;
+            flow.track()?;
+            flow.to_host()
+        }
+        Some(to) => {
+            flow.dst_id = to.sec_id;
+            flow.track()?;
+            flow.to_endpoint(to)
+        }
+        None => leave(flow),
+    }
+}
+
+/// The destination is not on this node.
+#[inline(always)]
+fn leave<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+    let dst = flow.h.tuple.dst;
+    if F::is_multicast(dst) {
+        return Err(drop_because!(UnknownTarget));
+    }
+    if config::is_tunnel() {
+        if let Some(remote) = maps::ipcache::<F>(dst) {
+            if remote.flags & (ipcache_flags::TUNNEL | ipcache_flags::SKIP_TUNNEL)
+                == ipcache_flags::TUNNEL
+            {
+                flow.dst_id = remote.sec_id;
+                flow.track()?;
+                flow.age()?;
+                return flow.to_overlay(remote);
+            }
+        }
+    }
+    flow.dst_id = identity_of::<F>(dst);
+    flow.track()?;
+    if config::takes_host_stack() {
+        return flow.to_stack();
+    }
+    // What answers the outside is translated where it came in; only what the pod opened needs a mapping.
+    if F::masquerade() && leaves_cluster(flow.dst_id) && !F::is_native(dst) && !flow.is_reply() {
+        flow.masquerade()?;
+    }
+    flow.skb.set_mark(mark::SNAT_DONE);
+    flow.to_network()
+}

@@ -1,0 +1,78 @@
+//! What the node's own processes send to pods: egress of `cilium_host`, to which the pods' networks are routed.
+use abi::{Direction, TracePoint, endpoint_flags, identity, ipcache_flags, mark};
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use wire::{Family, V4, V6};
+
+use crate::{
+    config,
+    flow::{Flow, Hook, Outcome, PASS, Unreadable, drop_because, tell},
+    maps::{self, Maps},
+    skb::Skb,
+};
+
+const HOOK: Hook = Hook {
+    file: 6,
+    direction: Direction::Ingress,
+};
+
+/// Entry point.
+#[classifier]
+pub fn cil_from_host(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    match skb.ethertype() {
+        V4::ETHERTYPE if config::ipv4() => v4(skb),
+        V6::ETHERTYPE if config::ipv6() => v6(skb),
+        _ => PASS,
+    }
+}
+
+#[inline(never)]
+fn v4(skb: Skb) -> i32 {
+    tell::<V4>(skb, HOOK, 0, Unreadable::Drop, run)
+}
+
+#[inline(never)]
+fn v6(skb: Skb) -> i32 {
+    tell::<V6>(skb, HOOK, 0, Unreadable::Drop, run)
+}
+
+#[inline(always)]
+fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+    let dst = flow.h.tuple.dst;
+    if F::is_multicast(dst) {
+        // Neighbour discovery and the like, which no pod answers.
+        return Ok(PASS);
+    }
+    flow.src_id = sender(flow);
+    flow.received(TracePoint::FromHost);
+    if let Some(to) = maps::endpoint::<F>(dst) {
+        if to.flags & endpoint_flags::HOST != 0 {
+            return Ok(PASS);
+        }
+        flow.endpoint = to.id;
+        flow.dst_id = to.sec_id;
+        flow.track()?;
+        return flow.to_endpoint_device(to);
+    }
+    match maps::ipcache::<F>(dst) {
+        Some(remote) if config::is_tunnel() && remote.flags & ipcache_flags::TUNNEL != 0 => {
+            flow.dst_id = remote.sec_id;
+            flow.report = true;
+            flow.to_overlay(remote)
+        }
+        _ => Err(drop_because!(UnknownTarget)),
+    }
+}
+
+/// The node itself, a pod by way of the stack, or somebody whose packet the stack forwards.
+#[inline(always)]
+fn sender<F: Maps>(flow: &Flow<F>) -> u32 {
+    let src = flow.h.tuple.src;
+    match mark::identity(flow.skb.mark()) {
+        Some(id) => id,
+        None if maps::endpoint::<F>(src).is_some_and(|ep| ep.flags & endpoint_flags::HOST != 0) => {
+            identity::HOST
+        }
+        None => crate::conntrack::identity_of::<F>(src),
+    }
+}

@@ -1,0 +1,73 @@
+//! What a node's device receives.
+use abi::{Direction, TracePoint, endpoint_flags};
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use wire::{
+    Family, Fragment, V4, V6,
+    headers::{Icmp, TCP, UDP},
+};
+
+use crate::{
+    config,
+    flow::{Flow, Hook, Outcome, PASS, Unreadable, tell},
+    maps::{self, Maps},
+    skb::Skb,
+};
+
+const HOOK: Hook = Hook {
+    file: 3,
+    direction: Direction::Ingress,
+};
+
+/// Entry point.
+#[classifier]
+pub fn cil_from_netdev(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    match skb.ethertype() {
+        V4::ETHERTYPE if config::ipv4() => v4(skb),
+        V6::ETHERTYPE if config::ipv6() => v6(skb),
+        _ => PASS,
+    }
+}
+
+#[inline(never)]
+fn v4(skb: Skb) -> i32 {
+    tell::<V4>(skb, HOOK, 0, Unreadable::Pass, run)
+}
+
+#[inline(never)]
+fn v6(skb: Skb) -> i32 {
+    tell::<V6>(skb, HOOK, 0, Unreadable::Pass, run)
+}
+
+#[inline(always)]
+fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+    if flow.h.tuple.dst == F::node_addr() {
+        if !may_be_masqueraded(flow) || !flow.unmasquerade()? {
+            return Ok(PASS);
+        }
+    }
+    let Some(to) = maps::endpoint::<F>(flow.h.tuple.dst) else {
+        return Ok(PASS);
+    };
+    if to.flags & endpoint_flags::HOST != 0 {
+        return Ok(PASS);
+    }
+    flow.endpoint = to.id;
+    flow.dst_id = to.sec_id;
+    flow.received(TracePoint::FromNetwork);
+    flow.track()?;
+    if config::takes_host_stack() {
+        return Ok(PASS);
+    }
+    flow.to_endpoint(to)
+}
+
+/// A cheap look at whether a packet to the node can be an answer to a pod.
+#[inline(always)]
+fn may_be_masqueraded<F: Maps>(flow: &Flow<F>) -> bool {
+    let h = &flow.h;
+    match h.tuple.proto {
+        TCP | UDP => config::snat_range().contains(u16::from_be(h.tuple.dport)),
+        proto => proto == F::ICMP && (h.icmp != Icmp::None || h.fragment != Fragment::Whole),
+    }
+}

@@ -1,0 +1,97 @@
+//! What comes out of the tunnel: the sender's identity is the tunnel's key.
+use abi::{Direction, EndpointInfo, TracePoint, endpoint_flags, event_flags, identity};
+use aya_ebpf::{
+    bindings::bpf_tunnel_key,
+    helpers::generated::{bpf_skb_change_type, bpf_skb_get_tunnel_key},
+    macros::classifier,
+    programs::TcContext,
+};
+use wire::{Family, V4, V6};
+
+use crate::{
+    config,
+    flow::{Drop, Flow, Hook, Outcome, PASS, Unreadable, drop_because, tell},
+    maps::{self, Maps},
+    skb::Skb,
+};
+
+const HOOK: Hook = Hook {
+    file: 5,
+    direction: Direction::Ingress,
+};
+/// As in `forward`: the size that every kernel takes.
+const TUNNEL_KEY_LEN: u32 = 28;
+const TUNNEL_V6: u64 = 1;
+const PACKET_HOST: u32 = 0;
+
+/// Entry point.
+#[classifier]
+pub fn cil_from_overlay(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    match skb.ethertype() {
+        V4::ETHERTYPE if config::ipv4() => v4(skb),
+        V6::ETHERTYPE if config::ipv6() => v6(skb),
+        _ => PASS,
+    }
+}
+
+#[inline(never)]
+fn v4(skb: Skb) -> i32 {
+    tell::<V4>(skb, HOOK, 0, Unreadable::Drop, run)
+}
+
+#[inline(never)]
+fn v6(skb: Skb) -> i32 {
+    tell::<V6>(skb, HOOK, 0, Unreadable::Drop, run)
+}
+
+#[inline(always)]
+fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+    flow.src_id = sender(flow.skb)?;
+    flow.event_flags |= event_flags::TUNNEL;
+    flow.received(TracePoint::FromOverlay);
+    let Some(to) = maps::endpoint::<F>(flow.h.tuple.dst) else {
+        return Err(drop_because!(NoLocalContainer));
+    };
+    if to.flags & endpoint_flags::HOST != 0 {
+        return to_host(flow);
+    }
+    to_pod(flow, to)
+}
+
+#[inline(always)]
+fn to_pod<F: Maps>(flow: &mut Flow<F>, to: &EndpointInfo) -> Outcome {
+    flow.endpoint = to.id;
+    flow.dst_id = to.sec_id;
+    flow.track()?;
+    flow.to_endpoint(to)
+}
+
+/// The inner Ethernet header names no device of ours, but the packet is for this host.
+#[inline(always)]
+fn to_host<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+    flow.dst_id = identity::HOST;
+    // SAFETY: a helper call.
+    if unsafe { bpf_skb_change_type(flow.skb.0, PACKET_HOST) } != 0 {
+        return Err(drop_because!(InvalidPacket));
+    }
+    flow.to_host()
+}
+
+/// The identity that the sending node put into the tunnel key; its own host is a remote node to us.
+#[inline(always)]
+fn sender(skb: Skb) -> Result<u32, Drop> {
+    // SAFETY: all zeros is a valid key.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    // SAFETY: `key` is longer than the length given. The flag only selects the form of the addresses, which are not used.
+    let read = unsafe {
+        bpf_skb_get_tunnel_key(skb.0, &mut key, TUNNEL_KEY_LEN, 0) == 0
+            || bpf_skb_get_tunnel_key(skb.0, &mut key, TUNNEL_KEY_LEN, TUNNEL_V6) == 0
+    };
+    match key.tunnel_id {
+        _ if !read => Err(drop_because!(ErrorRetrievingTunnelKey)),
+        identity::UNKNOWN => Err(drop_because!(InvalidIdentity)),
+        identity::HOST => Ok(identity::REMOTE_NODE),
+        id => Ok(id),
+    }
+}

@@ -1,0 +1,49 @@
+//! What the host's stack routes to a pod: egress of the host side of its link. Attached only where pods have routes of their own.
+use abi::{Direction, EndpointInfo, TracePoint, mark};
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use wire::{Family, V4, V6};
+
+use crate::{
+    config,
+    flow::{Flow, Hook, Outcome, PASS, Unreadable, tell},
+    maps::{self, Maps},
+    skb::Skb,
+};
+
+const HOOK: Hook = Hook {
+    file: 2,
+    direction: Direction::Ingress,
+};
+
+/// Entry point.
+#[classifier]
+pub fn cil_to_container(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    let Some(ep) = maps::endpoint_of_device(skb.ifindex()) else {
+        return PASS;
+    };
+    match skb.ethertype() {
+        V4::ETHERTYPE if config::ipv4() => v4(skb, &ep.info),
+        V6::ETHERTYPE if config::ipv6() => v6(skb, &ep.info),
+        _ => PASS,
+    }
+}
+
+#[inline(never)]
+fn v4(skb: Skb, ep: &EndpointInfo) -> i32 {
+    tell::<V4>(skb, HOOK, ep.id, Unreadable::Drop, |flow| run(flow, ep))
+}
+
+#[inline(never)]
+fn v6(skb: Skb, ep: &EndpointInfo) -> i32 {
+    tell::<V6>(skb, HOOK, ep.id, Unreadable::Drop, |flow| run(flow, ep))
+}
+
+#[inline(always)]
+fn run<F: Maps>(flow: &mut Flow<F>, ep: &EndpointInfo) -> Outcome {
+    flow.src_id = mark::identity(flow.skb.mark()).unwrap_or(0);
+    flow.dst_id = ep.sec_id;
+    flow.track()?;
+    flow.forwarded(TracePoint::ToEndpoint, Direction::Ingress);
+    Ok(PASS)
+}

@@ -1,0 +1,87 @@
+//! What leaves by a node's device.
+use abi::{Direction, endpoint_flags, mark};
+use aya_ebpf::{macros::classifier, programs::TcContext};
+use wire::{
+    Family, Fragment, V4, V6,
+    headers::{Icmp, TCP, UDP},
+};
+
+use crate::{
+    config::{self, Settings},
+    conntrack::identity_of,
+    flow::{Flow, Hook, Outcome, PASS, Unreadable, tell},
+    forward::leaves_cluster,
+    maps::{self, Maps},
+    skb::Skb,
+};
+
+const HOOK: Hook = Hook {
+    file: 4,
+    direction: Direction::Egress,
+};
+
+/// Entry point.
+#[classifier]
+pub fn cil_to_netdev(ctx: TcContext) -> i32 {
+    let skb = Skb(ctx.skb.skb);
+    // Pods' packets were dealt with when they left the pod, and the tunnel's are our own.
+    match skb.mark() & mark::MASK {
+        mark::SNAT_DONE | mark::OVERLAY => return PASS,
+        _ => {}
+    }
+    match skb.ethertype() {
+        V4::ETHERTYPE if config::ipv4() && V4::masquerade() => v4(skb),
+        V6::ETHERTYPE if config::ipv6() && V6::masquerade() => v6(skb),
+        _ => PASS,
+    }
+}
+
+#[inline(never)]
+fn v4(skb: Skb) -> i32 {
+    tell::<V4>(skb, HOOK, 0, Unreadable::Pass, run)
+}
+
+#[inline(never)]
+fn v6(skb: Skb) -> i32 {
+    tell::<V6>(skb, HOOK, 0, Unreadable::Pass, run)
+}
+
+#[inline(always)]
+fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+    let wanted = if flow.h.tuple.src == F::node_addr() {
+        is_host_in_range(flow)
+    } else {
+        is_pod_leaving(flow)
+    };
+    if wanted {
+        flow.masquerade()?;
+    }
+    Ok(PASS)
+}
+
+/// A connection of the node itself from a port that pods could be given: it takes the port, or gets another if a pod has it.
+#[inline(always)]
+fn is_host_in_range<F: Maps>(flow: &Flow<F>) -> bool {
+    let h = &flow.h;
+    match h.tuple.proto {
+        TCP | UDP => config::snat_range().contains(u16::from_be(h.tuple.sport)),
+        proto => {
+            proto == F::ICMP
+                && h.icmp == Icmp::Echo
+                && h.tuple.sport != 0
+                && h.fragment == Fragment::Whole
+        }
+    }
+}
+
+/// A pod's packet that came by the host's stack.
+#[inline(always)]
+fn is_pod_leaving<F: Maps>(flow: &mut Flow<F>) -> bool {
+    let (src, dst) = (flow.h.tuple.src, flow.h.tuple.dst);
+    let is_pod = maps::endpoint::<F>(src).is_some_and(|ep| ep.flags & endpoint_flags::HOST == 0);
+    if !is_pod || F::is_native(dst) || !leaves_cluster(identity_of::<F>(dst)) {
+        return false;
+    }
+    flow.peek();
+    !flow.is_reply()
+}

@@ -1,0 +1,303 @@
+//! Masquerading: pods leave the cluster under the node's address, and what returns finds its pod.
+//!
+//! A mapping is a pair of entries: the original tuple says what the source becomes, the returning tuple says what the destination
+//! was. The node's own connections from ports of the range enter as mappings to themselves, so that no pod is given their port.
+use abi::{DropReason, event_flags, snat_flags};
+use aya_ebpf::{
+    bindings::__sk_buff,
+    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns},
+};
+use wire::{
+    Fragment, Headers, Tuple,
+    headers::{Icmp, TCP, UDP},
+    snat::ATTEMPTS,
+};
+
+use crate::{
+    config,
+    flow::{Code, Drop, Flow, OK, State, attempt, drop_because, read_inner},
+    maps::Maps,
+    skb::{L3, MANGLED_0, PSEUDO_HEADER, Skb},
+};
+
+const NOEXIST: u64 = 1;
+const ANY: u64 = 0;
+
+/// An address and port, in network order, that a packet gets instead of its own.
+#[derive(Clone, Copy)]
+pub struct Target<F: Maps> {
+    addr: F::Addr,
+    port: u16,
+}
+
+/// Which end of a packet is rewritten.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Source,
+    Destination,
+}
+
+impl<F: Maps> Flow<F> {
+    /// Gives a packet that leaves the node's address as its source.
+    #[inline(always)]
+    pub fn masquerade(&mut self) -> Result<(), Drop> {
+        if self.h.icmp == Icmp::Error {
+            return self.masquerade_error();
+        }
+        let proto = self.h.tuple.proto;
+        if proto != TCP && proto != UDP && proto != F::ICMP {
+            return Err(drop_because!(NatUnsupportedProtocol));
+        }
+        if !find::<F>(self.state, snat_flags::OUT) {
+            attempt!(map_outgoing::<F>(self.state))?;
+        } else if self.report {
+            restore::<F>(self.state);
+        }
+        self.event_flags |= event_flags::SNAT;
+        attempt!(rewrite_source::<F>(self.skb.0, self.state))
+    }
+
+    /// A pod reports an error about a packet that had come back through a mapping.
+    #[inline(always)]
+    fn masquerade_error(&mut self) -> Result<(), Drop> {
+        if !read_inner::<F>(self.skb.0, self.state) {
+            return Err(drop_because!(InvalidPacket));
+        }
+        if !find::<F>(self.state, snat_flags::OUT) {
+            return Err(drop_because!(NatNoMapping));
+        }
+        self.event_flags |= event_flags::SNAT;
+        attempt!(rewrite_inner_destination::<F>(self.skb.0, self.state))?;
+        attempt!(rewrite_source::<F>(self.skb.0, self.state))
+    }
+
+    /// Gives a packet that came to the node's address back to the pod behind it; false if none is.
+    #[inline(always)]
+    pub fn unmasquerade(&mut self) -> Result<bool, Drop> {
+        let is_error = self.h.icmp == Icmp::Error;
+        // Somebody on the way may report an error about a masqueraded packet.
+        if is_error && !read_inner::<F>(self.skb.0, self.state)
+            || !find::<F>(self.state, snat_flags::IN)
+        {
+            return Ok(false);
+        }
+        if is_error {
+            attempt!(rewrite_inner_source::<F>(self.skb.0, self.state))?;
+        }
+        attempt!(rewrite_destination::<F>(self.skb.0, self.state))?;
+        let target = self.target;
+        self.h.tuple.dst = target.addr;
+        if !is_error {
+            self.h.tuple.dport = target.port;
+        }
+        self.event_flags |= event_flags::SNAT;
+        Ok(true)
+    }
+}
+
+/// Finds the mapping that the packet, or the packet inside an error, belongs to, and makes it the target.
+#[inline(never)]
+fn find<F: Maps>(state: &mut State<F>, direction: u8) -> bool {
+    let tuple = if state.h.icmp == Icmp::Error {
+        state.inner.tuple.reversed()
+    } else {
+        state.h.tuple
+    };
+    let key = F::snat_key(&tuple, direction);
+    // SAFETY: an LRU entry may be reused while we read: the packet then goes to another flow's port, and is lost there.
+    let Some(entry) = (unsafe { F::snat().get(&key) }) else {
+        return false;
+    };
+    let (addr, port) = F::snat_target(entry);
+    state.target = Target { addr, port };
+    true
+}
+
+/// Puts back the way of return of the target's mapping, which may have been evicted from the map alone.
+#[inline(never)]
+fn restore<F: Maps>(state: &State<F>) {
+    let _ = F::snat().insert(
+        &returning(state, state.target.port),
+        &original(state),
+        NOEXIST,
+    );
+}
+
+/// Makes a mapping for an outgoing packet, and makes it the target.
+#[inline(never)]
+fn map_outgoing<F: Maps>(state: &mut State<F>) -> Code {
+    if !take_port::<F>(state) {
+        return DropReason::NatNoMapping as u8;
+    }
+    let entry = F::snat_entry(now(), state.target.addr, state.target.port);
+    match F::snat().insert(&F::snat_key(&state.h.tuple, snat_flags::OUT), &entry, ANY) {
+        Ok(()) => OK,
+        Err(_) => DropReason::NatNoMapping as u8,
+    }
+}
+
+/// Targets a port whose way back is free: the packet's own if it is in the range, else a random one and its successors.
+#[inline(always)]
+fn take_port<F: Maps>(state: &mut State<F>) -> bool {
+    let range = config::snat_range();
+    let own = u16::from_be(state.h.tuple.sport);
+    let original = original(state);
+    let mut port = if range.contains(own) {
+        own
+    } else {
+        range.pick(random())
+    };
+    for attempt in 0..ATTEMPTS {
+        if F::snat()
+            .insert(&returning(state, port.to_be()), &original, NOEXIST)
+            .is_ok()
+        {
+            state.target = Target {
+                addr: F::node_addr(),
+                port: port.to_be(),
+            };
+            return true;
+        }
+        // After the first miss neighbours are likely taken as well: jump once, then walk.
+        port = if attempt == 0 {
+            range.pick(random())
+        } else {
+            range.after(port)
+        };
+    }
+    false
+}
+
+/// Key of the packets that return to `port`.
+#[inline(always)]
+fn returning<F: Maps>(state: &State<F>, port: u16) -> F::SnatKey {
+    let t = Tuple {
+        src: F::node_addr(),
+        sport: port,
+        ..state.h.tuple
+    };
+    F::snat_key(&t.reversed(), snat_flags::IN)
+}
+
+/// What packets that return become.
+#[inline(always)]
+fn original<F: Maps>(state: &State<F>) -> F::SnatEntry {
+    F::snat_entry(now(), state.h.tuple.src, state.h.tuple.sport)
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper call.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+#[inline(always)]
+fn random() -> u32 {
+    // SAFETY: a helper call.
+    unsafe { bpf_get_prandom_u32() as u32 }
+}
+
+#[inline(never)]
+fn rewrite_source<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
+    rewrite(Skb(skb), &state.h, &state.target, End::Source)
+}
+
+#[inline(never)]
+fn rewrite_destination<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
+    rewrite(Skb(skb), &state.h, &state.target, End::Destination)
+}
+
+#[inline(never)]
+fn rewrite_inner_source<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
+    rewrite_inner(Skb(skb), state, End::Source)
+}
+
+#[inline(never)]
+fn rewrite_inner_destination<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
+    rewrite_inner(Skb(skb), state, End::Destination)
+}
+
+/// Offset in the L4 header of an end's port, or of an echo's identifier.
+#[inline(always)]
+fn port_offset(proto: u8, end: End) -> usize {
+    match (proto, end) {
+        (TCP | UDP, End::Source) => 0,
+        (TCP | UDP, End::Destination) => 2,
+        _ => 4,
+    }
+}
+
+/// The address and the port or identifier of one end.
+#[inline(always)]
+fn end_of<F: Maps>(t: &Tuple<F>, end: End) -> (F::Addr, u16) {
+    if end == End::Source {
+        (t.src, t.sport)
+    } else {
+        (t.dst, t.dport)
+    }
+}
+
+/// Writes `to` over one end of the packet, and puts its checksums right. Errors keep their port: it is the inner packet's.
+#[inline(always)]
+fn rewrite<F: Maps>(skb: Skb, h: &Headers<F>, to: &Target<F>, end: End) -> Code {
+    let (from, port) = end_of(&h.tuple, end);
+    let proto = h.tuple.proto;
+    if !matches!(h.fragment, Fragment::Later(_)) {
+        let (offset, flags) = match proto {
+            TCP => (16, 0),
+            UDP => (6, MANGLED_0),
+            _ => (2, 0),
+        };
+        let sum = h.l4() + offset;
+        let covers_addresses = F::IS_V6 || proto != F::ICMP;
+        if covers_addresses
+            && !skb.replace_l4_address::<F>(sum, &from, &to.addr, flags | PSEUDO_HEADER)
+        {
+            return DropReason::L4Checksum as u8;
+        }
+        if h.icmp != Icmp::Error && port != to.port {
+            let at = h.l4() + port_offset(proto, end);
+            if !skb.replace_l4_port(sum, port, to.port, flags) || !skb.store(at, &to.port) {
+                return DropReason::L4Checksum as u8;
+            }
+        }
+    }
+    write_address::<F>(skb, L3, &from, &to.addr, end)
+}
+
+/// Writes an address into the L3 header at `l3`.
+#[inline(always)]
+fn write_address<F: Maps>(skb: Skb, l3: usize, from: &F::Addr, to: &F::Addr, end: End) -> Code {
+    if !F::IS_V6 && !skb.replace_l3_checksum(l3 + 10, F::first_word(*from), F::first_word(*to)) {
+        return DropReason::L3Checksum as u8;
+    }
+    let at = if end == End::Source {
+        F::SRC_OFFSET
+    } else {
+        F::SRC_OFFSET + F::ADDR_LEN
+    };
+    if skb.store(l3 + at, to) {
+        OK
+    } else {
+        DropReason::ErrorWritingToPacket as u8
+    }
+}
+
+/// Writes the target over one end of the packet inside an ICMP error. In IPv4 the inner header's own checksum makes up for the
+/// address, in IPv6 the error's checksum has to.
+#[inline(always)]
+fn rewrite_inner<F: Maps>(skb: Skb, state: &State<F>, end: End) -> Code {
+    let (h, inner, to) = (&state.h, &state.inner, &state.target);
+    let (from, port) = end_of(&inner.tuple, end);
+    let sum = h.l4() + 2;
+    if F::IS_V6 && !skb.replace_l4_address::<F>(sum, &from, &to.addr, 0) {
+        return DropReason::L4Checksum as u8;
+    }
+    if !matches!(inner.fragment, Fragment::Later(_)) && port != to.port {
+        let at = inner.l4() + port_offset(inner.tuple.proto, end);
+        if !skb.replace_l4_port(sum, port, to.port, 0) || !skb.store(at, &to.port) {
+            return DropReason::L4Checksum as u8;
+        }
+    }
+    write_address::<F>(skb, h.l4() + 8, &from, &to.addr, end)
+}
