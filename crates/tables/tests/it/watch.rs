@@ -50,6 +50,29 @@ fn a_watch_wakes_once_for_its_own_tables_only() {
 }
 
 #[test]
+fn everybody_who_waits_is_woken() {
+    let (db, items) = db_with_items();
+    let counters: [Arc<Counter>; 3] = Default::default();
+    let mut waits: Vec<_> = counters
+        .iter()
+        .map(|_| Box::pin(items.table.watch().changed(Revision::ZERO)))
+        .collect();
+    for (wait, counter) in waits.iter_mut().zip(&counters) {
+        let waker = Waker::from(counter.clone());
+        assert_eq!(
+            wait.as_mut().poll(&mut Context::from_waker(&waker)),
+            Poll::Pending
+        );
+    }
+    drop(waits.remove(1));
+    items.put(&db, Item::new(1, 0));
+    assert_eq!(
+        counters.map(|counter| counter.0.load(Ordering::Relaxed)),
+        [1, 0, 1]
+    );
+}
+
+#[test]
 fn a_dropped_wait_is_forgotten() {
     let (db, items) = db_with_items();
     let counter = Arc::new(Counter::default());
