@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use crate::setup::{Toolchain, bpf_linker};
-use crate::{paths, proc};
+use crate::{elf, paths, proc};
 
 const TARGET: &str = "bpfel-unknown-none";
 /// `v3` has 32-bit jumps and arithmetic, which every kernel since 5.1 knows.
@@ -48,10 +48,9 @@ pub fn build(options: &Options) -> Result<()> {
         return Ok(());
     }
     proc::run(&mut cargo("build", &linker))?;
-    install(
-        &target_dir().join(TARGET).join("release/hypha-bpf"),
-        &object,
-    )?;
+    let built = target_dir().join(TARGET).join("release/hypha-bpf");
+    let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
+    install(&elf::without_debug(&bytes)?, &object)?;
     fs::write(&stamp_file, stamp)
         .with_context(|| format!("cannot write {}", stamp_file.display()))?;
     println!(
@@ -90,8 +89,7 @@ fn target_dir() -> PathBuf {
 }
 
 /// Puts the object in place in one step, and leaves an equal one alone so that nothing depending on it is rebuilt.
-fn install(built: &Path, object: &Path) -> Result<()> {
-    let bytes = fs::read(built).with_context(|| format!("cannot read {}", built.display()))?;
+fn install(bytes: &[u8], object: &Path) -> Result<()> {
     if fs::read(object).is_ok_and(|old| old == bytes) {
         return Ok(());
     }
@@ -164,14 +162,12 @@ mod tests {
     #[test]
     fn an_equal_object_keeps_its_time() {
         let dir = tempfile::tempdir().unwrap();
-        let (built, object) = (dir.path().join("built"), dir.path().join("out/object.o"));
-        fs::write(&built, b"one").unwrap();
-        install(&built, &object).unwrap();
+        let object = dir.path().join("out/object.o");
+        install(b"one", &object).unwrap();
         let first = fs::metadata(&object).unwrap().modified().unwrap();
-        install(&built, &object).unwrap();
+        install(b"one", &object).unwrap();
         assert_eq!(fs::metadata(&object).unwrap().modified().unwrap(), first);
-        fs::write(&built, b"two").unwrap();
-        install(&built, &object).unwrap();
+        install(b"two", &object).unwrap();
         assert_eq!(fs::read(&object).unwrap(), b"two");
     }
 

@@ -2,6 +2,7 @@
 
 mod bpf;
 mod ci;
+mod elf;
 mod nextest;
 mod paths;
 mod proc;

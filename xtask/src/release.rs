@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 use crate::setup::Toolchain;
-use crate::{bpf, paths, proc, setup};
+use crate::{bpf, elf, paths, proc, setup};
 
 /// The plugin is read from disk for every pod that starts.
 const CNI_LIMIT: u64 = 3 << 20;
@@ -60,7 +60,7 @@ fn cni() -> Result<PathBuf> {
     proc::run(&mut command)?;
     let built = paths::cargo_target().join(host).join("cni/hypha-cni");
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
-    if has_interpreter(&bytes) {
+    if elf::has_interpreter(&bytes)? {
         bail!(
             "{} is not static: it asks for a dynamic loader",
             built.display()
@@ -89,43 +89,6 @@ fn replace(built: &Path, bytes: &[u8], place: &Path) -> Result<()> {
     fs::rename(&part, place).with_context(|| format!("cannot replace {}", place.display()))
 }
 
-/// Whether a 64-bit little-endian ELF file has a PT_INTERP program header.
-fn has_interpreter(elf: &[u8]) -> bool {
-    const PT_INTERP: u64 = 3;
-    let field = |at: usize, length: usize| {
-        let bytes = elf.get(at..at + length)?;
-        Some(
-            bytes
-                .iter()
-                .rev()
-                .fold(0u64, |value, byte| value << 8 | u64::from(*byte)),
-        )
-    };
-    let header = || {
-        Some((
-            field(0x20, 8)? as usize,
-            field(0x36, 2)? as usize,
-            field(0x38, 2)? as usize,
-        ))
-    };
-    let Some((start, length, count)) = header() else {
-        return false;
-    };
-    (0..count).any(|index| field(start + index * length, 4) == Some(PT_INTERP))
-}
-
 fn size(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dynamic_program_is_told_from_others() {
-        let this = fs::read(std::env::current_exe().unwrap()).unwrap();
-        assert!(has_interpreter(&this));
-        assert!(!has_interpreter(b"\x7fELF"));
-    }
 }
