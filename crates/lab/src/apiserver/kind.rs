@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::face::Face;
 use super::validate::FieldErrors;
 
 /// What is particular to a kind beyond the generic rules. Every method has a default that adds nothing.
@@ -93,6 +94,10 @@ pub struct Kind {
     pub returns_deleted: bool,
     /// Whether the kind is part of Kubernetes: strategic merge patches work for these alone.
     pub built_in: bool,
+    /// Set if the objects are those of another kind under other names.
+    pub face: Option<&'static Face>,
+    /// Seconds after which an object that nobody touched is removed (events).
+    pub time_to_live: Option<i64>,
     /// What is particular to the kind.
     pub strategy: Arc<dyn Strategy>,
 }
@@ -130,6 +135,8 @@ impl Kind {
             unconditional_update: false,
             returns_deleted: false,
             built_in: false,
+            face: None,
+            time_to_live: None,
             strategy: Arc::new(Plain),
         }
     }

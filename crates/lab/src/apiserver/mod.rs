@@ -11,6 +11,7 @@
 //! It never looks at what an object means beyond what the protocol needs: controllers live elsewhere and use the API.
 
 pub mod error;
+mod face;
 pub mod http;
 pub mod kind;
 pub mod kinds;

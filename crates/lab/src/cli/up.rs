@@ -1,0 +1,204 @@
+//! `hypha lab up` and `down`.
+
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{Output, others, running};
+use crate::init::LAB_ENV;
+use crate::proc::ProcId;
+use crate::spec::{Families, LabName, LabSpec, MAX_NODES, Routing};
+use crate::state::{StateDir, lab_names};
+use crate::supervisor::progress::Progress;
+
+/// How long a supervisor may take to clean up by itself.
+const DOWN_LIMIT: Duration = Duration::from_secs(15);
+
+/// How the lab shall look.
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// How many nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_NODES)))]
+    nodes: u8,
+    /// How packets reach pods of other nodes.
+    #[arg(long, value_enum, default_value_t)]
+    routing: Routing,
+    /// IPv4 alone.
+    #[arg(long, group = "families")]
+    ipv4: bool,
+    /// IPv6 alone.
+    #[arg(long, group = "families")]
+    ipv6: bool,
+    /// IPv4 and IPv6 (the default).
+    #[arg(long, group = "families")]
+    dual: bool,
+    /// In native routing: the router does not know the pod CIDRs.
+    #[arg(long)]
+    no_router_routes: bool,
+    /// Start two sample pods on every node.
+    #[arg(long)]
+    sample: bool,
+    /// A setting for the agents, by the name of their flag. May be given several times.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    agent_config: Vec<(String, String)>,
+    /// Only network, API server and kubelets; no agents.
+    #[arg(long, hide = true, conflicts_with = "sample")]
+    no_agents: bool,
+    /// How to print the lab once it is up.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form key=value"))?;
+    Ok((key.trim_start_matches("--").to_owned(), value.to_owned()))
+}
+
+impl UpArgs {
+    fn spec(&self, name: LabName) -> LabSpec {
+        let families = match (self.ipv4, self.ipv6) {
+            (true, _) => Families::Ipv4,
+            (_, true) => Families::Ipv6,
+            _ => Families::Dual,
+        };
+        LabSpec {
+            name,
+            nodes: self.nodes,
+            routing: self.routing,
+            families,
+            router_routes: !self.no_router_routes,
+            agents: !self.no_agents,
+            sample: self.sample,
+            agent_config: self.agent_config.clone(),
+        }
+    }
+}
+
+pub(super) fn up(name: LabName, args: UpArgs) -> anyhow::Result<i32> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("a lab needs root: it makes network namespaces and loads eBPF programs");
+    }
+    let spec = args.spec(name);
+    super::block_on(start(&spec, args.output))
+}
+
+async fn start(spec: &LabSpec, output: Output) -> anyhow::Result<i32> {
+    let (mut child, mut lines) = start_supervisor(spec).await?;
+    let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
+    let process = child.id().and_then(|pid| ProcId::of(pid as i32));
+    loop {
+        tokio::select! {
+            line = lines.next_line() => match line.ok().flatten() {
+                None => {
+                    let status = child.wait().await.context("cannot wait for the supervisor")?;
+                    bail!("the supervisor ended ({status}); see {}", StateDir::of(&spec.name).file("supervisor.log").display());
+                }
+                Some(line) => match serde_json::from_str(&line).with_context(|| format!("the supervisor said {line:?}"))? {
+                    Progress::Step { text, ms } => say(output, &format!("  {ms:>5} ms  {text}")),
+                    Progress::Failed { message } => {
+                        let _ = child.wait().await;
+                        bail!("lab {:?}: {message}", spec.name.as_str());
+                    }
+                    Progress::Ready { ms } => return finished(spec, ms, output),
+                },
+            },
+            _ = int.recv() => interrupt(process.as_ref()),
+            _ = term.recv() => interrupt(process.as_ref()),
+        }
+    }
+}
+
+fn interrupt(supervisor: Option<&ProcId>) {
+    eprintln!("interrupted, cleaning up …");
+    if let Some(supervisor) = supervisor {
+        supervisor.signal(Signal::SIGTERM);
+    }
+}
+
+/// Progress goes where it does not disturb what a program reads.
+fn say(output: Output, text: &str) {
+    match output {
+        Output::Text => println!("{text}"),
+        Output::Json => eprintln!("{text}"),
+    }
+}
+
+async fn start_supervisor(spec: &LabSpec) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>)> {
+    say(Output::Json, &format!("lab {:?}: {} nodes, {}, {}", spec.name.as_str(), spec.nodes, spec.routing, spec.families));
+    let mut command = crate::init::command("supervise")?;
+    // Its own process group: Ctrl-C is for this process, which tells the supervisor.
+    command.process_group(0).current_dir("/").env(LAB_ENV, spec.name.as_str());
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = Command::from(command).spawn().context("cannot start the supervisor")?;
+    let mut line = serde_json::to_vec(spec)?;
+    line.push(b'\n');
+    let mut pipe = child.stdin.take().context("the supervisor has no input")?;
+    pipe.write_all(&line).await.context("the supervisor ended at once")?;
+    // The open pipe says that somebody waits; it closes when this process ends, however that happens.
+    child.stdin = Some(pipe);
+    let out = child.stdout.take().context("the supervisor has no output")?;
+    Ok((child, BufReader::new(out).lines()))
+}
+
+fn finished(spec: &LabSpec, ms: u64, output: Output) -> anyhow::Result<i32> {
+    let dir = StateDir::of(&spec.name);
+    if output == Output::Json {
+        let state = dir.read()?.context("the lab has no state")?;
+        println!("{}", serde_json::to_string_pretty(&state)?);
+        return Ok(0);
+    }
+    let flag = if spec.name == LabName::default() { String::new() } else { format!(" --name {}", spec.name) };
+    println!("lab {:?} is up after {}.{:02} s", spec.name.as_str(), ms / 1000, ms % 1000 / 10);
+    println!("  look:   hypha lab status{flag}");
+    println!("  enter:  hypha lab exec{flag} node1 -- ip addr");
+    println!("  kubectl: export KUBECONFIG={}", dir.kubeconfig().display());
+    println!("  end:    hypha lab down{flag}");
+    Ok(0)
+}
+
+pub(super) fn down(name: Option<LabName>, all: bool) -> anyhow::Result<()> {
+    let names = match name {
+        Some(name) => vec![name],
+        None if all => lab_names(),
+        None => match lab_names() {
+            names if names.len() > 1 => vec![super::only_one(running())?],
+            names => names,
+        },
+    };
+    if names.is_empty() {
+        println!("no lab is running");
+    }
+    for name in names {
+        down_one(&name)?;
+    }
+    Ok(())
+}
+
+fn down_one(name: &LabName) -> anyhow::Result<()> {
+    let dir = StateDir::of(name);
+    let known = dir.exists() || crate::cgroup::Cgroup::of_lab(name)?.exists();
+    if !known {
+        println!("lab {:?} is not running{}", name.as_str(), others());
+        return Ok(());
+    }
+    if let Some(supervisor) = dir.read().ok().flatten().map(|s| s.supervisor).filter(ProcId::alive) {
+        supervisor.signal(Signal::SIGTERM);
+        if !supervisor.wait_gone(DOWN_LIMIT) {
+            eprintln!("the supervisor does not end, killing it");
+            supervisor.signal(Signal::SIGKILL);
+            supervisor.wait_gone(DOWN_LIMIT);
+        }
+    }
+    // What a supervisor that was killed, or one that is just coming up, leaves.
+    crate::supervisor::clean(name, &dir)?;
+    println!("lab {:?} is down", name.as_str());
+    Ok(())
+}

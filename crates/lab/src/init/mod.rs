@@ -1,0 +1,64 @@
+//! The lab's helper processes. The program starts itself again with a hidden subcommand, so that namespaces are made
+//! by a process that has a single thread yet.
+
+pub mod container;
+pub mod holder;
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Context;
+
+/// The hidden subcommand of `lab` under which [`InitCommand`] is mounted.
+pub const SUBCOMMAND: &str = "internal";
+/// Names the lab in the environment of its processes.
+pub const LAB_ENV: &str = "HYPHA_LAB";
+/// Overrides which program is started for helper processes.
+pub const EXE_ENV: &str = "HYPHA_LAB_EXE";
+
+/// Roles of helper processes; not for people.
+#[derive(Debug, clap::Subcommand)]
+pub enum InitCommand {
+    /// Holds the namespaces of a machine.
+    Holder,
+    /// Makes a container and waits for it.
+    Container,
+    /// Is the first process of a container.
+    Pid1,
+    /// Serves echo and whoami.
+    Serve(crate::workload::ServeArgs),
+    /// Runs a lab.
+    Supervise,
+}
+
+impl InitCommand {
+    /// Plays the role; the result is the exit code.
+    pub fn run(self) -> anyhow::Result<i32> {
+        match self {
+            InitCommand::Holder => holder::run().map(|()| 0),
+            InitCommand::Container => container::shim(),
+            InitCommand::Pid1 => container::pid1(),
+            InitCommand::Serve(args) => crate::workload::run(&args),
+            InitCommand::Supervise => crate::supervisor::run().map(|()| 0),
+        }
+    }
+}
+
+/// The program that has the lab's commands: this one.
+pub fn exe() -> anyhow::Result<PathBuf> {
+    match std::env::var_os(EXE_ENV) {
+        Some(path) => Ok(path.into()),
+        // After a rebuild the old file is gone, and a running lab goes on with the program it was started from.
+        None => match std::env::current_exe().context("cannot find the path of this program")? {
+            path if path.exists() => Ok(path),
+            _ => Ok("/proc/self/exe".into()),
+        },
+    }
+}
+
+/// A command that plays a role.
+pub fn command(role: &str) -> anyhow::Result<Command> {
+    let mut command = Command::new(exe()?);
+    command.args(["lab", SUBCOMMAND, role]);
+    Ok(command)
+}

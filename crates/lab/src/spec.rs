@@ -1,0 +1,184 @@
+//! What a person asks for: the options of `hypha lab up`, checked.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The most nodes one lab may have.
+pub const MAX_NODES: u8 = 20;
+/// The name a lab gets when none is given.
+pub const DEFAULT_NAME: &str = "hypha";
+
+/// How packets reach pods of other nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Routing {
+    /// In VXLAN, between node addresses.
+    #[default]
+    Vxlan,
+    /// In Geneve, between node addresses.
+    Geneve,
+    /// As they are: the network between the nodes knows the pod CIDRs.
+    Native,
+}
+
+impl fmt::Display for Routing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Routing::Vxlan => "vxlan",
+            Routing::Geneve => "geneve",
+            Routing::Native => "native",
+        })
+    }
+}
+
+/// The address families of nodes and pods.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Families {
+    /// IPv4 alone.
+    Ipv4,
+    /// IPv6 alone.
+    Ipv6,
+    /// Both.
+    #[default]
+    Dual,
+}
+
+impl Families {
+    /// IPv4 is in use.
+    pub fn v4(self) -> bool {
+        self != Families::Ipv6
+    }
+
+    /// IPv6 is in use.
+    pub fn v6(self) -> bool {
+        self != Families::Ipv4
+    }
+}
+
+impl fmt::Display for Families {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Families::Ipv4 => "ipv4",
+            Families::Ipv6 => "ipv6",
+            Families::Dual => "dual",
+        })
+    }
+}
+
+/// The name of a lab: part of paths, host names and cgroup names, so it is short and plain.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LabName(String);
+
+impl LabName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for LabName {
+    fn default() -> Self {
+        LabName(DEFAULT_NAME.to_owned())
+    }
+}
+
+impl fmt::Display for LabName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text is no lab name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("lab name {0:?} is not usable: 1 to 32 characters of a-z, 0-9 and '-', the first and last no '-'")]
+pub struct BadName(String);
+
+impl FromStr for LabName {
+    type Err = BadName;
+
+    fn from_str(s: &str) -> Result<Self, BadName> {
+        let plain = s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let ends = !s.starts_with('-') && !s.ends_with('-');
+        if (1..=32).contains(&s.len()) && plain && ends {
+            Ok(LabName(s.to_owned()))
+        } else {
+            Err(BadName(s.to_owned()))
+        }
+    }
+}
+
+impl TryFrom<String> for LabName {
+    type Error = BadName;
+
+    fn try_from(s: String) -> Result<Self, BadName> {
+        s.parse()
+    }
+}
+
+impl From<LabName> for String {
+    fn from(n: LabName) -> String {
+        n.0
+    }
+}
+
+/// Everything that decides how a lab looks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabSpec {
+    /// Its name.
+    pub name: LabName,
+    /// How many nodes, 1 to [`MAX_NODES`].
+    pub nodes: u8,
+    /// How pods of other nodes are reached.
+    pub routing: Routing,
+    /// Address families.
+    pub families: Families,
+    /// In native mode the router knows the pod CIDRs (as BGP would tell it).
+    pub router_routes: bool,
+    /// Start an agent on every node. Off: the bare network, for tests of the lab itself.
+    pub agents: bool,
+    /// Start two sample pods on every node.
+    pub sample: bool,
+    /// Further agent settings, `key=value`, which win over those the lab derives.
+    pub agent_config: Vec<(String, String)>,
+}
+
+impl Default for LabSpec {
+    fn default() -> Self {
+        LabSpec {
+            name: LabName::default(),
+            nodes: 3,
+            routing: Routing::default(),
+            families: Families::default(),
+            router_routes: true,
+            agents: true,
+            sample: false,
+            agent_config: Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        for good in ["a", "hypha", "t-1", "0x"] {
+            assert_eq!(good.parse::<LabName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "-a", "a-", "A", "a/b", "..", "a b", &"x".repeat(33)] {
+            assert!(bad.parse::<LabName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn spec_survives_json() {
+        let spec = LabSpec { agent_config: vec![("debug".into(), "true".into())], ..LabSpec::default() };
+        let text = serde_json::to_string(&spec).unwrap();
+        assert_eq!(serde_json::from_str::<LabSpec>(&text).unwrap(), spec);
+    }
+}

@@ -1,0 +1,282 @@
+//! A lab's directory below /run: lock, state, logs, pod records. Other commands find a running lab through it.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::proc::ProcId;
+use crate::spec::{LabName, LabSpec};
+
+/// Where the directories of all labs stand.
+pub const BASE: &str = "/run/hypha-lab";
+
+/// A machine as other commands need it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineState {
+    /// Host name.
+    pub name: String,
+    /// The process that holds its namespaces.
+    pub holder: ProcId,
+    /// Its cgroup in the root namespace.
+    pub cgroup: PathBuf,
+    /// Addresses with prefix lengths, of all links.
+    pub addresses: Vec<String>,
+    /// Pod CIDRs.
+    pub pod_cidrs: Vec<String>,
+    /// Inode of the network namespace, to find out whether it is really gone.
+    pub net_inode: u64,
+}
+
+/// How far a lab is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Coming up.
+    Starting,
+    /// In service.
+    Ready,
+    /// Going down.
+    Stopping,
+}
+
+/// What stands in `state.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LabState {
+    /// How it was asked for.
+    pub spec: LabSpec,
+    /// How far it is.
+    pub phase: Phase,
+    /// The process that runs it.
+    pub supervisor: ProcId,
+    /// The API server as this machine reaches it.
+    pub api_url: String,
+    /// The API server as nodes reach it.
+    pub api_url_inside: String,
+    /// The nodes, in order.
+    pub nodes: Vec<MachineState>,
+    /// The router.
+    pub router: MachineState,
+    /// The namespace with the bridges.
+    pub fabric: MachineState,
+}
+
+impl LabState {
+    /// A node, or the router.
+    pub fn machine(&self, name: &str) -> Option<&MachineState> {
+        self.nodes.iter().chain([&self.router]).find(|m| m.name == name)
+    }
+}
+
+/// An agent process, in `agents/<node>.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentState {
+    /// The process; `None` while it is stopped or about to be started again.
+    pub process: Option<ProcId>,
+    /// How often it was started again after it ended.
+    pub restarts: u32,
+    /// How it ended last.
+    pub last_exit: Option<String>,
+}
+
+/// A pod that runs, in `pods/<namespace>_<name>.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRecord {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID of the API object.
+    pub uid: String,
+    /// The node it is on.
+    pub node: String,
+    /// Its containers.
+    pub containers: Vec<ContainerRecord>,
+}
+
+/// A container that runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerRecord {
+    /// Name in the pod.
+    pub name: String,
+    /// Its first process.
+    pub process: ProcId,
+    /// Its cgroup in the root namespace.
+    pub cgroup: PathBuf,
+    /// Its environment.
+    pub env: Vec<(String, String)>,
+    /// Its working directory.
+    pub dir: Option<PathBuf>,
+}
+
+/// The directory of one lab.
+#[derive(Clone, Debug)]
+pub struct StateDir {
+    root: PathBuf,
+}
+
+/// Says that this process runs the lab. Given up when dropped, also by a crash.
+#[derive(Debug)]
+pub struct Lock {
+    _file: Flock<File>,
+}
+
+impl StateDir {
+    /// The directory of a lab; it need not exist.
+    pub fn of(name: &LabName) -> StateDir {
+        StateDir { root: Path::new(BASE).join(name.as_str()) }
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.root
+    }
+
+    /// It exists.
+    pub fn exists(&self) -> bool {
+        self.root.exists()
+    }
+
+    /// Where something in it stands.
+    pub fn file(&self, rest: &str) -> PathBuf {
+        self.root.join(rest)
+    }
+
+    /// The kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.file("kubeconfig")
+    }
+
+    /// The log of a container. The pod's UID keeps it apart from a pod of the same name that came before.
+    pub fn container_log(&self, namespace: &str, pod: &str, container: &str) -> PathBuf {
+        self.file(&format!("logs/{namespace}_{pod}_{container}.log"))
+    }
+
+    /// The log of a node's agent.
+    pub fn agent_log(&self, node: &str) -> PathBuf {
+        self.file(&format!("agents/{node}.log"))
+    }
+
+    fn pod_file(&self, namespace: &str, name: &str) -> PathBuf {
+        self.file(&format!("pods/{namespace}_{name}.json"))
+    }
+
+    /// Makes the directory and takes the lock; an error when a lab of this name runs.
+    pub fn acquire(&self) -> anyhow::Result<Lock> {
+        for sub in ["logs", "agents", "pods", "cni"] {
+            let dir = self.root.join(sub);
+            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        match self.try_lock()? {
+            Some(lock) => Ok(lock),
+            None => bail!("a lab of this name runs already: `hypha lab down` ends it, --name starts one beside it"),
+        }
+    }
+
+    fn try_lock(&self) -> anyhow::Result<Option<Lock>> {
+        let path = self.file("lock");
+        let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(file) => Ok(Some(Lock { _file: file })),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
+            Err((_, e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+
+    /// A supervisor runs this lab now.
+    pub fn running(&self) -> bool {
+        self.exists() && self.try_lock().is_ok_and(|lock| lock.is_none())
+    }
+
+    /// Reads the state; `None` when there is none.
+    pub fn read(&self) -> anyhow::Result<Option<LabState>> {
+        read_json(&self.file("state.json"))
+    }
+
+    /// Writes the state.
+    pub fn write(&self, state: &LabState) -> anyhow::Result<()> {
+        write_json(&self.file("state.json"), state)
+    }
+
+    /// Reads what is known of a node's agent.
+    pub fn read_agent(&self, node: &str) -> anyhow::Result<Option<AgentState>> {
+        read_json(&self.file(&format!("agents/{node}.json")))
+    }
+
+    /// Writes what is known of a node's agent.
+    pub fn write_agent(&self, node: &str, state: &AgentState) -> anyhow::Result<()> {
+        write_json(&self.file(&format!("agents/{node}.json")), state)
+    }
+
+    /// While this file exists the node's agent is kept stopped.
+    pub fn agent_hold(&self, node: &str) -> PathBuf {
+        self.file(&format!("agents/{node}.hold"))
+    }
+
+    /// Reads the record of a pod that runs.
+    pub fn read_pod(&self, namespace: &str, name: &str) -> anyhow::Result<Option<PodRecord>> {
+        read_json(&self.pod_file(namespace, name))
+    }
+
+    /// Writes the record of a pod.
+    pub fn write_pod(&self, pod: &PodRecord) -> anyhow::Result<()> {
+        write_json(&self.pod_file(&pod.namespace, &pod.name), pod)
+    }
+
+    /// Forgets a pod, unless another one has its name by now.
+    pub fn remove_pod(&self, namespace: &str, name: &str, uid: &str) {
+        if self.read_pod(namespace, name).ok().flatten().is_some_and(|p| p.uid == uid) {
+            let _ = fs::remove_file(self.pod_file(namespace, name));
+        }
+    }
+
+    /// Removes the directory, and the one of all labs when it is empty then.
+    pub fn remove(&self) -> anyhow::Result<()> {
+        match fs::remove_dir_all(&self.root) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot remove {}", self.root.display()));
+            }
+            _ => {}
+        }
+        // Other labs may stand there.
+        let _ = fs::remove_dir(BASE);
+        Ok(())
+    }
+}
+
+/// The names of all labs that have a directory.
+pub fn lab_names() -> Vec<LabName> {
+    let entries = fs::read_dir(BASE).into_iter().flatten().flatten();
+    let mut names: Vec<LabName> = entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    names.sort();
+    names
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is malformed", path.display())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Writes beside and renames, so that a reader never sees half of it.
+fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    let beside = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file = File::create(&beside)?;
+        file.write_all(&text)?;
+        fs::rename(&beside, path)
+    };
+    write().with_context(|| format!("cannot write {}", path.display()))
+}

@@ -1,0 +1,214 @@
+//! The agents: one process per node, started again whenever it ends.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::sys::signal::Signal;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::hosts::Network;
+use crate::init::LAB_ENV;
+use crate::kubelet::node::Node;
+use crate::proc::ProcId;
+use crate::spec::{LabSpec, Routing};
+use crate::state::{AgentState, StateDir};
+use crate::topology::{CLUSTER_V4, CLUSTER_V6};
+
+/// How long an agent may take to end after SIGTERM.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+/// An agent that ran this long is started again at once.
+const STABLE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How often a held agent looks whether it may go on.
+const HOLD_CHECK: Duration = Duration::from_millis(20);
+
+/// The settings of a lab's agents, by the names of the agent's flags.
+pub fn settings(spec: &LabSpec, api_url: &str) -> Vec<(String, String)> {
+    let on = |b: bool| if b { "true" } else { "false" };
+    let native = spec.routing == Routing::Native;
+    let mut all = vec![
+        ("k8s-api-server", api_url),
+        ("enable-ipv4", on(spec.families.v4())),
+        ("enable-ipv6", on(spec.families.v6())),
+        ("enable-ipv4-masquerade", on(spec.families.v4())),
+        ("enable-ipv6-masquerade", on(spec.families.v6())),
+        ("devices", "eth0"),
+        ("routing-mode", if native { "native" } else { "tunnel" }),
+    ];
+    match spec.routing {
+        Routing::Vxlan => all.push(("tunnel-protocol", "vxlan")),
+        Routing::Geneve => all.push(("tunnel-protocol", "geneve")),
+        Routing::Native => all.push(("auto-direct-node-routes", "true")),
+    }
+    if native && spec.families.v4() {
+        all.push(("ipv4-native-routing-cidr", CLUSTER_V4));
+    }
+    if native && spec.families.v6() {
+        all.push(("ipv6-native-routing-cidr", CLUSTER_V6));
+    }
+    let mut all: Vec<(String, String)> = all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    for (key, value) in &spec.agent_config {
+        all.retain(|(k, _)| k != key);
+        all.push((key.clone(), value.clone()));
+    }
+    all
+}
+
+/// The program with the `agent` role: this one, or `hypha` beside it.
+fn program() -> anyhow::Result<PathBuf> {
+    let exe = crate::init::exe()?;
+    let beside = exe.with_file_name("hypha");
+    Ok(if beside.exists() { beside } else { exe })
+}
+
+/// All agents of a lab.
+#[derive(Debug, Default)]
+pub(super) struct Agents {
+    tasks: JoinSet<()>,
+    stop: Option<watch::Sender<bool>>,
+}
+
+impl Agents {
+    /// Starts one on every node.
+    pub(super) fn start(&mut self, spec: &LabSpec, dir: &StateDir, nodes: &[Arc<Node>], network: &Network) -> anyhow::Result<()> {
+        let api_url = network.topology.api_url().context("a lab has a first node")?;
+        let program = program()?;
+        let settings = settings(spec, &api_url);
+        let (stop, stopping) = watch::channel(false);
+        self.stop = Some(stop);
+        for node in nodes {
+            let args = settings.iter().map(|(k, v)| format!("--{k}={v}")).collect();
+            let keeper = Keeper { node: node.clone(), dir: dir.clone(), program: program.clone(), args, stop: stopping.clone() };
+            self.tasks.spawn(keeper.run());
+        }
+        Ok(())
+    }
+
+    /// Ends all of them.
+    pub(super) async fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(true);
+        }
+        while self.tasks.join_next().await.is_some() {}
+    }
+}
+
+struct Keeper {
+    node: Arc<Node>,
+    dir: StateDir,
+    program: PathBuf,
+    args: Vec<String>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        let mut state = AgentState { process: None, restarts: 0, last_exit: None };
+        let mut pause = Duration::ZERO;
+        while self.may_start().await {
+            let began = Instant::now();
+            let ended = self.once(&mut state).await;
+            tracing::info!(node = self.node.name, "the agent ended: {ended}");
+            if *self.stop.borrow() {
+                return;
+            }
+            state = AgentState { process: None, restarts: state.restarts + 1, last_exit: Some(ended) };
+            self.write(&state);
+            pause = if began.elapsed() >= STABLE { Duration::ZERO } else { next_pause(pause) };
+            let stopped = self.stop.wait_for(|s| *s);
+            if tokio::time::timeout(pause, stopped).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// Waits while the agent is held. False when the lab ends.
+    async fn may_start(&mut self) -> bool {
+        let hold = self.dir.agent_hold(&self.node.name);
+        while hold.exists() && !*self.stop.borrow() {
+            tokio::time::sleep(HOLD_CHECK).await;
+        }
+        !*self.stop.borrow()
+    }
+
+    /// Runs it once: how it ended.
+    async fn once(&mut self, state: &mut AgentState) -> String {
+        let mut child = match self.start() {
+            Ok(child) => child,
+            Err(e) => return format!("{e:#}"),
+        };
+        let process = child.id().and_then(|pid| ProcId::of(pid as i32));
+        state.process.clone_from(&process);
+        self.write(state);
+        let status = tokio::select! {
+            status = child.wait() => status,
+            () = async { drop(self.stop.wait_for(|s| *s).await) } => {
+                process.iter().for_each(|p| {
+                    p.signal(Signal::SIGTERM);
+                });
+                match tokio::time::timeout(STOP_LIMIT, child.wait()).await {
+                    Ok(status) => status,
+                    Err(_) => return "killed, because it did not end in time".into(),
+                }
+            }
+        };
+        status.map_or_else(|e| e.to_string(), |s| s.to_string())
+    }
+
+    fn start(&self) -> anyhow::Result<Child> {
+        let path = self.dir.agent_log(&self.node.name);
+        let log = OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let mut command = Command::new(&self.program);
+        command.arg("agent").args(&self.args).current_dir(Path::new("/"));
+        command.env("K8S_NODE_NAME", &self.node.name).env(LAB_ENV, self.node.lab.as_str());
+        command.stdin(Stdio::null()).stdout(log.try_clone().context("cannot share the log")?).stderr(log).kill_on_drop(true);
+        let child = self.node.spawn(command).with_context(|| format!("cannot start {}", self.program.display()))?;
+        let cgroup = self.node.cgroup().child("agent");
+        cgroup.create()?;
+        if let Some(pid) = child.id() {
+            cgroup.join(pid as i32)?;
+        }
+        Ok(child)
+    }
+
+    fn write(&self, state: &AgentState) {
+        if let Err(e) = self.dir.write_agent(&self.node.name, state) {
+            tracing::warn!("{e:#}");
+        }
+    }
+}
+
+fn next_pause(last: Duration) -> Duration {
+    if last.is_zero() { Duration::from_millis(100) } else { (last * 2).min(LONGEST_PAUSE) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::Families;
+
+    fn value(spec: &LabSpec, key: &str) -> Option<String> {
+        settings(spec, "http://x").into_iter().find(|(k, _)| k == key).map(|(_, v)| v)
+    }
+
+    #[test]
+    fn settings_follow_the_spec() {
+        let mut spec = LabSpec::default();
+        assert_eq!(value(&spec, "routing-mode").as_deref(), Some("tunnel"));
+        assert_eq!(value(&spec, "tunnel-protocol").as_deref(), Some("vxlan"));
+        assert_eq!(value(&spec, "ipv4-native-routing-cidr"), None);
+        spec = LabSpec { routing: Routing::Native, families: Families::Ipv6, ..spec };
+        assert_eq!(value(&spec, "enable-ipv4").as_deref(), Some("false"));
+        assert_eq!(value(&spec, "ipv4-native-routing-cidr"), None);
+        assert_eq!(value(&spec, "ipv6-native-routing-cidr").as_deref(), Some(CLUSTER_V6));
+        spec.agent_config = vec![("devices".into(), "eth1".into())];
+        assert_eq!(settings(&spec, "").iter().filter(|(k, _)| k == "devices").count(), 1);
+        assert_eq!(value(&spec, "devices").as_deref(), Some("eth1"));
+    }
+}

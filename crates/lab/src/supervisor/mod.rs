@@ -1,0 +1,284 @@
+//! The process that runs one lab: network, API server, kubelets, scheduler and agents, from `up` to `down`.
+
+mod agents;
+mod nodes;
+mod pods;
+pub mod progress;
+pub mod sample;
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, BufRead, Read};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::linux::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use kube::Client;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::apiserver::ApiServer;
+use crate::cgroup::Cgroup;
+use crate::hosts::{Host, Network};
+use crate::kubelet::Kubelet;
+use crate::kubelet::node::Node;
+use crate::proc::ProcId;
+use crate::spec::{LabName, LabSpec};
+use crate::state::{LabState, MachineState, Phase, StateDir};
+use crate::topology::API_PORT;
+
+use agents::Agents;
+use progress::Reporter;
+
+/// How long the end of all processes may take.
+const CLEAN_LIMIT: Duration = Duration::from_secs(10);
+/// How long agents may take to come up.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+
+/// Runs a lab until it is told to stop. The description comes as the first line of standard input; as long as the lab is not
+/// in service, the end of standard input means that nobody wants it any more.
+pub fn run() -> anyhow::Result<()> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line).context("cannot read the lab's description")?;
+    let spec: LabSpec = serde_json::from_str(&line).context("the lab's description is malformed")?;
+    let _ = nix::unistd::setsid();
+    let reporter = Reporter::new();
+    let dir = StateDir::of(&spec.name);
+    let outcome = dir.acquire().and_then(|lock| {
+        let result = serve(&spec, &dir, &reporter);
+        let cleaned = clean_as_owner(&spec.name, &dir);
+        drop(lock);
+        result.and(cleaned)
+    });
+    if let Err(e) = &outcome {
+        reporter.failed(&format!("{e:#}"));
+    }
+    outcome
+}
+
+/// Ends all processes of a lab and removes its directory. For labs whose supervisor is gone, or by the supervisor itself.
+pub fn clean(name: &LabName, dir: &StateDir) -> anyhow::Result<()> {
+    let destroyed = Cgroup::of_lab(name).and_then(|c| c.destroy(CLEAN_LIMIT));
+    // The directory goes last: as long as it is there, somebody knows that there is something to clean.
+    destroyed.context("the lab's processes did not all end")?;
+    dir.remove()
+}
+
+fn clean_as_owner(name: &LabName, dir: &StateDir) -> anyhow::Result<()> {
+    // Who empties a group may not stand in it.
+    if let Some(above) = Cgroup::of_lab(name)?.parent() {
+        above.join(0)?;
+    }
+    clean(name, dir)
+}
+
+fn serve(spec: &LabSpec, dir: &StateDir, reporter: &Reporter) -> anyhow::Result<()> {
+    let log = OpenOptions::new().create(true).append(true).open(dir.file("supervisor.log")).context("cannot open the log")?;
+    nix::unistd::dup2_stderr(&log).context("cannot write to the log")?;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,kube=warn".into());
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+    remove_remains(spec, dir, reporter)?;
+    let cgroup = Cgroup::of_lab(&spec.name)?;
+    let own = cgroup.child("supervisor");
+    own.create()?;
+    own.join(0)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("no runtime")?;
+    let result = runtime.block_on(lab(spec, dir, &cgroup, reporter));
+    // Whatever still runs ends here: nothing may start a process while the lab's cgroup is being emptied.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    result
+}
+
+/// Cleans up after a supervisor that crashed.
+fn remove_remains(spec: &LabSpec, dir: &StateDir, reporter: &Reporter) -> anyhow::Result<()> {
+    let cgroup = Cgroup::of_lab(&spec.name)?;
+    if !cgroup.exists() && !dir.file("state.json").exists() {
+        return Ok(());
+    }
+    cgroup.destroy(CLEAN_LIMIT).context("what is left of an earlier lab of this name does not end")?;
+    for sub in ["logs", "agents", "pods", "cni"] {
+        let path = dir.file(sub);
+        fs::remove_dir_all(&path).and_then(|()| fs::create_dir(&path)).with_context(|| format!("cannot empty {}", path.display()))?;
+    }
+    reporter.step("cleaned what an earlier lab of this name left");
+    Ok(())
+}
+
+/// Becomes true when the lab shall end.
+fn stop_signal() -> anyhow::Result<(watch::Sender<bool>, watch::Receiver<bool>)> {
+    let (tell, hear) = watch::channel(false);
+    let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
+    let told = tell.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+        let _ = told.send(true);
+    });
+    Ok((tell, hear))
+}
+
+/// Tells when whoever asked for the lab goes away before it is in service.
+fn watch_parent(stop: watch::Sender<bool>, ready: watch::Receiver<bool>) {
+    std::thread::spawn(move || {
+        let _ = io::stdin().lock().read_to_end(&mut Vec::new());
+        if !*ready.borrow() {
+            let _ = stop.send(true);
+        }
+    });
+}
+
+async fn lab(spec: &LabSpec, dir: &StateDir, cgroup: &Cgroup, reporter: &Reporter) -> anyhow::Result<()> {
+    let (tell_stop, mut stop) = stop_signal()?;
+    let (tell_ready, ready) = watch::channel(false);
+    watch_parent(tell_stop, ready);
+    // Not interrupted half-way: what is made is then known.
+    let network = {
+        let (spec, cgroup) = (spec.clone(), cgroup.clone());
+        tokio::task::spawn_blocking(move || Network::create(&spec, &cgroup)).await.context("the network's maker panicked")??
+    };
+    reporter.step(&format!("{} nodes, a router and the networks between them", network.nodes.len()));
+    let (mut agents, mut stop_while) = (Agents::default(), stop.clone());
+    let up = tokio::select! {
+        up = bring_up(spec, dir, &network, &mut agents, reporter) => up.map(Some),
+        () = async { drop(stop_while.wait_for(|s| *s).await) } => Ok(None),
+    };
+    let result = match up {
+        Ok(Some(mut state)) => {
+            state.phase = Phase::Ready;
+            dir.write(&state)?;
+            let _ = tell_ready.send(true);
+            reporter.ready();
+            let _ = stop.wait_for(|s| *s).await;
+            state.phase = Phase::Stopping;
+            dir.write(&state)
+        }
+        Ok(None) => Err(anyhow::anyhow!("interrupted; everything is cleaned up")),
+        Err(e) => Err(e),
+    };
+    agents.stop().await;
+    result
+}
+
+async fn bring_up(
+    spec: &LabSpec,
+    dir: &StateDir,
+    network: &Network,
+    agents: &mut Agents,
+    reporter: &Reporter,
+) -> anyhow::Result<LabState> {
+    let (state, client) = start_api(spec, dir, network).await?;
+    dir.write(&state)?;
+    start_outside(dir, spec, &network.router)?;
+    nodes::create(&client, network).await.context("cannot create the cluster's first objects")?;
+    reporter.step(&format!("API server on {} and {}", state.api_url, state.api_url_inside));
+    let nodes: Vec<Arc<Node>> = network
+        .nodes
+        .iter()
+        .zip(&network.topology.nodes)
+        .map(|(host, plan)| Arc::new(Node::new(spec.name.clone(), dir.clone(), host.clone(), plan.addresses().collect())))
+        .collect();
+    let cni_path = cni_path()?;
+    let kubelets: BTreeMap<String, Kubelet> =
+        nodes.iter().map(|n| (n.name.clone(), Kubelet::new(n.clone(), client.clone(), cni_path.clone()))).collect();
+    let networks: Vec<_> = kubelets.iter().map(|(name, k)| (name.clone(), k.network())).collect();
+    tokio::spawn(pods::run(client.clone(), kubelets));
+    if !spec.agents {
+        return Ok(state);
+    }
+    agents.start(spec, dir, &nodes, network)?;
+    let ready = networks.into_iter().map(|(name, net)| nodes::keep_condition(client.clone(), name, net)).collect();
+    nodes::wait_ready(ready, READY_LIMIT, dir).await?;
+    reporter.step(&format!("{} agents, all nodes ready", nodes.len()));
+    if spec.sample {
+        let names = sample::create(&client, &state).await.context("cannot create the sample pods")?;
+        sample::wait_ready(&client, &names, READY_LIMIT).await?;
+        reporter.step(&format!("{} sample pods ready", names.len()));
+    }
+    Ok(state)
+}
+
+/// Directories with CNI plugins: beside this program, then the usual place.
+fn cni_path() -> anyhow::Result<Vec<PathBuf>> {
+    let exe = crate::init::exe()?;
+    let beside = exe.parent().map(PathBuf::from);
+    Ok(beside.into_iter().chain([PathBuf::from("/opt/cni/bin")]).collect())
+}
+
+async fn start_api(spec: &LabSpec, dir: &StateDir, network: &Network) -> anyhow::Result<(LabState, Client)> {
+    let (host, machine) = network.nodes.first().zip(network.topology.nodes.first()).context("a lab has a node")?;
+    let inside = SocketAddr::new(machine.primary(), API_PORT);
+    let bind = |addr: SocketAddr| TcpListener::bind(addr).with_context(|| format!("cannot listen on {addr}"));
+    let inner = host.ns.run(|| bind(inside)).context("cannot enter the first node")??;
+    let outer = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let api_url = format!("http://{}", outer.local_addr().context("the API server has no address")?);
+    let server = ApiServer::new();
+    for listener in [inner, outer] {
+        listener.set_nonblocking(true).context("cannot prepare a listener")?;
+        let listener = tokio::net::TcpListener::from_std(listener).context("cannot prepare a listener")?;
+        let server = server.clone();
+        tokio::spawn(async move {
+            if let Err(e) = server.serve(listener).await {
+                tracing::error!("the API server stopped: {e}");
+            }
+        });
+    }
+    let state = describe(spec, network, api_url, format!("http://{inside}"))?;
+    fs::write(dir.kubeconfig(), nodes::kubeconfig(&spec.name, &state.api_url)).context("cannot write the kubeconfig")?;
+    let client = crate::client::connect(&state.api_url)?;
+    Ok((state, client))
+}
+
+fn describe(spec: &LabSpec, network: &Network, api_url: String, api_url_inside: String) -> anyhow::Result<LabState> {
+    let machine = |host: &Host| -> anyhow::Result<MachineState> {
+        let plan = network.machine(&host.name);
+        let nets = plan.iter().flat_map(|m| m.links.iter().flat_map(|l| &l.addresses)).map(ToString::to_string);
+        let cidrs = plan.iter().flat_map(|m| &m.pod_cidrs).map(ToString::to_string);
+        let net = fs::metadata(host.holder.proc_path("ns/net")).with_context(|| format!("{} has ended", host.name))?;
+        Ok(MachineState {
+            name: host.name.clone(),
+            holder: host.holder.clone(),
+            cgroup: host.cgroup.path().to_owned(),
+            addresses: nets.collect(),
+            pod_cidrs: cidrs.collect(),
+            net_inode: net.st_ino(),
+        })
+    };
+    let own = std::process::id() as i32;
+    Ok(LabState {
+        spec: spec.clone(),
+        phase: Phase::Starting,
+        supervisor: ProcId::of(own).context("cannot find this process in /proc")?,
+        api_url,
+        api_url_inside,
+        nodes: network.nodes.iter().map(|h| machine(h)).collect::<anyhow::Result<_>>()?,
+        router: machine(&network.router)?,
+        fabric: machine(&network.fabric)?,
+    })
+}
+
+/// The outside host's server, in the router.
+fn start_outside(dir: &StateDir, spec: &LabSpec, router: &Host) -> anyhow::Result<()> {
+    let log = OpenOptions::new().create(true).append(true).open(dir.file("router.log")).context("cannot open the log")?;
+    let mut command = crate::init::command("serve")?;
+    command.env(crate::init::LAB_ENV, spec.name.as_str());
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).stderr(log);
+    let child = router.ns.run(|| command.spawn()).context("cannot enter the router")?;
+    let mut child = child.context("cannot start the outside host's server")?;
+    router.cgroup.join(child.id() as i32)?;
+    let mut line = String::new();
+    if let Some(out) = child.stdout.take() {
+        io::BufReader::new(out).read_line(&mut line).context("cannot hear from the outside host's server")?;
+    }
+    if line.trim_end() != crate::init::holder::READY {
+        bail!("the outside host's server did not start; see {}", dir.file("router.log").display());
+    }
+    // Collected when it ends, so that it does not stay as a zombie.
+    std::thread::spawn(move || child.wait());
+    Ok(())
+}
