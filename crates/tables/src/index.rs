@@ -1,7 +1,9 @@
 //! The persistent ordered map under everything, and secondary indexes built on it.
 //!
 //! `imbl`'s B+tree was measured against `rpds`' red-black tree with 100,000 string keys: bulk insert and lookup take
-//! two thirds of the time, iteration a tenth, and 32 entries share one allocation. Nothing outside this module knows.
+//! two thirds of the time, iteration a ninth, and 32 entries share one allocation; a transaction and snapshot for every
+//! single insert take 2.4 times as long (3 µs against 1.3 µs). Reads and bulk matter more here. Nothing outside this
+//! module knows.
 
 use std::any::Any;
 use std::borrow::Borrow;
