@@ -5,11 +5,10 @@ use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::connectivity::command::ConnectivityCommand;
+use crate::dbg::DbgArgs;
+use crate::status::StatusArgs;
 use crate::version::VersionArgs;
-use crate::{output, version};
-
-/// The agent's API on a node.
-pub const SOCKET: &str = "/var/run/cilium/cilium.sock";
+use crate::{connectivity, dbg, output, status, version};
 
 /// Networking, security and observability for Kubernetes
 #[derive(Debug, Parser)]
@@ -22,6 +21,10 @@ pub struct Cli {
 /// What `hypha` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// State of the cluster
+    Status(StatusArgs),
+    /// Look into one node: its agent's state, the kernel's maps, live events
+    Dbg(DbgArgs),
     /// Test the network of a lab
     #[command(subcommand)]
     Connectivity(ConnectivityCommand),
@@ -52,7 +55,11 @@ impl Command {
     /// Whatever the command could not do.
     pub fn run(self) -> Result<()> {
         match self {
-            Self::Connectivity(ConnectivityCommand::Test(_)) => anyhow::bail!("no lab to test"),
+            Self::Status(args) => status::run(&args),
+            Self::Dbg(args) => dbg::run(&args),
+            Self::Connectivity(ConnectivityCommand::Test(args)) => {
+                connectivity::command::run(&args)
+            }
             Self::Completion { shell } => completion(shell),
             Self::Version(args) => version::run(&args),
         }

@@ -22,7 +22,11 @@ pub fn exit(result: Result<(), anyhow::Error>) -> ExitCode {
         Err(error) if error.is::<Findings>() => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("Error: {}", one_line(&error));
-            if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            if error.is::<Usage>() {
+                ExitCode::from(2)
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -49,7 +53,9 @@ mod tests {
 
     #[test]
     fn causes_on_one_line_once() {
-        let error = anyhow!("refused\nby peer").context("cannot ask: refused\nby peer").context("no status");
+        let error = anyhow!("refused\nby peer")
+            .context("cannot ask: refused\nby peer")
+            .context("no status");
         assert_eq!(one_line(&error), "no status: cannot ask: refused by peer");
     }
 }

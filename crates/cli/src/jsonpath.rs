@@ -20,7 +20,10 @@ impl Path {
     pub fn select<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
         let mut found = vec![root];
         for step in &self.0 {
-            found = found.into_iter().flat_map(|value| step.apply(value)).collect();
+            found = found
+                .into_iter()
+                .flat_map(|value| step.apply(value))
+                .collect();
         }
         found
     }
@@ -31,8 +34,16 @@ impl Step {
         match (self, value) {
             (Self::Key(key), Value::Object(map)) => map.get(key).into_iter().collect(),
             (Self::Index(index), Value::Array(list)) => {
-                let place = if *index < 0 { index + list.len() as i64 } else { *index };
-                usize::try_from(place).ok().and_then(|place| list.get(place)).into_iter().collect()
+                let place = if *index < 0 {
+                    index + list.len() as i64
+                } else {
+                    *index
+                };
+                usize::try_from(place)
+                    .ok()
+                    .and_then(|place| list.get(place))
+                    .into_iter()
+                    .collect()
             }
             (Self::All, Value::Array(list)) => list.iter().collect(),
             (Self::All, Value::Object(map)) => map.values().collect(),
@@ -46,12 +57,18 @@ impl FromStr for Path {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let inner = text.trim();
-        let inner = inner.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(inner);
+        let inner = inner
+            .strip_prefix('{')
+            .and_then(|rest| rest.strip_suffix('}'))
+            .unwrap_or(inner);
         let mut rest = inner.strip_prefix('$').unwrap_or(inner);
         let mut steps = Vec::new();
         while !rest.is_empty() {
             let (step, after) = next_step(rest).map_err(|what| {
-                format!("{what} at character {} of `{text}`; accepted: {{.key.key[0][*]['key']}}", text.len() - rest.len())
+                format!(
+                    "{what} at character {} of `{text}`; accepted: {{.key.key[0][*]['key']}}",
+                    text.len() - rest.len()
+                )
             })?;
             steps.extend(step);
             rest = after;
@@ -82,7 +99,12 @@ fn next_step(rest: &str) -> Result<(Option<Step>, &str), &'static str> {
     let (inside, tail) = after.split_once(']').ok_or("missing `]`")?;
     match inside {
         "*" => Ok((Some(Step::All), tail)),
-        number => Ok((Some(Step::Index(number.parse().map_err(|_| "expected a number or `*`")?)), tail)),
+        number => Ok((
+            Some(Step::Index(
+                number.parse().map_err(|_| "expected a number or `*`")?,
+            )),
+            tail,
+        )),
     }
 }
 
@@ -94,7 +116,12 @@ mod tests {
 
     fn select(path: &str) -> Vec<Value> {
         let data = json!({"items": [{"name": "a", "labels": {"x.y/z": 1}}, {"name": "b"}], "n": 7});
-        path.parse::<Path>().unwrap().select(&data).into_iter().cloned().collect()
+        path.parse::<Path>()
+            .unwrap()
+            .select(&data)
+            .into_iter()
+            .cloned()
+            .collect()
     }
 
     #[test]
@@ -111,9 +138,17 @@ mod tests {
 
     #[test]
     fn errors_name_the_place() {
-        for (path, what) in [("{.a[x]}", "number"), ("{a}", "expected `.`"), ("{.a[0}", "missing `]`"), ("{.a..b}", "not supported")] {
+        for (path, what) in [
+            ("{.a[x]}", "number"),
+            ("{a}", "expected `.`"),
+            ("{.a[0}", "missing `]`"),
+            ("{.a..b}", "not supported"),
+        ] {
             let error = path.parse::<Path>().unwrap_err();
-            assert!(error.contains(what) && error.contains("at character"), "{path}: {error}");
+            assert!(
+                error.contains(what) && error.contains("at character"),
+                "{path}: {error}"
+            );
         }
     }
 }

@@ -3,11 +3,15 @@
 //! Nothing here starts a thread or an async runtime before the chosen command runs: some commands enter namespaces first.
 mod args;
 mod connectivity;
+mod dbg;
 mod error;
 mod jsonpath;
+mod labs;
 mod names;
 mod output;
+mod status;
 mod table;
+mod target;
 mod usage;
 mod version;
 
@@ -16,7 +20,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
-    let in_node = || std::path::Path::new(args::SOCKET).exists();
+    let in_node = || std::path::Path::new(api::DEFAULT_SOCKET).exists();
     let arguments = names::canonical(std::env::args_os().collect(), in_node);
     match args::Cli::try_parse_from(&arguments) {
         Ok(cli) => error::exit(cli.command.run()),

@@ -3,8 +3,22 @@ use std::ffi::OsString;
 use std::path::Path;
 
 /// Commands of `hypha` itself; any other word after `cilium` is one of the agent's tool.
-const OWN: &[&str] =
-    &["agent", "cni-install", "completion", "connectivity", "dbg", "help", "lab", "lab-init", "status", "version", "--help", "-h", "--version", "-V"];
+const OWN: &[&str] = &[
+    "agent",
+    "cni-install",
+    "completion",
+    "connectivity",
+    "dbg",
+    "help",
+    "lab",
+    "lab-init",
+    "status",
+    "version",
+    "--help",
+    "-h",
+    "--version",
+    "-V",
+];
 
 /// The arguments as if the binary had been called `hypha`.
 ///
@@ -14,7 +28,11 @@ const OWN: &[&str] =
 pub fn canonical(arguments: Vec<OsString>, in_node: impl Fn() -> bool) -> Vec<OsString> {
     let mut arguments = arguments.into_iter();
     let called = arguments.next().unwrap_or_default();
-    let name = Path::new(&called).file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let name = Path::new(&called)
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     let rest: Vec<OsString> = arguments.collect();
     let first = rest.first().map(|word| word.to_string_lossy().into_owned());
     let debug = match name.as_str() {
@@ -39,7 +57,11 @@ mod tests {
     fn line(text: &str, in_node: bool) -> String {
         let arguments = text.split(' ').map(OsString::from).collect();
         let words = canonical(arguments, || in_node);
-        words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+        words
+            .iter()
+            .map(|word| word.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" ")
     }
 
     #[test]
@@ -47,7 +69,10 @@ mod tests {
         for (called, meant) in [
             ("/usr/bin/hypha status", "hypha status"),
             ("cilium-dbg status --brief", "hypha dbg status --brief"),
-            ("/opt/bin/cilium-dbg bpf ct list global", "hypha dbg bpf ct list global"),
+            (
+                "/opt/bin/cilium-dbg bpf ct list global",
+                "hypha dbg bpf ct list global",
+            ),
             ("cilium-dbg completion bash", "hypha completion bash"),
             ("cilium connectivity test", "hypha connectivity test"),
             ("cilium endpoint list", "hypha dbg endpoint list"),
@@ -58,6 +83,9 @@ mod tests {
         ] {
             assert_eq!(line(called, false), meant);
         }
-        assert_eq!(line("cilium status --verbose", true), "hypha dbg status --verbose");
+        assert_eq!(
+            line("cilium status --verbose", true),
+            "hypha dbg status --verbose"
+        );
     }
 }

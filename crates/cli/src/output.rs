@@ -61,7 +61,9 @@ impl OutputArgs {
 /// If `data` has no such form.
 pub fn render<T: Serialize>(format: &Format, data: &T) -> Result<String> {
     match format {
-        Format::Json => Ok(serde_json::to_string_pretty(data).context("cannot write as JSON")? + "\n"),
+        Format::Json => {
+            Ok(serde_json::to_string_pretty(data).context("cannot write as JSON")? + "\n")
+        }
         Format::Yaml => {
             // Through a JSON value, so that both forms have the same structure.
             let value = serde_json::to_value(data).context("cannot write as JSON")?;
@@ -69,7 +71,11 @@ pub fn render<T: Serialize>(format: &Format, data: &T) -> Result<String> {
         }
         Format::JsonPath(path) => {
             let value = serde_json::to_value(data).context("cannot write as JSON")?;
-            Ok(path.select(&value).iter().map(|found| plain(found) + "\n").collect())
+            Ok(path
+                .select(&value)
+                .iter()
+                .map(|found| plain(found) + "\n")
+                .collect())
         }
     }
 }
@@ -132,7 +138,11 @@ mod tests {
         "#]]
         .assert_eq(&render(&Format::Json, &data).unwrap());
         let yaml = render(&Format::Yaml, &data).unwrap();
-        assert_eq!(serde_saphyr::from_str::<Value>(&yaml).unwrap(), data, "{yaml}");
+        assert_eq!(
+            serde_saphyr::from_str::<Value>(&yaml).unwrap(),
+            data,
+            "{yaml}"
+        );
     }
 
     #[test]

@@ -12,8 +12,15 @@ const PADDING: usize = 3;
 /// Aligns `text`; lines lose their trailing blanks.
 #[must_use]
 pub fn align(text: &str) -> String {
-    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split('\t').collect()).collect();
-    let mut writer = Writer { lines: &lines, widths: Vec::new(), out: String::new() };
+    let lines: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split('\t').collect())
+        .collect();
+    let mut writer = Writer {
+        lines: &lines,
+        widths: Vec::new(),
+        out: String::new(),
+    };
     writer.block(0, lines.len());
     writer.out
 }
@@ -36,7 +43,11 @@ impl Writer<'_> {
                 start += 1;
                 continue;
             }
-            let widest = self.lines[start..end].iter().map(|line| width(line[column])).max().unwrap_or(0);
+            let widest = self.lines[start..end]
+                .iter()
+                .map(|line| width(line[column]))
+                .max()
+                .unwrap_or(0);
             self.widths.push(MIN_WIDTH.max(widest + PADDING));
             self.block(start, end);
             self.widths.pop();
@@ -46,7 +57,10 @@ impl Writer<'_> {
 
     /// How many lines from `start` on have a tab-terminated cell in `column`.
     fn run(&self, start: usize, to: usize, column: usize) -> usize {
-        self.lines[start..to].iter().take_while(|line| line.len() > column + 1).count()
+        self.lines[start..to]
+            .iter()
+            .take_while(|line| line.len() > column + 1)
+            .count()
     }
 
     fn line(&mut self, index: usize) {
@@ -54,7 +68,10 @@ impl Writer<'_> {
         for (column, cell) in self.lines[index].iter().enumerate() {
             line.push_str(cell);
             if let Some(column_width) = self.widths.get(column) {
-                line.extend(std::iter::repeat_n(' ', column_width.saturating_sub(width(cell))));
+                line.extend(std::iter::repeat_n(
+                    ' ',
+                    column_width.saturating_sub(width(cell)),
+                ));
             }
         }
         self.out.push_str(line.trim_end());
@@ -88,7 +105,11 @@ impl Table {
                 self.text.push('\t');
             }
             // A tab or a line end inside a value would break the layout.
-            self.text.extend(cell.as_ref().chars().map(|c| if c.is_control() { ' ' } else { c }));
+            self.text.extend(
+                cell.as_ref()
+                    .chars()
+                    .map(|c| if c.is_control() { ' ' } else { c }),
+            );
         }
         self.text.push('\n');
     }
@@ -128,7 +149,8 @@ mod tests {
 
     #[test]
     fn a_line_without_tabs_ends_the_columns() {
-        let text = "Label:\tvalue\nMuch longer label:\tvalue\nAddresses:\n  192.0.2.1 (router)\nX:\ty\n";
+        let text =
+            "Label:\tvalue\nMuch longer label:\tvalue\nAddresses:\n  192.0.2.1 (router)\nX:\ty\n";
         expect![[r"
             Label:               value
             Much longer label:   value

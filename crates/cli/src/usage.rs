@@ -8,10 +8,16 @@ use clap::{Command, Error};
 /// Prints help, the version, or what is wrong; the exit status is 2 for a mistake.
 #[must_use]
 pub fn report(message: &Error, root: &Command, arguments: &[OsString]) -> ExitCode {
-    if !message.use_stderr() || message.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    if !message.use_stderr()
+        || message.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+    {
         // If the reader is gone there is nobody left to tell.
         let _ = message.print();
-        return if message.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        return if message.use_stderr() {
+            ExitCode::from(2)
+        } else {
+            ExitCode::SUCCESS
+        };
     }
     eprintln!("{}", line(message, root, arguments));
     ExitCode::from(2)
@@ -27,9 +33,17 @@ fn line(message: &Error, root: &Command, arguments: &[OsString]) -> String {
         .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
         .filter(|line| !line.is_empty())
         .collect();
-    let mut out = parts.join("; ").replacen("error:", "Error:", 1).replace("tip: ", "").replace(":; ", ": ");
+    let mut out = parts
+        .join("; ")
+        .replacen("error:", "Error:", 1)
+        .replace("tip: ", "")
+        .replace(":; ", ": ");
     if message.kind() == ErrorKind::InvalidSubcommand {
-        let accepted: Vec<&str> = command.get_subcommands().filter(|sub| !sub.is_hide_set()).map(Command::get_name).collect();
+        let accepted: Vec<&str> = command
+            .get_subcommands()
+            .filter(|sub| !sub.is_hide_set())
+            .map(Command::get_name)
+            .collect();
         out.push_str(&format!("; accepted: {}", accepted.join(", ")));
     }
     out.push_str(&format!(" (see `{name} --help`)"));
@@ -65,7 +79,12 @@ mod tests {
 
     #[test]
     fn one_line_each() {
-        let mistakes = ["hypha connectivity tset", "hypha completion tcsh", "hypha connectivity test --timeout never", "hypha version --what"];
+        let mistakes = [
+            "hypha connectivity tset",
+            "hypha completion tcsh",
+            "hypha connectivity test --timeout never",
+            "hypha version --what",
+        ];
         expect![[r#"
             Error: unrecognized subcommand 'tset'; a similar subcommand exists: 'test'; accepted: test (see `hypha connectivity --help`)
             Error: invalid value 'tcsh' for '<SHELL>'; [possible values: bash, zsh, fish]; a similar value exists: 'zsh' (see `hypha completion --help`)

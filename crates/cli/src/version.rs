@@ -26,7 +26,11 @@ pub fn run(_args: &VersionArgs) -> Result<()> {
 /// This binary's line.
 #[must_use]
 pub fn client() -> String {
-    format!("hypha: v{NUMBER} on {}/{}\n", std::env::consts::OS, architecture())
+    format!(
+        "hypha: v{NUMBER} on {}/{}\n",
+        std::env::consts::OS,
+        architecture()
+    )
 }
 
 /// The processor as images and release files call it.

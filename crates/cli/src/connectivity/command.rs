@@ -6,9 +6,10 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::plan::{self, Case, Scene};
-use super::{report, run};
+use super::{report, run, scene};
 use crate::error::{Findings, Usage};
-use crate::output::{Format, OutputArgs, render, write_out};
+use crate::labs;
+use crate::output::{OutputArgs, render, write_out};
 
 /// `hypha connectivity`.
 #[derive(Debug, Subcommand)]
@@ -43,8 +44,24 @@ pub struct TestArgs {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let value: f64 = text.trim_end_matches('s').parse().map_err(|_| "accepted: seconds, as 2 or 0.5")?;
-    if (0.01..=600.0).contains(&value) { Ok(Duration::from_secs_f64(value)) } else { Err("accepted: 0.01 to 600 seconds".into()) }
+    let value: f64 = text
+        .trim_end_matches('s')
+        .parse()
+        .map_err(|_| "accepted: seconds, as 2 or 0.5")?;
+    if (0.01..=600.0).contains(&value) {
+        Ok(Duration::from_secs_f64(value))
+    } else {
+        Err("accepted: 0.01 to 600 seconds".into())
+    }
+}
+
+/// `hypha connectivity test`.
+///
+/// # Errors
+/// As [`test`]; [`Usage`] if there is no such lab.
+pub fn run(args: &TestArgs) -> Result<()> {
+    let lab = labs::find(args.name.as_deref())?;
+    test(args, &scene::of(&lab)?)
 }
 
 /// Runs the matrix on `scene` and prints it.
@@ -54,48 +71,68 @@ fn seconds(text: &str) -> Result<Duration, String> {
 pub fn test(args: &TestArgs, scene: &Scene) -> Result<()> {
     let start = Instant::now();
     let cases = selected(args, scene)?;
-    let options = run::Options { timeout: args.timeout, retries: args.retries, at_once: args.at_once.into() };
+    let options = run::Options {
+        timeout: args.timeout,
+        retries: args.retries,
+        at_once: args.at_once.into(),
+    };
     let outcomes = run::run(scene, cases, options)?;
     match &args.output.format {
         Some(format) => write_out(&render(format, &report::rows(&outcomes))?)?,
         None => write_out(&report::text(&outcomes, start.elapsed(), colour()))?,
     }
-    if outcomes.iter().any(|outcome| outcome.failure.is_some()) { Err(Findings.into()) } else { Ok(()) }
-}
-
-/// A program reads the output: nothing else may be written to it.
-impl TestArgs {
-    /// Whether the output is for a program.
-    #[must_use]
-    pub fn for_program(&self) -> bool {
-        matches!(self.output.format, Some(Format::Json | Format::Yaml | Format::JsonPath(_)))
+    if outcomes.iter().any(|outcome| outcome.failure.is_some()) {
+        Err(Findings.into())
+    } else {
+        Ok(())
     }
 }
 
 fn selected(args: &TestArgs, scene: &Scene) -> Result<Vec<Case>> {
-    let nodes = if args.all_nodes { 0..scene.nodes.len() } else { 0..scene.nodes.len().min(1) };
+    let nodes = if args.all_nodes {
+        0..scene.nodes.len()
+    } else {
+        0..scene.nodes.len().min(1)
+    };
     let mut cases: Vec<Case> = nodes.flat_map(|node| plan::cases(scene, node)).collect();
     if let Some(filter) = &args.filter {
         cases.retain(|case| matches(case, filter));
     }
     if cases.is_empty() {
-        let what = args.filter.as_ref().map_or_else(|| "the lab has no pods".into(), |filter| format!("no cell matches `{filter}`"));
-        return Err(Usage(format!("nothing to test: {what}; cells read like `pod → outside host: ipv4 udp full`")).into());
+        let what = args.filter.as_ref().map_or_else(
+            || "the lab has no pods".into(),
+            |filter| format!("no cell matches `{filter}`"),
+        );
+        return Err(Usage(format!(
+            "nothing to test: {what}; cells read like `pod → outside host: ipv4 udp full`"
+        ))
+        .into());
     }
     Ok(cases)
 }
 
 fn matches(case: &Case, filter: &str) -> bool {
     let family = plan::Family::of(case.target).text();
-    let text = format!("{}: {family} {} {} {} {}", case.path, case.protocol.text(), case.size.text(), case.from, case.to);
+    let text = format!(
+        "{}: {family} {} {} {} {}",
+        case.path,
+        case.protocol.text(),
+        case.size.text(),
+        case.from,
+        case.to
+    );
     // As typed on a keyboard: `pod -> pod`. Words may stand apart, as in `ipv6 large`.
     let filter = filter.replace("->", "→").to_lowercase();
     let text = text.to_lowercase();
-    text.contains(&filter) || filter.split_whitespace().all(|word| text.split([' ', ':', ',']).any(|part| part == word))
+    text.contains(&filter)
+        || filter
+            .split_whitespace()
+            .all(|word| text.split([' ', ':', ',']).any(|part| part == word))
 }
 
 fn colour() -> bool {
-    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+    std::io::stdout().is_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 #[cfg(test)]
@@ -109,7 +146,10 @@ mod tests {
         let count = |filter: &str| cases.iter().filter(|case| matches(case, filter)).count();
         assert_eq!(count("outside host"), 18);
         assert_eq!(count("pod -> pod, same node"), 9);
-        assert_eq!(count("ipv6 large"), cases.iter().filter(|c| c.target.is_ipv6()).count() / 3);
+        assert_eq!(
+            count("ipv6 large"),
+            cases.iter().filter(|c| c.target.is_ipv6()).count() / 3
+        );
         assert_eq!(count("icmp full"), cases.len() / 9);
         assert_eq!(count("no such"), 0);
     }

@@ -33,14 +33,22 @@ pub fn request(target: IpAddr, id: u16, data: &[u8]) -> Vec<u8> {
 /// Reads what a raw socket of the family returned: for IPv4 the IP header stands before the message.
 #[must_use]
 pub fn parse(ipv4: bool, packet: &[u8]) -> Option<Echo<'_>> {
-    let message = if ipv4 { packet.get(usize::from(packet.first()? & 0xF) * 4..)? } else { packet };
+    let message = if ipv4 {
+        packet.get(usize::from(packet.first()? & 0xF) * 4..)?
+    } else {
+        packet
+    };
     let request = match (ipv4, *message.first()?) {
         (true, 8) | (false, 128) => true,
         (true, 0) | (false, 129) => false,
         _ => return None,
     };
     let id = u16::from_be_bytes([*message.get(4)?, *message.get(5)?]);
-    Some(Echo { request, id, data: message.get(HEADER..)? })
+    Some(Echo {
+        request,
+        id,
+        data: message.get(HEADER..)?,
+    })
 }
 
 /// The Internet checksum.
@@ -64,10 +72,21 @@ mod tests {
         for target in ["192.0.2.1", "2001:db8::1"] {
             let target: IpAddr = target.parse().unwrap();
             let message = request(target, 77, b"hello");
-            let mut packet = if target.is_ipv4() { vec![0x45; 20] } else { Vec::new() };
+            let mut packet = if target.is_ipv4() {
+                vec![0x45; 20]
+            } else {
+                Vec::new()
+            };
             packet.extend(&message);
             let echo = parse(target.is_ipv4(), &packet).unwrap();
-            assert_eq!(echo, Echo { request: true, id: 77, data: b"hello" });
+            assert_eq!(
+                echo,
+                Echo {
+                    request: true,
+                    id: 77,
+                    data: b"hello"
+                }
+            );
         }
     }
 
@@ -81,7 +100,11 @@ mod tests {
 
     #[test]
     fn short_and_foreign_packets_are_nothing() {
-        let good = [vec![0x45; 20], request("192.0.2.1".parse().unwrap(), 1, b"")].concat();
+        let good = [
+            vec![0x45; 20],
+            request("192.0.2.1".parse().unwrap(), 1, b""),
+        ]
+        .concat();
         for length in 0..good.len() {
             assert_eq!(parse(true, &good[..length]), None);
         }

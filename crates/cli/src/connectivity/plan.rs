@@ -45,7 +45,11 @@ impl Family {
     /// The family of `address`.
     #[must_use]
     pub const fn of(address: IpAddr) -> Self {
-        if address.is_ipv4() { Self::Ipv4 } else { Self::Ipv6 }
+        if address.is_ipv4() {
+            Self::Ipv4
+        } else {
+            Self::Ipv6
+        }
     }
 
     /// As users write it.
@@ -178,7 +182,12 @@ pub fn cases(scene: &Scene, from: usize) -> Vec<Case> {
 
 fn case(route: &Route<'_>, target: IpAddr, protocol: Protocol, size: Size) -> Case {
     let source = match &route.masquerade {
-        Some(node) => Source::Node(node.iter().copied().filter(|ip| Family::of(*ip) == Family::of(target)).collect()),
+        Some(node) => Source::Node(
+            node.iter()
+                .copied()
+                .filter(|ip| Family::of(*ip) == Family::of(target))
+                .collect(),
+        ),
         None => Source::Untranslated,
     };
     Case {
@@ -204,23 +213,44 @@ struct Route<'a> {
 
 impl<'a> Route<'a> {
     fn to(path: &str, from: &'a Place, to: &'a Place) -> Self {
-        Self { path: path.into(), from, to: &to.name, targets: to.addresses.clone(), masquerade: None }
+        Self {
+            path: path.into(),
+            from,
+            to: &to.name,
+            targets: to.addresses.clone(),
+            masquerade: None,
+        }
     }
 }
 
 fn routes(scene: &Scene, from: usize) -> Vec<Route<'_>> {
-    let Some(home) = scene.nodes.get(from) else { return Vec::new() };
-    let near = scene.nodes.iter().enumerate().find(|(i, n)| *i != from && n.segment == home.segment).map(|(_, n)| n);
+    let Some(home) = scene.nodes.get(from) else {
+        return Vec::new();
+    };
+    let near = scene
+        .nodes
+        .iter()
+        .enumerate()
+        .find(|(i, n)| *i != from && n.segment == home.segment)
+        .map(|(_, n)| n);
     let far = scene.nodes.iter().find(|node| node.segment != home.segment);
     let mut out = Vec::new();
     if let Some(client) = home.pods.first() {
-        out.extend(home.pods.get(1).map(|pod| Route::to("pod → pod, same node", client, pod)));
+        out.extend(
+            home.pods
+                .get(1)
+                .map(|pod| Route::to("pod → pod, same node", client, pod)),
+        );
         out.extend(first_pod(near).map(|pod| Route::to("pod → pod, other node", client, pod)));
-        out.extend(first_pod(far).map(|pod| Route::to("pod → pod, node behind the router", client, pod)));
+        out.extend(
+            first_pod(far).map(|pod| Route::to("pod → pod, node behind the router", client, pod)),
+        );
         out.push(Route::to("host → pod, local", &home.place, client));
     }
     out.extend(first_pod(near).map(|pod| Route::to("host → pod, other node", &home.place, pod)));
-    out.extend(first_pod(far).map(|pod| Route::to("host → pod, node behind the router", &home.place, pod)));
+    out.extend(
+        first_pod(far).map(|pod| Route::to("host → pod, node behind the router", &home.place, pod)),
+    );
     if let Some(client) = home.pods.first() {
         out.push(Route::to("pod → own host", client, &home.place));
         out.extend(near.map(|node| Route::to("pod → other node's host", client, &node.place)));
@@ -249,15 +279,37 @@ fn outside<'a>(scene: &'a Scene, home: &'a NodePlace, client: &'a Place, out: &m
     }
     for network in networks(&router.behind) {
         let name = network.iter().find(|ip| ip.is_ipv4()).or(network.first());
-        out.push(route(format!("pod → outside network {}", name.map(ToString::to_string).unwrap_or_default()), network));
+        out.push(route(
+            format!(
+                "pod → outside network {}",
+                name.map(ToString::to_string).unwrap_or_default()
+            ),
+            network,
+        ));
     }
 }
 
 /// The addresses behind the router by network: the first of each family, the second of each, …
 fn networks(addresses: &[IpAddr]) -> Vec<Vec<IpAddr>> {
-    let of = |family| addresses.iter().copied().filter(move |ip| Family::of(*ip) == family);
-    let count = Family::ALL.into_iter().map(|family| of(family).count()).max().unwrap_or(0);
-    (0..count).map(|n| Family::ALL.into_iter().filter_map(|family| of(family).nth(n)).collect()).collect()
+    let of = |family| {
+        addresses
+            .iter()
+            .copied()
+            .filter(move |ip| Family::of(*ip) == family)
+    };
+    let count = Family::ALL
+        .into_iter()
+        .map(|family| of(family).count())
+        .max()
+        .unwrap_or(0);
+    (0..count)
+        .map(|n| {
+            Family::ALL
+                .into_iter()
+                .filter_map(|family| of(family).nth(n))
+                .collect()
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -273,26 +325,51 @@ pub mod tests {
     }
 
     fn place(name: &str, addresses: &[&str]) -> Place {
-        Place { name: name.into(), netns: format!("/ns/{name}").into(), addresses: ips(addresses) }
+        Place {
+            name: name.into(),
+            netns: format!("/ns/{name}").into(),
+            addresses: ips(addresses),
+        }
     }
 
     /// Three nodes, one of them on another network, and the router.
     #[must_use]
     pub fn scene() -> Scene {
         let node = |number: usize, address: &str, segment| NodePlace {
-            place: place(&format!("n{number}"), &[address, &format!("2001:db8::{number}")]),
+            place: place(
+                &format!("n{number}"),
+                &[address, &format!("2001:db8::{number}")],
+            ),
             segment,
             pods: vec![
-                place(&format!("p{number}-0"), &[&format!("10.7.{number}.10"), &format!("2001:db8:7::{number}")]),
+                place(
+                    &format!("p{number}-0"),
+                    &[
+                        &format!("10.7.{number}.10"),
+                        &format!("2001:db8:7::{number}"),
+                    ],
+                ),
                 place(&format!("p{number}-1"), &[&format!("10.7.{number}.11")]),
             ],
         };
-        let behind = ["198.51.100.1", "203.0.113.1", "2001:db8:a::1", "2001:db8:b::1"];
+        let behind = [
+            "198.51.100.1",
+            "203.0.113.1",
+            "2001:db8:a::1",
+            "2001:db8:b::1",
+        ];
         Scene {
-            nodes: vec![node(1, "192.0.2.1", 0), node(2, "192.0.2.2", 0), node(3, "192.0.2.130", 1)],
+            nodes: vec![
+                node(1, "192.0.2.1", 0),
+                node(2, "192.0.2.2", 0),
+                node(3, "192.0.2.130", 1),
+            ],
             router: Some(RouterPlace {
                 place: place("outside", &["192.0.2.100"]),
-                on_segment: vec![ips(&["192.0.2.100", "2001:db8::100"]), ips(&["192.0.2.200"])],
+                on_segment: vec![
+                    ips(&["192.0.2.100", "2001:db8::100"]),
+                    ips(&["192.0.2.200"]),
+                ],
                 behind: ips(&behind),
             }),
         }
@@ -300,8 +377,16 @@ pub mod tests {
 
     fn rows(cases: &[Case]) -> String {
         let mut seen = BTreeSet::new();
-        let rows = cases.iter().filter(|case| seen.insert((case.path.clone(), case.target)));
-        rows.map(|c| format!("{}: {} {} {} {:?}\n", c.path, c.from, c.to, c.target, c.source)).collect()
+        let rows = cases
+            .iter()
+            .filter(|case| seen.insert((case.path.clone(), case.target)));
+        rows.map(|c| {
+            format!(
+                "{}: {} {} {} {:?}\n",
+                c.path, c.from, c.to, c.target, c.source
+            )
+        })
+        .collect()
     }
 
     #[test]
@@ -342,13 +427,26 @@ pub mod tests {
         scene.nodes.truncate(1);
         scene.router = None;
         let paths: BTreeSet<String> = cases(&scene, 0).into_iter().map(|case| case.path).collect();
-        assert_eq!(paths.into_iter().collect::<Vec<_>>(), ["host → pod, local", "pod → own host", "pod → pod, same node"]);
+        assert_eq!(
+            paths.into_iter().collect::<Vec<_>>(),
+            [
+                "host → pod, local",
+                "pod → own host",
+                "pod → pod, same node"
+            ]
+        );
         assert!(cases(&scene, 1).is_empty());
     }
 
     #[test]
     fn from_the_far_node_there_is_no_neighbour() {
-        let paths: BTreeSet<String> = cases(&scene(), 2).into_iter().map(|case| case.path).collect();
-        assert!(!paths.contains("pod → pod, other node") && paths.contains("pod → pod, node behind the router"));
+        let paths: BTreeSet<String> = cases(&scene(), 2)
+            .into_iter()
+            .map(|case| case.path)
+            .collect();
+        assert!(
+            !paths.contains("pod → pod, other node")
+                && paths.contains("pod → pod, node behind the router")
+        );
     }
 }

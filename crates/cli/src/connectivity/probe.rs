@@ -26,7 +26,13 @@ pub struct Answer {
 ///
 /// # Errors
 /// What the socket said; `TimedOut` after `timeout`, `InvalidData` if something else came back than was sent.
-pub fn probe(target: SocketAddr, protocol: Protocol, size: Size, nonce: &Nonce, timeout: Duration) -> io::Result<Answer> {
+pub fn probe(
+    target: SocketAddr,
+    protocol: Protocol,
+    size: Size,
+    nonce: &Nonce,
+    timeout: Duration,
+) -> io::Result<Answer> {
     let deadline = Instant::now() + timeout;
     match protocol {
         Protocol::Tcp => tcp(target, size, nonce, deadline),
@@ -42,7 +48,12 @@ fn payload(nonce: &Nonce, length: usize) -> Vec<u8> {
 }
 
 /// Data of one datagram whose headers (IP header included) take `headers` bytes.
-fn datagram_length(socket: &UdpSocket, ipv4: bool, size: Size, headers: usize) -> io::Result<usize> {
+fn datagram_length(
+    socket: &UdpSocket,
+    ipv4: bool,
+    size: Size,
+    headers: usize,
+) -> io::Result<usize> {
     Ok(match size {
         Size::Small => SMALL,
         Size::Full => socket::mtu(socket, ipv4)?.saturating_sub(headers),
@@ -60,7 +71,10 @@ fn udp(target: SocketAddr, size: Size, nonce: &Nonce, deadline: Instant) -> io::
     if size == Size::Full {
         socket::forbid_fragments(&socket, ipv4)?;
     }
-    let sent = payload(nonce, datagram_length(&socket, ipv4, size, ip_header(ipv4) + 8)?);
+    let sent = payload(
+        nonce,
+        datagram_length(&socket, ipv4, size, ip_header(ipv4) + 8)?,
+    );
     socket.send(&sent)?;
     let mut buffer = vec![0; 65536];
     loop {
@@ -68,7 +82,10 @@ fn udp(target: SocketAddr, size: Size, nonce: &Nonce, deadline: Instant) -> io::
         let length = socket.recv(&mut buffer).map_err(timed_out)?;
         if buffer[..length].starts_with(nonce) {
             compare(&sent, &buffer[..length])?;
-            return Ok(Answer { local: socket.local_addr()?.ip(), bytes: length });
+            return Ok(Answer {
+                local: socket.local_addr()?.ip(),
+                bytes: length,
+            });
         }
     }
 }
@@ -80,7 +97,10 @@ fn ping(target: IpAddr, size: Size, nonce: &Nonce, deadline: Instant) -> io::Res
     if size == Size::Full {
         socket::forbid_fragments(&socket, ipv4)?;
     }
-    let sent = payload(nonce, datagram_length(&socket, ipv4, size, ip_header(ipv4) + icmp::HEADER)?);
+    let sent = payload(
+        nonce,
+        datagram_length(&socket, ipv4, size, ip_header(ipv4) + icmp::HEADER)?,
+    );
     // The nonce tells the answers apart; the identifier only has to differ between probes of one host.
     let id = u16::from_be_bytes([nonce[14], nonce[15]]);
     socket.send(&icmp::request(target, id, &sent))?;
@@ -91,7 +111,10 @@ fn ping(target: IpAddr, size: Size, nonce: &Nonce, deadline: Instant) -> io::Res
         match icmp::parse(ipv4, &buffer[..length]) {
             Some(echo) if !echo.request && echo.id == id && echo.data.starts_with(nonce) => {
                 compare(&sent, echo.data)?;
-                return Ok(Answer { local: socket.local_addr()?.ip(), bytes: sent.len() });
+                return Ok(Answer {
+                    local: socket.local_addr()?.ip(),
+                    bytes: sent.len(),
+                });
             }
             _ => {}
         }
@@ -104,7 +127,9 @@ fn tcp(target: SocketAddr, size: Size, nonce: &Nonce, deadline: Instant) -> io::
     stream.set_write_timeout(Some(socket::left(deadline)?))?;
     let length = match size {
         Size::Small => SMALL,
-        Size::Full => nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::TcpMaxSeg)? as usize,
+        Size::Full => {
+            nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::TcpMaxSeg)? as usize
+        }
         Size::Large => BULK,
     };
     let sent = payload(nonce, length);
@@ -119,7 +144,9 @@ fn tcp(target: SocketAddr, size: Size, nonce: &Nonce, deadline: Instant) -> io::
                 // The writer may wait for room that will never come; a socket already closed is as good.
                 let _ = stream.shutdown(std::net::Shutdown::Both);
             }
-            let written = writing.join().map_err(|_| io::Error::other("the writer ended early"))?;
+            let written = writing
+                .join()
+                .map_err(|_| io::Error::other("the writer ended early"))?;
             read.and(written)
         })?;
     } else {
@@ -127,7 +154,10 @@ fn tcp(target: SocketAddr, size: Size, nonce: &Nonce, deadline: Instant) -> io::
         read_all(&mut stream, &mut seen, deadline)?;
     }
     compare(&sent, &seen)?;
-    Ok(Answer { local: stream.local_addr()?.ip(), bytes: length })
+    Ok(Answer {
+        local: stream.local_addr()?.ip(),
+        bytes: length,
+    })
 }
 
 fn read_all(stream: &mut TcpStream, buffer: &mut [u8], deadline: Instant) -> io::Result<()> {
@@ -135,10 +165,18 @@ fn read_all(stream: &mut TcpStream, buffer: &mut [u8], deadline: Instant) -> io:
     while filled < wanted {
         stream.set_read_timeout(Some(socket::left(deadline)?))?;
         match stream.read(&mut buffer[filled..]).map_err(timed_out) {
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::InvalidData, format!("closed after {filled} of {wanted} bytes"))),
+            Ok(0) => {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("closed after {filled} of {wanted} bytes"),
+                ));
+            }
             Ok(length) => filled += length,
             Err(error) if error.kind() == io::ErrorKind::TimedOut && filled > 0 => {
-                return Err(io::Error::new(io::ErrorKind::TimedOut, format!("stalled after {filled} of {wanted} bytes")));
+                return Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("stalled after {filled} of {wanted} bytes"),
+                ));
             }
             Err(error) => return Err(error),
         }
@@ -161,5 +199,9 @@ fn compare(sent: &[u8], seen: &[u8]) -> io::Result<()> {
 
 /// A socket's read time-out is reported as "would block".
 fn timed_out(error: io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::WouldBlock { io::ErrorKind::TimedOut.into() } else { error }
+    if error.kind() == io::ErrorKind::WouldBlock {
+        io::ErrorKind::TimedOut.into()
+    } else {
+        error
+    }
 }

@@ -63,7 +63,10 @@ fn expected_source(source: &Source) -> String {
 #[must_use]
 pub fn text(outcomes: &[Outcome], took: Duration, colour: bool) -> String {
     let mut out = matrix(outcomes, colour);
-    let failed: Vec<&Outcome> = outcomes.iter().filter(|outcome| outcome.failure.is_some()).collect();
+    let failed: Vec<&Outcome> = outcomes
+        .iter()
+        .filter(|outcome| outcome.failure.is_some())
+        .collect();
     if !failed.is_empty() {
         out.push('\n');
     }
@@ -85,7 +88,12 @@ pub fn text(outcomes: &[Outcome], took: Duration, colour: bool) -> String {
         );
     }
     let seconds = took.as_secs_f64();
-    let _ = writeln!(out, "\n{} cells, {} failed, {seconds:.1} s", outcomes.len(), failed.len());
+    let _ = writeln!(
+        out,
+        "\n{} cells, {} failed, {seconds:.1} s",
+        outcomes.len(),
+        failed.len()
+    );
     out
 }
 
@@ -104,10 +112,17 @@ fn matrix(outcomes: &[Outcome], colour: bool) -> String {
             }
         };
         let passed = outcome.failure.is_none();
-        let mark = paths[index].1.entry((Family::of(case.target), case.protocol, case.size)).or_insert(true);
+        let mark = paths[index]
+            .1
+            .entry((Family::of(case.target), case.protocol, case.size))
+            .or_insert(true);
         *mark &= passed;
     }
-    let width = paths.iter().map(|(path, _)| path.chars().count()).max().unwrap_or(0);
+    let width = paths
+        .iter()
+        .map(|(path, _)| path.chars().count())
+        .max()
+        .unwrap_or(0);
     let mut out = header(width);
     for (path, marks) in &paths {
         out.push_str(&line(path, marks, width, colour));
@@ -135,7 +150,12 @@ fn header(width: usize) -> String {
         }
     }
     let sizes: Vec<&str> = Size::ALL.iter().map(|size| size.text()).collect();
-    format!("Marks: {}\n\n{}\n{}\n", sizes.join(", "), first.trim_end(), second.trim_end())
+    format!(
+        "Marks: {}\n\n{}\n{}\n",
+        sizes.join(", "),
+        first.trim_end(),
+        second.trim_end()
+    )
 }
 
 fn line(path: &str, marks: &Marks<'_>, width: usize, colour: bool) -> String {
@@ -186,9 +206,14 @@ mod tests {
     fn outcomes() -> Vec<Outcome> {
         let mut cases = plan::cases(&scene(), 0);
         cases.retain(|case| case.path.contains("same node") || case.path.contains("outside host"));
-        let fails = |case: &plan::Case| case.path.contains("outside") && case.protocol == Protocol::Udp && case.size == Size::Large;
+        let fails = |case: &plan::Case| {
+            case.path.contains("outside")
+                && case.protocol == Protocol::Udp
+                && case.size == Size::Large
+        };
         let outcome = |case: plan::Case| Outcome {
-            failure: (fails(&case) && case.target.is_ipv4()).then(|| "no answer; the request did arrive, from 10.7.1.10".into()),
+            failure: (fails(&case) && case.target.is_ipv4())
+                .then(|| "no answer; the request did arrive, from 10.7.1.10".into()),
             case,
             tries: 1,
             took: Duration::from_micros(1250),
@@ -223,7 +248,10 @@ mod tests {
     #[test]
     fn json_row() {
         let outcomes = outcomes();
-        let failed: Vec<Row<'_>> = rows(&outcomes).into_iter().filter(|row| !row.passed).collect();
+        let failed: Vec<Row<'_>> = rows(&outcomes)
+            .into_iter()
+            .filter(|row| !row.passed)
+            .collect();
         expect![[r#"
             [
               {

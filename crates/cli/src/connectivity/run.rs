@@ -42,7 +42,10 @@ pub struct Outcome {
 
 /// Every place of the scene that serves.
 fn places(scene: &Scene) -> impl Iterator<Item = &Place> {
-    let nodes = scene.nodes.iter().flat_map(|node| std::iter::once(&node.place).chain(&node.pods));
+    let nodes = scene
+        .nodes
+        .iter()
+        .flat_map(|node| std::iter::once(&node.place).chain(&node.pods));
     nodes.chain(scene.router.iter().map(|router| &router.place))
 }
 
@@ -52,14 +55,30 @@ fn places(scene: &Scene) -> impl Iterator<Item = &Place> {
 /// If a server cannot be started or a namespace not be entered.
 pub fn run(scene: &Scene, cases: Vec<Case>, options: Options) -> Result<Vec<Outcome>> {
     let sources = Sources::default();
-    let wanted = |place: &&Place| cases.iter().any(|case| place.addresses.contains(&case.target));
+    let wanted = |place: &&Place| {
+        cases
+            .iter()
+            .any(|case| place.addresses.contains(&case.target))
+    };
     let servers: Vec<Server> = places(scene)
         .filter(wanted)
-        .map(|place| server::start(place, &sources).with_context(|| format!("cannot start the test's server in {}", place.name)))
+        .map(|place| {
+            server::start(place, &sources)
+                .with_context(|| format!("cannot start the test's server in {}", place.name))
+        })
         .collect::<Result<_>>()?;
-    let ports = servers.iter().flat_map(|server| server.ports.clone()).collect();
+    let ports = servers
+        .iter()
+        .flat_map(|server| server.ports.clone())
+        .collect();
     let doors = open_namespaces(&cases)?;
-    let bench = Bench { sources, ports, doors, options, run: run_number() };
+    let bench = Bench {
+        sources,
+        ports,
+        doors,
+        options,
+        run: run_number(),
+    };
     bench.all(&cases)
 }
 
@@ -67,7 +86,8 @@ fn open_namespaces(cases: &[Case]) -> Result<BTreeMap<PathBuf, File>> {
     let mut doors = BTreeMap::new();
     for case in cases {
         if !doors.contains_key(&case.netns) {
-            let file = open_namespace(&case.netns).with_context(|| format!("cannot enter {}", case.from))?;
+            let file = open_namespace(&case.netns)
+                .with_context(|| format!("cannot enter {}", case.from))?;
             doors.insert(case.netns.clone(), file);
         }
     }
@@ -75,12 +95,19 @@ fn open_namespaces(cases: &[Case]) -> Result<BTreeMap<PathBuf, File>> {
 }
 
 fn open_namespace(path: &Path) -> Result<File> {
-    File::open(path).with_context(|| format!("cannot open its network namespace {}; is it running?", path.display()))
+    File::open(path).with_context(|| {
+        format!(
+            "cannot open its network namespace {}; is it running?",
+            path.display()
+        )
+    })
 }
 
 /// A number that other runs at the same time do not have.
 fn run_number() -> u64 {
-    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let clock = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     clock.as_nanos() as u64 ^ u64::from(std::process::id()) << 40
 }
 
@@ -100,13 +127,17 @@ impl Bench {
         thread::scope(|scope| -> io::Result<()> {
             for _ in 0..self.options.at_once.min(cases.len()) {
                 let (next, report) = (&next, report.clone());
-                thread::Builder::new().name("probe".into()).spawn_scoped(scope, move || {
-                    while let Some((number, case)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|n| Some((n, cases.get(n)?))) {
-                        if report.send((number, self.cell(number, case))).is_err() {
-                            return;
+                thread::Builder::new()
+                    .name("probe".into())
+                    .spawn_scoped(scope, move || {
+                        while let Some((number, case)) = Some(next.fetch_add(1, Ordering::Relaxed))
+                            .and_then(|n| Some((n, cases.get(n)?)))
+                        {
+                            if report.send((number, self.cell(number, case))).is_err() {
+                                return;
+                            }
                         }
-                    }
-                })?;
+                    })?;
             }
             Ok(())
         })
@@ -125,7 +156,12 @@ impl Bench {
             let nonce = self.nonce(number, tries);
             let failure = self.attempt(case, &nonce).err();
             if failure.is_none() || tries > self.options.retries {
-                return Outcome { case: case.clone(), failure, tries, took: start.elapsed() };
+                return Outcome {
+                    case: case.clone(),
+                    failure,
+                    tries,
+                    took: start.elapsed(),
+                };
             }
         }
     }
@@ -136,20 +172,35 @@ impl Bench {
         nonce[..8].copy_from_slice(&self.run.to_be_bytes());
         nonce[8..12].copy_from_slice(&(number as u32).to_be_bytes());
         nonce[12..14].copy_from_slice(&(tries as u16).to_be_bytes());
-        let id = (self.run as u16).wrapping_add((number as u16).wrapping_mul(4)).wrapping_add(tries as u16);
+        let id = (self.run as u16)
+            .wrapping_add((number as u16).wrapping_mul(4))
+            .wrapping_add(tries as u16);
         nonce[14..].copy_from_slice(&id.to_be_bytes());
         nonce
     }
 
     fn attempt(&self, case: &Case, nonce: &Nonce) -> Result<(), String> {
-        let door = self.doors.get(&case.netns).ok_or("its network namespace was not opened")?;
-        setns(door, CloneFlags::CLONE_NEWNET).map_err(|error| format!("cannot enter its network namespace: {error}"))?;
+        let door = self
+            .doors
+            .get(&case.netns)
+            .ok_or("its network namespace was not opened")?;
+        setns(door, CloneFlags::CLONE_NEWNET)
+            .map_err(|error| format!("cannot enter its network namespace: {error}"))?;
         let port = match case.protocol {
             Protocol::Icmp => 0,
-            other => *self.ports.get(&(case.target, other)).ok_or("no server listens there")?,
+            other => *self
+                .ports
+                .get(&(case.target, other))
+                .ok_or("no server listens there")?,
         };
         let target = SocketAddr::new(case.target, port);
-        let answer = probe(target, case.protocol, case.size, nonce, self.options.timeout);
+        let answer = probe(
+            target,
+            case.protocol,
+            case.size,
+            nonce,
+            self.options.timeout,
+        );
         let answer = answer.map_err(|error| explain(&error, self.sources.of(nonce)))?;
         self.check_source(case, &answer, nonce)
     }
@@ -163,7 +214,10 @@ impl Bench {
         match self.source(nonce) {
             Some(seen) if expected.contains(&seen) => Ok(()),
             Some(seen) => Err(format!("it came from {seen}, expected {}", list(expected))),
-            None => Err("an answer came, but the request never reached the server: somebody else answered".into()),
+            None => Err(
+                "an answer came, but the request never reached the server: somebody else answered"
+                    .into(),
+            ),
         }
     }
 
@@ -182,14 +236,20 @@ impl Bench {
 
 fn list(addresses: &[IpAddr]) -> String {
     let names: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    if names.is_empty() { "no address (the node has none of this family)".into() } else { names.join(" or ") }
+    if names.is_empty() {
+        "no address (the node has none of this family)".into()
+    } else {
+        names.join(" or ")
+    }
 }
 
 /// One line about a failed try, and how far the request got.
 fn explain(error: &io::Error, arrived_from: Option<IpAddr>) -> String {
     let what = match error.kind() {
         io::ErrorKind::TimedOut if error.get_ref().is_none() => "no answer".to_owned(),
-        _ if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => "packet too long for the path".to_owned(),
+        _ if error.raw_os_error() == Some(nix::libc::EMSGSIZE) => {
+            "packet too long for the path".to_owned()
+        }
         _ => error.to_string(),
     };
     match arrived_from {
@@ -206,7 +266,10 @@ mod tests {
     fn explanations() {
         let timeout = io::Error::from(io::ErrorKind::TimedOut);
         assert_eq!(explain(&timeout, None), "no answer");
-        assert_eq!(explain(&timeout, Some([192, 0, 2, 1].into())), "no answer; the request did arrive, from 192.0.2.1");
+        assert_eq!(
+            explain(&timeout, Some([192, 0, 2, 1].into())),
+            "no answer; the request did arrive, from 192.0.2.1"
+        );
         let long = io::Error::from_raw_os_error(nix::libc::EMSGSIZE);
         assert_eq!(explain(&long, None), "packet too long for the path");
         let stalled = io::Error::new(io::ErrorKind::TimedOut, "stalled after 9 of 99 bytes");

@@ -27,12 +27,19 @@ impl Sources {
     /// The address that the probe came from, if it came.
     #[must_use]
     pub fn of(&self, nonce: &Nonce) -> Option<IpAddr> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(nonce).copied()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(nonce)
+            .copied()
     }
 
     fn note(&self, data: &[u8], from: IpAddr) {
         if let Some(nonce) = data.first_chunk() {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(*nonce, from.to_canonical());
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(*nonce, from.to_canonical());
         }
     }
 }
@@ -63,25 +70,38 @@ pub fn start(place: &Place, sources: &Sources) -> io::Result<Server> {
     let (stop, watch) = UnixStream::pair()?;
     let (addresses, sources) = (place.addresses.clone(), sources.clone());
     let (report, bound) = std::sync::mpsc::channel();
-    thread::Builder::new().name(format!("serve-{}", place.name)).spawn(move || {
-        let opened = setns(netns, CloneFlags::CLONE_NEWNET).map_err(io::Error::from).and_then(|()| open(&addresses, watch));
-        match opened {
-            Ok(sockets) => {
-                if report.send(ports(&sockets)).is_ok() {
-                    serve(&sockets, &sources);
+    thread::Builder::new()
+        .name(format!("serve-{}", place.name))
+        .spawn(move || {
+            let opened = setns(netns, CloneFlags::CLONE_NEWNET)
+                .map_err(io::Error::from)
+                .and_then(|()| open(&addresses, watch));
+            match opened {
+                Ok(sockets) => {
+                    if report.send(ports(&sockets)).is_ok() {
+                        serve(&sockets, &sources);
+                    }
                 }
+                Err(error) => drop(report.send(Err(error))),
             }
-            Err(error) => drop(report.send(Err(error))),
-        }
-    })?;
-    let ports = bound.recv().map_err(|_| io::Error::other("the server's thread ended early"))??;
+        })?;
+    let ports = bound
+        .recv()
+        .map_err(|_| io::Error::other("the server's thread ended early"))??;
     Ok(Server { ports, _stop: stop })
 }
 
 fn open(addresses: &[IpAddr], stop: UnixStream) -> io::Result<Sockets> {
-    let mut sockets = Sockets { tcp: Vec::new(), udp: Vec::new(), icmp: Vec::new(), stop };
+    let mut sockets = Sockets {
+        tcp: Vec::new(),
+        udp: Vec::new(),
+        icmp: Vec::new(),
+        stop,
+    };
     for address in addresses {
-        sockets.tcp.push(bind_when_ready(|| TcpListener::bind((*address, 0)))?);
+        sockets
+            .tcp
+            .push(bind_when_ready(|| TcpListener::bind((*address, 0)))?);
         // One socket per address, so that answers come from the address that was asked.
         sockets.udp.push(UdpSocket::bind((*address, 0))?);
     }
@@ -97,7 +117,9 @@ fn open(addresses: &[IpAddr], stop: UnixStream) -> io::Result<Sockets> {
 fn bind_when_ready<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     for _ in 0..30 {
         match bind() {
-            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => thread::sleep(Duration::from_millis(100)),
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                thread::sleep(Duration::from_millis(100))
+            }
             result => return result,
         }
     }
@@ -123,7 +145,10 @@ fn serve(sockets: &Sockets, sources: &Sources) {
         .chain(sockets.udp.iter().map(AsFd::as_fd))
         .chain(sockets.icmp.iter().map(|(_, socket)| socket.as_fd()))
         .collect();
-    let mut polled: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let mut polled: Vec<PollFd<'_>> = fds
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
     let mut buffer = vec![0; 65536];
     loop {
         match poll(&mut polled, PollTimeout::NONE) {
@@ -135,26 +160,45 @@ fn serve(sockets: &Sockets, sources: &Sources) {
         if ready(0) {
             return;
         }
-        for (index, socket) in sockets.tcp.iter().enumerate().filter(|(index, _)| ready(index + 1)) {
+        for (index, socket) in sockets
+            .tcp
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| ready(index + 1))
+        {
             let _ = index;
             accept(socket, sources);
         }
         let base = 1 + sockets.tcp.len();
-        for (_, socket) in sockets.udp.iter().enumerate().filter(|(index, _)| ready(index + base)) {
+        for (_, socket) in sockets
+            .udp
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| ready(index + base))
+        {
             echo_datagram(socket, &mut buffer, sources);
         }
         let base = base + sockets.udp.len();
-        for (_, (ipv4, socket)) in sockets.icmp.iter().enumerate().filter(|(index, _)| ready(index + base)) {
+        for (_, (ipv4, socket)) in sockets
+            .icmp
+            .iter()
+            .enumerate()
+            .filter(|(index, _)| ready(index + base))
+        {
             note_echo_request(*ipv4, socket, &mut buffer, sources);
         }
     }
 }
 
 fn accept(listener: &TcpListener, sources: &Sources) {
-    let Ok((stream, from)) = listener.accept() else { return };
+    let Ok((stream, from)) = listener.accept() else {
+        return;
+    };
     let sources = sources.clone();
     // A connection that cannot be served is one failed cell, which the client reports.
-    let _ = thread::Builder::new().name("serve-tcp".into()).spawn(move || echo_stream(stream, from, &sources));
+    let _ = thread::Builder::new()
+        .name("serve-tcp".into())
+        .spawn(move || echo_stream(stream, from, &sources));
 }
 
 /// Sends back what comes, until the client closes or is silent.

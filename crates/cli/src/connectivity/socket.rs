@@ -11,8 +11,11 @@ use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 /// # Errors
 /// Without CAP_NET_RAW.
 pub fn raw_icmp(ipv4: bool) -> io::Result<UdpSocket> {
-    let (family, protocol) =
-        if ipv4 { (AddressFamily::Inet, SockProtocol::Icmp) } else { (AddressFamily::Inet6, SockProtocol::IcmpV6) };
+    let (family, protocol) = if ipv4 {
+        (AddressFamily::Inet, SockProtocol::Icmp)
+    } else {
+        (AddressFamily::Inet6, SockProtocol::IcmpV6)
+    };
     Ok(socket(family, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?.into())
 }
 
@@ -21,7 +24,11 @@ pub fn raw_icmp(ipv4: bool) -> io::Result<UdpSocket> {
 /// # Errors
 /// Without a route.
 pub fn connected_udp(target: SocketAddr) -> io::Result<UdpSocket> {
-    let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0; 16].into() };
+    let any: IpAddr = if target.is_ipv4() {
+        [0; 4].into()
+    } else {
+        [0; 16].into()
+    };
     let socket = UdpSocket::bind((any, 0))?;
     socket.connect(target)?;
     Ok(socket)
@@ -32,7 +39,11 @@ pub fn connected_udp(target: SocketAddr) -> io::Result<UdpSocket> {
 /// # Errors
 /// If the socket is not connected.
 pub fn mtu(socket: &UdpSocket, ipv4: bool) -> io::Result<usize> {
-    let mtu = if ipv4 { sockopt::ip_mtu(socket)? } else { sockopt::ipv6_mtu(socket)? };
+    let mtu = if ipv4 {
+        sockopt::ip_mtu(socket)?
+    } else {
+        sockopt::ipv6_mtu(socket)?
+    };
     Ok(mtu as usize)
 }
 
@@ -41,11 +52,12 @@ pub fn mtu(socket: &UdpSocket, ipv4: bool) -> io::Result<usize> {
 /// # Errors
 /// If the kernel refuses.
 pub fn forbid_fragments(socket: &UdpSocket, ipv4: bool) -> io::Result<()> {
-    Ok(if ipv4 {
-        sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DO)?
+    if ipv4 {
+        sockopt::set_ip_mtu_discover(socket, Ipv4PathMtuDiscovery::DO)?;
     } else {
-        sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DO)?
-    })
+        sockopt::set_ipv6_mtu_discover(socket, Ipv6PathMtuDiscovery::DO)?;
+    }
+    Ok(())
 }
 
 /// The time left until `deadline`.
@@ -54,5 +66,9 @@ pub fn forbid_fragments(socket: &UdpSocket, ipv4: bool) -> io::Result<()> {
 /// `TimedOut` if there is none.
 pub fn left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    if left.is_zero() {
+        Err(io::ErrorKind::TimedOut.into())
+    } else {
+        Ok(left)
+    }
 }

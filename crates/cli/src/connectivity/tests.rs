@@ -13,7 +13,11 @@ use super::probe::probe;
 use super::run::{Options, run};
 use super::server::{Sources, start};
 
-const OPTIONS: Options = Options { timeout: Duration::from_millis(500), retries: 0, at_once: 8 };
+const OPTIONS: Options = Options {
+    timeout: Duration::from_millis(500),
+    retries: 0,
+    at_once: 8,
+};
 
 /// A network namespace held by a thread that waits; it ends with the value.
 struct Namespace {
@@ -28,10 +32,20 @@ impl Namespace {
         let (stop, wait) = std::sync::mpsc::channel::<()>();
         let thread = thread::spawn(move || {
             unshare(CloneFlags::CLONE_NEWNET).unwrap();
-            ready.send(format!("/proc/{}/task/{}/ns/net", std::process::id(), nix::unistd::gettid())).unwrap();
+            ready
+                .send(format!(
+                    "/proc/{}/task/{}/ns/net",
+                    std::process::id(),
+                    nix::unistd::gettid()
+                ))
+                .unwrap();
             let _ = wait.recv();
         });
-        Self { path: path.recv().unwrap().into(), stop: Some(stop), thread: Some(thread) }
+        Self {
+            path: path.recv().unwrap().into(),
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 
     fn ip(&self, arguments: &str) {
@@ -42,12 +56,20 @@ impl Namespace {
             Command::new("ip").args(&arguments).output().unwrap()
         };
         let output = thread::spawn(run).join().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     fn place(&self, name: &str, addresses: &[&str]) -> Place {
         let addresses = addresses.iter().map(|ip| ip.parse().unwrap()).collect();
-        Place { name: name.into(), netns: self.path.clone(), addresses }
+        Place {
+            name: name.into(),
+            netns: self.path.clone(),
+            addresses,
+        }
     }
 
     fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
@@ -83,10 +105,14 @@ fn root() -> bool {
 fn pair() -> (Namespace, Namespace) {
     let (a, b) = (Namespace::new(), Namespace::new());
     let b_thread = b.path.iter().nth(4).unwrap().to_string_lossy().into_owned();
-    a.ip(&format!("link add w0 mtu 1400 type veth peer name w1 mtu 1400 netns {b_thread}"));
+    a.ip(&format!(
+        "link add w0 mtu 1400 type veth peer name w1 mtu 1400 netns {b_thread}"
+    ));
     for (namespace, device, host) in [(&a, "w0", 1), (&b, "w1", 2)] {
         // Usable at once, not after the search for duplicates.
-        namespace.inside(|| std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0").unwrap());
+        namespace.inside(|| {
+            std::fs::write(format!("/proc/sys/net/ipv6/conf/{device}/accept_dad"), "0").unwrap()
+        });
         namespace.ip("link set lo up");
         namespace.ip(&format!("addr add 192.0.2.{host}/24 dev {device}"));
         namespace.ip(&format!("addr add 2001:db8::{host}/64 dev {device} nodad"));
@@ -99,7 +125,16 @@ fn pair() -> (Namespace, Namespace) {
 /// The kernel takes up to a second to see a new link's carrier, and joins no IPv6 group before.
 fn wait_for_ipv6(a: &Namespace) {
     let target = SocketAddr::new("2001:db8::2".parse().unwrap(), 0);
-    let ping = || probe(target, Protocol::Icmp, Size::Small, &[0; 16], Duration::from_millis(50)).is_ok();
+    let ping = || {
+        probe(
+            target,
+            Protocol::Icmp,
+            Size::Small,
+            &[0; 16],
+            Duration::from_millis(50),
+        )
+        .is_ok()
+    };
     assert!(a.inside(|| (0..100).any(|_| ping() || (thread::sleep(Duration::from_millis(20)), false).1)), "the wire never came up");
 }
 
@@ -125,10 +160,23 @@ fn every_protocol_and_size_arrives_whole() {
     each_cell(|target, protocol, size| {
         number += 1;
         let ip: IpAddr = target.parse().unwrap();
-        let port = if protocol == Protocol::Icmp { 0 } else { server.ports[&(ip, protocol)] };
+        let port = if protocol == Protocol::Icmp {
+            0
+        } else {
+            server.ports[&(ip, protocol)]
+        };
         let nonce = [number; 16];
-        let answer = a.inside(|| probe(SocketAddr::new(ip, port), protocol, size, &nonce, Duration::from_secs(2)));
-        let answer = answer.unwrap_or_else(|error| panic!("{target} {protocol:?} {size:?}: {error}"));
+        let answer = a.inside(|| {
+            probe(
+                SocketAddr::new(ip, port),
+                protocol,
+                size,
+                &nonce,
+                Duration::from_secs(2),
+            )
+        });
+        let answer =
+            answer.unwrap_or_else(|error| panic!("{target} {protocol:?} {size:?}: {error}"));
         let header = if ip.is_ipv4() { 20 } else { 40 };
         if size == Size::Full && protocol != Protocol::Tcp {
             assert_eq!(answer.bytes + header + 8, 1400, "{target} {protocol:?}");
@@ -137,19 +185,39 @@ fn every_protocol_and_size_arrives_whole() {
             // With the time stamp option.
             assert_eq!(answer.bytes + header + 20 + 12, 1400);
         }
-        let seen = (0..100).find_map(|_| sources.of(&nonce).or_else(|| (thread::sleep(Duration::from_millis(5)), None).1));
+        let seen = (0..100).find_map(|_| {
+            sources
+                .of(&nonce)
+                .or_else(|| (thread::sleep(Duration::from_millis(5)), None).1)
+        });
         assert_eq!(seen, Some(answer.local), "{target} {protocol:?} {size:?}");
     });
 }
 
 fn case(from: &Namespace, target: &str, protocol: Protocol, size: Size, source: Source) -> Case {
     let (path, from_name, to) = ("path".into(), "a".into(), "b".into());
-    Case { path, from: from_name, netns: from.path.clone(), to, target: target.parse().unwrap(), protocol, size, source }
+    Case {
+        path,
+        from: from_name,
+        netns: from.path.clone(),
+        to,
+        target: target.parse().unwrap(),
+        protocol,
+        size,
+        source,
+    }
 }
 
 fn scene(b: &Namespace) -> Scene {
     let place = b.place("b", &["192.0.2.2", "2001:db8::2"]);
-    Scene { nodes: vec![NodePlace { place, segment: 0, pods: Vec::new() }], router: None }
+    Scene {
+        nodes: vec![NodePlace {
+            place,
+            segment: 0,
+            pods: Vec::new(),
+        }],
+        router: None,
+    }
 }
 
 #[test]
@@ -159,16 +227,27 @@ fn the_runner_reports_in_order_and_checks_the_source() {
     }
     let (a, b) = pair();
     let mut cases = Vec::new();
-    each_cell(|target, protocol, size| cases.push(case(&a, target, protocol, size, Source::Untranslated)));
+    each_cell(|target, protocol, size| {
+        cases.push(case(&a, target, protocol, size, Source::Untranslated))
+    });
     let wrong = Source::Node(vec!["203.0.113.9".parse().unwrap()]);
     cases.push(case(&a, "192.0.2.2", Protocol::Udp, Size::Small, wrong));
     let outcomes = run(&scene(&b), cases.clone(), OPTIONS).unwrap();
-    assert_eq!(outcomes.iter().map(|outcome| outcome.case.clone()).collect::<Vec<_>>(), cases);
+    assert_eq!(
+        outcomes
+            .iter()
+            .map(|outcome| outcome.case.clone())
+            .collect::<Vec<_>>(),
+        cases
+    );
     let (last, good) = outcomes.split_last().unwrap();
     for outcome in good {
         assert_eq!(outcome.failure, None, "{:?}", outcome.case);
     }
-    assert_eq!(last.failure.as_deref(), Some("it came from 192.0.2.1, expected 203.0.113.9"));
+    assert_eq!(
+        last.failure.as_deref(),
+        Some("it came from 192.0.2.1, expected 203.0.113.9")
+    );
 }
 
 #[test]
@@ -180,12 +259,40 @@ fn a_narrow_path_fails_full_packets_and_dead_paths_end_in_time() {
     // The sender believes in 1400 bytes, the wire's other end drops what is longer than 1300 (veth checks the receiver's MTU).
     b.ip("link set w1 mtu 1280");
     let full = |protocol| case(&a, "192.0.2.2", protocol, Size::Full, Source::Untranslated);
-    let cases = vec![full(Protocol::Udp), full(Protocol::Icmp), case(&a, "192.0.2.2", Protocol::Udp, Size::Small, Source::Untranslated)];
+    let cases = vec![
+        full(Protocol::Udp),
+        full(Protocol::Icmp),
+        case(
+            &a,
+            "192.0.2.2",
+            Protocol::Udp,
+            Size::Small,
+            Source::Untranslated,
+        ),
+    ];
     let start = Instant::now();
-    let outcomes = run(&scene(&b), cases, Options { retries: 1, ..OPTIONS }).unwrap();
-    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    let outcomes = run(
+        &scene(&b),
+        cases,
+        Options {
+            retries: 1,
+            ..OPTIONS
+        },
+    )
+    .unwrap();
+    assert!(
+        start.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(outcomes[0].failure.as_deref(), Some("no answer"));
     assert_eq!(outcomes[1].failure.as_deref(), Some("no answer"));
     assert_eq!(outcomes[2].failure, None);
-    assert_eq!(outcomes.iter().map(|outcome| outcome.tries).collect::<Vec<_>>(), [2, 2, 1]);
+    assert_eq!(
+        outcomes
+            .iter()
+            .map(|outcome| outcome.tries)
+            .collect::<Vec<_>>(),
+        [2, 2, 1]
+    );
 }

@@ -1,0 +1,86 @@
+//! `hypha dbg`: what one node's agent and kernel maps hold.
+mod bpf;
+mod check;
+mod conntrack;
+mod endpoint;
+mod event;
+mod fields;
+mod maps;
+mod metrics;
+mod monitor;
+mod report;
+mod state;
+mod status;
+
+pub use report::duration;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::target::TargetArgs;
+
+/// `hypha dbg`.
+#[derive(Debug, Args)]
+pub struct DbgArgs {
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(subcommand)]
+    command: DbgCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum DbgCommand {
+    /// State of the agent and its parts
+    Status(status::StatusArgs),
+    /// The endpoints of the node
+    #[command(subcommand)]
+    Endpoint(endpoint::EndpointCommand),
+    /// What is in the kernel's maps, in each map's own layout
+    #[command(subcommand)]
+    Bpf(bpf::BpfCommand),
+    /// The kernel's maps
+    #[command(subcommand)]
+    Map(bpf::MapCommand),
+    /// Known addresses
+    #[command(subcommand)]
+    Ip(state::IpCommand),
+    /// Nodes of the cluster
+    #[command(subcommand)]
+    Node(state::NodeCommand),
+    /// The agent's tables, or the rows of one
+    Statedb(state::StatedbArgs),
+    /// Compare devices, maps, allocations and objects; exit status 1 if something does not fit
+    Check(check::CheckArgs),
+    /// Settings in force
+    Config(state::ConfigArgs),
+    /// The agent's metrics
+    #[command(subcommand)]
+    Metrics(metrics::MetricsCommand),
+    /// Live events of the datapath
+    Monitor(monitor::MonitorArgs),
+    /// Versions of this binary and of the agent
+    Version,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever the command could not do.
+pub fn run(args: &DbgArgs) -> Result<()> {
+    let mut agents = args.target.agents()?;
+    let agents = agents.as_mut_slice();
+    match &args.command {
+        DbgCommand::Status(args) => status::run(agents, args),
+        DbgCommand::Endpoint(command) => endpoint::run(agents, command),
+        DbgCommand::Bpf(command) => bpf::run(agents, command),
+        DbgCommand::Map(command) => bpf::run_map(agents, command),
+        DbgCommand::Ip(command) => state::run_ip(agents, command),
+        DbgCommand::Node(command) => state::run_node(agents, command),
+        DbgCommand::Statedb(args) => state::run_statedb(agents, args),
+        DbgCommand::Check(args) => check::run(agents, args),
+        DbgCommand::Config(args) => state::run_config(agents, args),
+        DbgCommand::Metrics(command) => metrics::run(agents, command),
+        DbgCommand::Monitor(args) => monitor::run(agents, args),
+        DbgCommand::Version => state::run_version(agents),
+    }
+}

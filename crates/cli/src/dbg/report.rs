@@ -1,0 +1,346 @@
+//! The text of `dbg status`.
+use std::fmt::Write as _;
+
+use api::{AgentStatus, Component, ComponentState, Family, IpamStatus};
+
+use crate::table::{Table, align};
+
+/// Which lists the report has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// Every allocated address.
+    pub addresses: bool,
+    /// Every controller.
+    pub controllers: bool,
+    /// Every module.
+    pub modules: bool,
+}
+
+/// The report.
+#[must_use]
+pub fn text(status: &AgentStatus, detail: Detail) -> String {
+    // Lists stand between the lines without being part of their columns: align first, put them in afterwards.
+    let lines = lines(status);
+    let aligned = align(
+        &lines
+            .iter()
+            .map(|(label, value)| format!("{label}:\t{value}\n"))
+            .collect::<String>(),
+    );
+    let mut out = String::new();
+    for (line, (label, _)) in aligned.lines().zip(&lines) {
+        let _ = writeln!(out, "{line}");
+        match *label {
+            "IPAM" if detail.addresses => out.push_str(&addresses(status)),
+            "Controller Status" if detail.controllers => out.push_str(&controllers(status)),
+            "Modules Health" if detail.modules => out.push_str(&modules(status)),
+            _ => {}
+        }
+    }
+    out
+}
+
+fn lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
+    let disabled = || "Disabled".to_owned();
+    let mut lines = vec![
+        ("KVStore", disabled()),
+        (
+            "Kubernetes",
+            component(status, "kubernetes").unwrap_or_else(disabled),
+        ),
+        ("KubeProxyReplacement", "False".into()),
+        ("Host firewall", disabled()),
+        ("SRv6", disabled()),
+        ("CNI Chaining", "none".into()),
+    ];
+    lines.extend(
+        (!status.cni_config.is_empty()).then(|| ("CNI Config file", status.cni_config.clone())),
+    );
+    lines.extend([
+        ("Cilium", cilium(status)),
+        (
+            "NodeMonitor",
+            component(status, "monitor").unwrap_or_else(disabled),
+        ),
+        ("IPAM", ipam(&status.ipam)),
+        ("IPv4 BIG TCP", disabled()),
+        ("IPv6 BIG TCP", disabled()),
+        ("BandwidthManager", disabled()),
+        ("Routing", routing(status)),
+        ("Attach Mode", status.attach_mode.clone()),
+        ("Device Mode", status.device_mode.text().into()),
+        ("Masquerading", masquerading(status)),
+        ("Controller Status", controller_sum(status)),
+        ("Hubble", disabled()),
+        ("Encryption", disabled()),
+        ("Modules Health", module_sum(status)),
+    ]);
+    lines
+}
+
+fn component(status: &AgentStatus, name: &str) -> Option<String> {
+    let found = status
+        .components
+        .iter()
+        .find(|part| part.name.eq_ignore_ascii_case(name))?;
+    Some(
+        format!("{}\t{}", found.state.text(), found.message)
+            .trim_end()
+            .to_owned(),
+    )
+    .map(|text| text.replace('\t', "   "))
+}
+
+fn cilium(status: &AgentStatus) -> String {
+    let version = status.version.trim_start_matches('v');
+    let message = if status.message.is_empty() {
+        String::new()
+    } else {
+        format!("   {}", status.message)
+    };
+    format!("{}   {version} (v{version}){message}", status.state.text())
+}
+
+fn ipam(pools: &[IpamStatus]) -> String {
+    let pool = |pool: &IpamStatus| {
+        let family = match pool.family {
+            Family::Ipv4 => "IPv4",
+            Family::Ipv6 => "IPv6",
+        };
+        format!(
+            "{family}: {}/{} allocated from {},",
+            pool.allocated, pool.capacity, pool.cidr
+        )
+    };
+    pools.iter().map(pool).collect::<Vec<_>>().join(" ")
+}
+
+fn routing(status: &AgentStatus) -> String {
+    let routing = &status.routing;
+    let network = match routing.mode.as_str() {
+        "tunnel" => format!("Tunnel [{}]", routing.tunnel_protocol),
+        "native" => "Native".into(),
+        other => other.to_owned(),
+    };
+    format!("Network: {network}   Host: {}", routing.host)
+}
+
+fn masquerading(status: &AgentStatus) -> String {
+    let masquerading = &status.masquerading;
+    if !masquerading.ipv4 && !masquerading.ipv6 {
+        return "Disabled".into();
+    }
+    let word = |on: bool| if on { "Enabled" } else { "Disabled" };
+    let excluded: String = masquerading
+        .excluded
+        .iter()
+        .map(|cidr| format!("{cidr} "))
+        .collect();
+    format!(
+        "{}   [{}]   {excluded}[IPv4: {}, IPv6: {}]",
+        masquerading.mode,
+        masquerading.devices.join(", "),
+        word(masquerading.ipv4),
+        word(masquerading.ipv6)
+    )
+}
+
+/// Parts whose name has a path, as `reconciler/routes`, do work over and over.
+fn is_controller(part: &Component) -> bool {
+    part.name.contains('/')
+}
+
+fn controller_sum(status: &AgentStatus) -> String {
+    let all: Vec<&Component> = status
+        .components
+        .iter()
+        .filter(|part| is_controller(part))
+        .collect();
+    let healthy = all
+        .iter()
+        .filter(|part| part.state != ComponentState::Failure)
+        .count();
+    format!("{healthy}/{} healthy", all.len())
+}
+
+fn module_sum(status: &AgentStatus) -> String {
+    let count = |states: &[ComponentState]| {
+        status
+            .components
+            .iter()
+            .filter(|part| states.contains(&part.state))
+            .count()
+    };
+    format!(
+        "Stopped({}) Degraded({}) OK({})",
+        count(&[ComponentState::Disabled]),
+        count(&[ComponentState::Failure, ComponentState::Warning]),
+        count(&[ComponentState::Ok])
+    )
+}
+
+fn addresses(status: &AgentStatus) -> String {
+    let rows: String = status
+        .addresses
+        .iter()
+        .map(|(ip, owner)| format!("  {ip} ({owner})\n"))
+        .collect();
+    format!("Allocated addresses:\n{rows}")
+}
+
+fn controllers(status: &AgentStatus) -> String {
+    let mut table = Table::new(&["  Name", "Last success", "Last error", "Count", "Message"]);
+    for part in status.components.iter().filter(|part| is_controller(part)) {
+        let ago = part.last_success_seconds.map_or_else(
+            || "never".into(),
+            |seconds| format!("{} ago", duration(seconds)),
+        );
+        let error = if part.failures > 0 { "now" } else { "never" };
+        let message = if part.message.is_empty() {
+            "no error"
+        } else {
+            &part.message
+        };
+        table.row(&[
+            &format!("  {}", part.name),
+            &ago,
+            error,
+            &part.failures.to_string(),
+            message,
+        ]);
+    }
+    table.render()
+}
+
+fn modules(status: &AgentStatus) -> String {
+    let row = |part: &Component| {
+        format!(
+            "  {}\t[{}] {}\n",
+            part.name,
+            part.state.text(),
+            part.message
+        )
+    };
+    align(&status.components.iter().map(row).collect::<String>())
+}
+
+/// As `3m20s`.
+#[must_use]
+pub fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds}s"),
+        (0, 0, _) => format!("{minutes}m{}s", seconds % 60),
+        (0, ..) => format!("{hours}h{minutes}m"),
+        _ => format!("{days}d{hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+    use serde_json::json;
+
+    use super::*;
+
+    fn status() -> AgentStatus {
+        serde_json::from_value(json!({
+            "state": "ok", "version": "9.9.9", "node": "n1", "uptimeSeconds": 200, "kernel": "6.99.0",
+            "components": [
+                {"name": "kubernetes", "state": "ok", "message": "1.30 (v1.30.2) [linux/amd64]"},
+                {"name": "monitor", "state": "ok", "message": "Listening for events on 4 CPUs"},
+                {"name": "reconciler/routes", "state": "ok", "lastSuccessSeconds": 12, "failures": 0},
+                {"name": "reconciler/ipcache", "state": "failure", "message": "map is full", "failures": 3},
+            ],
+            "ipam": [
+                {"family": "ipv4", "cidr": "10.7.1.0/24", "allocated": 5, "capacity": 254},
+                {"family": "ipv6", "cidr": "2001:db8:7::/112", "allocated": 3, "capacity": 65534},
+            ],
+            "addresses": {"10.7.1.12": "shop/cart-0", "10.7.1.200": "router"},
+            "routing": {"mode": "tunnel", "tunnelProtocol": "vxlan", "host": "BPF"},
+            "attachMode": "TCX", "deviceMode": "veth", "devices": ["ens9"],
+            "masquerading": {"ipv4": true, "ipv6": false, "mode": "BPF", "devices": ["ens9"], "excluded": ["10.0.0.0/8"]},
+            "cniConfig": "successfully wrote CNI configuration file to /etc/cni/net.d/05-cilium.conflist",
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn plain() {
+        expect![[r#"
+            KVStore:                Disabled
+            Kubernetes:             Ok   1.30 (v1.30.2) [linux/amd64]
+            KubeProxyReplacement:   False
+            Host firewall:          Disabled
+            SRv6:                   Disabled
+            CNI Chaining:           none
+            CNI Config file:        successfully wrote CNI configuration file to /etc/cni/net.d/05-cilium.conflist
+            Cilium:                 Ok   9.9.9 (v9.9.9)
+            NodeMonitor:            Ok   Listening for events on 4 CPUs
+            IPAM:                   IPv4: 5/254 allocated from 10.7.1.0/24, IPv6: 3/65534 allocated from 2001:db8:7::/112,
+            IPv4 BIG TCP:           Disabled
+            IPv6 BIG TCP:           Disabled
+            BandwidthManager:       Disabled
+            Routing:                Network: Tunnel [vxlan]   Host: BPF
+            Attach Mode:            TCX
+            Device Mode:            veth
+            Masquerading:           BPF   [ens9]   10.0.0.0/8 [IPv4: Enabled, IPv6: Disabled]
+            Controller Status:      1/2 healthy
+            Hubble:                 Disabled
+            Encryption:             Disabled
+            Modules Health:         Stopped(0) Degraded(1) OK(3)
+        "#]].assert_eq(&text(&status(), Detail::default()));
+    }
+
+    #[test]
+    fn verbose() {
+        expect![[r#"
+            KVStore:                Disabled
+            Kubernetes:             Ok   1.30 (v1.30.2) [linux/amd64]
+            KubeProxyReplacement:   False
+            Host firewall:          Disabled
+            SRv6:                   Disabled
+            CNI Chaining:           none
+            CNI Config file:        successfully wrote CNI configuration file to /etc/cni/net.d/05-cilium.conflist
+            Cilium:                 Ok   9.9.9 (v9.9.9)
+            NodeMonitor:            Ok   Listening for events on 4 CPUs
+            IPAM:                   IPv4: 5/254 allocated from 10.7.1.0/24, IPv6: 3/65534 allocated from 2001:db8:7::/112,
+            Allocated addresses:
+              10.7.1.12 (shop/cart-0)
+              10.7.1.200 (router)
+            IPv4 BIG TCP:           Disabled
+            IPv6 BIG TCP:           Disabled
+            BandwidthManager:       Disabled
+            Routing:                Network: Tunnel [vxlan]   Host: BPF
+            Attach Mode:            TCX
+            Device Mode:            veth
+            Masquerading:           BPF   [ens9]   10.0.0.0/8 [IPv4: Enabled, IPv6: Disabled]
+            Controller Status:      1/2 healthy
+              Name                 Last success   Last error   Count   Message
+              reconciler/routes    12s ago        never        0       no error
+              reconciler/ipcache   never          now          3       map is full
+            Hubble:                 Disabled
+            Encryption:             Disabled
+            Modules Health:         Stopped(0) Degraded(1) OK(3)
+              kubernetes           [Ok] 1.30 (v1.30.2) [linux/amd64]
+              monitor              [Ok] Listening for events on 4 CPUs
+              reconciler/routes    [Ok]
+              reconciler/ipcache   [Failure] map is full
+        "#]].assert_eq(&text(
+            &status(),
+            Detail {
+                addresses: true,
+                controllers: true,
+                modules: true,
+            },
+        ));
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(
+            [12, 200, 7300, 90_061].map(duration),
+            ["12s", "3m20s", "2h1m", "1d1h"]
+        );
+    }
+}

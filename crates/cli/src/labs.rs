@@ -1,0 +1,155 @@
+//! Finding a lab, its nodes and its pods.
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use lab::spec::LabName;
+use lab::state::{LabState, PodRecord, StateDir, lab_names};
+
+use crate::error::Usage;
+
+/// A lab that runs.
+pub struct RunningLab {
+    /// Its name.
+    pub name: LabName,
+    /// Its directory.
+    pub dir: StateDir,
+    /// What it says of itself.
+    pub state: LabState,
+}
+
+/// The lab that `wanted` names, or the only one that runs.
+///
+/// # Errors
+/// [`Usage`] with the labs that run, if none or several fit.
+pub fn find(wanted: Option<&str>) -> Result<RunningLab> {
+    let running: Vec<LabName> = lab_names()
+        .into_iter()
+        .filter(|name| StateDir::of(name).running())
+        .collect();
+    let name = choose(wanted, &running).map_err(Usage)?;
+    open(name)
+}
+
+/// Whether any lab runs on this machine.
+#[must_use]
+pub fn any() -> bool {
+    lab_names().iter().any(|name| StateDir::of(name).running())
+}
+
+fn choose(wanted: Option<&str>, running: &[LabName]) -> Result<LabName, String> {
+    let names: Vec<&str> = running.iter().map(LabName::as_str).collect();
+    match (wanted, running) {
+        (Some(wanted), _) => match running.iter().find(|name| name.as_str() == wanted) {
+            Some(name) => Ok(name.clone()),
+            None if running.is_empty() => Err(format!(
+                "lab `{wanted}` does not run; `hypha lab up --name {wanted}` starts it"
+            )),
+            None => Err(format!(
+                "lab `{wanted}` does not run; accepted: {}",
+                names.join(", ")
+            )),
+        },
+        (None, [only]) => Ok(only.clone()),
+        (None, []) => Err("no lab runs; `hypha lab up` starts one".into()),
+        (None, _) => Err(format!(
+            "several labs run; choose one with --name: {}",
+            names.join(", ")
+        )),
+    }
+}
+
+fn open(name: LabName) -> Result<RunningLab> {
+    let dir = StateDir::of(&name);
+    let state = dir.read()?.with_context(|| {
+        format!(
+            "lab `{name}` is still coming up, it has no state yet; `hypha lab status` shows how far"
+        )
+    })?;
+    Ok(RunningLab { name, dir, state })
+}
+
+impl RunningLab {
+    /// Names of its nodes, in order.
+    #[must_use]
+    pub fn node_names(&self) -> Vec<&str> {
+        self.state
+            .nodes
+            .iter()
+            .map(|node| node.name.as_str())
+            .collect()
+    }
+
+    /// The pods that run, by namespace and name.
+    ///
+    /// # Errors
+    /// If a record cannot be read.
+    pub fn pods(&self) -> Result<Vec<PodRecord>> {
+        let dir = self.dir.file("pods");
+        let entries =
+            std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
+        let names = entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().into_string().ok());
+        let mut pods = Vec::new();
+        for (namespace, name) in names.filter_map(|file| pod_of_file(&file)) {
+            // A pod that ended in between has no record any more.
+            pods.extend(self.dir.read_pod(&namespace, &name)?);
+        }
+        pods.sort_by(|a: &PodRecord, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        Ok(pods)
+    }
+}
+
+/// Neither a namespace nor a pod has an underscore in its name.
+fn pod_of_file(file: &str) -> Option<(String, String)> {
+    let (namespace, name) = file.strip_suffix(".json")?.split_once('_')?;
+    Some((namespace.to_owned(), name.to_owned()))
+}
+
+/// The file of a process's network namespace.
+#[must_use]
+pub fn netns(pid: i32) -> PathBuf {
+    format!("/proc/{pid}/ns/net").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labs(names: &[&str]) -> Vec<LabName> {
+        names.iter().map(|name| name.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_only_lab_needs_no_name() {
+        assert_eq!(choose(None, &labs(&["a"])).unwrap().as_str(), "a");
+        assert_eq!(choose(Some("b"), &labs(&["a", "b"])).unwrap().as_str(), "b");
+    }
+
+    #[test]
+    fn otherwise_the_labs_are_listed() {
+        assert_eq!(
+            choose(None, &labs(&["a", "b"])).unwrap_err(),
+            "several labs run; choose one with --name: a, b"
+        );
+        assert_eq!(
+            choose(Some("c"), &labs(&["a", "b"])).unwrap_err(),
+            "lab `c` does not run; accepted: a, b"
+        );
+        assert!(choose(None, &[]).unwrap_err().contains("hypha lab up"));
+        assert!(
+            choose(Some("c"), &[])
+                .unwrap_err()
+                .contains("hypha lab up --name c")
+        );
+    }
+
+    #[test]
+    fn pod_records_by_file_name() {
+        assert_eq!(
+            pod_of_file("shop_cart-0.json"),
+            Some(("shop".into(), "cart-0".into()))
+        );
+        assert_eq!(pod_of_file("shop_cart-0.new"), None);
+    }
+}
