@@ -96,10 +96,10 @@ impl NodeIpam {
     ) -> Result<Addresses, AllocateError> {
         self.expire(now);
         let mut given = Addresses::default();
-        if families.v4 {
-            if let IpAddr::V4(ip) = allocate(&mut self.v4, "IPv4", owner)? {
-                given.v4 = Some(ip);
-            }
+        if families.v4
+            && let IpAddr::V4(ip) = allocate(&mut self.v4, "IPv4", owner)?
+        {
+            given.v4 = Some(ip);
         }
         if families.v6 {
             match allocate(&mut self.v6, "IPv6", owner) {
