@@ -1,14 +1,16 @@
 //! The command tree.
 use std::io;
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use lab::cli::LabArgs;
 
 use crate::connectivity::command::ConnectivityCommand;
 use crate::dbg::DbgArgs;
 use crate::status::StatusArgs;
 use crate::version::VersionArgs;
-use crate::{connectivity, dbg, output, status, version};
+use crate::{connectivity, dbg, error, output, status, version};
 
 /// Networking, security and observability for Kubernetes
 #[derive(Debug, Parser)]
@@ -21,6 +23,8 @@ pub struct Cli {
 /// What `hypha` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Clusters on this machine: nodes as network namespaces, with an embedded API server
+    Lab(LabArgs),
     /// State of the cluster
     Status(StatusArgs),
     /// Look into one node: its agent's state, the kernel's maps, live events
@@ -49,12 +53,12 @@ pub enum Shell {
 }
 
 impl Command {
-    /// Runs the command.
-    ///
-    /// # Errors
-    /// Whatever the command could not do.
-    pub fn run(self) -> Result<()> {
-        match self {
+    /// Runs the command; its exit status.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let result = match self {
+            // It starts what enters namespaces, so no thread may run yet.
+            Self::Lab(args) => return lab_status(args.run()),
             Self::Status(args) => status::run(&args),
             Self::Dbg(args) => dbg::run(&args),
             Self::Connectivity(ConnectivityCommand::Test(args)) => {
@@ -62,7 +66,15 @@ impl Command {
             }
             Self::Completion { shell } => completion(shell),
             Self::Version(args) => version::run(&args),
-        }
+        };
+        error::exit(result)
+    }
+}
+
+fn lab_status(result: Result<i32>) -> ExitCode {
+    match result {
+        Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        Err(error) => error::exit(Err(error)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Finding a lab, its nodes and its pods.
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use lab::spec::LabName;
 use lab::state::{LabState, PodRecord, StateDir, lab_names};
 
@@ -20,13 +20,20 @@ pub struct RunningLab {
 /// The lab that `wanted` names, or the only one that runs.
 ///
 /// # Errors
-/// [`Usage`] with the labs that run, if none or several fit.
+/// If none runs; [`Usage`] with those that run, if none of them or several fit.
 pub fn find(wanted: Option<&str>) -> Result<RunningLab> {
     let running: Vec<LabName> = lab_names()
         .into_iter()
         .filter(|name| StateDir::of(name).running())
         .collect();
-    let name = choose(wanted, &running).map_err(Usage)?;
+    let name = choose(wanted, &running).map_err(|text| {
+        // With labs to choose from it is the choice that was wrong.
+        if running.is_empty() {
+            anyhow!(text)
+        } else {
+            Usage(text).into()
+        }
+    })?;
     open(name)
 }
 

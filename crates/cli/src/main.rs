@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let in_node = || std::path::Path::new(api::DEFAULT_SOCKET).exists();
     let arguments = names::canonical(std::env::args_os().collect(), in_node);
     match args::Cli::try_parse_from(&arguments) {
-        Ok(cli) => error::exit(cli.command.run()),
+        Ok(cli) => cli.command.run(),
         // Help and the version come this way, too.
         Err(message) => usage::report(&message, &args::Cli::command(), &arguments),
     }

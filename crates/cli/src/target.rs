@@ -2,7 +2,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use api::Client;
 use clap::Args;
 use lab::state::MachineState;
@@ -90,11 +90,10 @@ impl TargetArgs {
         if self.name.is_some() || labs::any() {
             return error;
         }
-        Usage(format!(
+        anyhow!(
             "{error}; on a node: no agent listens at {}, -H names another socket",
             api::DEFAULT_SOCKET
-        ))
-        .into()
+        )
     }
 
     fn machines<'a>(&self, lab: &'a RunningLab) -> Result<Vec<&'a MachineState>> {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 use super::plan::{self, Case, Scene};
-use super::{report, run, scene};
+use super::{report, run, samples, scene};
 use crate::error::{Findings, Usage};
 use crate::labs;
 use crate::output::{OutputArgs, render, write_out};
@@ -58,10 +58,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 /// `hypha connectivity test`.
 ///
 /// # Errors
-/// As [`test`]; [`Usage`] if there is no such lab.
+/// As [`test`]; [`Usage`] if there is no such lab; if the sample pods cannot be had.
 pub fn run(args: &TestArgs) -> Result<()> {
     let lab = labs::find(args.name.as_deref())?;
-    test(args, &scene::of(&lab)?)
+    let pods = samples::ready(&lab)?;
+    test(args, &scene::of(&lab, &pods)?)
 }
 
 /// Runs the matrix on `scene` and prints it.

@@ -5,6 +5,7 @@ pub mod plan;
 pub mod probe;
 pub mod report;
 pub mod run;
+pub mod samples;
 pub mod scene;
 pub mod server;
 pub mod socket;

@@ -12,22 +12,22 @@ use nix::sched::{CloneFlags, setns};
 use super::plan::{NodePlace, Place, RouterPlace, Scene};
 use crate::labs::{self, RunningLab};
 
-/// The places of `lab`, with the pods that run and have an address.
+/// The places of `lab`, with those of `pods` that have an address.
 ///
 /// # Errors
 /// If the lab's records cannot be read.
-pub fn of(lab: &RunningLab) -> Result<Scene> {
+pub fn of(lab: &RunningLab, pods: &[PodRecord]) -> Result<Scene> {
     let segments = Segments::of(&lab.state);
-    let mut pods: BTreeMap<String, Vec<Place>> = BTreeMap::new();
-    for pod in lab.pods()? {
-        if let Some(place) = pod_place(&pod)? {
-            pods.entry(pod.node).or_default().push(place);
+    let mut places: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+    for pod in pods {
+        if let Some(place) = pod_place(pod)? {
+            places.entry(pod.node.clone()).or_default().push(place);
         }
     }
     let nodes = lab.state.nodes.iter().map(|machine| NodePlace {
         place: place(machine),
         segment: segments.of_machine(machine),
-        pods: pods.remove(&machine.name).unwrap_or_default(),
+        pods: places.remove(&machine.name).unwrap_or_default(),
     });
     Ok(Scene {
         nodes: nodes.collect(),

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::state::LabState;
 
-/// Creates them in namespace `default`; their names.
+/// Creates those that are missing, in namespace `default`; the names of all.
 pub async fn create(client: &Client, state: &LabState) -> anyhow::Result<Vec<String>> {
     let pods: Api<Pod> = Api::namespaced(client.clone(), "default");
     let mut names = Vec::new();
@@ -23,7 +23,11 @@ pub async fn create(client: &Client, state: &LabState) -> anyhow::Result<Vec<Str
                 "spec": {"nodeName": node.name, "terminationGracePeriodSeconds": 2,
                     "containers": [{"name": "echo", "image": "hypha/echo", "ports": [{"containerPort": 8080}]}]},
             }))?;
-            pods.create(&PostParams::default(), &pod).await.with_context(|| format!("pod {name}"))?;
+            match pods.create(&PostParams::default(), &pod).await {
+                // It is there already: that is what was asked for.
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                made => drop(made.with_context(|| format!("pod {name}"))?),
+            }
             names.push(name);
         }
     }
