@@ -21,7 +21,9 @@ impl Face {
     /// The stored form of an object that came in this kind's form. What is in the stored form already stays as it is.
     pub fn to_stored(&self, mut object: Value) -> Value {
         if object["apiVersion"] != self.api_version {
-            let Some(map) = object.as_object_mut() else { return object };
+            let Some(map) = object.as_object_mut() else {
+                return object;
+            };
             for (here, there) in self.fields {
                 if let Some(value) = map.remove(*here) {
                     map.insert((*there).to_owned(), value);
@@ -34,7 +36,9 @@ impl Face {
 
     fn from_stored(&self, kind: &Kind, object: &Value) -> Value {
         let mut object = object.clone();
-        let Some(map) = object.as_object_mut() else { return object };
+        let Some(map) = object.as_object_mut() else {
+            return object;
+        };
         for (here, there) in self.fields {
             if let Some(value) = map.remove(*there) {
                 map.insert((*here).to_owned(), value);
@@ -49,7 +53,8 @@ impl Face {
         let rename = |term: &str| {
             let renamed = self.fields.iter().find_map(|(here, there)| {
                 let rest = term.strip_prefix(here)?;
-                rest.starts_with(['.', '=', '!']).then(|| format!("{there}{rest}"))
+                rest.starts_with(['.', '=', '!'])
+                    .then(|| format!("{there}{rest}"))
             });
             renamed.unwrap_or_else(|| term.to_owned())
         };
@@ -87,10 +92,16 @@ mod tests {
             "regarding": {"kind": "Pod"}, "reportingController": "c", "deprecatedCount": 2, "reason": "r"});
         let stored = kind.stored(event.clone());
         assert_eq!(stored["involvedObject"]["kind"], "Pod");
-        assert_eq!((&stored["message"], &stored["count"], &stored["apiVersion"]), (&json!("n"), &json!(2), &json!("v1")));
+        assert_eq!(
+            (&stored["message"], &stored["count"], &stored["apiVersion"]),
+            (&json!("n"), &json!(2), &json!("v1"))
+        );
         assert_eq!(*kind.shown(&stored), event);
         assert_eq!(kind.stored(stored.clone()), stored);
-        let selector = kind.face.unwrap().selector("regarding.kind=Pod,reason!=note,note=x");
+        let selector = kind
+            .face
+            .unwrap()
+            .selector("regarding.kind=Pod,reason!=note,note=x");
         assert_eq!(selector, "involvedObject.kind=Pod,reason!=note,message=x");
     }
 }

@@ -9,7 +9,9 @@ use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::error::ApiError;
 use super::http;
+use super::kind::Kind;
 use super::kinds;
 use super::store::{DEFAULT_HISTORY, Store};
 
@@ -35,6 +37,16 @@ pub(super) struct Shared {
     pub(super) store: Arc<Store>,
     pub(super) options: ServerOptions,
     pub(super) stopping: watch::Sender<bool>,
+}
+
+impl Shared {
+    /// The kind under which objects of a kind are stored.
+    pub(super) fn stored_kind(&self, kind: &Arc<Kind>) -> Result<Arc<Kind>, ApiError> {
+        match kind.face {
+            Some(face) => self.store.kind(face.of),
+            None => Ok(Arc::clone(kind)),
+        }
+    }
 }
 
 /// An API server. Clones are handles to the same server.

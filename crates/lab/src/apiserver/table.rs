@@ -83,7 +83,7 @@ fn columns(kind: &Kind) -> &'static [Column] {
         ("", "Pod") => POD,
         ("", "Node") => NODE,
         ("", "Namespace") => NAMESPACE,
-        ("", "Event") => EVENT,
+        ("" | "events.k8s.io", "Event") => EVENT,
         ("coordination.k8s.io", "Lease") => LEASE,
         _ => PLAIN,
     }

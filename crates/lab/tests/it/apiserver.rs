@@ -1,18 +1,11 @@
 //! The embedded API server through `kube`'s ordinary client.
 
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::pin::pin;
-use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt};
 use hypha_lab::apiserver::{ApiServer, ServerOptions};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
-use kube::api::{
-    Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
-};
-use kube::runtime::watcher;
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Client, Config, Error};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -43,16 +36,9 @@ impl Running {
         Client::try_from(Config::new(self.url.parse().unwrap())).unwrap()
     }
 
-    fn pods(&self) -> Api<Pod> {
+    pub fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client(), "default")
     }
-}
-
-/// Bounds a step, so that a missing event fails the test instead of hanging it.
-async fn soon<T>(step: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(20), step)
-        .await
-        .expect("should have happened by now")
 }
 
 pub fn pod(name: &str) -> Pod {
@@ -63,7 +49,7 @@ pub fn pod(name: &str) -> Pod {
     .unwrap()
 }
 
-fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> (u16, String) {
+pub fn code<T: std::fmt::Debug>(result: Result<T, Error>) -> (u16, String) {
     match result {
         Err(Error::Api(status)) => (status.code, status.reason.clone()),
         other => panic!("expected an API error, got {other:?}"),
@@ -306,178 +292,6 @@ async fn lists_select_and_page() {
     );
     let deleted = pods.delete_collection(&now, &even).await.unwrap();
     assert_eq!(deleted.left().unwrap().items.len(), 3);
-}
-
-#[tokio::test]
-async fn watches_tell_every_change_and_resume() {
-    let running = start(ServerOptions {
-        bookmark_interval: Duration::from_millis(300),
-        ..Default::default()
-    })
-    .await;
-    let pods = running.pods();
-    pods.create(&PostParams::default(), &pod("a"))
-        .await
-        .unwrap();
-    let listed = pods
-        .list(&ListParams::default())
-        .await
-        .unwrap()
-        .metadata
-        .resource_version
-        .unwrap();
-
-    let params = WatchParams::default().timeout(60).labels("app!=ignored");
-    let mut watch = pin!(pods.watch(&params, &listed).await.unwrap());
-    pods.create(&PostParams::default(), &pod("b"))
-        .await
-        .unwrap();
-    pods.create(&PostParams::default(), &pod("ignored"))
-        .await
-        .unwrap();
-    // It comes into view, changes and goes out of view.
-    for app in ["seen", "changed", "ignored"] {
-        let label = json!({"metadata": {"labels": {"app": app}}});
-        pods.patch("ignored", &PatchParams::default(), &Patch::Merge(&label))
-            .await
-            .unwrap();
-    }
-    pods.delete("b", &DeleteParams::default()).await.unwrap();
-    let mut seen = Vec::new();
-    let mut last = 0;
-    while seen.len() < 6 {
-        let (word, object) = match soon(watch.try_next()).await.unwrap().unwrap() {
-            WatchEvent::Added(pod) => ("added", pod),
-            WatchEvent::Modified(pod) => ("modified", pod),
-            WatchEvent::Deleted(pod) => ("deleted", pod),
-            WatchEvent::Bookmark(bookmark) => {
-                last = last.max(bookmark.metadata.resource_version.parse::<u64>().unwrap());
-                if seen.len() == 5 {
-                    seen.push("bookmark".to_owned());
-                }
-                continue;
-            }
-            WatchEvent::Error(error) => panic!("{error:?}"),
-        };
-        let revision: u64 = object.metadata.resource_version.unwrap().parse().unwrap();
-        assert!(revision > last, "revisions grow");
-        last = revision;
-        seen.push(format!("{word} {}", object.metadata.name.unwrap()));
-    }
-    let expected = [
-        "added b",
-        "added ignored",
-        "modified ignored",
-        "deleted ignored",
-        "deleted b",
-        "bookmark",
-    ];
-    assert_eq!(seen, expected);
-
-    let revision = last.to_string();
-    pods.create(&PostParams::default(), &pod("c"))
-        .await
-        .unwrap();
-    let mut again = pin!(
-        pods.watch(&WatchParams::default(), &revision)
-            .await
-            .unwrap()
-    );
-    let first = soon(again.try_next()).await.unwrap().unwrap();
-    assert!(matches!(first, WatchEvent::Added(pod) if pod.metadata.name.as_deref() == Some("c")));
-}
-
-#[tokio::test]
-async fn a_revision_that_is_forgotten_is_gone() {
-    let running = start(ServerOptions {
-        history: 4,
-        ..Default::default()
-    })
-    .await;
-    let pods = running.pods();
-    for i in 0..6 {
-        pods.create(&PostParams::default(), &pod(&format!("p{i}")))
-            .await
-            .unwrap();
-    }
-    for revision in ["1", "99999"] {
-        let mut watch = pin!(pods.watch(&WatchParams::default(), revision).await.unwrap());
-        let event = soon(watch.try_next()).await.unwrap().unwrap();
-        assert!(
-            matches!(&event, WatchEvent::Error(status) if status.code == 410),
-            "{event:?}"
-        );
-    }
-    let first = pods.list(&ListParams::default().limit(2)).await.unwrap();
-    for i in 0..5 {
-        pods.delete(&format!("p{i}"), &DeleteParams::default())
-            .await
-            .unwrap();
-    }
-    let token = first.metadata.continue_.unwrap();
-    assert_eq!(
-        code(
-            pods.list(&ListParams::default().limit(2).continue_token(&token))
-                .await
-        ),
-        (410, "Expired".into())
-    );
-}
-
-/// `kube`'s watcher keeps its picture right through refused resumes, and with streamed initial lists.
-#[tokio::test]
-async fn watcher_survives_a_short_history() {
-    for config in [
-        watcher::Config::default().timeout(1),
-        watcher::Config::default().streaming_lists().timeout(1),
-    ] {
-        let running = start(ServerOptions {
-            history: 3,
-            ..Default::default()
-        })
-        .await;
-        let pods = running.pods();
-        let store = running.server.store().clone();
-        let kind = store.kind("pods").unwrap();
-        let (reader, writer) = kube::runtime::reflector::store();
-        let stream =
-            kube::runtime::reflector(writer, watcher(pods.clone(), config)).for_each(|_| async {});
-        let task = tokio::spawn(stream);
-        soon(reader.wait_until_ready()).await.unwrap();
-        for round in 0..30 {
-            // In process and at once: more changes than the history holds between two looks of the watcher.
-            for i in 0..20 {
-                let object = serde_json::to_value(pod(&format!("r{round}-{i}"))).unwrap();
-                store
-                    .create(&kind, "default", object, &Default::default())
-                    .unwrap();
-                if round > 0 {
-                    let key = hypha_lab::apiserver::object::Key::namespaced(
-                        "default",
-                        format!("r{}-{i}", round - 1),
-                    );
-                    store.delete(&kind, &key, &Default::default()).unwrap();
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        let expected: BTreeSet<String> = (0..20).map(|i| format!("r29-{i}")).collect();
-        soon(async {
-            loop {
-                let seen: BTreeSet<String> = reader
-                    .state()
-                    .iter()
-                    .filter_map(|p| p.metadata.name.clone())
-                    .collect();
-                if seen == expected {
-                    break;
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
-        task.abort();
-    }
 }
 
 #[tokio::test]

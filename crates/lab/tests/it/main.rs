@@ -1,3 +1,8 @@
 //! Integration tests of the lab.
 
 mod apiserver;
+mod apiserver_kubectl;
+mod apiserver_raw;
+mod apiserver_watch;
+mod network;
+mod pods;

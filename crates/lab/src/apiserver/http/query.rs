@@ -89,10 +89,15 @@ impl Query {
 
     /// Which objects a request is about.
     pub fn filter(&self, kind: &Kind, namespace: Option<&str>) -> Result<Filter, ApiError> {
+        let fields = self.get("fieldSelector").unwrap_or_default();
+        let fields = match kind.face {
+            Some(face) => &face.selector(fields),
+            None => fields,
+        };
         Ok(Filter {
             namespace: namespace.map(str::to_owned),
             labels: LabelSelector::parse(self.get("labelSelector").unwrap_or_default())?,
-            fields: FieldSelector::parse(kind, self.get("fieldSelector").unwrap_or_default())?,
+            fields: FieldSelector::parse(kind, fields)?,
         })
     }
 

@@ -77,7 +77,7 @@ impl View {
     /// One object.
     pub fn object(self, kind: &Kind, object: &Value) -> Bytes {
         match self {
-            Self::Whole => Bytes::from(object.to_string()),
+            Self::Whole => Bytes::from(kind.shown(object).to_string()),
             Self::Metadata => Bytes::from(metadata_only(object).to_string()),
             Self::Table(row) => {
                 let revision = object["metadata"]["resourceVersion"].clone();
@@ -111,7 +111,7 @@ impl View {
                 &kind.api_version(),
                 &meta,
                 list.items.iter(),
-                |o| o.to_string(),
+                |o| kind.shown(o).to_string(),
             ),
             Self::Metadata => items(
                 "PartialObjectMetadataList",
@@ -130,7 +130,8 @@ impl View {
     /// The object of a watch event. Only the first table of a watch repeats the columns.
     pub fn event(self, kind: &Kind, event: &WatchEvent, first: bool) -> Bytes {
         match self {
-            Self::Whole => event.json(),
+            Self::Whole if kind.face.is_none() => event.json(),
+            Self::Whole => self.object(kind, &event.object),
             Self::Metadata => self.object(kind, &event.object),
             Self::Table(row) => {
                 let revision = event.object["metadata"]["resourceVersion"].clone();

@@ -33,31 +33,24 @@ pub async fn collection(
         method if is_get(method) && query.is_watch()? => {
             watch(server, kind, namespace, &query, view)
         }
-        method if is_get(method) => {
-            let options = query.list(kind, namespace)?;
-            let selected = query
-                .get("labelSelector")
-                .or(query.get("fieldSelector"))
-                .is_some();
-            let list = server.store.list(kind, &options)?;
-            Ok(json(200, view.list(kind, &list, !selected)))
-        }
+        method if is_get(method) => list(server, kind, namespace, &query, view),
         &Method::POST if placed => {
             let options = query.write()?;
-            let object = body::read_json(request).await?;
-            let stored =
-                server
-                    .store
-                    .create(kind, namespace.unwrap_or_default(), object, &options)?;
+            let object = kind.stored(body::read_json(request).await?);
+            let home = server.stored_kind(kind)?;
+            let namespace = namespace.unwrap_or_default();
+            let stored = server.store.create(&home, namespace, object, &options)?;
             Ok(json(201, view.object(kind, &stored)))
         }
         &Method::DELETE if placed => {
             let filter = query.filter(kind, namespace)?;
             let options = query.delete(&body::read_json(request).await?)?;
-            let items = server.store.delete_collection(kind, &filter, &options)?;
+            let home = server.stored_kind(kind)?;
+            let items = server.store.delete_collection(&home, &filter, &options)?;
+            let revision = server.store.revision();
             let list = List {
                 items,
-                revision: server.store.revision(),
+                revision,
                 token: None,
                 remaining: 0,
             };
@@ -65,6 +58,23 @@ pub async fn collection(
         }
         _ => Err(not_allowed()),
     }
+}
+
+fn list(
+    server: &Arc<Shared>,
+    kind: &Arc<Kind>,
+    namespace: Option<&str>,
+    query: &Query,
+    view: View,
+) -> Result<Response, ApiError> {
+    let options = query.list(kind, namespace)?;
+    let selected = query
+        .get("labelSelector")
+        .or(query.get("fieldSelector"))
+        .is_some();
+    let home = server.stored_kind(kind)?;
+    let list = server.store.list(&home, &options)?;
+    Ok(json(200, view.list(kind, &list, !selected)))
 }
 
 fn watch(
@@ -76,7 +86,8 @@ fn watch(
 ) -> Result<Response, ApiError> {
     let options = query.watch(kind, namespace)?;
     // A revision that is gone is told inside the watch: clients expect it there.
-    let body = match server.store.watch(kind, options.filter, options.start) {
+    let stored = server.stored_kind(kind)?;
+    let body = match server.store.watch(&stored, options.filter, options.start) {
         Err(error) if error.reason() == Reason::Expired => error_body(&error),
         Err(error) => return Err(error),
         Ok((first, watch)) => {
@@ -105,9 +116,11 @@ pub async fn object(
 ) -> Result<Response, ApiError> {
     let query = Query::parse(request.uri().query())?;
     let view = View::choose(request.headers(), &query);
+    let home = server.stored_kind(kind)?;
     match request.method() {
         method if is_get(method) => {
-            Ok(json(200, view.object(kind, &*server.store.get(kind, key)?)))
+            let stored = server.store.get(&home, key)?;
+            Ok(json(200, view.object(kind, &stored)))
         }
         &Method::PUT | &Method::PATCH => {
             let stored = write(server, kind, key, Part::Main, &query, request).await?;
@@ -115,7 +128,7 @@ pub async fn object(
         }
         &Method::DELETE => {
             let options = query.delete(&body::read_json(request).await?)?;
-            let deleted = server.store.delete(kind, key, &options)?;
+            let deleted = server.store.delete(&home, key, &options)?;
             Ok(json(200, show_deleted(kind, view, &deleted)))
         }
         _ => Err(not_allowed()),
@@ -141,16 +154,23 @@ pub async fn write(
     request: Request,
 ) -> Result<Arc<Value>, ApiError> {
     let options = query.write()?;
+    let stored = server.stored_kind(kind)?;
     if request.method() == Method::PUT {
         let object = body::read_json(request).await?;
-        return server.store.update(kind, key, object, part, &options);
+        return server
+            .store
+            .update(&stored, key, kind.stored(object), part, &options);
     }
     let content_type = body::content_type(request.headers());
     let body = body::read(request.into_body()).await?;
     let patch = Patch::parse(kind, &content_type, &body)?;
-    server.store.modify(kind, key, part, &options, |current| {
-        patch.apply(kind, current)
-    })
+    server
+        .store
+        .modify(&stored, key, part, &options, |current| {
+            patch
+                .apply(kind, &kind.shown(current))
+                .map(|object| kind.stored(object))
+        })
 }
 
 /// The status of an object, which is read and written apart from the rest.

@@ -3,10 +3,29 @@
 use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
+use super::super::face::Face;
 use super::super::kind::{ShapeReport, Strategy};
 use super::super::object::meta_str;
 use super::super::schema;
 use super::super::validate::FieldErrors;
+
+/// Seconds that an event is kept.
+pub(super) const TIME_TO_LIVE: i64 = 3600;
+
+/// The words of `events.k8s.io/v1` for the fields of core events.
+pub(super) static NEW_FACE: Face = Face {
+    of: "events",
+    api_version: "v1",
+    fields: &[
+        ("regarding", "involvedObject"),
+        ("note", "message"),
+        ("reportingController", "reportingComponent"),
+        ("deprecatedSource", "source"),
+        ("deprecatedFirstTimestamp", "firstTimestamp"),
+        ("deprecatedLastTimestamp", "lastTimestamp"),
+        ("deprecatedCount", "count"),
+    ],
+};
 
 pub(super) struct EventStrategy;
 

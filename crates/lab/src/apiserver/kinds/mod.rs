@@ -33,7 +33,7 @@ impl<T: DeserializeOwned> Strategy for Typed<T> {
 /// Every built-in kind.
 pub fn builtin() -> Registry {
     let mut registry = Registry::new();
-    for kind in [namespace(), node(), pod(), event(), lease()] {
+    for kind in [namespace(), node(), pod(), event(), new_event(), lease()] {
         registry.register(kind);
     }
     registry
@@ -88,9 +88,18 @@ pub fn pod() -> Kind {
 
 /// `Event` of the core group.
 pub fn event() -> Kind {
-    built_in("", "v1", "Event", "events", event::EventStrategy)
-        .without_status()
-        .short(&["ev"])
+    let kind = built_in("", "v1", "Event", "events", event::EventStrategy);
+    let mut kind = kind.without_status().short(&["ev"]);
+    kind.time_to_live = Some(event::TIME_TO_LIVE);
+    kind
+}
+
+/// `Event` of `events.k8s.io`: the same events in newer words.
+pub fn new_event() -> Kind {
+    let mut kind = event();
+    kind.group = "events.k8s.io".to_owned();
+    kind.face = Some(&event::NEW_FACE);
+    kind
 }
 
 /// `Lease`.

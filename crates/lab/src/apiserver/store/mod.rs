@@ -4,6 +4,7 @@
 //! once stored: a write makes a new one at a new revision.
 
 mod delete;
+mod expire;
 mod list;
 mod memory;
 mod watch;
@@ -44,6 +45,7 @@ pub enum WatchStart {
 pub struct Store {
     memory: Arc<Memory>,
     registry: RwLock<Arc<Registry>>,
+    swept: expire::Swept,
 }
 
 impl Store {
@@ -52,6 +54,7 @@ impl Store {
         let store = Self {
             memory: Arc::new(Memory::new(history)),
             registry: RwLock::new(Arc::new(registry)),
+            swept: expire::Swept::default(),
         };
         if let Ok(kind) = store.kind("namespaces") {
             for name in INITIAL_NAMESPACES {

@@ -71,6 +71,7 @@ impl Store {
         options: &WriteOptions,
     ) -> Result<Arc<Value>, ApiError> {
         let mut object = self.admit_new(kind, namespace, object, options)?;
+        self.expire(kind);
         let prefix = meta_str(&object, "generateName").to_owned();
         let generated = meta_str(&object, "name").is_empty();
         let mut attempts = if generated { 8 } else { 1 };

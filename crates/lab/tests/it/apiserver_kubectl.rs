@@ -1,0 +1,254 @@
+//! The embedded API server through an unmodified `kubectl`.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::apiserver::{Running, start};
+
+const KUBECTL: &str = "/usr/bin/kubectl";
+
+struct Kubectl {
+    running: Running,
+    home: TempDir,
+}
+
+/// What a command did: standard output, standard error, and whether it went well.
+#[derive(Debug)]
+struct Outcome {
+    out: String,
+    err: String,
+    ok: bool,
+}
+
+impl Kubectl {
+    async fn start() -> Option<Self> {
+        if !std::path::Path::new(KUBECTL).exists() {
+            eprintln!("skipped: {KUBECTL} is not there");
+            return None;
+        }
+        Some(Self {
+            running: start(Default::default()).await,
+            home: TempDir::new().unwrap(),
+        })
+    }
+
+    async fn run(&self, arguments: &str, input: Option<&Value>) -> Outcome {
+        let mut child = Command::new(KUBECTL)
+            .args(["--server", &self.running.url])
+            .args(arguments.split_whitespace())
+            .env_clear()
+            .env("HOME", self.home.path())
+            .env("KUBECONFIG", "/dev/null")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        if let Some(input) = input {
+            stdin.write_all(input.to_string().as_bytes()).await.unwrap();
+        }
+        drop(stdin);
+        let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output());
+        let output = output.await.expect("kubectl should have ended").unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Outcome {
+            out: text(output.stdout),
+            err: text(output.stderr),
+            ok: output.status.success(),
+        }
+    }
+
+    /// Runs a command that has to work.
+    async fn good(&self, arguments: &str, input: Option<&Value>) -> String {
+        let outcome = self.run(arguments, input).await;
+        assert!(outcome.ok, "kubectl {arguments}: {outcome:?}");
+        outcome.out
+    }
+
+    async fn json(&self, arguments: &str) -> Value {
+        serde_json::from_str(&self.good(arguments, None).await).unwrap()
+    }
+}
+
+fn pod(image: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "web", "namespace": "default", "labels": {"app": "web"}},
+        "spec": {"containers": [{"name": "main", "image": image}]},
+    })
+}
+
+fn node() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {"name": "node1", "labels": {"node-role.kubernetes.io/control-plane": ""}},
+        "status": {
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "addresses": [{"type": "InternalIP", "address": "192.168.10.100"}],
+            "nodeInfo": {"kubeletVersion": "v1.34.0"},
+        },
+    })
+}
+
+#[tokio::test]
+async fn kubectl_reads() {
+    let Some(kubectl) = Kubectl::start().await else {
+        return;
+    };
+    kubectl
+        .good("create -f - --validate=false", Some(&node()))
+        .await;
+    let nodes = kubectl.json("get nodes -o json").await;
+    assert_eq!(nodes["items"][0]["metadata"]["name"], "node1");
+    let table = kubectl.good("get nodes -o wide", None).await;
+    let (head, row) = table.split_once('\n').unwrap();
+    assert!(
+        head.starts_with("NAME") && head.contains("INTERNAL-IP"),
+        "{table}"
+    );
+    for cell in [
+        "node1",
+        "Ready",
+        "control-plane",
+        "v1.34.0",
+        "192.168.10.100",
+    ] {
+        assert!(row.contains(cell), "{cell} in {row}");
+    }
+    assert_eq!(
+        kubectl.good("get ns -o name", None).await.lines().count(),
+        4
+    );
+    let none = kubectl.run("get pods", None).await;
+    assert!(
+        none.ok && none.err.contains("No resources found"),
+        "{none:?}"
+    );
+    let missing = kubectl.run("get pod nobody", None).await;
+    assert!(
+        missing.err.contains(r#"pods "nobody" not found"#),
+        "{missing:?}"
+    );
+    let resources = kubectl.good("api-resources", None).await;
+    for line in ["namespaces", "leases", "coordination.k8s.io/v1"] {
+        assert!(resources.contains(line), "{resources}");
+    }
+    assert!(
+        kubectl
+            .good("version", None)
+            .await
+            .contains("v1.34.0+hypha")
+    );
+    assert!(
+        kubectl
+            .good("describe node node1", None)
+            .await
+            .contains("192.168.10.100")
+    );
+}
+
+#[tokio::test]
+async fn kubectl_writes() {
+    let Some(kubectl) = Kubectl::start().await else {
+        return;
+    };
+    let apply = "apply --validate=false -f -";
+    assert!(
+        kubectl
+            .good(apply, Some(&pod("nginx:1")))
+            .await
+            .contains("pod/web created")
+    );
+    assert!(
+        kubectl
+            .good(apply, Some(&pod("nginx:1")))
+            .await
+            .contains("pod/web unchanged")
+    );
+    assert!(
+        kubectl
+            .good(apply, Some(&pod("nginx:2")))
+            .await
+            .contains("pod/web configured")
+    );
+    let stored = kubectl.json("get pod web -o json").await;
+    assert_eq!(stored["spec"]["containers"][0]["image"], "nginx:2");
+
+    let listed = kubectl.good("get po -A -l app=web", None).await;
+    assert!(
+        listed.contains("web") && listed.contains("0/1") && listed.contains("Pending"),
+        "{listed}"
+    );
+    kubectl.good("label pod web tier=front", None).await;
+    kubectl.good("annotate pod web note=x", None).await;
+    let stored = kubectl.json("get pod web -o json").await;
+    assert_eq!(stored["metadata"]["labels"]["tier"], "front");
+    let forbidden = kubectl
+        .run(r#"patch pod web -p {"spec":{"hostname":"x"}}"#, None)
+        .await;
+    assert!(
+        !forbidden.ok && forbidden.err.contains("spec: Forbidden"),
+        "{forbidden:?}"
+    );
+    assert!(
+        kubectl
+            .good("describe pod web", None)
+            .await
+            .contains("nginx:2")
+    );
+
+    assert!(
+        kubectl
+            .good("delete pod web", None)
+            .await
+            .contains("deleted")
+    );
+    assert!(!kubectl.run("get pod web", None).await.ok);
+    // (`create namespace` by name would send protobuf, which is refused with a clear message.)
+    let by_name = kubectl.run("create namespace team", None).await;
+    assert!(
+        by_name.err.contains("understands application/json"),
+        "{by_name:?}"
+    );
+    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}});
+    kubectl
+        .good("create --validate=false -f -", Some(&namespace))
+        .await;
+    kubectl.good("delete namespace team", None).await;
+    assert!(!kubectl.run("get ns team", None).await.ok);
+}
+
+#[tokio::test]
+async fn kubectl_shows_what_is_wrong() {
+    let Some(kubectl) = Kubectl::start().await else {
+        return;
+    };
+    let mut bad = pod("nginx");
+    bad["spec"]["containers"][0]["ports"] = json!([{"containerPort": 0}]);
+    let outcome = kubectl
+        .run("create --validate=false -f -", Some(&bad))
+        .await;
+    assert!(
+        outcome
+            .err
+            .contains("spec.containers[0].ports[0].containerPort"),
+        "{outcome:?}"
+    );
+    let outcome = kubectl
+        .run(
+            "apply --server-side --validate=false -f -",
+            Some(&pod("nginx")),
+        )
+        .await;
+    assert!(
+        !outcome.ok && outcome.err.contains("server-side apply"),
+        "{outcome:?}"
+    );
+}
