@@ -9,20 +9,26 @@ use crate::{Datapath, Error, Result, sys};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
 pub struct SkbContext {
-    len: u32,
-    pkt_type: u32,
+    /// Not given; zero.
+    pub len: u32,
+    /// Not given; zero.
+    pub pkt_type: u32,
     /// `skb->mark`.
     pub mark: u32,
-    queue_mapping: u32,
-    protocol: u32,
-    vlan: [u32; 3],
+    /// Not given; zero.
+    pub queue_mapping: u32,
+    /// Not given; zero.
+    pub protocol: u32,
+    /// Not given; zero.
+    pub vlan: [u32; 3],
     /// `skb->priority`.
     pub priority: u32,
     /// Device the packet came in by.
     pub ingress_ifindex: u32,
     /// Device the program runs on; must exist in the calling thread's network namespace, zero is the loopback device.
     pub ifindex: u32,
-    tc_index: u32,
+    /// Not given; zero.
+    pub tc_index: u32,
     /// `skb->cb`.
     pub cb: [u32; 5],
 }
@@ -42,6 +48,8 @@ pub struct TestRun {
 
 /// Bytes that a program may add to a packet.
 const ROOM: usize = 512;
+/// More than any kernel's whole context; what a kernel does not know must be zero.
+const CONTEXT: usize = 512;
 
 impl Datapath {
     /// Runs a program on `packet`, link-layer header included.
@@ -60,11 +68,12 @@ impl Datapath {
         let found = self.attacher.program(program).ok_or(Error::NoProgram { name: program })?;
         let mut output = vec![0; packet.len() + ROOM];
         output[..packet.len()].copy_from_slice(packet);
-        let mut context = context;
-        let (verdict, len, nanoseconds) =
-            sys::test_run(found.fd.as_fd(), &mut output, packet.len(), context.as_mut_bytes(), repeat)
-                .map_err(Error::bpf("test-run program", program))?;
+        let mut whole = [0; CONTEXT];
+        whole[..size_of::<SkbContext>()].copy_from_slice(context.as_bytes());
+        let (verdict, len, nanoseconds) = sys::test_run(found.fd.as_fd(), &mut output, packet.len(), &mut whole, repeat)
+            .map_err(Error::bpf("test-run program", program))?;
         output.truncate(len);
+        let context = SkbContext::read_from_prefix(&whole).map_or(context, |(context, _)| context);
         Ok(TestRun { verdict: verdict.cast_signed(), packet: output, context, nanoseconds })
     }
 }

@@ -237,7 +237,7 @@ impl Attacher {
             tc.ensure_clsact(hook.ifindex).map_err(hook.failed("attach"))?;
             tc.put(hook.ifindex, hook.point, hook.program, program.fd.as_fd()).map_err(hook.failed("attach"))?;
         }
-        pins::remove(&dir.join(owner::LINKS).join(hook.program))?;
+        drop_link(&dir.join(owner::LINKS).join(hook.program))?;
         self.drop_other_filters(dir, hook.ifindex)?;
         Ok(done)
     }
@@ -246,6 +246,9 @@ impl Attacher {
     pub(crate) fn detach(&self, owner: &Owner) -> Result<bool> {
         let dir = owner.dir(&self.pins);
         self.drop_filters(&dir, None)?;
+        for name in pins::names(&dir.join(owner::LINKS))? {
+            drop_link(&dir.join(owner::LINKS).join(name))?;
+        }
         pins::remove_dir(&dir)
     }
 
@@ -345,6 +348,15 @@ fn find_link(path: &Path, hook: &Hook<'_>) -> Result<Option<(OwnedFd, LinkState)
     let state = sys::link_info(link.as_fd()).map_err(Error::pin("look at", path))?;
     let fits = state.ifindex == hook.ifindex && state.attach_type == Some(hook.point.attach_type());
     Ok(fits.then_some((link, state)))
+}
+
+/// Detaches and unpins a link, if there is one.
+fn drop_link(path: &Path) -> Result<()> {
+    if let Some(link) = pins::open(path)? {
+        // Refused when the device is gone, and then not needed.
+        let _ = sys::link_detach(link.as_fd());
+    }
+    pins::remove(path).map(drop)
 }
 
 impl Datapath {

@@ -3,7 +3,7 @@ use std::{os::fd::AsFd, path::Path};
 
 use abi::names;
 
-use super::{Attacher, Hook, Mechanism, Owner, Point, owner, tc};
+use super::{Attacher, Hook, Mechanism, Owner, Point, drop_link, owner, tc};
 use crate::{Error, Result, pins, sys};
 
 /// What replacing the programs did.
@@ -48,7 +48,7 @@ impl Attacher {
         let path = dir.join(owner::LINKS).join(name);
         let Some(program) = self.program(name) else {
             replaced.stale(owner, name);
-            return pins::remove(&path).map(drop);
+            return drop_link(&path);
         };
         let Some(link) = pins::open(&path)? else { return Ok(()) };
         let state = sys::link_info(link.as_fd()).map_err(Error::pin("look at", &path))?;
@@ -97,7 +97,7 @@ impl Attacher {
                 }
                 Ok(())
             }
-            Mechanism::Tcx | Mechanism::Netkit => pins::remove(&dir.join(owner::LINKS).join(hook.program)).map(drop),
+            Mechanism::Tcx | Mechanism::Netkit => drop_link(&dir.join(owner::LINKS).join(hook.program)),
         }
     }
 }

@@ -67,6 +67,10 @@ attr! {
     LinkUpdate { link_fd: u32, new_prog_fd: u32, flags: u32, old_prog_fd: u32, }
 }
 attr! {
+    /// `BPF_LINK_DETACH`.
+    LinkDetach { link_fd: u32, }
+}
+attr! {
     /// `struct bpf_map_info`, as far as it is read.
     MapInfo {
         kind: u32, id: u32, key_size: u32, value_size: u32, max_entries: u32, map_flags: u32, name: [u8; 16],

@@ -39,6 +39,12 @@ pub(crate) fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Res
     bpf(Command::LinkUpdate, &mut attr).map(drop)
 }
 
+/// Detaches the link's program at once; the link stays until its last descriptor and pin are gone. Without this the program runs
+/// on until the kernel gets round to the link, some milliseconds after that.
+pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(Command::LinkDetach, &mut attr::LinkDetach { link_fd: raw(link) }).map(drop)
+}
+
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkState> {
     const TCX: u32 = 11;
     const NETKIT: u32 = 13;

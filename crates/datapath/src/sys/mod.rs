@@ -18,7 +18,7 @@ use std::{
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-pub(crate) use link::{LinkState, link_create, link_info, link_update};
+pub(crate) use link::{LinkState, link_create, link_detach, link_info, link_update};
 pub(crate) use map::{Batch, MapShape, delete, delete_batch, lookup, lookup_batch, map_create, map_info, next_key, update, update_batch};
 pub use prog::ProgramInfo;
 pub(crate) use prog::{prog_info, prog_load_classifier, prog_query, test_run};
@@ -42,6 +42,7 @@ pub(crate) enum Command {
     MapDeleteBatch = 27,
     LinkCreate = 28,
     LinkUpdate = 29,
+    LinkDetach = 34,
 }
 
 /// Where a program can be attached to a device by a link (`enum bpf_attach_type`).

@@ -42,6 +42,8 @@ fn attaching_twice_changes_nothing() {
         assert_eq!(datapath.attach_endpoint(7, lxc, "lxc1", false).unwrap(), Attached::Unchanged);
         assert_eq!(datapath.attachments().unwrap().len(), 3);
         assert!(datapath.detach_endpoint(7).unwrap());
+        assert_eq!(datapath.attach_endpoint(7, lxc, "lxc1", true).unwrap(), Attached::New, "the hook is free at once");
+        assert!(datapath.detach_endpoint(7).unwrap());
         assert!(!datapath.detach_endpoint(7).unwrap());
         assert!(datapath.detach_device("eth0.5").unwrap());
         assert_eq!(datapath.attachments().unwrap(), []);

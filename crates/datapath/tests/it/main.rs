@@ -4,6 +4,7 @@ extern crate hypha_datapath as datapath;
 mod support;
 
 mod attach;
+mod devices;
 mod events;
 mod maps;
 mod open;
