@@ -32,7 +32,8 @@ fn object() -> Vec<u8> {
 }
 
 fn default_path() -> PathBuf {
-    PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default()).join("../../target/bpf/hypha.bpf.o")
+    PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default())
+        .join("../../target/bpf/hypha.bpf.o")
 }
 
 fn write(path: PathBuf, bytes: &[u8]) {

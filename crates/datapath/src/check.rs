@@ -73,17 +73,41 @@ pub enum Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAttached { id, ifindex } => write!(f, "endpoint {id}: no program on its device #{ifindex}"),
-            Self::Leaked { owner, program } => write!(f, "{owner}: {program} is attached, but there is no such endpoint"),
-            Self::OldProgram { owner, program } => write!(f, "{owner}: {program} is an old program"),
-            Self::DeviceGone { owner, program } => write!(f, "{owner}: {program} is pinned, but its device is gone"),
-            Self::MapEntry { id, present: true } => write!(f, "endpoint {id}: its entry in {} is not as it should be", names::LXC_IFINDEX),
-            Self::MapEntry { id, present: false } => write!(f, "endpoint {id}: no entry in {}", names::LXC_IFINDEX),
+            Self::NotAttached { id, ifindex } => {
+                write!(f, "endpoint {id}: no program on its device #{ifindex}")
+            }
+            Self::Leaked { owner, program } => write!(
+                f,
+                "{owner}: {program} is attached, but there is no such endpoint"
+            ),
+            Self::OldProgram { owner, program } => {
+                write!(f, "{owner}: {program} is an old program")
+            }
+            Self::DeviceGone { owner, program } => {
+                write!(f, "{owner}: {program} is pinned, but its device is gone")
+            }
+            Self::MapEntry { id, present: true } => write!(
+                f,
+                "endpoint {id}: its entry in {} is not as it should be",
+                names::LXC_IFINDEX
+            ),
+            Self::MapEntry { id, present: false } => {
+                write!(f, "endpoint {id}: no entry in {}", names::LXC_IFINDEX)
+            }
             Self::LeakedEntry { id, ifindex } => {
-                write!(f, "{}: entry of device #{ifindex} is of endpoint {id}, which does not exist", names::LXC_IFINDEX)
+                write!(
+                    f,
+                    "{}: entry of device #{ifindex} is of endpoint {id}, which does not exist",
+                    names::LXC_IFINDEX
+                )
             }
             Self::LeakedAddress { key, ifindex } => {
-                write!(f, "{}: {} leads to device #{ifindex}, which is no endpoint's", names::LXC, address(key))
+                write!(
+                    f,
+                    "{}: {} leads to device #{ifindex}, which is no endpoint's",
+                    names::LXC,
+                    address(key)
+                )
             }
         }
     }
@@ -110,8 +134,13 @@ impl Datapath {
         problems.extend(
             maps.dump_addresses()?
                 .into_iter()
-                .filter(|(_, info)| info.flags & abi::endpoint_flags::HOST == 0 && !known(info.ifindex))
-                .map(|(key, info)| Problem::LeakedAddress { key, ifindex: info.ifindex }),
+                .filter(|(_, info)| {
+                    info.flags & abi::endpoint_flags::HOST == 0 && !known(info.ifindex)
+                })
+                .map(|(key, info)| Problem::LeakedAddress {
+                    key,
+                    ifindex: info.ifindex,
+                }),
         );
         Ok(problems)
     }
@@ -122,7 +151,9 @@ fn check_attachments(found: &[Attachment], endpoints: &BTreeMap<u16, &Expected>)
     for attachment in found {
         let (owner, program) = (attachment.owner.clone(), attachment.program);
         match &owner {
-            Owner::Endpoint(id) if !endpoints.contains_key(id) => problems.push(Problem::Leaked { owner, program }),
+            Owner::Endpoint(id) if !endpoints.contains_key(id) => {
+                problems.push(Problem::Leaked { owner, program })
+            }
             _ if attachment.ifindex == 0 => problems.push(Problem::DeviceGone { owner, program }),
             _ if !attachment.current => problems.push(Problem::OldProgram { owner, program }),
             _ => {}
@@ -130,10 +161,15 @@ fn check_attachments(found: &[Attachment], endpoints: &BTreeMap<u16, &Expected>)
     }
     for expected in endpoints.values() {
         let attached = found.iter().any(|a| {
-            a.owner == Owner::Endpoint(expected.id) && a.ifindex == expected.ifindex && a.program == names::FROM_CONTAINER
+            a.owner == Owner::Endpoint(expected.id)
+                && a.ifindex == expected.ifindex
+                && a.program == names::FROM_CONTAINER
         });
         if !attached {
-            problems.push(Problem::NotAttached { id: expected.id, ifindex: expected.ifindex });
+            problems.push(Problem::NotAttached {
+                id: expected.id,
+                ifindex: expected.ifindex,
+            });
         }
     }
     problems
@@ -150,7 +186,10 @@ fn check_entries(found: &[LocalEndpoint], endpoints: &BTreeMap<u16, &Expected>) 
     for expected in endpoints.values() {
         let entry = found.iter().find(|e| e.info.ifindex == expected.ifindex);
         if entry != Some(&expected.entry) {
-            problems.push(Problem::MapEntry { id: expected.id, present: entry.is_some() });
+            problems.push(Problem::MapEntry {
+                id: expected.id,
+                present: entry.is_some(),
+            });
         }
     }
     problems

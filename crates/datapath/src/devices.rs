@@ -1,7 +1,9 @@
 //! The devices of a node that are ours: the host pair, the tunnel device, and the kernel parameters they need.
 use std::net::IpAddr;
 
-use netlink::{Address, AddrGenMode, Handle, Link, LinkChange, LinkKind, Mac, NewLink, Peer, sysctl};
+use netlink::{
+    AddrGenMode, Address, Handle, Link, LinkChange, LinkKind, Mac, NewLink, Peer, sysctl,
+};
 
 use crate::{Error, Result};
 
@@ -80,11 +82,15 @@ fn failed(device: &str) -> impl FnOnce(netlink::Error) -> Error {
 /// # Errors
 /// When the kernel refuses.
 pub fn ensure_host(netlink: &mut Handle, wanted: &HostDevices) -> Result<HostPair> {
-    let mut host = netlink.find_link(HOST_DEVICE).map_err(failed(HOST_DEVICE))?;
+    let mut host = netlink
+        .find_link(HOST_DEVICE)
+        .map_err(failed(HOST_DEVICE))?;
     let mut net = netlink.find_link(NET_DEVICE).map_err(failed(NET_DEVICE))?;
     if !is_pair(host.as_ref(), net.as_ref()) {
         remove_host(netlink)?;
-        let pair = NewLink::veth(HOST_DEVICE, Peer::new(NET_DEVICE).mtu(wanted.mtu)).mtu(wanted.mtu).no_arp();
+        let pair = NewLink::veth(HOST_DEVICE, Peer::new(NET_DEVICE).mtu(wanted.mtu))
+            .mtu(wanted.mtu)
+            .no_arp();
         netlink.link_create(&pair).map_err(failed(HOST_DEVICE))?;
         no_own_addresses(netlink, &[HOST_DEVICE, NET_DEVICE]);
         (host, net) = (None, None);
@@ -97,7 +103,12 @@ pub fn ensure_host(netlink: &mut Handle, wanted: &HostDevices) -> Result<HostPai
     }
     ensure_addresses(netlink, &host, &wanted.addresses)?;
     let mac = |link: &Link| link.mac.unwrap_or(Mac([0; 6])).0;
-    Ok(HostPair { host_ifindex: host.index, host_mac: mac(&host), net_ifindex: net.index, net_mac: mac(&net) })
+    Ok(HostPair {
+        host_ifindex: host.index,
+        host_mac: mac(&host),
+        net_ifindex: net.index,
+        net_mac: mac(&net),
+    })
 }
 
 /// No IPv6 address of the kernel's making: only ours may be chosen as a source, and nothing is to be solicited.
@@ -109,12 +120,21 @@ fn no_own_addresses(netlink: &mut Handle, devices: &[&str]) {
 }
 
 fn is_pair(host: Option<&Link>, net: Option<&Link>) -> bool {
-    let (Some(host), Some(net)) = (host, net) else { return false };
-    host.kind.as_deref() == Some("veth") && host.peer == Some(net.index) && host.peer_netns.is_none()
+    let (Some(host), Some(net)) = (host, net) else {
+        return false;
+    };
+    host.kind.as_deref() == Some("veth")
+        && host.peer == Some(net.index)
+        && host.peer_netns.is_none()
 }
 
 /// Brings a device up without ARP and with its MTU, if it is not so.
-fn settle(netlink: &mut Handle, device: &'static str, found: Option<Link>, mtu: u32) -> Result<Link> {
+fn settle(
+    netlink: &mut Handle,
+    device: &'static str,
+    found: Option<Link>,
+    mtu: u32,
+) -> Result<Link> {
     let link = match found {
         Some(link) => link,
         None => netlink.link(device).map_err(failed(device))?,
@@ -123,20 +143,35 @@ fn settle(netlink: &mut Handle, device: &'static str, found: Option<Link>, mtu: 
     if link.is_up() && no_arp && link.mtu == mtu {
         return Ok(link);
     }
-    netlink.link_change(device, &LinkChange::new().arp(false).mtu(mtu).up()).map_err(failed(device))?;
+    netlink
+        .link_change(device, &LinkChange::new().arp(false).mtu(mtu).up())
+        .map_err(failed(device))?;
     netlink.link(device).map_err(failed(device))
 }
 
 /// Leaves exactly `wanted` on the device.
 fn ensure_addresses(netlink: &mut Handle, link: &Link, wanted: &[IpAddr]) -> Result<()> {
-    let found = netlink.addresses(Some(link.index)).map_err(failed(&link.name))?;
+    let found = netlink
+        .addresses(Some(link.index))
+        .map_err(failed(&link.name))?;
     let full = |ip: IpAddr| if ip.is_ipv4() { 32 } else { 128 };
-    for address in found.iter().filter(|a| !(wanted.contains(&a.ip) && a.prefix_len == full(a.ip))) {
-        netlink.address_delete_if_exists(address).map_err(failed(&link.name))?;
+    for address in found
+        .iter()
+        .filter(|a| !(wanted.contains(&a.ip) && a.prefix_len == full(a.ip)))
+    {
+        netlink
+            .address_delete_if_exists(address)
+            .map_err(failed(&link.name))?;
     }
-    for ip in wanted.iter().filter(|ip| !found.iter().any(|a| a.ip == **ip && a.prefix_len == full(**ip))) {
+    for ip in wanted.iter().filter(|ip| {
+        !found
+            .iter()
+            .any(|a| a.ip == **ip && a.prefix_len == full(**ip))
+    }) {
         let address = Address::new(link.index, *ip, full(*ip)).nodad();
-        netlink.address_replace(&address).map_err(failed(&link.name))?;
+        netlink
+            .address_replace(&address)
+            .map_err(failed(&link.name))?;
     }
     Ok(())
 }
@@ -157,7 +192,9 @@ fn remove(netlink: &mut Handle, device: &str) -> Result<bool> {
     if netlink.find_link(device).map_err(failed(device))?.is_none() {
         return Ok(false);
     }
-    netlink.link_delete_if_exists(device).map_err(failed(device))?;
+    netlink
+        .link_delete_if_exists(device)
+        .map_err(failed(device))?;
     Ok(true)
 }
 
@@ -172,7 +209,10 @@ pub fn ensure_tunnel(netlink: &mut Handle, kind: TunnelKind, port: u16, mtu: u32
     }
     let device = kind.device();
     let mut found = netlink.find_link(device).map_err(failed(device))?;
-    if found.as_ref().is_some_and(|link| !is_tunnel(link, kind, port)) {
+    if found
+        .as_ref()
+        .is_some_and(|link| !is_tunnel(link, kind, port))
+    {
         remove(netlink, device)?;
         found = None;
     }
@@ -181,12 +221,20 @@ pub fn ensure_tunnel(netlink: &mut Handle, kind: TunnelKind, port: u16, mtu: u32
             TunnelKind::Vxlan => LinkKind::VxlanExternal { port },
             TunnelKind::Geneve => LinkKind::GeneveExternal { port },
         };
-        found = Some(netlink.link_create(&NewLink::new(device, kind)).map_err(failed(device))?);
+        found = Some(
+            netlink
+                .link_create(&NewLink::new(device, kind))
+                .map_err(failed(device))?,
+        );
         no_own_addresses(netlink, &[device]);
     }
-    let up = found.as_ref().is_some_and(|link| link.is_up() && link.mtu == mtu);
+    let up = found
+        .as_ref()
+        .is_some_and(|link| link.is_up() && link.mtu == mtu);
     if !up {
-        netlink.link_change(device, &LinkChange::new().mtu(mtu).up()).map_err(failed(device))?;
+        netlink
+            .link_change(device, &LinkChange::new().mtu(mtu).up())
+            .map_err(failed(device))?;
     }
     Ok(found.map_or(0, |link| link.index))
 }
@@ -229,7 +277,9 @@ pub fn ensure_sysctls(families: Families, devices: &[&str]) -> Result<Vec<String
     let mut wanted = Vec::new();
     if families.ipv4 {
         wanted.push(("net/ipv4/ip_forward".to_owned(), "1"));
-        let scopes = ["all", "default"].into_iter().chain(devices.iter().copied());
+        let scopes = ["all", "default"]
+            .into_iter()
+            .chain(devices.iter().copied());
         wanted.extend(scopes.map(|d| (format!("net/ipv4/conf/{d}/rp_filter"), "0")));
     }
     if families.ipv6 {

@@ -34,7 +34,9 @@ pub enum Error {
         path: PathBuf,
     },
     /// The binary was built without the eBPF object.
-    #[error("this binary was built without the eBPF object (HYPHA_SKIP_BPF=1): run `cargo xtask build-bpf` and build it again")]
+    #[error(
+        "this binary was built without the eBPF object (HYPHA_SKIP_BPF=1): run `cargo xtask build-bpf` and build it again"
+    )]
     NoObject,
     /// The object cannot be loaded as a whole.
     #[error("load the eBPF object: {source}")]
@@ -51,13 +53,17 @@ pub enum Error {
         source: Box<aya::programs::ProgramError>,
     },
     /// The object lacks a program, or it is of another type.
-    #[error("the eBPF object has no tc classifier {name}: it was built from another version, run `cargo xtask build-bpf`")]
+    #[error(
+        "the eBPF object has no tc classifier {name}: it was built from another version, run `cargo xtask build-bpf`"
+    )]
     NoProgram {
         /// The program.
         name: &'static str,
     },
     /// A map is not what this version expects.
-    #[error("map {name}: {what}; the eBPF object and this binary are of different versions, run `cargo xtask build-bpf`")]
+    #[error(
+        "map {name}: {what}; the eBPF object and this binary are of different versions, run `cargo xtask build-bpf`"
+    )]
     Layout {
         /// The map.
         name: &'static str,
@@ -93,12 +99,18 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn bpf(op: &'static str, object: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn bpf(
+        op: &'static str,
+        object: impl Into<String>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let object = object.into();
         move |source| Self::Bpf { op, object, source }
     }
 
-    pub(crate) fn pin(op: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn pin(
+        op: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Pin { op, path, source }
     }
@@ -107,7 +119,9 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Bpf { source, .. } | Self::Pin { source, .. } | Self::Attach { source, .. } => source.raw_os_error(),
+            Self::Bpf { source, .. } | Self::Pin { source, .. } | Self::Attach { source, .. } => {
+                source.raw_os_error()
+            }
             Self::Device { source, .. } => source.errno().map(|e| e as i32),
             _ => None,
         }
@@ -117,7 +131,9 @@ impl Error {
 /// What to check, where the number alone does not say it.
 fn hint(source: &io::Error) -> &'static str {
     match source.raw_os_error() {
-        Some(libc::EPERM) => " (needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN before Linux 5.8)",
+        Some(libc::EPERM) => {
+            " (needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN before Linux 5.8)"
+        }
         Some(libc::ENODEV) => " (the device is gone)",
         Some(libc::E2BIG) => " (the map is full: raise its size)",
         Some(libc::ENOMEM) => " (not enough memory: lower the map sizes)",

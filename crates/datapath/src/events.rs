@@ -31,9 +31,16 @@ pub struct EventStats {
 
 impl EventReader {
     pub(crate) fn new(map: &MapHandle) -> Result<Self> {
-        let fd = map.fd.try_clone().map_err(Error::bpf("duplicate the descriptor of map", map.spec.name))?;
+        let fd = map
+            .fd
+            .try_clone()
+            .map_err(Error::bpf("duplicate the descriptor of map", map.spec.name))?;
         let map = Map::from_map_data(MapData::from_fd(fd)?)?;
-        Ok(Self { ring: RingBuf::try_from(map)?, interval: IDLE_INTERVAL, stats: EventStats::default() })
+        Ok(Self {
+            ring: RingBuf::try_from(map)?,
+            interval: IDLE_INTERVAL,
+            stats: EventStats::default(),
+        })
     }
 
     /// Hands every waiting event to `each`; how many there were.
@@ -81,13 +88,20 @@ impl EventReader {
 
 impl std::fmt::Debug for EventReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("EventReader").field("interval", &self.interval).field("stats", &self.stats).finish_non_exhaustive()
+        f.debug_struct("EventReader")
+            .field("interval", &self.interval)
+            .field("stats", &self.stats)
+            .finish_non_exhaustive()
     }
 }
 
 /// Short at once when events flow, longer step by step when they do not.
 fn next_interval(interval: Duration, busy: bool) -> Duration {
-    if busy { BUSY_INTERVAL } else { (interval * 2).min(IDLE_INTERVAL) }
+    if busy {
+        BUSY_INTERVAL
+    } else {
+        (interval * 2).min(IDLE_INTERVAL)
+    }
 }
 
 #[cfg(test)]

@@ -31,7 +31,10 @@ impl Object {
     /// The object that was built into this binary.
     #[must_use]
     pub fn embedded() -> Self {
-        Self { bytes: Bytes::Static(EMBEDDED), digest: EMBEDDED_DIGEST }
+        Self {
+            bytes: Bytes::Static(EMBEDDED),
+            digest: EMBEDDED_DIGEST,
+        }
     }
 
     /// Another object, for development and tests.
@@ -39,7 +42,10 @@ impl Object {
     pub fn from_bytes(bytes: impl Into<Arc<[u8]>>) -> Self {
         let bytes = bytes.into();
         let digest = digest(&[&bytes]);
-        Self { bytes: Bytes::Shared(bytes), digest }
+        Self {
+            bytes: Bytes::Shared(bytes),
+            digest,
+        }
     }
 
     /// The ELF file.
@@ -72,7 +78,9 @@ impl Default for Object {
 
 impl std::fmt::Debug for Object {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Object").field("len", &self.bytes().len()).finish_non_exhaustive()
+        f.debug_struct("Object")
+            .field("len", &self.bytes().len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -87,12 +95,21 @@ pub(crate) struct Program {
 impl Program {
     pub(crate) fn new(name: &'static str, fd: OwnedFd) -> Result<Self> {
         let info = sys::prog_info(fd.as_fd()).map_err(Error::bpf("look at program", name))?;
-        Ok(Self { name, fd: Arc::new(fd), id: info.id })
+        Ok(Self {
+            name,
+            fd: Arc::new(fd),
+            id: info.id,
+        })
     }
 }
 
 /// Loads every program. Maps are taken from their pins in `maps`, those that are not there are made and pinned there.
-pub(crate) fn load(object: &Object, config: &DatapathConfig, specs: &[MapSpec], maps: &Path) -> Result<Vec<Program>> {
+pub(crate) fn load(
+    object: &Object,
+    config: &DatapathConfig,
+    specs: &[MapSpec],
+    maps: &Path,
+) -> Result<Vec<Program>> {
     if object.is_empty() {
         return Err(Error::NoObject);
     }
@@ -103,17 +120,29 @@ pub(crate) fn load(object: &Object, config: &DatapathConfig, specs: &[MapSpec], 
         loader.map_max_entries(spec.name, spec.max_entries);
         loader.map_pin_path(spec.name, maps.join(spec.name));
     }
-    let mut loaded = loader.load(object.bytes()).map_err(|e| Error::Object { source: Box::new(e) })?;
-    names::PROGRAMS.iter().map(|name| load_program(&mut loaded, name)).collect()
+    let mut loaded = loader.load(object.bytes()).map_err(|e| Error::Object {
+        source: Box::new(e),
+    })?;
+    names::PROGRAMS
+        .iter()
+        .map(|name| load_program(&mut loaded, name))
+        .collect()
 }
 
 fn load_program(loaded: &mut aya::Ebpf, name: &'static str) -> Result<Program> {
-    let failed = |e| Error::Program { name, source: Box::new(e) };
+    let failed = |e| Error::Program {
+        name,
+        source: Box::new(e),
+    };
     let program = loaded.program_mut(name).ok_or(Error::NoProgram { name })?;
-    let program: &mut SchedClassifier = program.try_into().map_err(|_| Error::NoProgram { name })?;
+    let program: &mut SchedClassifier =
+        program.try_into().map_err(|_| Error::NoProgram { name })?;
     program.load().map_err(failed)?;
     let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
-    Program::new(name, fd.map_err(Error::bpf("duplicate the descriptor of program", name))?)
+    Program::new(
+        name,
+        fd.map_err(Error::bpf("duplicate the descriptor of program", name))?,
+    )
 }
 
 /// Kernels before 5.11 charge maps to the locked memory of the process.

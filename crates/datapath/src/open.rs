@@ -68,7 +68,10 @@ pub struct OpenReport {
 impl OpenReport {
     /// Maps whose entries were lost: the caller must fill them again.
     pub fn emptied(&self) -> impl Iterator<Item = &'static str> {
-        self.maps.iter().filter(|(_, fate)| matches!(fate, MapFate::Replaced { copied: None, .. })).map(|(name, _)| *name)
+        self.maps
+            .iter()
+            .filter(|(_, fate)| matches!(fate, MapFate::Replaced { copied: None, .. }))
+            .map(|(name, _)| *name)
     }
 }
 
@@ -103,7 +106,10 @@ impl Datapath {
         let specs = specs(&options.sizes);
         let record_map = RecordMap::open(&pins)?;
         let record = record_map.read()?;
-        let found = specs.iter().map(|spec| find_map(&pins, spec)).collect::<Result<Vec<_>>>()?;
+        let found = specs
+            .iter()
+            .map(|spec| find_map(&pins, spec))
+            .collect::<Result<Vec<_>>>()?;
         let wanted = wanted_digest(options, &specs);
         let adopted = if record.digest == wanted && maps_match(&record, &specs, &found) {
             find_programs(&pins, &record)?
@@ -112,12 +118,20 @@ impl Datapath {
         };
         let (programs, maps, fates, pending) = match adopted {
             Some(programs) => {
-                let maps = found.into_iter().zip(specs).filter_map(|(f, spec)| f.map(|f| (f.fd, spec))).collect::<Vec<_>>();
-                let fates = specs.iter().map(|spec| (spec.name, MapFate::Reused)).collect();
+                let maps = found
+                    .into_iter()
+                    .zip(specs)
+                    .filter_map(|(f, spec)| f.map(|f| (f.fd, spec)))
+                    .collect::<Vec<_>>();
+                let fates = specs
+                    .iter()
+                    .map(|spec| (spec.name, MapFate::Reused))
+                    .collect();
                 (programs, maps, fates, None)
             }
             None => {
-                let (programs, maps, fates) = load(options, &pins, &record_map, record, &specs, &found)?;
+                let (programs, maps, fates) =
+                    load(options, &pins, &record_map, record, &specs, &found)?;
                 (programs, maps, fates, Some(wanted))
             }
         };
@@ -127,9 +141,21 @@ impl Datapath {
             replaced: Replaced::default(),
             elapsed: start.elapsed(),
         };
-        let maps = maps.into_iter().map(|(fd, spec)| MapHandle::new(fd, spec)).collect::<Result<Vec<_>>>()?;
+        let maps = maps
+            .into_iter()
+            .map(|(fd, spec)| MapHandle::new(fd, spec))
+            .collect::<Result<Vec<_>>>()?;
         let attacher = Attacher::new(pins.clone(), mode, programs)?;
-        Ok((Self { pins, record_map, maps, attacher, pending }, report))
+        Ok((
+            Self {
+                pins,
+                record_map,
+                maps,
+                attacher,
+                pending,
+            },
+            report,
+        ))
     }
 
     /// The second half of opening: every attachment gets the new programs, one after the other and each between two
@@ -138,9 +164,14 @@ impl Datapath {
     /// # Errors
     /// When a program cannot be replaced on a device that exists. Calling it again goes on where it stopped.
     pub fn activate(&mut self) -> Result<Replaced> {
-        let Some(digest) = self.pending else { return Ok(Replaced::default()) };
+        let Some(digest) = self.pending else {
+            return Ok(Replaced::default());
+        };
         let replaced = self.attacher.replace_all()?;
-        let mut record = Record { digest, ..Record::unfinished() };
+        let mut record = Record {
+            digest,
+            ..Record::unfinished()
+        };
         for (program, id) in self.attacher.programs().iter().zip(&mut record.programs) {
             pins::replace(program.fd.as_fd(), &self.pins.program(program.name))?;
             *id = program.id;
@@ -155,30 +186,48 @@ impl Datapath {
 }
 
 fn find_map(pins: &Pins, spec: &MapSpec) -> Result<Option<Found>> {
-    let Some(fd) = pins::open(&pins.map(spec.name))? else { return Ok(None) };
+    let Some(fd) = pins::open(&pins.map(spec.name))? else {
+        return Ok(None);
+    };
     let shape = sys::map_info(fd.as_fd()).map_err(Error::bpf("look at map", spec.name))?;
     Ok(Some(Found { fd, shape }))
 }
 
 /// The digest under which the programs and maps of these options are pinned.
 fn wanted_digest(options: &OpenOptions, specs: &[MapSpec]) -> [u8; 16] {
-    let shapes: Vec<u32> =
-        specs.iter().flat_map(|s| [s.kind as u32, s.key_size, s.value_size, s.max_entries]).collect();
-    digest(&[&options.object.digest(), options.config.as_bytes(), &ABI_VERSION.to_ne_bytes(), shapes.as_bytes()])
+    let shapes: Vec<u32> = specs
+        .iter()
+        .flat_map(|s| [s.kind as u32, s.key_size, s.value_size, s.max_entries])
+        .collect();
+    digest(&[
+        &options.object.digest(),
+        options.config.as_bytes(),
+        &ABI_VERSION.to_ne_bytes(),
+        shapes.as_bytes(),
+    ])
 }
 
 fn maps_match(record: &Record, specs: &[MapSpec], found: &[Option<Found>]) -> bool {
     record.abi == ABI_VERSION
-        && record.maps.iter().zip(specs).zip(found).all(|((id, spec), found)| {
-            found.as_ref().is_some_and(|f| f.shape.id == *id && spec.difference(&f.shape).is_none())
-        })
+        && record
+            .maps
+            .iter()
+            .zip(specs)
+            .zip(found)
+            .all(|((id, spec), found)| {
+                found
+                    .as_ref()
+                    .is_some_and(|f| f.shape.id == *id && spec.difference(&f.shape).is_none())
+            })
 }
 
 /// The pinned programs, if they are those of the record.
 fn find_programs(pins: &Pins, record: &Record) -> Result<Option<Vec<Program>>> {
     let mut programs = Vec::with_capacity(names::PROGRAMS.len());
     for (name, id) in names::PROGRAMS.iter().zip(record.programs) {
-        let Some(fd) = pins::open(&pins.program(name))? else { return Ok(None) };
+        let Some(fd) = pins::open(&pins.program(name))? else {
+            return Ok(None);
+        };
         let program = Program::new(name, fd)?;
         if program.id != id {
             return Ok(None);
@@ -188,7 +237,11 @@ fn find_programs(pins: &Pins, record: &Record) -> Result<Option<Vec<Program>>> {
     Ok(Some(programs))
 }
 
-type Loaded = (Vec<Program>, Vec<(OwnedFd, MapSpec)>, Vec<(&'static str, MapFate)>);
+type Loaded = (
+    Vec<Program>,
+    Vec<(OwnedFd, MapSpec)>,
+    Vec<(&'static str, MapFate)>,
+);
 
 /// Loads the programs beside what runs, and only then moves the new maps to their places.
 fn load(
@@ -204,7 +257,10 @@ fn load(
     pins::remove_dir(&staged)?;
     pins::make_dir(&staged)?;
     for (spec, found) in specs.iter().zip(found) {
-        if let Some(found) = found.as_ref().filter(|f| known_abi && spec.difference(&f.shape).is_none()) {
+        if let Some(found) = found
+            .as_ref()
+            .filter(|f| known_abi && spec.difference(&f.shape).is_none())
+        {
             pins::replace(found.fd.as_fd(), &staged.join(spec.name))?;
         }
     }
@@ -217,7 +273,14 @@ fn load(
         maps.push((fd, *spec));
         fates.push((spec.name, fate));
     }
-    let before = if known_abi { Record::unfinished() } else { Record { abi: 0, ..Record::unfinished() } };
+    let before = if known_abi {
+        Record::unfinished()
+    } else {
+        Record {
+            abi: 0,
+            ..Record::unfinished()
+        }
+    };
     record_map.write(&before)?;
     for (name, _) in fates.iter().filter(|(_, fate)| *fate != MapFate::Reused) {
         pins::rename(&staged.join(name), &pins.map(name))?;
@@ -231,7 +294,11 @@ fn load(
 fn staged_map(path: &std::path::Path, spec: &MapSpec) -> Result<OwnedFd> {
     const NO_PREALLOC: u32 = 1;
     let Some(fd) = pins::open(path)? else {
-        let flags = if spec.kind == MapKind::LpmTrie { NO_PREALLOC } else { 0 };
+        let flags = if spec.kind == MapKind::LpmTrie {
+            NO_PREALLOC
+        } else {
+            0
+        };
         let shape = MapShape {
             id: 0,
             kind: spec.kind as u32,
@@ -248,18 +315,30 @@ fn staged_map(path: &std::path::Path, spec: &MapSpec) -> Result<OwnedFd> {
     let shape = sys::map_info(fd.as_fd()).map_err(Error::bpf("look at map", spec.name))?;
     match spec.difference(&shape) {
         None => Ok(fd),
-        Some(what) => Err(Error::Layout { name: spec.name, what }),
+        Some(what) => Err(Error::Layout {
+            name: spec.name,
+            what,
+        }),
     }
 }
 
 /// Says what became of a map, and takes the entries of the one it replaces over.
-fn settle_map(spec: &MapSpec, found: Option<&Found>, new: &OwnedFd, known_abi: bool) -> Result<MapFate> {
-    let Some(found) = found else { return Ok(MapFate::Created) };
+fn settle_map(
+    spec: &MapSpec,
+    found: Option<&Found>,
+    new: &OwnedFd,
+    known_abi: bool,
+) -> Result<MapFate> {
+    let Some(found) = found else {
+        return Ok(MapFate::Created);
+    };
     let shape = sys::map_info(new.as_fd()).map_err(Error::bpf("look at map", spec.name))?;
     if shape.id == found.shape.id {
         return Ok(MapFate::Reused);
     }
-    let why = spec.difference(&found.shape).unwrap_or_else(|| "made by another version".to_owned());
+    let why = spec
+        .difference(&found.shape)
+        .unwrap_or_else(|| "made by another version".to_owned());
     let copied = if known_abi && spec.can_take_entries_of(&found.shape) {
         Some(copy_entries(found.fd.as_fd(), new.as_fd(), spec)?)
     } else {

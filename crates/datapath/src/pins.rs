@@ -24,12 +24,21 @@ pub(crate) struct Pins {
 impl Pins {
     /// Makes the directories, readable by root alone.
     pub(crate) fn prepare(root: &Path) -> Result<Self> {
-        let pins = Self { root: root.to_path_buf() };
+        let pins = Self {
+            root: root.to_path_buf(),
+        };
         let kind = statfs(root).map_err(|e| Error::pin("look at", root)(e.into()))?;
         if kind.filesystem_type() != BPF_FS_MAGIC {
-            return Err(Error::NotBpffs { path: root.to_path_buf() });
+            return Err(Error::NotBpffs {
+                path: root.to_path_buf(),
+            });
         }
-        for dir in [pins.maps(), pins.programs(), pins.endpoints(), pins.devices()] {
+        for dir in [
+            pins.maps(),
+            pins.programs(),
+            pins.endpoints(),
+            pins.devices(),
+        ] {
             make_dir(&dir)?;
         }
         Ok(pins)
@@ -67,7 +76,11 @@ impl Pins {
 
 /// Makes a directory and its parents with mode 0700.
 pub(crate) fn make_dir(dir: &Path) -> Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(Error::pin("make directory", dir))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(Error::pin("make directory", dir))
 }
 
 /// Opens a pin; `None` when there is none.
@@ -137,6 +150,12 @@ pub fn ensure_bpffs(path: &Path) -> Result<()> {
     if kind.filesystem_type() == BPF_FS_MAGIC {
         return Ok(());
     }
-    nix::mount::mount(Some("bpf"), path, Some("bpf"), nix::mount::MsFlags::empty(), Some("mode=0700"))
-        .map_err(|e| Error::pin("mount a bpffs at", path)(e.into()))
+    nix::mount::mount(
+        Some("bpf"),
+        path,
+        Some("bpf"),
+        nix::mount::MsFlags::empty(),
+        Some("mode=0700"),
+    )
+    .map_err(|e| Error::pin("mount a bpffs at", path)(e.into()))
 }

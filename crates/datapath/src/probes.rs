@@ -58,13 +58,23 @@ impl Feature {
     pub const fn without(self) -> &'static str {
         match self {
             Self::Tcx => "no tcx links (Linux 6.6): programs are attached by clsact filters",
-            Self::RedirectPeer => "no bpf_redirect_peer (Linux 5.10): packets reach pods through the host's backlog, use enable-host-legacy-routing",
-            Self::RedirectNeigh => "no bpf_redirect_neigh (Linux 5.10): packets to other nodes take the host stack, use enable-host-legacy-routing",
+            Self::RedirectPeer => {
+                "no bpf_redirect_peer (Linux 5.10): packets reach pods through the host's backlog, use enable-host-legacy-routing"
+            }
+            Self::RedirectNeigh => {
+                "no bpf_redirect_neigh (Linux 5.10): packets to other nodes take the host stack, use enable-host-legacy-routing"
+            }
             Self::Netkit => "no netkit devices (Linux 6.8, CONFIG_NETKIT): pods get veth pairs",
-            Self::Btf => "no type information (CONFIG_DEBUG_INFO_BTF): verifier messages and bpftool dumps name no types",
+            Self::Btf => {
+                "no type information (CONFIG_DEBUG_INFO_BTF): verifier messages and bpftool dumps name no types"
+            }
             Self::RingBuffer => "no BPF ring buffer (Linux 5.8): the programs cannot be loaded",
-            Self::Vxlan => "no VXLAN devices (CONFIG_VXLAN): use tunnel-protocol geneve or routing-mode native",
-            Self::Geneve => "no Geneve devices (CONFIG_GENEVE): use tunnel-protocol vxlan or routing-mode native",
+            Self::Vxlan => {
+                "no VXLAN devices (CONFIG_VXLAN): use tunnel-protocol geneve or routing-mode native"
+            }
+            Self::Geneve => {
+                "no Geneve devices (CONFIG_GENEVE): use tunnel-protocol vxlan or routing-mode native"
+            }
         }
     }
 
@@ -95,14 +105,24 @@ pub struct Finding {
 
 impl std::fmt::Display for Finding {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(if self.present { "present" } else { self.feature.without() })
+        f.write_str(if self.present {
+            "present"
+        } else {
+            self.feature.without()
+        })
     }
 }
 
 /// Probes every feature.
 #[must_use]
 pub fn all() -> Vec<Finding> {
-    Feature::ALL.into_iter().map(|feature| Finding { feature, present: feature.is_there() }).collect()
+    Feature::ALL
+        .into_iter()
+        .map(|feature| Finding {
+            feature,
+            present: feature.is_there(),
+        })
+        .collect()
 }
 
 /// Kernels without tcx do not know the attach type; those with it look for the device.
@@ -117,7 +137,8 @@ pub(crate) fn has_tcx() -> bool {
 /// Kernels with netkit say of the loopback device that it is none.
 fn has_netkit() -> bool {
     const LOOPBACK: u32 = 1;
-    sys::prog_query(LOOPBACK, AttachType::NetkitPrimary).is_err_and(|e| matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)))
+    sys::prog_query(LOOPBACK, AttachType::NetkitPrimary)
+        .is_err_and(|e| matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)))
 }
 
 /// Whether classifiers may call a helper: loads a program that calls it with zeros.
@@ -125,7 +146,15 @@ fn has_helper(number: i32) -> bool {
     let set_zero = |register: u64| 0xB7 | register << 8;
     let call = 0x85 | u64::from(number.cast_unsigned()) << 32;
     let exit = 0x95;
-    sys::prog_load_classifier(&[set_zero(1), set_zero(2), set_zero(3), set_zero(4), call, exit]).is_ok()
+    sys::prog_load_classifier(&[
+        set_zero(1),
+        set_zero(2),
+        set_zero(3),
+        set_zero(4),
+        call,
+        exit,
+    ])
+    .is_ok()
 }
 
 fn has_ring_buffer() -> bool {

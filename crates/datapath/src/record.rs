@@ -35,7 +35,10 @@ pub(crate) struct Record {
 impl Record {
     /// Layouts of this version, nothing adoptable.
     pub(crate) fn unfinished() -> Self {
-        Self { abi: ABI_VERSION, ..Self::new_zeroed() }
+        Self {
+            abi: ABI_VERSION,
+            ..Self::new_zeroed()
+        }
     }
 }
 
@@ -52,7 +55,9 @@ impl RecordMap {
         let path = pins.map(RECORD_MAP);
         if let Some(fd) = pins::open(&path)? {
             let found = sys::map_info(fd.as_fd()).map_err(Error::bpf("look at map", RECORD_MAP))?;
-            if (found.kind, found.key_size, found.value_size) == (wanted.kind, wanted.key_size, wanted.value_size) {
+            if (found.kind, found.key_size, found.value_size)
+                == (wanted.kind, wanted.key_size, wanted.value_size)
+            {
                 return Ok(Self { fd: Arc::new(fd) });
             }
         }
@@ -75,11 +80,13 @@ impl RecordMap {
 
     pub(crate) fn read(&self) -> Result<Record> {
         let mut record = Record::new_zeroed();
-        sys::lookup(self.fd.as_fd(), &[0; 4], record.as_mut_bytes()).map_err(Error::bpf("read map", RECORD_MAP))?;
+        sys::lookup(self.fd.as_fd(), &[0; 4], record.as_mut_bytes())
+            .map_err(Error::bpf("read map", RECORD_MAP))?;
         Ok(record)
     }
 
     pub(crate) fn write(&self, record: &Record) -> Result<()> {
-        sys::update(self.fd.as_fd(), &[0; 4], record.as_bytes(), 0).map_err(Error::bpf("write map", RECORD_MAP))
+        sys::update(self.fd.as_fd(), &[0; 4], record.as_bytes(), 0)
+            .map_err(Error::bpf("write map", RECORD_MAP))
     }
 }

@@ -34,7 +34,11 @@ impl Rtnl {
     }
 
     /// Sends a message and hands every object of the answer to `each` until the answer ends.
-    pub(crate) fn request(&mut self, message: Message, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    pub(crate) fn request(
+        &mut self,
+        message: Message,
+        mut each: impl FnMut(&[u8]),
+    ) -> io::Result<()> {
         self.seq += 1;
         self.socket.send(&message.finish(self.seq), 0)?;
         let mut buffer = Vec::with_capacity(32 * 1024);
@@ -47,7 +51,11 @@ impl Rtnl {
                     _ if seq != self.seq => {}
                     ERROR | DONE => {
                         let errno = payload.first_chunk().map_or(0, |b| i32::from_ne_bytes(*b));
-                        return if errno == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-errno)) };
+                        return if errno == 0 {
+                            Ok(())
+                        } else {
+                            Err(io::Error::from_raw_os_error(-errno))
+                        };
                     }
                     FIRST_TYPE.. => each(payload),
                     _ => {}
@@ -89,12 +97,15 @@ impl Message {
         let mut out = vec![0; HEADER];
         out[4..6].copy_from_slice(&kind.to_ne_bytes());
         out[6..8].copy_from_slice(&(flags | REQUEST).to_ne_bytes());
-        fixed.iter().for_each(|word| out.extend_from_slice(&word.to_ne_bytes()));
+        fixed
+            .iter()
+            .for_each(|word| out.extend_from_slice(&word.to_ne_bytes()));
         Self(out)
     }
 
     pub(crate) fn attr(&mut self, kind: u16, value: &[u8]) {
-        self.0.extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
+        self.0
+            .extend_from_slice(&(4 + value.len() as u16).to_ne_bytes());
         self.0.extend_from_slice(&kind.to_ne_bytes());
         self.0.extend_from_slice(value);
         self.0.resize(self.0.len().next_multiple_of(4), 0);

@@ -24,9 +24,16 @@ pub enum MapKind {
 
 impl MapKind {
     pub(crate) fn from_u32(n: u32) -> Option<Self> {
-        [Self::Hash, Self::Array, Self::PerCpuArray, Self::LruHash, Self::LpmTrie, Self::RingBuf]
-            .into_iter()
-            .find(|kind| *kind as u32 == n)
+        [
+            Self::Hash,
+            Self::Array,
+            Self::PerCpuArray,
+            Self::LruHash,
+            Self::LpmTrie,
+            Self::RingBuf,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u32 == n)
     }
 
     /// The word `bpftool map` uses.
@@ -68,7 +75,14 @@ pub struct MapSizes {
 
 impl Default for MapSizes {
     fn default() -> Self {
-        Self { endpoints: 65_535, ipcache: 512_000, conntrack: 524_288, nat: 524_288, fragments: 8_192, events_bytes: 4 << 20 }
+        Self {
+            endpoints: 65_535,
+            ipcache: 512_000,
+            conntrack: 524_288,
+            nat: 524_288,
+            fragments: 8_192,
+            events_bytes: 4 << 20,
+        }
     }
 }
 
@@ -82,7 +96,11 @@ impl MapSizes {
         let default = Self::default();
         let most = f64::from(default.conntrack) * 8.0;
         let entries = (memory as f64 * ratio / ENTRY).clamp(LEAST, most) as u32;
-        Self { conntrack: entries, nat: entries, ..default }
+        Self {
+            conntrack: entries,
+            nat: entries,
+            ..default
+        }
     }
 }
 
@@ -98,20 +116,43 @@ pub(crate) struct MapSpec {
 
 impl MapSpec {
     fn of<K, V>(name: &'static str, kind: MapKind, max_entries: u32) -> Self {
-        Self { name, kind, key_size: size_of::<K>() as u32, value_size: size_of::<V>() as u32, max_entries }
+        Self {
+            name,
+            kind,
+            key_size: size_of::<K>() as u32,
+            value_size: size_of::<V>() as u32,
+            max_entries,
+        }
     }
 
     /// How `shape` differs; `None`: it does not.
     pub(crate) fn difference(&self, shape: &MapShape) -> Option<String> {
-        let expected = (self.kind as u32, self.key_size, self.value_size, self.max_entries);
-        let found = (shape.kind, shape.key_size, shape.value_size, shape.max_entries);
+        let expected = (
+            self.kind as u32,
+            self.key_size,
+            self.value_size,
+            self.max_entries,
+        );
+        let found = (
+            shape.kind,
+            shape.key_size,
+            shape.value_size,
+            shape.max_entries,
+        );
         if found == expected {
             return None;
         }
-        let kind = MapKind::from_u32(shape.kind).map_or_else(|| format!("type {}", shape.kind), |k| k.to_string());
+        let kind = MapKind::from_u32(shape.kind)
+            .map_or_else(|| format!("type {}", shape.kind), |k| k.to_string());
         Some(format!(
             "{kind} with key {} B, value {} B, {} entries instead of {} with key {} B, value {} B, {} entries",
-            shape.key_size, shape.value_size, shape.max_entries, self.kind, self.key_size, self.value_size, self.max_entries
+            shape.key_size,
+            shape.value_size,
+            shape.max_entries,
+            self.kind,
+            self.key_size,
+            self.value_size,
+            self.max_entries
         ))
     }
 
@@ -119,7 +160,10 @@ impl MapSpec {
     pub(crate) fn can_take_entries_of(&self, shape: &MapShape) -> bool {
         self.key_size == shape.key_size
             && self.value_size == shape.value_size
-            && matches!(self.kind, MapKind::Hash | MapKind::LruHash | MapKind::LpmTrie)
+            && matches!(
+                self.kind,
+                MapKind::Hash | MapKind::LruHash | MapKind::LpmTrie
+            )
             && MapKind::from_u32(shape.kind)
                 .is_some_and(|k| matches!(k, MapKind::Hash | MapKind::LruHash | MapKind::LpmTrie))
     }
@@ -130,11 +174,12 @@ const METRICS_ENTRIES: u32 = 1024;
 
 /// Every pinned map, in the order of [`names::MAPS`].
 pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
-    use abi::{
-        CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FragKey4, FragKey6, FragValue, IpcacheKey, IpcacheValue,
-        LocalEndpoint, MetricsValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
-    };
     use MapKind::{Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
+    use abi::{
+        CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FragKey4, FragKey6, FragValue,
+        IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, SnatEntry4, SnatEntry6, SnatKey4,
+        SnatKey6,
+    };
     [
         MapSpec::of::<EndpointKey, EndpointInfo>(names::LXC, Hash, sizes.endpoints),
         MapSpec::of::<u32, LocalEndpoint>(names::LXC_IFINDEX, Hash, sizes.endpoints),

@@ -56,7 +56,12 @@ impl Datapath {
     ///
     /// # Errors
     /// When there is no such program, or the kernel does not take the packet (shorter than a header) or the context.
-    pub fn test_run(&self, program: &'static str, packet: &[u8], context: SkbContext) -> Result<TestRun> {
+    pub fn test_run(
+        &self,
+        program: &'static str,
+        packet: &[u8],
+        context: SkbContext,
+    ) -> Result<TestRun> {
         self.test_run_repeat(program, packet, context, 1)
     }
 
@@ -64,16 +69,36 @@ impl Datapath {
     ///
     /// # Errors
     /// As there.
-    pub fn test_run_repeat(&self, program: &'static str, packet: &[u8], context: SkbContext, repeat: u32) -> Result<TestRun> {
-        let found = self.attacher.program(program).ok_or(Error::NoProgram { name: program })?;
+    pub fn test_run_repeat(
+        &self,
+        program: &'static str,
+        packet: &[u8],
+        context: SkbContext,
+        repeat: u32,
+    ) -> Result<TestRun> {
+        let found = self
+            .attacher
+            .program(program)
+            .ok_or(Error::NoProgram { name: program })?;
         let mut output = vec![0; packet.len() + ROOM];
         output[..packet.len()].copy_from_slice(packet);
         let mut whole = [0; CONTEXT];
         whole[..size_of::<SkbContext>()].copy_from_slice(context.as_bytes());
-        let (verdict, len, nanoseconds) = sys::test_run(found.fd.as_fd(), &mut output, packet.len(), &mut whole, repeat)
-            .map_err(Error::bpf("test-run program", program))?;
+        let (verdict, len, nanoseconds) = sys::test_run(
+            found.fd.as_fd(),
+            &mut output,
+            packet.len(),
+            &mut whole,
+            repeat,
+        )
+        .map_err(Error::bpf("test-run program", program))?;
         output.truncate(len);
         let context = SkbContext::read_from_prefix(&whole).map_or(context, |(context, _)| context);
-        Ok(TestRun { verdict: verdict.cast_signed(), packet: output, context, nanoseconds })
+        Ok(TestRun {
+            verdict: verdict.cast_signed(),
+            packet: output,
+            context,
+            nanoseconds,
+        })
     }
 }

@@ -40,7 +40,9 @@ impl AttachMode {
             Self::Clsact => Ok(Mechanism::Clsact),
             _ if probes::has_tcx() => Ok(Mechanism::Tcx),
             Self::Auto => Ok(Mechanism::Clsact),
-            Self::Tcx => Err(Error::Invalid("tcx links were asked for, but this kernel has none (Linux 6.6)".to_owned())),
+            Self::Tcx => Err(Error::Invalid(
+                "tcx links were asked for, but this kernel has none (Linux 6.6)".to_owned(),
+            )),
         }
     }
 }
@@ -118,7 +120,11 @@ impl Point {
     }
 
     fn mechanism(self, default: Mechanism) -> Mechanism {
-        if matches!(self, Self::FromPod | Self::ToPod) { Mechanism::Netkit } else { default }
+        if matches!(self, Self::FromPod | Self::ToPod) {
+            Mechanism::Netkit
+        } else {
+            default
+        }
     }
 }
 
@@ -134,7 +140,12 @@ pub(crate) struct Hook<'a> {
 impl Hook<'_> {
     fn failed(&self, op: &'static str) -> impl FnOnce(io::Error) -> Error {
         let (program, device) = (self.program, format!("{} (#{})", self.ifname, self.ifindex));
-        move |source| Error::Attach { op, program, device, source }
+        move |source| Error::Attach {
+            op,
+            program,
+            device,
+            source,
+        }
     }
 }
 
@@ -148,7 +159,11 @@ pub(crate) struct Attacher {
 
 impl Attacher {
     pub(crate) fn new(pins: Pins, mechanism: Mechanism, programs: Vec<Program>) -> Result<Self> {
-        Ok(Self { pins, mechanism, programs })
+        Ok(Self {
+            pins,
+            mechanism,
+            programs,
+        })
     }
 
     pub(crate) fn programs(&self) -> &[Program] {
@@ -188,7 +203,8 @@ impl Attacher {
         let done = match find_link(&path, hook)? {
             Some((_, state)) if state.prog_id == program.id => Attached::Unchanged,
             Some((link, _)) => {
-                sys::link_update(link.as_fd(), program.fd.as_fd()).map_err(hook.failed("replace"))?;
+                sys::link_update(link.as_fd(), program.fd.as_fd())
+                    .map_err(hook.failed("replace"))?;
                 Attached::Updated
             }
             None => {
@@ -205,7 +221,9 @@ impl Attacher {
         match sys::link_create(program.fd.as_fd(), hook.ifindex, hook.point.attach_type()) {
             Ok(link) => pins::replace(link.as_fd(), path),
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
-                let pinned = self.foreign_pin(hook)?.ok_or_else(|| hook.failed("attach")(e))?;
+                let pinned = self
+                    .foreign_pin(hook)?
+                    .ok_or_else(|| hook.failed("attach")(e))?;
                 pins::rename(&pinned, path)
             }
             Err(e) => Err(hook.failed("attach")(e)),
@@ -226,7 +244,9 @@ impl Attacher {
     fn attach_filter(&self, dir: &Path, hook: &Hook<'_>) -> Result<Attached> {
         let program = self.current(hook.program)?;
         let mut tc = tc::Tc::open().map_err(hook.failed("attach"))?;
-        let filter = tc.filter(hook.ifindex, hook.point).map_err(hook.failed("look at"))?;
+        let filter = tc
+            .filter(hook.ifindex, hook.point)
+            .map_err(hook.failed("look at"))?;
         let done = match filter {
             Some(f) if f.program_id == program.id => Attached::Unchanged,
             Some(_) => Attached::Updated,
@@ -234,8 +254,10 @@ impl Attacher {
         };
         pins::make_dir(&dir.join(owner::filters_name(hook.ifindex)))?;
         if done != Attached::Unchanged {
-            tc.ensure_clsact(hook.ifindex).map_err(hook.failed("attach"))?;
-            tc.put(hook.ifindex, hook.point, hook.program, program.fd.as_fd()).map_err(hook.failed("attach"))?;
+            tc.ensure_clsact(hook.ifindex)
+                .map_err(hook.failed("attach"))?;
+            tc.put(hook.ifindex, hook.point, hook.program, program.fd.as_fd())
+                .map_err(hook.failed("attach"))?;
         }
         drop_link(&dir.join(owner::LINKS).join(hook.program))?;
         self.drop_other_filters(dir, hook.ifindex)?;
@@ -264,7 +286,8 @@ impl Attacher {
             for point in [Point::Ingress, Point::Egress] {
                 let ours = tc.filter(ifindex, point).ok().flatten().is_some();
                 if ours && points.contains(&point) {
-                    tc.delete(ifindex, point).map_err(Error::bpf("detach", format!("filter of device #{ifindex}")))?;
+                    tc.delete(ifindex, point)
+                        .map_err(Error::bpf("detach", format!("filter of device #{ifindex}")))?;
                 } else {
                     left += usize::from(ours);
                 }
@@ -278,7 +301,10 @@ impl Attacher {
 
     /// Removes the records of devices that the owner no longer has.
     fn drop_other_filters(&self, dir: &Path, ifindex: u32) -> Result<()> {
-        for other in owner::filter_devices(dir)?.into_iter().filter(|i| *i != ifindex) {
+        for other in owner::filter_devices(dir)?
+            .into_iter()
+            .filter(|i| *i != ifindex)
+        {
             pins::remove_dir(&dir.join(owner::filters_name(other)))?;
         }
         Ok(())
@@ -302,9 +328,16 @@ impl Attacher {
         self.program(name).is_some_and(|p| p.id == id)
     }
 
-    fn link_attachment(&self, owner: &Owner, dir: &Path, program: &'static str) -> Result<Option<Attachment>> {
+    fn link_attachment(
+        &self,
+        owner: &Owner,
+        dir: &Path,
+        program: &'static str,
+    ) -> Result<Option<Attachment>> {
         let path = dir.join(owner::LINKS).join(program);
-        let Some(link) = pins::open(&path)? else { return Ok(None) };
+        let Some(link) = pins::open(&path)? else {
+            return Ok(None);
+        };
         let state = sys::link_info(link.as_fd()).map_err(Error::pin("look at", &path))?;
         let mechanism = match state.attach_type {
             Some(AttachType::NetkitPeer | AttachType::NetkitPrimary) => Mechanism::Netkit,
@@ -326,8 +359,12 @@ impl Attacher {
         let mut tc = tc::Tc::open().map_err(failed())?;
         let mut found = Vec::new();
         for point in [Point::Ingress, Point::Egress] {
-            let Some(filter) = tc.filter(ifindex, point).map_err(failed())? else { continue };
-            let Some(program) = names::PROGRAMS.into_iter().find(|p| *p == filter.name) else { continue };
+            let Some(filter) = tc.filter(ifindex, point).map_err(failed())? else {
+                continue;
+            };
+            let Some(program) = names::PROGRAMS.into_iter().find(|p| *p == filter.name) else {
+                continue;
+            };
             found.push(Attachment {
                 owner: owner.named(ifindex),
                 program,
@@ -344,7 +381,9 @@ impl Attacher {
 
 /// The link pinned at `path`, if it holds `hook` on its device.
 fn find_link(path: &Path, hook: &Hook<'_>) -> Result<Option<(OwnedFd, LinkState)>> {
-    let Some(link) = pins::open(path)? else { return Ok(None) };
+    let Some(link) = pins::open(path)? else {
+        return Ok(None);
+    };
     let state = sys::link_info(link.as_fd()).map_err(Error::pin("look at", path))?;
     let fits = state.ifindex == hook.ifindex && state.attach_type == Some(hook.point.attach_type());
     Ok(fits.then_some((link, state)))
@@ -370,26 +409,69 @@ impl Datapath {
     ///
     /// # Errors
     /// When the device is gone or the kernel refuses.
-    pub fn attach_endpoint(&self, id: u16, ifindex: u32, ifname: &str, to_container: bool) -> Result<Attached> {
-        self.attach_pod(id, ifindex, ifname, to_container, [Point::Ingress, Point::Egress])
+    pub fn attach_endpoint(
+        &self,
+        id: u16,
+        ifindex: u32,
+        ifname: &str,
+        to_container: bool,
+    ) -> Result<Attached> {
+        self.attach_pod(
+            id,
+            ifindex,
+            ifname,
+            to_container,
+            [Point::Ingress, Point::Egress],
+        )
     }
 
     /// As [`Datapath::attach_endpoint`], for the host side of a netkit pair (Linux 6.8).
     ///
     /// # Errors
     /// As there.
-    pub fn attach_endpoint_netkit(&self, id: u16, ifindex: u32, ifname: &str, to_container: bool) -> Result<Attached> {
-        self.attach_pod(id, ifindex, ifname, to_container, [Point::FromPod, Point::ToPod])
+    pub fn attach_endpoint_netkit(
+        &self,
+        id: u16,
+        ifindex: u32,
+        ifname: &str,
+        to_container: bool,
+    ) -> Result<Attached> {
+        self.attach_pod(
+            id,
+            ifindex,
+            ifname,
+            to_container,
+            [Point::FromPod, Point::ToPod],
+        )
     }
 
-    fn attach_pod(&self, id: u16, ifindex: u32, ifname: &str, to_container: bool, points: [Point; 2]) -> Result<Attached> {
+    fn attach_pod(
+        &self,
+        id: u16,
+        ifindex: u32,
+        ifname: &str,
+        to_container: bool,
+        points: [Point; 2],
+    ) -> Result<Attached> {
         let [from, to] = points;
         let hooks = [
-            Hook { program: names::FROM_CONTAINER, point: from, ifindex, ifname },
-            Hook { program: names::TO_CONTAINER, point: to, ifindex, ifname },
+            Hook {
+                program: names::FROM_CONTAINER,
+                point: from,
+                ifindex,
+                ifname,
+            },
+            Hook {
+                program: names::TO_CONTAINER,
+                point: to,
+                ifindex,
+                ifname,
+            },
         ];
         let wanted = if to_container { 2 } else { 1 };
-        let done = self.attacher.attach(&Owner::Endpoint(id), &hooks[..wanted])?;
+        let done = self
+            .attacher
+            .attach(&Owner::Endpoint(id), &hooks[..wanted])?;
         if !to_container {
             self.attacher.detach_hook(&Owner::Endpoint(id), &hooks[1])?;
         }
@@ -409,9 +491,18 @@ impl Datapath {
     /// # Errors
     /// When the device is gone or the kernel refuses.
     pub fn attach_device(&self, name: &str, ifindex: u32) -> Result<Attached> {
-        let hook = |program, point| Hook { program, point, ifindex, ifname: name };
-        let hooks = [hook(names::FROM_NETDEV, Point::Ingress), hook(names::TO_NETDEV, Point::Egress)];
-        self.attacher.attach(&Owner::Device(name.to_owned()), &hooks)
+        let hook = |program, point| Hook {
+            program,
+            point,
+            ifindex,
+            ifname: name,
+        };
+        let hooks = [
+            hook(names::FROM_NETDEV, Point::Ingress),
+            hook(names::TO_NETDEV, Point::Egress),
+        ];
+        self.attacher
+            .attach(&Owner::Device(name.to_owned()), &hooks)
     }
 
     /// Attaches the program of the tunnel device.
@@ -419,8 +510,14 @@ impl Datapath {
     /// # Errors
     /// When the device is gone or the kernel refuses.
     pub fn attach_overlay(&self, name: &str, ifindex: u32) -> Result<Attached> {
-        let hook = Hook { program: names::FROM_OVERLAY, point: Point::Ingress, ifindex, ifname: name };
-        self.attacher.attach(&Owner::Device(name.to_owned()), &[hook])
+        let hook = Hook {
+            program: names::FROM_OVERLAY,
+            point: Point::Ingress,
+            ifindex,
+            ifname: name,
+        };
+        self.attacher
+            .attach(&Owner::Device(name.to_owned()), &[hook])
     }
 
     /// Attaches the program of the host device.
@@ -428,8 +525,14 @@ impl Datapath {
     /// # Errors
     /// When the device is gone or the kernel refuses.
     pub fn attach_host(&self, name: &str, ifindex: u32) -> Result<Attached> {
-        let hook = Hook { program: names::FROM_HOST, point: Point::Egress, ifindex, ifname: name };
-        self.attacher.attach(&Owner::Device(name.to_owned()), &[hook])
+        let hook = Hook {
+            program: names::FROM_HOST,
+            point: Point::Egress,
+            ifindex,
+            ifname: name,
+        };
+        self.attacher
+            .attach(&Owner::Device(name.to_owned()), &[hook])
     }
 
     /// Detaches all programs of a device; whether there were any.
@@ -453,7 +556,9 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses.
     pub fn programs(&self) -> Result<Vec<crate::ProgramInfo>> {
-        let info = |p: &Program| sys::prog_info(p.fd.as_fd()).map_err(Error::bpf("look at program", p.name));
+        let info = |p: &Program| {
+            sys::prog_info(p.fd.as_fd()).map_err(Error::bpf("look at program", p.name))
+        };
         self.attacher.programs().iter().map(info).collect()
     }
 }

@@ -42,9 +42,16 @@ impl Owner {
 
     /// The owner under its device's own name, where the directory's had to differ.
     pub(super) fn named(&self, ifindex: u32) -> Self {
-        let Self::Device(dir) = self else { return self.clone() };
-        let name = nix::net::if_::if_indextoname(ifindex).ok().and_then(|n| n.into_string().ok());
-        Self::Device(name.filter(|n| pin_name(n) == *dir).unwrap_or_else(|| dir.clone()))
+        let Self::Device(dir) = self else {
+            return self.clone();
+        };
+        let name = nix::net::if_::if_indextoname(ifindex)
+            .ok()
+            .and_then(|n| n.into_string().ok());
+        Self::Device(
+            name.filter(|n| pin_name(n) == *dir)
+                .unwrap_or_else(|| dir.clone()),
+        )
     }
 }
 
@@ -60,13 +67,23 @@ pub(super) fn filters_name(ifindex: u32) -> String {
 /// Devices on which the owner of `dir` has filters.
 pub(super) fn filter_devices(dir: &Path) -> Result<Vec<u32>> {
     let names = pins::names(dir)?;
-    Ok(names.iter().filter_map(|n| n.strip_prefix(FILTERS)?.parse().ok()).collect())
+    Ok(names
+        .iter()
+        .filter_map(|n| n.strip_prefix(FILTERS)?.parse().ok())
+        .collect())
 }
 
 /// Every owner that has a directory; devices under the directory's name.
 pub(super) fn all(pins: &Pins) -> Result<Vec<Owner>> {
-    let mut endpoints: Vec<u16> = pins::names(&pins.endpoints())?.iter().filter_map(|n| n.parse().ok()).collect();
+    let mut endpoints: Vec<u16> = pins::names(&pins.endpoints())?
+        .iter()
+        .filter_map(|n| n.parse().ok())
+        .collect();
     endpoints.sort_unstable();
     let devices = pins::names(&pins.devices())?;
-    Ok(endpoints.into_iter().map(Owner::Endpoint).chain(devices.into_iter().map(Owner::Device)).collect())
+    Ok(endpoints
+        .into_iter()
+        .map(Owner::Endpoint)
+        .chain(devices.into_iter().map(Owner::Device))
+        .collect())
 }

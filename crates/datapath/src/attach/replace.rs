@@ -19,7 +19,11 @@ pub struct Replaced {
 
 impl Replaced {
     fn count(&mut self, updated: bool) {
-        *(if updated { &mut self.updated } else { &mut self.unchanged }) += 1;
+        *(if updated {
+            &mut self.updated
+        } else {
+            &mut self.unchanged
+        }) += 1;
     }
 
     fn stale(&mut self, owner: &Owner, what: &str) {
@@ -44,13 +48,21 @@ impl Attacher {
         Ok(replaced)
     }
 
-    fn replace_link(&self, owner: &Owner, dir: &Path, name: &str, replaced: &mut Replaced) -> Result<()> {
+    fn replace_link(
+        &self,
+        owner: &Owner,
+        dir: &Path,
+        name: &str,
+        replaced: &mut Replaced,
+    ) -> Result<()> {
         let path = dir.join(owner::LINKS).join(name);
         let Some(program) = self.program(name) else {
             replaced.stale(owner, name);
             return drop_link(&path);
         };
-        let Some(link) = pins::open(&path)? else { return Ok(()) };
+        let Some(link) = pins::open(&path)? else {
+            return Ok(());
+        };
         let state = sys::link_info(link.as_fd()).map_err(Error::pin("look at", &path))?;
         if state.ifindex == 0 {
             replaced.stale(owner, &format!("{name}: the device is gone"));
@@ -58,28 +70,43 @@ impl Attacher {
         }
         let old = state.prog_id != program.id;
         if old {
-            sys::link_update(link.as_fd(), program.fd.as_fd()).map_err(Error::pin("replace the program of", &path))?;
+            sys::link_update(link.as_fd(), program.fd.as_fd())
+                .map_err(Error::pin("replace the program of", &path))?;
         }
         replaced.count(old);
         Ok(())
     }
 
-    fn replace_filters(&self, owner: &Owner, dir: &Path, ifindex: u32, replaced: &mut Replaced) -> Result<()> {
+    fn replace_filters(
+        &self,
+        owner: &Owner,
+        dir: &Path,
+        ifindex: u32,
+        replaced: &mut Replaced,
+    ) -> Result<()> {
         let failed = || Error::bpf("replace the filters of", format!("device #{ifindex}"));
         let mut tc = tc::Tc::open().map_err(failed())?;
         let mut any = false;
         for point in [Point::Ingress, Point::Egress] {
-            let Some(filter) = tc.filter(ifindex, point).map_err(failed())? else { continue };
-            let Some(program) = self.program(&filter.name) else { continue };
+            let Some(filter) = tc.filter(ifindex, point).map_err(failed())? else {
+                continue;
+            };
+            let Some(program) = self.program(&filter.name) else {
+                continue;
+            };
             let old = filter.program_id != program.id;
             if old {
-                tc.put(ifindex, point, program.name, program.fd.as_fd()).map_err(failed())?;
+                tc.put(ifindex, point, program.name, program.fd.as_fd())
+                    .map_err(failed())?;
             }
             any = true;
             replaced.count(old);
         }
         if !any {
-            replaced.stale(owner, &format!("filters of device #{ifindex}: the device is gone"));
+            replaced.stale(
+                owner,
+                &format!("filters of device #{ifindex}: the device is gone"),
+            );
             pins::remove_dir(&dir.join(owner::filters_name(ifindex)))?;
         }
         Ok(())
@@ -91,13 +118,18 @@ impl Attacher {
         match hook.point.mechanism(self.mechanism) {
             Mechanism::Clsact => {
                 let mut tc = tc::Tc::open().map_err(hook.failed("detach"))?;
-                let filter = tc.filter(hook.ifindex, hook.point).map_err(hook.failed("look at"))?;
+                let filter = tc
+                    .filter(hook.ifindex, hook.point)
+                    .map_err(hook.failed("look at"))?;
                 if filter.is_some_and(|f| names::PROGRAMS.contains(&f.name.as_str())) {
-                    tc.delete(hook.ifindex, hook.point).map_err(hook.failed("detach"))?;
+                    tc.delete(hook.ifindex, hook.point)
+                        .map_err(hook.failed("detach"))?;
                 }
                 Ok(())
             }
-            Mechanism::Tcx | Mechanism::Netkit => drop_link(&dir.join(owner::LINKS).join(hook.program)),
+            Mechanism::Tcx | Mechanism::Netkit => {
+                drop_link(&dir.join(owner::LINKS).join(hook.program))
+            }
         }
     }
 }

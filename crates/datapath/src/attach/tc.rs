@@ -56,8 +56,15 @@ impl Tc {
     }
 
     /// Puts a program at our place, between two packets if there was one.
-    pub(super) fn put(&mut self, ifindex: u32, point: Point, name: &str, prog: BorrowedFd<'_>) -> io::Result<()> {
-        let mut message = filter_message(NEW_FILTER, CREATE | REPLACE | ACK, ifindex, HANDLE, point)?;
+    pub(super) fn put(
+        &mut self,
+        ifindex: u32,
+        point: Point,
+        name: &str,
+        prog: BorrowedFd<'_>,
+    ) -> io::Result<()> {
+        let mut message =
+            filter_message(NEW_FILTER, CREATE | REPLACE | ACK, ifindex, HANDLE, point)?;
         message.text(KIND, "bpf");
         let start = message.open(OPTIONS);
         message.attr(BPF_FD, &prog.as_raw_fd().to_ne_bytes());
@@ -72,7 +79,14 @@ impl Tc {
         let mut message = filter_message(DEL_FILTER, ACK, ifindex, HANDLE, point)?;
         message.text(KIND, "bpf");
         match self.0.request(message, |_| ()) {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)) => Ok(()),
+            Err(e)
+                if matches!(
+                    e.raw_os_error(),
+                    Some(libc::ENOENT | libc::ENODEV | libc::EINVAL)
+                ) =>
+            {
+                Ok(())
+            }
             other => other,
         }
     }
@@ -81,32 +95,62 @@ impl Tc {
     pub(super) fn filter(&mut self, ifindex: u32, point: Point) -> io::Result<Option<Filter>> {
         let message = filter_message(GET_FILTER, DUMP, ifindex, 0, point)?;
         let mut found = None;
-        self.0.request(message, |payload| found = found.take().or_else(|| read_filter(payload)))?;
+        self.0.request(message, |payload| {
+            found = found.take().or_else(|| read_filter(payload))
+        })?;
         Ok(found)
     }
 }
 
-fn filter_message(kind: u16, flags: u16, ifindex: u32, handle: u32, point: Point) -> io::Result<Message> {
+fn filter_message(
+    kind: u16,
+    flags: u16,
+    ifindex: u32,
+    handle: u32,
+    point: Point,
+) -> io::Result<Message> {
     let parent = match point {
         Point::Ingress => INGRESS_PARENT,
         Point::Egress => EGRESS_PARENT,
-        Point::FromPod | Point::ToPod => return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
+        Point::FromPod | Point::ToPod => {
+            return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        }
     };
     let protocol = u32::from((libc::ETH_P_ALL as u16).to_be());
-    Ok(Message::new(kind, flags, &[0, ifindex, handle, parent, PRIORITY << 16 | protocol]))
+    Ok(Message::new(
+        kind,
+        flags,
+        &[0, ifindex, handle, parent, PRIORITY << 16 | protocol],
+    ))
 }
 
 fn read_filter(payload: &[u8]) -> Option<Filter> {
-    let number = |at: usize| payload.get(at..)?.first_chunk().map(|b| u32::from_ne_bytes(*b));
+    let number = |at: usize| {
+        payload
+            .get(at..)?
+            .first_chunk()
+            .map(|b| u32::from_ne_bytes(*b))
+    };
     if number(8)? != HANDLE || number(16)? >> 16 != PRIORITY {
         return None;
     }
-    let options = attrs(payload.get(TCMSG..)?).find(|(kind, _)| *kind == OPTIONS)?.1;
-    let find = |wanted| attrs(options).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let options = attrs(payload.get(TCMSG..)?)
+        .find(|(kind, _)| *kind == OPTIONS)?
+        .1;
+    let find = |wanted| {
+        attrs(options)
+            .find(|(kind, _)| *kind == wanted)
+            .map(|(_, value)| value)
+    };
     let name = find(BPF_NAME)?;
     let name = name.strip_suffix(&[0]).unwrap_or(name);
-    let program_id = find(BPF_ID)?.first_chunk().map(|b| u32::from_ne_bytes(*b))?;
-    Some(Filter { name: String::from_utf8_lossy(name).into_owned(), program_id })
+    let program_id = find(BPF_ID)?
+        .first_chunk()
+        .map(|b| u32::from_ne_bytes(*b))?;
+    Some(Filter {
+        name: String::from_utf8_lossy(name).into_owned(),
+        program_id,
+    })
 }
 
 #[cfg(test)]
@@ -126,7 +170,13 @@ mod tests {
         let mut rest = bytes.as_slice();
         let ((kind, seq), payload) = split(&mut rest).unwrap();
         assert_eq!((kind, seq), (NEW_FILTER, 3));
-        assert_eq!(read_filter(payload), Some(Filter { name: "cil_from_host".to_owned(), program_id: 42 }));
+        assert_eq!(
+            read_filter(payload),
+            Some(Filter {
+                name: "cil_from_host".to_owned(),
+                program_id: 42
+            })
+        );
         assert!(rest.is_empty());
     }
 

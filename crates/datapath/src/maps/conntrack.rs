@@ -62,7 +62,11 @@ macro_rules! flow {
             fn connection(&self, entry: &CtEntry) -> Connection {
                 let a = (IpAddr::from(self.a), u16::from_be_bytes(self.port_a));
                 let b = (IpAddr::from(self.b), u16::from_be_bytes(self.port_b));
-                let (source, destination) = if entry.flags & ct_flags::FROM_B == 0 { (a, b) } else { (b, a) };
+                let (source, destination) = if entry.flags & ct_flags::FROM_B == 0 {
+                    (a, b)
+                } else {
+                    (b, a)
+                };
                 Connection {
                     source: source.0,
                     source_port: source.1,
@@ -79,7 +83,11 @@ flow!(CtKey4);
 flow!(CtKey6);
 
 impl Conntrack {
-    pub(super) fn new(v4: TypedMap<CtKey4, CtEntry>, v6: TypedMap<CtKey6, CtEntry>, nat: Nat) -> Self {
+    pub(super) fn new(
+        v4: TypedMap<CtKey4, CtEntry>,
+        v6: TypedMap<CtKey6, CtEntry>,
+        nat: Nat,
+    ) -> Self {
         Self { v4, v6, nat }
     }
 
@@ -95,11 +103,15 @@ impl Conntrack {
     /// When the kernel refuses.
     pub fn for_each(&self, mut each: impl FnMut(Connection)) -> Result<()> {
         self.v4.for_each_batch(|keys, entries| {
-            keys.iter().zip(entries).for_each(|(key, entry)| each(key.connection(entry)));
+            keys.iter()
+                .zip(entries)
+                .for_each(|(key, entry)| each(key.connection(entry)));
             Ok(())
         })?;
         self.v6.for_each_batch(|keys, entries| {
-            keys.iter().zip(entries).for_each(|(key, entry)| each(key.connection(entry)));
+            keys.iter()
+                .zip(entries)
+                .for_each(|(key, entry)| each(key.connection(entry)));
             Ok(())
         })
     }

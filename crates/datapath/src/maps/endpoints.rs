@@ -19,8 +19,14 @@ fn address_keys(endpoint: &LocalEndpoint) -> impl Iterator<Item = EndpointKey> {
 }
 
 impl Endpoints {
-    pub(super) fn new(by_address: TypedMap<EndpointKey, EndpointInfo>, by_device: TypedMap<u32, LocalEndpoint>) -> Self {
-        Self { by_address, by_device }
+    pub(super) fn new(
+        by_address: TypedMap<EndpointKey, EndpointInfo>,
+        by_device: TypedMap<u32, LocalEndpoint>,
+    ) -> Self {
+        Self {
+            by_address,
+            by_device,
+        }
     }
 
     /// Writes an endpoint with a device of its own. First the device, so that the pod can send before it is sent to; then
@@ -45,7 +51,9 @@ impl Endpoints {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove(&self, ifindex: u32) -> Result<Option<LocalEndpoint>> {
-        let Some(endpoint) = self.by_device.get(&ifindex)? else { return Ok(None) };
+        let Some(endpoint) = self.by_device.get(&ifindex)? else {
+            return Ok(None);
+        };
         self.remove_addresses(&endpoint, None)?;
         self.by_device.remove(&ifindex)?;
         Ok(Some(endpoint))
@@ -54,7 +62,10 @@ impl Endpoints {
     fn remove_addresses(&self, of: &LocalEndpoint, but: Option<&LocalEndpoint>) -> Result<()> {
         for key in address_keys(of) {
             let kept = but.is_some_and(|b| address_keys(b).any(|k| k == key));
-            let own = self.by_address.get(&key)?.is_some_and(|info| info.ifindex == of.info.ifindex);
+            let own = self
+                .by_address
+                .get(&key)?
+                .is_some_and(|info| info.ifindex == of.info.ifindex);
             if own && !kept {
                 self.by_address.remove(&key)?;
             }
@@ -99,7 +110,12 @@ impl Endpoints {
     /// # Errors
     /// When the kernel refuses.
     pub fn dump(&self) -> Result<Vec<LocalEndpoint>> {
-        let mut all: Vec<_> = self.by_device.dump()?.into_iter().map(|(_, endpoint)| endpoint).collect();
+        let mut all: Vec<_> = self
+            .by_device
+            .dump()?
+            .into_iter()
+            .map(|(_, endpoint)| endpoint)
+            .collect();
         all.sort_by_key(|e| (e.info.id, e.info.ifindex));
         Ok(all)
     }

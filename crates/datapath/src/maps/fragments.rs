@@ -44,7 +44,10 @@ macro_rules! row {
 }
 
 impl Fragments {
-    pub(super) fn new(v4: TypedMap<FragKey4, FragValue>, v6: TypedMap<FragKey6, FragValue>) -> Self {
+    pub(super) fn new(
+        v4: TypedMap<FragKey4, FragValue>,
+        v6: TypedMap<FragKey6, FragValue>,
+    ) -> Self {
         Self { v4, v6 }
     }
 
@@ -53,8 +56,16 @@ impl Fragments {
     /// # Errors
     /// When the kernel refuses.
     pub fn dump(&self) -> Result<Vec<FragmentRow>> {
-        let v4 = self.v4.dump()?.into_iter().map(|(key, value)| row!(key, value));
-        let v6 = self.v6.dump()?.into_iter().map(|(key, value)| row!(key, value));
+        let v4 = self
+            .v4
+            .dump()?
+            .into_iter()
+            .map(|(key, value)| row!(key, value));
+        let v6 = self
+            .v6
+            .dump()?
+            .into_iter()
+            .map(|(key, value)| row!(key, value));
         let mut rows: Vec<_> = v4.chain(v6).collect();
         rows.sort();
         Ok(rows)

@@ -32,7 +32,9 @@ impl GcFilter<'_> {
     fn takes(&self, key: &impl Flow, entry: &CtEntry, now: u32) -> bool {
         match self {
             Self::Expired => now > entry.expires,
-            Self::Addresses(addresses) => addresses.iter().any(|a| key.connection(entry).involves(*a)),
+            Self::Addresses(addresses) => {
+                addresses.iter().any(|a| key.connection(entry).involves(*a))
+            }
             Self::All => true,
         }
     }
@@ -82,7 +84,14 @@ macro_rules! mapping {
                 if self.is_outgoing() {
                     return *self;
                 }
-                Self { src: entry.addr, dst: self.src, sport: entry.port, dport: self.sport, flags: snat_flags::OUT, ..*self }
+                Self {
+                    src: entry.addr,
+                    dst: self.src,
+                    sport: entry.port,
+                    dport: self.sport,
+                    flags: snat_flags::OUT,
+                    ..*self
+                }
             }
 
             fn connection(&self) -> $ct {
@@ -97,7 +106,12 @@ macro_rules! mapping {
             }
 
             fn is_own(&self, entry: &$entry) -> bool {
-                entry.addr == if self.is_outgoing() { self.src } else { self.dst }
+                entry.addr
+                    == if self.is_outgoing() {
+                        self.src
+                    } else {
+                        self.dst
+                    }
             }
 
             fn created(entry: &$entry) -> u64 {
@@ -120,7 +134,11 @@ impl Conntrack {
         sweep(&self.v4, now, filter, &mut stats)?;
         sweep(&self.v6, now, filter, &mut stats)?;
         // With all or an endpoint's connections gone their mappings go at once: the address may be given to another pod.
-        let young = if filter == GcFilter::Expired { YOUNG } else { Duration::ZERO };
+        let young = if filter == GcFilter::Expired {
+            YOUNG
+        } else {
+            Duration::ZERO
+        };
         sweep_mappings(&self.nat.v4, &self.v4, now, young, &mut stats)?;
         sweep_mappings(&self.nat.v6, &self.v6, now, young, &mut stats)?;
         stats.elapsed = start.elapsed();
@@ -144,11 +162,19 @@ impl Conntrack {
     }
 }
 
-fn sweep<K: Record + Flow>(map: &TypedMap<K, CtEntry>, now: u32, filter: GcFilter<'_>, stats: &mut GcStats) -> Result<()> {
+fn sweep<K: Record + Flow>(
+    map: &TypedMap<K, CtEntry>,
+    now: u32,
+    filter: GcFilter<'_>,
+    stats: &mut GcStats,
+) -> Result<()> {
     let mut doomed = Vec::new();
     map.for_each_batch(|keys, entries| {
         stats.seen += keys.len();
-        let taken = keys.iter().zip(entries).filter(|(key, entry)| filter.takes(*key, entry, now));
+        let taken = keys
+            .iter()
+            .zip(entries)
+            .filter(|(key, entry)| filter.takes(*key, entry, now));
         doomed.extend(taken.map(|(key, _)| *key));
         Ok(())
     })?;
@@ -179,7 +205,12 @@ fn sweep_mappings<K: Mapping>(
     Ok(())
 }
 
-fn is_orphan<K: Mapping>(ct: &TypedMap<K::Ct, CtEntry>, key: &K, entry: &K::Entry, age: Duration) -> Result<bool> {
+fn is_orphan<K: Mapping>(
+    ct: &TypedMap<K::Ct, CtEntry>,
+    key: &K,
+    entry: &K::Entry,
+    age: Duration,
+) -> Result<bool> {
     if key.is_own(entry) {
         return Ok(age >= OWN_LIFETIME);
     }

@@ -31,7 +31,10 @@ pub struct MetricsRow {
 
 impl Metrics {
     pub(super) fn new(map: MapHandle) -> Result<Self> {
-        Ok(Self { map, cpus: possible_cpus()? })
+        Ok(Self {
+            map,
+            cpus: possible_cpus()?,
+        })
     }
 
     /// Counters of one reason and direction.
@@ -39,7 +42,11 @@ impl Metrics {
     /// # Errors
     /// When the kernel refuses.
     pub fn get(&self, reason: u8, direction: Direction) -> Result<MetricsRow> {
-        let row = MetricsRow { reason, direction: direction as u8, ..MetricsRow::default() };
+        let row = MetricsRow {
+            reason,
+            direction: direction as u8,
+            ..MetricsRow::default()
+        };
         let mut values = vec![MetricsValue::default(); self.cpus];
         self.read(row, &mut values)
     }
@@ -56,8 +63,13 @@ impl Metrics {
         let index = metrics_index(row.reason, Direction::from_index(u32::from(row.direction)));
         // One value per possible CPU, as the kernel writes them.
         let bytes = values.as_mut_bytes();
-        sys::lookup(self.map.as_fd(), &index.to_ne_bytes(), bytes).map_err(Error::bpf("read map", self.map.spec.name))?;
-        let most = values.iter().max_by_key(|v| v.packets).copied().unwrap_or_default();
+        sys::lookup(self.map.as_fd(), &index.to_ne_bytes(), bytes)
+            .map_err(Error::bpf("read map", self.map.spec.name))?;
+        let most = values
+            .iter()
+            .max_by_key(|v| v.packets)
+            .copied()
+            .unwrap_or_default();
         Ok(MetricsRow {
             packets: values.iter().map(|v| v.packets).sum(),
             bytes: values.iter().map(|v| v.bytes).sum(),
@@ -76,7 +88,14 @@ impl Metrics {
         let mut rows = Vec::new();
         for reason in std::iter::once(0).chain(DropReason::ALL.iter().map(|r| *r as u8)) {
             for direction in 0..4 {
-                let row = self.read(MetricsRow { reason, direction, ..MetricsRow::default() }, &mut values)?;
+                let row = self.read(
+                    MetricsRow {
+                        reason,
+                        direction,
+                        ..MetricsRow::default()
+                    },
+                    &mut values,
+                )?;
                 if row.packets > 0 {
                     rows.push(row);
                 }
@@ -90,7 +109,8 @@ impl Metrics {
 fn possible_cpus() -> Result<usize> {
     const PATH: &str = "/sys/devices/system/cpu/possible";
     let text = std::fs::read_to_string(PATH).map_err(Error::pin("read", PATH))?;
-    parse_cpus(text.trim()).ok_or_else(|| Error::Invalid(format!("{PATH} holds {text:?}, not a list of CPUs")))
+    parse_cpus(text.trim())
+        .ok_or_else(|| Error::Invalid(format!("{PATH} holds {text:?}, not a list of CPUs")))
 }
 
 /// Number of CPUs in a list as `0-3,8`.

@@ -47,8 +47,15 @@ impl MapHandle {
     pub(crate) fn new(fd: OwnedFd, spec: MapSpec) -> Result<Self> {
         let shape = sys::map_info(fd.as_fd()).map_err(Error::bpf("look at map", spec.name))?;
         match spec.difference(&shape) {
-            None => Ok(Self { fd: Arc::new(fd), spec, id: shape.id }),
-            Some(what) => Err(Error::Layout { name: spec.name, what }),
+            None => Ok(Self {
+                fd: Arc::new(fd),
+                spec,
+                id: shape.id,
+            }),
+            Some(what) => Err(Error::Layout {
+                name: spec.name,
+                what,
+            }),
         }
     }
 
@@ -63,7 +70,10 @@ impl MapHandle {
 
 impl fmt::Debug for MapHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MapHandle").field("name", &self.spec.name).field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("MapHandle")
+            .field("name", &self.spec.name)
+            .field("id", &self.id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -88,8 +98,15 @@ pub struct MapSummary {
 
 impl Datapath {
     fn handle(&self, name: &'static str) -> Result<MapHandle> {
-        let missing = || Error::Layout { name, what: "is not there".to_owned() };
-        self.maps.iter().find(|m| m.spec.name == name).cloned().ok_or_else(missing)
+        let missing = || Error::Layout {
+            name,
+            what: "is not there".to_owned(),
+        };
+        self.maps
+            .iter()
+            .find(|m| m.spec.name == name)
+            .cloned()
+            .ok_or_else(missing)
     }
 
     fn typed<K: sys::Record, V: sys::Record>(&self, name: &'static str) -> Result<TypedMap<K, V>> {
@@ -101,7 +118,10 @@ impl Datapath {
     /// # Errors
     /// Never for a datapath that was opened; so do those that follow.
     pub fn endpoints(&self) -> Result<Endpoints> {
-        Ok(Endpoints::new(self.typed(names::LXC)?, self.typed(names::LXC_IFINDEX)?))
+        Ok(Endpoints::new(
+            self.typed(names::LXC)?,
+            self.typed(names::LXC_IFINDEX)?,
+        ))
     }
 
     /// The address cache.
@@ -117,7 +137,11 @@ impl Datapath {
     /// # Errors
     /// As [`Datapath::endpoints`].
     pub fn conntrack(&self) -> Result<Conntrack> {
-        Ok(Conntrack::new(self.typed(names::CT4)?, self.typed(names::CT6)?, self.nat()?))
+        Ok(Conntrack::new(
+            self.typed(names::CT4)?,
+            self.typed(names::CT6)?,
+            self.nat()?,
+        ))
     }
 
     /// Masquerade mappings of both families.
@@ -125,7 +149,10 @@ impl Datapath {
     /// # Errors
     /// As [`Datapath::endpoints`].
     pub fn nat(&self) -> Result<Nat> {
-        Ok(Nat::new(self.typed(names::SNAT4)?, self.typed(names::SNAT6)?))
+        Ok(Nat::new(
+            self.typed(names::SNAT4)?,
+            self.typed(names::SNAT6)?,
+        ))
     }
 
     /// Fragmented datagrams under way.
@@ -133,7 +160,10 @@ impl Datapath {
     /// # Errors
     /// As [`Datapath::endpoints`].
     pub fn fragments(&self) -> Result<Fragments> {
-        Ok(Fragments::new(self.typed(names::FRAG4)?, self.typed(names::FRAG6)?))
+        Ok(Fragments::new(
+            self.typed(names::FRAG4)?,
+            self.typed(names::FRAG6)?,
+        ))
     }
 
     /// Packets and bytes by reason and direction.
@@ -180,7 +210,11 @@ fn summary(map: &MapHandle) -> Result<MapSummary> {
 }
 
 /// Copies every entry of a map into another of the same key and value size; how many.
-pub(crate) fn copy_entries(from: BorrowedFd<'_>, to: BorrowedFd<'_>, spec: &MapSpec) -> Result<usize> {
+pub(crate) fn copy_entries(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    spec: &MapSpec,
+) -> Result<usize> {
     let mut copied = 0;
     let mut value = vec![0; spec.value_size as usize];
     typed::each_key(from, spec.key_size as usize, spec.name, |key| {

@@ -53,7 +53,10 @@ macro_rules! row {
 }
 
 impl Nat {
-    pub(super) fn new(v4: TypedMap<SnatKey4, SnatEntry4>, v6: TypedMap<SnatKey6, SnatEntry6>) -> Self {
+    pub(super) fn new(
+        v4: TypedMap<SnatKey4, SnatEntry4>,
+        v6: TypedMap<SnatKey6, SnatEntry6>,
+    ) -> Self {
         Self { v4, v6 }
     }
 
@@ -62,8 +65,16 @@ impl Nat {
     /// # Errors
     /// When the kernel refuses.
     pub fn dump(&self) -> Result<Vec<NatRow>> {
-        let v4 = self.v4.dump()?.into_iter().map(|(key, entry)| row!(key, entry));
-        let v6 = self.v6.dump()?.into_iter().map(|(key, entry)| row!(key, entry));
+        let v4 = self
+            .v4
+            .dump()?
+            .into_iter()
+            .map(|(key, entry)| row!(key, entry));
+        let v6 = self
+            .v6
+            .dump()?
+            .into_iter()
+            .map(|(key, entry)| row!(key, entry));
         let mut rows: Vec<_> = v4.chain(v6).collect();
         rows.sort_by_key(|row| (row.source.is_ipv6(), *row));
         Ok(rows)

@@ -29,7 +29,11 @@ pub(crate) struct TypedMap<K, V> {
 
 impl<K, V> Clone for TypedMap<K, V> {
     fn clone(&self) -> Self {
-        Self { map: self.map.clone(), no_batch: self.no_batch.clone(), types: PhantomData }
+        Self {
+            map: self.map.clone(),
+            no_batch: self.no_batch.clone(),
+            types: PhantomData,
+        }
     }
 }
 
@@ -38,10 +42,21 @@ impl<K: Record, V: Record> TypedMap<K, V> {
     pub(crate) fn new(map: MapHandle) -> Result<Self> {
         let spec = &map.spec;
         if (size_of::<K>(), size_of::<V>()) != (spec.key_size as usize, spec.value_size as usize) {
-            let what = format!("is read as keys of {} B and values of {} B", size_of::<K>(), size_of::<V>());
-            return Err(Error::Layout { name: spec.name, what });
+            let what = format!(
+                "is read as keys of {} B and values of {} B",
+                size_of::<K>(),
+                size_of::<V>()
+            );
+            return Err(Error::Layout {
+                name: spec.name,
+                what,
+            });
         }
-        Ok(Self { map, no_batch: std::sync::Arc::default(), types: PhantomData })
+        Ok(Self {
+            map,
+            no_batch: std::sync::Arc::default(),
+            types: PhantomData,
+        })
     }
 
     fn failed(&self, op: &'static str) -> impl FnOnce(io::Error) -> Error {
@@ -50,25 +65,31 @@ impl<K: Record, V: Record> TypedMap<K, V> {
 
     pub(crate) fn get(&self, key: &K) -> Result<Option<V>> {
         let mut value = V::new_zeroed();
-        let found = sys::lookup(self.map.as_fd(), key.as_bytes(), value.as_mut_bytes()).map_err(self.failed("read map"))?;
+        let found = sys::lookup(self.map.as_fd(), key.as_bytes(), value.as_mut_bytes())
+            .map_err(self.failed("read map"))?;
         Ok(found.then_some(value))
     }
 
     pub(crate) fn put(&self, key: &K, value: &V) -> Result<()> {
-        sys::update(self.map.as_fd(), key.as_bytes(), value.as_bytes(), 0).map_err(self.failed("write map"))
+        sys::update(self.map.as_fd(), key.as_bytes(), value.as_bytes(), 0)
+            .map_err(self.failed("write map"))
     }
 
     /// Writes many entries, in order.
     pub(crate) fn put_all(&self, entries: &[(K, V)]) -> Result<()> {
         for chunk in entries.chunks(BATCH) {
             if !self.batches() {
-                chunk.iter().try_for_each(|(key, value)| self.put(key, value))?;
+                chunk
+                    .iter()
+                    .try_for_each(|(key, value)| self.put(key, value))?;
                 continue;
             }
             let (keys, values): (Vec<K>, Vec<V>) = chunk.iter().copied().unzip();
             match sys::update_batch(self.map.as_fd(), &keys, &values) {
                 Ok(()) => {}
-                Err(e) if self.refused(&e) => chunk.iter().try_for_each(|(key, value)| self.put(key, value))?,
+                Err(e) if self.refused(&e) => chunk
+                    .iter()
+                    .try_for_each(|(key, value)| self.put(key, value))?,
                 Err(e) => return Err(self.failed("write map")(e)),
             }
         }
@@ -85,7 +106,11 @@ impl<K: Record, V: Record> TypedMap<K, V> {
         let mut rest = keys;
         while !rest.is_empty() {
             let chunk = &rest[..rest.len().min(BATCH)];
-            let done = if self.batches() { self.remove_batch(chunk)? } else { 0 };
+            let done = if self.batches() {
+                self.remove_batch(chunk)?
+            } else {
+                0
+            };
             deleted += done;
             if done == chunk.len() {
                 rest = &rest[done..];
@@ -112,7 +137,10 @@ impl<K: Record, V: Record> TypedMap<K, V> {
 
     /// Whether the kernel has no batches for this map; remembered.
     fn refused(&self, e: &io::Error) -> bool {
-        let refused = matches!(e.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP));
+        let refused = matches!(
+            e.raw_os_error(),
+            Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP)
+        );
         if refused {
             self.no_batch.0.store(true, Ordering::Relaxed);
         }
@@ -120,17 +148,27 @@ impl<K: Record, V: Record> TypedMap<K, V> {
     }
 
     /// Hands every entry to `each`, in batches of entries read together.
-    pub(crate) fn for_each_batch(&self, mut each: impl FnMut(&[K], &[V]) -> Result<()>) -> Result<()> {
+    pub(crate) fn for_each_batch(
+        &self,
+        mut each: impl FnMut(&[K], &[V]) -> Result<()>,
+    ) -> Result<()> {
         if self.batches() && self.walk_batches(&mut each)? {
             return Ok(());
         }
-        each_key(self.map.as_fd(), size_of::<K>(), self.map.spec.name, |bytes| {
-            let Ok(key) = K::read_from_bytes(bytes) else { return Ok(()) };
-            match self.get(&key)? {
-                Some(value) => each(&[key], &[value]),
-                None => Ok(()),
-            }
-        })
+        each_key(
+            self.map.as_fd(),
+            size_of::<K>(),
+            self.map.spec.name,
+            |bytes| {
+                let Ok(key) = K::read_from_bytes(bytes) else {
+                    return Ok(());
+                };
+                match self.get(&key)? {
+                    Some(value) => each(&[key], &[value]),
+                    None => Ok(()),
+                }
+            },
+        )
     }
 
     /// Whether the kernel has batches for this map.
@@ -205,9 +243,14 @@ pub(super) fn each_key(
 /// Number of entries.
 pub(super) fn count(map: &MapHandle) -> Result<usize> {
     let mut count = 0;
-    each_key(map.as_fd(), map.spec.key_size as usize, map.spec.name, |_| {
-        count += 1;
-        Ok(())
-    })?;
+    each_key(
+        map.as_fd(),
+        map.spec.key_size as usize,
+        map.spec.name,
+        |_| {
+            count += 1;
+            Ok(())
+        },
+    )?;
     Ok(count)
 }

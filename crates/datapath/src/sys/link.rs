@@ -20,7 +20,11 @@ pub(crate) struct LinkState {
 }
 
 /// Attaches `prog` to a device, behind what is attached there already. The attachment lives as long as the descriptor or a pin.
-pub(crate) fn link_create(prog: BorrowedFd<'_>, ifindex: u32, attach_type: AttachType) -> io::Result<OwnedFd> {
+pub(crate) fn link_create(
+    prog: BorrowedFd<'_>,
+    ifindex: u32,
+    attach_type: AttachType,
+) -> io::Result<OwnedFd> {
     let mut attr = attr::LinkCreate {
         prog_fd: raw(prog),
         target_ifindex: ifindex,
@@ -35,14 +39,23 @@ pub(crate) fn link_create(prog: BorrowedFd<'_>, ifindex: u32, attach_type: Attac
 
 /// Puts `prog` in the place of the link's program, between two packets.
 pub(crate) fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
-    let mut attr = attr::LinkUpdate { link_fd: raw(link), new_prog_fd: raw(prog), flags: 0, old_prog_fd: 0 };
+    let mut attr = attr::LinkUpdate {
+        link_fd: raw(link),
+        new_prog_fd: raw(prog),
+        flags: 0,
+        old_prog_fd: 0,
+    };
     bpf(Command::LinkUpdate, &mut attr).map(drop)
 }
 
 /// Detaches the link's program at once; the link stays until its last descriptor and pin are gone. Without this the program runs
 /// on until the kernel gets round to the link, some milliseconds after that.
 pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
-    bpf(Command::LinkDetach, &mut attr::LinkDetach { link_fd: raw(link) }).map(drop)
+    bpf(
+        Command::LinkDetach,
+        &mut attr::LinkDetach { link_fd: raw(link) },
+    )
+    .map(drop)
 }
 
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkState> {
@@ -50,6 +63,15 @@ pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkState> {
     const NETKIT: u32 = 13;
     let mut found = attr::LinkInfo::new_zeroed();
     info(link, &mut found)?;
-    let attach_type = if matches!(found.kind, TCX | NETKIT) { AttachType::from_u32(found.attach_type) } else { None };
-    Ok(LinkState { id: found.id, prog_id: found.prog_id, ifindex: found.ifindex, attach_type })
+    let attach_type = if matches!(found.kind, TCX | NETKIT) {
+        AttachType::from_u32(found.attach_type)
+    } else {
+        None
+    };
+    Ok(LinkState {
+        id: found.id,
+        prog_id: found.prog_id,
+        ifindex: found.ifindex,
+        attach_type,
+    })
 }

@@ -48,18 +48,31 @@ pub(crate) fn map_create(shape: &MapShape) -> io::Result<OwnedFd> {
 }
 
 fn elem(map: BorrowedFd<'_>, key: &[u8], value: u64, flags: u64) -> attr::MapElem {
-    attr::MapElem { map_fd: raw(map), pad: 0, key: address(key), value, flags }
+    attr::MapElem {
+        map_fd: raw(map),
+        pad: 0,
+        key: address(key),
+        value,
+        flags,
+    }
 }
 
 /// Whether an entry of that key was there; `value` then holds it. `value` must have the map's value size (per-CPU maps: of
 /// every possible CPU).
 pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
-    found(bpf(Command::MapLookup, &mut elem(map, key, address_mut(value), 0)))
+    found(bpf(
+        Command::MapLookup,
+        &mut elem(map, key, address_mut(value), 0),
+    ))
 }
 
 /// Writes an entry; both slices must have the map's sizes.
 pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], flags: u64) -> io::Result<()> {
-    bpf(Command::MapUpdate, &mut elem(map, key, address(value), flags)).map(drop)
+    bpf(
+        Command::MapUpdate,
+        &mut elem(map, key, address(value), flags),
+    )
+    .map(drop)
 }
 
 /// Whether the entry was there.
@@ -68,7 +81,11 @@ pub(crate) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
 }
 
 /// Puts the key that follows `after` (the first one without) into `key`; whether there is one.
-pub(crate) fn next_key(map: BorrowedFd<'_>, after: Option<&[u8]>, key: &mut [u8]) -> io::Result<bool> {
+pub(crate) fn next_key(
+    map: BorrowedFd<'_>,
+    after: Option<&[u8]>,
+    key: &mut [u8],
+) -> io::Result<bool> {
     let mut attr = elem(map, after.unwrap_or_default(), address_mut(key), 0);
     if after.is_none() {
         attr.key = 0;
@@ -93,7 +110,10 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn new(key_size: usize) -> Self {
-        Self { position: vec![0; key_size.max(8)], started: false }
+        Self {
+            position: vec![0; key_size.max(8)],
+            started: false,
+        }
     }
 }
 
@@ -106,7 +126,11 @@ pub(crate) fn lookup_batch<K: Record, V: Record>(
 ) -> io::Result<(usize, bool)> {
     let mut next = vec![0u8; batch.position.len()];
     let mut attr = attr::MapBatch {
-        in_batch: if batch.started { address(batch.position.as_slice()) } else { 0 },
+        in_batch: if batch.started {
+            address(batch.position.as_slice())
+        } else {
+            0
+        },
         out_batch: address_mut(next.as_mut_slice()),
         keys: address_mut(keys),
         values: address_mut(values),
@@ -142,7 +166,11 @@ pub(crate) fn delete_batch<K: Record>(map: BorrowedFd<'_>, keys: &[K]) -> io::Re
 }
 
 /// Writes entries in order; `values` has the length of `keys`.
-pub(crate) fn update_batch<K: Record, V: Record>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+pub(crate) fn update_batch<K: Record, V: Record>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
     debug_assert_eq!(keys.len(), values.len());
     let mut attr = batch_of(map, keys, address(values));
     bpf(Command::MapUpdateBatch, &mut attr).map(drop)

@@ -1,5 +1,8 @@
 //! The bpf(2) calls that aya does not make. The only module with `unsafe`.
-#![allow(unsafe_code, reason = "bpf(2) takes addresses; every block says why they are valid")]
+#![allow(
+    unsafe_code,
+    reason = "bpf(2) takes addresses; every block says why they are valid"
+)]
 
 mod attr;
 mod link;
@@ -19,7 +22,10 @@ use std::{
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 pub(crate) use link::{LinkState, link_create, link_detach, link_info, link_update};
-pub(crate) use map::{Batch, MapShape, delete, delete_batch, lookup, lookup_batch, map_create, map_info, next_key, update, update_batch};
+pub(crate) use map::{
+    Batch, MapShape, delete, delete_batch, lookup, lookup_batch, map_create, map_info, next_key,
+    update, update_batch,
+};
 pub use prog::ProgramInfo;
 pub(crate) use prog::{prog_info, prog_load_classifier, prog_query, test_run};
 
@@ -55,7 +61,12 @@ pub(crate) enum AttachType {
 }
 
 impl AttachType {
-    pub(crate) const ALL: [Self; 4] = [Self::TcxIngress, Self::TcxEgress, Self::NetkitPrimary, Self::NetkitPeer];
+    pub(crate) const ALL: [Self; 4] = [
+        Self::TcxIngress,
+        Self::TcxEgress,
+        Self::NetkitPrimary,
+        Self::NetkitPeer,
+    ];
 
     pub(crate) fn from_u32(n: u32) -> Option<Self> {
         Self::ALL.into_iter().find(|t| *t as u32 == n)
@@ -67,8 +78,19 @@ impl AttachType {
 fn bpf<A: IntoBytes + Immutable>(command: Command, attr: &mut A) -> io::Result<i32> {
     // SAFETY: `attr` is a live, initialised struct without padding, and its size is the one passed. The kernel reads and
     // writes at most that many bytes of it, and what its address fields point to is kept alive by the caller (see above).
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command as libc::c_long, std::ptr::from_mut(attr), size_of::<A>()) };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_long,
+            std::ptr::from_mut(attr),
+            size_of::<A>(),
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result as i32)
+    }
 }
 
 /// As [`bpf`], for commands that return a file descriptor.
@@ -97,20 +119,32 @@ fn c_path(path: &Path) -> io::Result<CString> {
 /// Pins `fd` at `path`.
 pub(crate) fn pin(fd: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     let path = c_path(path)?;
-    let mut attr = attr::Obj { pathname: address(path.as_bytes_with_nul()), bpf_fd: raw(fd), file_flags: 0 };
+    let mut attr = attr::Obj {
+        pathname: address(path.as_bytes_with_nul()),
+        bpf_fd: raw(fd),
+        file_flags: 0,
+    };
     bpf(Command::ObjPin, &mut attr).map(drop)
 }
 
 /// Opens what is pinned at `path`.
 pub(crate) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let path = c_path(path)?;
-    let mut attr = attr::Obj { pathname: address(path.as_bytes_with_nul()), bpf_fd: 0, file_flags: 0 };
+    let mut attr = attr::Obj {
+        pathname: address(path.as_bytes_with_nul()),
+        bpf_fd: 0,
+        file_flags: 0,
+    };
     bpf_fd(Command::ObjGet, &mut attr)
 }
 
 /// Fills `info` with what the kernel says of the object behind `fd`.
 fn info<I: FromZeros + IntoBytes + Immutable>(fd: BorrowedFd<'_>, info: &mut I) -> io::Result<()> {
-    let mut attr = attr::Info { bpf_fd: raw(fd), info_len: size_of::<I>() as u32, info: address_mut(info) };
+    let mut attr = attr::Info {
+        bpf_fd: raw(fd),
+        info_len: size_of::<I>() as u32,
+        info: address_mut(info),
+    };
     bpf(Command::Info, &mut attr).map(drop)
 }
 
@@ -125,7 +159,10 @@ impl<T: FromBytes + IntoBytes + Immutable + Copy> Record for T {}
 
 /// The clock of the programs' times.
 pub(crate) fn monotonic_nanoseconds() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     // SAFETY: `time` is a live struct of the layout the call fills.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut time) };
     time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()

@@ -39,12 +39,19 @@ pub(crate) fn prog_info(prog: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     found.map_ids = address_mut(&mut ids);
     info(prog, &mut found)?;
     if found.kind != CLASSIFIER {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "not a tc classifier program"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "not a tc classifier program",
+        ));
     }
     Ok(ProgramInfo {
         id: found.id,
         name: name_text(&found.name),
-        map_ids: ids.iter().copied().take(found.nr_map_ids as usize).collect(),
+        map_ids: ids
+            .iter()
+            .copied()
+            .take(found.nr_map_ids as usize)
+            .collect(),
         verified_insns: found.verified_insns,
         xlated_len: found.xlated_len,
         run_count: found.run_cnt,

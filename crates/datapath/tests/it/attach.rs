@@ -5,7 +5,10 @@ use datapath::{AttachMode, Attached, Datapath, Mechanism, OpenOptions, Owner};
 use crate::support::{Place, place};
 
 fn options(here: &Place, mode: AttachMode) -> OpenOptions {
-    OpenOptions { attach: mode, ..here.options() }
+    OpenOptions {
+        attach: mode,
+        ..here.options()
+    }
 }
 
 /// Runs a test with each mechanism that the kernel has.
@@ -19,8 +22,12 @@ fn each_mechanism(test: fn(&Place, AttachMode)) {
 }
 
 fn program_of(attachments: &[datapath::Attachment], owner: &Owner, program: &str) -> u32 {
-    let found = attachments.iter().find(|a| a.owner == *owner && a.program == program);
-    found.unwrap_or_else(|| panic!("{program} of {owner} in {attachments:?}")).program_id
+    let found = attachments
+        .iter()
+        .find(|a| a.owner == *owner && a.program == program);
+    found
+        .unwrap_or_else(|| panic!("{program} of {owner} in {attachments:?}"))
+        .program_id
 }
 
 #[test]
@@ -29,20 +36,43 @@ fn attaching_twice_changes_nothing() {
         let (datapath, _) = Datapath::open(&options(here, mode)).unwrap();
         let lxc = here.veth("lxc1");
         let eth = here.veth("eth0.5");
-        assert_eq!(datapath.attach_endpoint(7, lxc, "lxc1", true).unwrap(), Attached::New);
-        assert_eq!(datapath.attach_device("eth0.5", eth).unwrap(), Attached::New);
+        assert_eq!(
+            datapath.attach_endpoint(7, lxc, "lxc1", true).unwrap(),
+            Attached::New
+        );
+        assert_eq!(
+            datapath.attach_device("eth0.5", eth).unwrap(),
+            Attached::New
+        );
         let first = datapath.attachments().unwrap();
         assert_eq!(first.len(), 4);
         assert!(first.iter().all(|a| a.current));
-        assert_eq!(datapath.attach_endpoint(7, lxc, "lxc1", true).unwrap(), Attached::Unchanged);
-        assert_eq!(datapath.attach_device("eth0.5", eth).unwrap(), Attached::Unchanged);
+        assert_eq!(
+            datapath.attach_endpoint(7, lxc, "lxc1", true).unwrap(),
+            Attached::Unchanged
+        );
+        assert_eq!(
+            datapath.attach_device("eth0.5", eth).unwrap(),
+            Attached::Unchanged
+        );
         assert_eq!(datapath.attachments().unwrap(), first);
-        assert!(first.iter().any(|a| a.owner == Owner::Device("eth0.5".to_owned())));
+        assert!(
+            first
+                .iter()
+                .any(|a| a.owner == Owner::Device("eth0.5".to_owned()))
+        );
         // Without endpoint routes the program towards the pod goes.
-        assert_eq!(datapath.attach_endpoint(7, lxc, "lxc1", false).unwrap(), Attached::Unchanged);
+        assert_eq!(
+            datapath.attach_endpoint(7, lxc, "lxc1", false).unwrap(),
+            Attached::Unchanged
+        );
         assert_eq!(datapath.attachments().unwrap().len(), 3);
         assert!(datapath.detach_endpoint(7).unwrap());
-        assert_eq!(datapath.attach_endpoint(7, lxc, "lxc1", true).unwrap(), Attached::New, "the hook is free at once");
+        assert_eq!(
+            datapath.attach_endpoint(7, lxc, "lxc1", true).unwrap(),
+            Attached::New,
+            "the hook is free at once"
+        );
         assert!(datapath.detach_endpoint(7).unwrap());
         assert!(!datapath.detach_endpoint(7).unwrap());
         assert!(datapath.detach_device("eth0.5").unwrap());
@@ -64,12 +94,24 @@ fn replacing_programs_keeps_the_links() {
         let mut other = options(here, mode);
         other.config.ct_any = 61;
         let (datapath, report) = Datapath::open(&other).unwrap();
-        assert_eq!((report.replaced.updated, report.replaced.unchanged), (before.len(), 0));
+        assert_eq!(
+            (report.replaced.updated, report.replaced.unchanged),
+            (before.len(), 0)
+        );
         let after = datapath.attachments().unwrap();
         assert!(after.iter().all(|a| a.current));
-        let links = |list: &[datapath::Attachment]| list.iter().map(|a| (a.owner.clone(), a.ifindex, a.link_id)).collect::<Vec<_>>();
+        let links = |list: &[datapath::Attachment]| {
+            list.iter()
+                .map(|a| (a.owner.clone(), a.ifindex, a.link_id))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(links(&before), links(&after));
-        assert!(before.iter().zip(&after).all(|(b, a)| b.program_id != a.program_id));
+        assert!(
+            before
+                .iter()
+                .zip(&after)
+                .all(|(b, a)| b.program_id != a.program_id)
+        );
     });
 }
 
@@ -84,12 +126,20 @@ fn a_half_done_replacement_is_finished_by_the_next_open() {
         let (half, _) = Datapath::prepare(&other).unwrap();
         // One of two attachments gets the new program, then the process is gone.
         half.attach_endpoint(7, lxc, "lxc1", false).unwrap();
-        let mixed = program_of(&half.attachments().unwrap(), &Owner::Endpoint(7), names::FROM_CONTAINER);
+        let mixed = program_of(
+            &half.attachments().unwrap(),
+            &Owner::Endpoint(7),
+            names::FROM_CONTAINER,
+        );
         drop(half);
         let (datapath, report) = Datapath::open(&options(here, mode)).unwrap();
         assert!(!report.adopted);
         assert_eq!(report.replaced.updated, 1);
-        let now = program_of(&datapath.attachments().unwrap(), &Owner::Endpoint(7), names::FROM_CONTAINER);
+        let now = program_of(
+            &datapath.attachments().unwrap(),
+            &Owner::Endpoint(7),
+            names::FROM_CONTAINER,
+        );
         assert_ne!(now, mixed);
     });
 }
@@ -103,7 +153,10 @@ fn pins_of_devices_that_are_gone_are_removed() {
         here.remove_link("lxc1");
         let again = here.veth("lxc1");
         assert_ne!(again, lxc);
-        assert_eq!(datapath.attach_endpoint(7, again, "lxc1", false).unwrap(), Attached::New);
+        assert_eq!(
+            datapath.attach_endpoint(7, again, "lxc1", false).unwrap(),
+            Attached::New
+        );
         assert_eq!(datapath.attachments().unwrap().len(), 1);
         here.remove_link("lxc1");
         let mut other = options(here, mode);
@@ -121,7 +174,10 @@ fn a_device_keeps_its_link_under_another_endpoint_number() {
         let lxc = here.veth("lxc1");
         datapath.attach_endpoint(7, lxc, "lxc1", false).unwrap();
         let before = datapath.attachments().unwrap();
-        assert_eq!(datapath.attach_endpoint(8, lxc, "lxc1", false).unwrap(), Attached::New);
+        assert_eq!(
+            datapath.attach_endpoint(8, lxc, "lxc1", false).unwrap(),
+            Attached::New
+        );
         let after = datapath.attachments().unwrap();
         assert_eq!(after.len(), 1);
         assert_eq!(after[0].owner, Owner::Endpoint(8));
@@ -138,12 +194,21 @@ fn the_mechanism_can_be_changed() {
         };
         let lxc = here.veth("lxc1");
         datapath.attach_endpoint(7, lxc, "lxc1", true).unwrap();
-        for (mode, mechanism) in [(AttachMode::Clsact, Mechanism::Clsact), (AttachMode::Tcx, Mechanism::Tcx)] {
+        for (mode, mechanism) in [
+            (AttachMode::Clsact, Mechanism::Clsact),
+            (AttachMode::Tcx, Mechanism::Tcx),
+        ] {
             let (datapath, report) = Datapath::open(&options(here, mode)).unwrap();
             assert!(report.adopted, "the programs are the same");
-            assert_eq!(datapath.attach_endpoint(7, lxc, "lxc1", true).unwrap(), Attached::New);
+            assert_eq!(
+                datapath.attach_endpoint(7, lxc, "lxc1", true).unwrap(),
+                Attached::New
+            );
             let found = datapath.attachments().unwrap();
-            assert_eq!(found.iter().map(|a| a.mechanism).collect::<Vec<_>>(), [mechanism; 2]);
+            assert_eq!(
+                found.iter().map(|a| a.mechanism).collect::<Vec<_>>(),
+                [mechanism; 2]
+            );
         }
     });
 }
@@ -152,7 +217,13 @@ fn the_mechanism_can_be_changed() {
 fn a_device_that_is_not_there_is_named() {
     each_mechanism(|here, mode| {
         let (datapath, _) = Datapath::open(&options(here, mode)).unwrap();
-        let error = datapath.attach_endpoint(7, 4711, "lxcgone", false).unwrap_err().to_string();
-        assert!(error.contains("cil_from_container on lxcgone (#4711)"), "{error}");
+        let error = datapath
+            .attach_endpoint(7, 4711, "lxcgone", false)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("cil_from_container on lxcgone (#4711)"),
+            "{error}"
+        );
     });
 }

@@ -1,4 +1,6 @@
 //! The datapath on the running kernel: every test in a network namespace and with a bpffs of its own.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics")]
+
 extern crate hypha_datapath as datapath;
 
 mod support;

@@ -2,8 +2,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use abi::{
-    CtEntry, CtKey4, CtKey6, Direction, EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue, LocalEndpoint, SnatEntry4,
-    SnatKey4, ct_flags, names, snat_flags,
+    CtEntry, CtKey4, CtKey6, Direction, EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue,
+    LocalEndpoint, SnatEntry4, SnatKey4, ct_flags, names, snat_flags,
 };
 use aya::maps::{HashMap, Map, MapData};
 use datapath::maps::{Conntrack, GcFilter};
@@ -16,10 +16,22 @@ const REMOTE: [u8; 4] = [10, 10, 1, 200];
 const NODE: [u8; 4] = [192, 168, 10, 100];
 
 fn endpoint(id: u16, ifindex: u32, last: u8) -> LocalEndpoint {
-    let info = EndpointInfo { ifindex, sec_id: 300, id, flags: 0, mac: [2; 6], node_mac: [4; 6], epoch: 1 };
+    let info = EndpointInfo {
+        ifindex,
+        sec_id: 300,
+        id,
+        flags: 0,
+        mac: [2; 6],
+        node_mac: [4; 6],
+        epoch: 1,
+    };
     let mut ipv6 = [0; 16];
     (ipv6[0], ipv6[15]) = (0xFD, last);
-    LocalEndpoint { info, ipv4: [10, 244, 1, last], ipv6 }
+    LocalEndpoint {
+        info,
+        ipv4: [10, 244, 1, last],
+        ipv6,
+    }
 }
 
 #[test]
@@ -32,17 +44,29 @@ fn the_two_endpoint_maps_stay_in_step() {
         map.upsert(&one).unwrap();
         assert_eq!(map.dump().unwrap(), [one, two]);
         assert_eq!(map.dump_addresses().unwrap().len(), 4);
-        assert_eq!(map.address(&EndpointKey::v4(one.ipv4)).unwrap(), Some(one.info));
+        assert_eq!(
+            map.address(&EndpointKey::v4(one.ipv4)).unwrap(),
+            Some(one.info)
+        );
         // Another address: the old one goes.
-        let moved = LocalEndpoint { ipv4: [10, 244, 1, 30], ..one };
+        let moved = LocalEndpoint {
+            ipv4: [10, 244, 1, 30],
+            ..one
+        };
         map.upsert(&moved).unwrap();
         assert_eq!(map.address(&EndpointKey::v4(one.ipv4)).unwrap(), None);
         // An address that a newer endpoint has taken over stays when the older one goes.
-        let heir = LocalEndpoint { ipv4: two.ipv4, ..endpoint(3, 13, 40) };
+        let heir = LocalEndpoint {
+            ipv4: two.ipv4,
+            ..endpoint(3, 13, 40)
+        };
         map.upsert(&heir).unwrap();
         assert_eq!(map.remove(12).unwrap(), Some(two));
         assert_eq!(map.remove(12).unwrap(), None);
-        assert_eq!(map.address(&EndpointKey::v4(two.ipv4)).unwrap(), Some(heir.info));
+        assert_eq!(
+            map.address(&EndpointKey::v4(two.ipv4)).unwrap(),
+            Some(heir.info)
+        );
         assert_eq!(map.address(&EndpointKey::v6(two.ipv6)).unwrap(), None);
         assert_eq!(map.dump().unwrap(), [moved, heir]);
     });
@@ -53,8 +77,16 @@ fn the_address_cache_finds_the_longest_prefix() {
     place(|here| {
         let (datapath, _) = here.open();
         let map = datapath.ipcache().unwrap();
-        let value = |sec_id| IpcacheValue { sec_id, tunnel: [0; 16], flags: 0, key: 0, pad: 0 };
-        let many: Vec<_> = (0..200u8).map(|i| (IpcacheKey::v4([10, 1, i, 0], 24), value(u32::from(i)))).collect();
+        let value = |sec_id| IpcacheValue {
+            sec_id,
+            tunnel: [0; 16],
+            flags: 0,
+            key: 0,
+            pad: 0,
+        };
+        let many: Vec<_> = (0..200u8)
+            .map(|i| (IpcacheKey::v4([10, 1, i, 0], 24), value(u32::from(i))))
+            .collect();
         map.upsert_all(&many).unwrap();
         map.upsert(&IpcacheKey::v4([0; 4], 0), &value(2)).unwrap();
         map.upsert(&IpcacheKey::v6([0; 16], 0), &value(3)).unwrap();
@@ -70,7 +102,12 @@ fn the_address_cache_finds_the_longest_prefix() {
 }
 
 /// Writes into a map that only the programs write, through its pin.
-fn put<const K: usize, const V: usize>(here: &Place, map: &str, key: &(impl IntoBytes + Immutable), value: &(impl IntoBytes + Immutable)) {
+fn put<const K: usize, const V: usize>(
+    here: &Place,
+    map: &str,
+    key: &(impl IntoBytes + Immutable),
+    value: &(impl IntoBytes + Immutable),
+) {
     let pin = MapData::from_pin(here.bpffs().join("tc/globals").join(map)).unwrap();
     let mut map: HashMap<_, [u8; K], [u8; V]> = Map::LruHashMap(pin).try_into().unwrap();
     let key: [u8; K] = key.as_bytes().try_into().unwrap();
@@ -79,8 +116,19 @@ fn put<const K: usize, const V: usize>(here: &Place, map: &str, key: &(impl Into
 }
 
 fn ct4(here: &Place, n: u16, expires: u32, flags: u16) -> CtKey4 {
-    let key = CtKey4 { a: REMOTE, b: POD, port_a: 80u16.to_be_bytes(), port_b: n.to_be_bytes(), proto: 6, pad: [0; 3] };
-    let entry = CtEntry { expires, flags: flags | ct_flags::FROM_B, ..CtEntry::default() };
+    let key = CtKey4 {
+        a: REMOTE,
+        b: POD,
+        port_a: 80u16.to_be_bytes(),
+        port_b: n.to_be_bytes(),
+        proto: 6,
+        pad: [0; 3],
+    };
+    let entry = CtEntry {
+        expires,
+        flags: flags | ct_flags::FROM_B,
+        ..CtEntry::default()
+    };
     put::<{ size_of::<CtKey4>() }, { size_of::<CtEntry>() }>(here, names::CT4, &key, &entry);
     key
 }
@@ -91,9 +139,30 @@ fn put_mapping(here: &Place, key: &SnatKey4, entry: &SnatEntry4) {
 
 fn mapping(here: &Place, port: u16, created: u64) {
     let (port, remote) = (port.to_be_bytes(), 80u16.to_be_bytes());
-    let out = SnatKey4 { src: POD, dst: REMOTE, sport: port, dport: remote, proto: 6, flags: snat_flags::OUT, pad: [0; 2] };
-    let back = SnatKey4 { src: REMOTE, dst: NODE, sport: remote, dport: port, proto: 6, flags: snat_flags::IN, pad: [0; 2] };
-    let entry = |addr| SnatEntry4 { created, addr, port, pad: [0; 2] };
+    let out = SnatKey4 {
+        src: POD,
+        dst: REMOTE,
+        sport: port,
+        dport: remote,
+        proto: 6,
+        flags: snat_flags::OUT,
+        pad: [0; 2],
+    };
+    let back = SnatKey4 {
+        src: REMOTE,
+        dst: NODE,
+        sport: remote,
+        dport: port,
+        proto: 6,
+        flags: snat_flags::IN,
+        pad: [0; 2],
+    };
+    let entry = |addr| SnatEntry4 {
+        created,
+        addr,
+        port,
+        pad: [0; 2],
+    };
     put_mapping(here, &out, &entry(NODE));
     put_mapping(here, &back, &entry(POD));
 }
@@ -116,7 +185,10 @@ fn ended_connections_are_collected_with_their_mappings() {
         assert_eq!(conntrack.count().unwrap(), 2000);
         let left = datapath.nat().unwrap().dump().unwrap();
         assert_eq!(left.len(), 2);
-        assert!(left.iter().all(|row| row.source_port == 4 || row.destination_port == 4));
+        assert!(
+            left.iter()
+                .all(|row| row.source_port == 4 || row.destination_port == 4)
+        );
         let again = conntrack.collect(now, GcFilter::Expired).unwrap();
         assert_eq!((again.deleted, again.nat_deleted), (0, 0));
     });
@@ -131,12 +203,43 @@ fn young_mappings_and_those_of_the_node_are_left() {
         let nanoseconds = |second: u32| u64::from(second) * 1_000_000_000;
         mapping(here, 7, nanoseconds(now - 5));
         let port = 40_000u16.to_be_bytes();
-        let key = SnatKey4 { src: NODE, dst: REMOTE, sport: port, dport: [0, 80], proto: 6, flags: snat_flags::OUT, pad: [0; 2] };
-        let entry = SnatEntry4 { created: nanoseconds(now - 100), addr: NODE, port, pad: [0; 2] };
+        let key = SnatKey4 {
+            src: NODE,
+            dst: REMOTE,
+            sport: port,
+            dport: [0, 80],
+            proto: 6,
+            flags: snat_flags::OUT,
+            pad: [0; 2],
+        };
+        let entry = SnatEntry4 {
+            created: nanoseconds(now - 100),
+            addr: NODE,
+            port,
+            pad: [0; 2],
+        };
         put_mapping(here, &key, &entry);
-        assert_eq!(conntrack.collect(now, GcFilter::Expired).unwrap().nat_deleted, 0);
-        assert_eq!(conntrack.collect(now + 6, GcFilter::Expired).unwrap().nat_deleted, 2);
-        assert_eq!(conntrack.collect(now + 8000, GcFilter::Expired).unwrap().nat_deleted, 1);
+        assert_eq!(
+            conntrack
+                .collect(now, GcFilter::Expired)
+                .unwrap()
+                .nat_deleted,
+            0
+        );
+        assert_eq!(
+            conntrack
+                .collect(now + 6, GcFilter::Expired)
+                .unwrap()
+                .nat_deleted,
+            2
+        );
+        assert_eq!(
+            conntrack
+                .collect(now + 8000, GcFilter::Expired)
+                .unwrap()
+                .nat_deleted,
+            1
+        );
     });
 }
 
@@ -148,17 +251,34 @@ fn a_removed_endpoint_takes_its_connections_along() {
         let later = Conntrack::now() + 1000;
         ct4(here, 1, later, 0);
         mapping(here, 1, 1);
-        let mut key = CtKey6 { a: [0; 16], b: [0xFD; 16], port_a: [0; 2], port_b: [0; 2], proto: 17, pad: [0; 3] };
+        let mut key = CtKey6 {
+            a: [0; 16],
+            b: [0xFD; 16],
+            port_a: [0; 2],
+            port_b: [0; 2],
+            proto: 17,
+            pad: [0; 3],
+        };
         key.a[0] = 0xFC;
-        let entry = CtEntry { expires: later, ..CtEntry::default() };
+        let entry = CtEntry {
+            expires: later,
+            ..CtEntry::default()
+        };
         put::<{ size_of::<CtKey6>() }, { size_of::<CtEntry>() }>(here, names::CT6, &key, &entry);
         let connections = conntrack.dump().unwrap();
         assert_eq!(connections.len(), 2);
         assert_eq!(connections[0].source, IpAddr::from(POD));
-        assert_eq!((connections[0].source_port, connections[0].destination_port), (1, 80));
-        let other = conntrack.remove_endpoint(&[Ipv4Addr::new(10, 244, 1, 99).into()]).unwrap();
+        assert_eq!(
+            (connections[0].source_port, connections[0].destination_port),
+            (1, 80)
+        );
+        let other = conntrack
+            .remove_endpoint(&[Ipv4Addr::new(10, 244, 1, 99).into()])
+            .unwrap();
         assert_eq!((other.deleted, other.nat_deleted), (0, 0));
-        let stats = conntrack.remove_endpoint(&[POD.into(), key.a.into()]).unwrap();
+        let stats = conntrack
+            .remove_endpoint(&[POD.into(), key.a.into()])
+            .unwrap();
         assert_eq!((stats.deleted, stats.nat_deleted), (2, 2));
         ct4(here, 2, later, 0);
         assert_eq!(conntrack.flush().unwrap().deleted, 1);
@@ -170,12 +290,31 @@ fn a_removed_endpoint_takes_its_connections_along() {
 fn every_map_is_listed_with_its_entries() {
     place(|here| {
         let (datapath, _) = here.open();
-        datapath.endpoints().unwrap().upsert(&endpoint(1, 11, 10)).unwrap();
+        datapath
+            .endpoints()
+            .unwrap()
+            .upsert(&endpoint(1, 11, 10))
+            .unwrap();
         let maps = datapath.maps().unwrap();
         assert_eq!(maps.iter().map(|m| m.name).collect::<Vec<_>>(), names::MAPS);
         let entries = |name| maps.iter().find(|m| m.name == name).unwrap().entries;
-        assert_eq!((entries(names::LXC), entries(names::LXC_IFINDEX), entries(names::IPCACHE)), (2, 1, 0));
-        assert_eq!(datapath.metrics().unwrap().get(0, Direction::Egress).unwrap().packets, 0);
+        assert_eq!(
+            (
+                entries(names::LXC),
+                entries(names::LXC_IFINDEX),
+                entries(names::IPCACHE)
+            ),
+            (2, 1, 0)
+        );
+        assert_eq!(
+            datapath
+                .metrics()
+                .unwrap()
+                .get(0, Direction::Egress)
+                .unwrap()
+                .packets,
+            0
+        );
         assert_eq!(datapath.metrics().unwrap().dump().unwrap(), []);
         assert_eq!(datapath.fragments().unwrap().dump().unwrap(), []);
     });

@@ -19,7 +19,14 @@ fn the_first_open_loads_and_the_second_adopts() {
     place(|here| {
         let (first, report) = here.open();
         assert!(!report.adopted);
-        assert!(report.maps.iter().all(|(_, fate)| *fate == MapFate::Created), "{:?}", report.maps);
+        assert!(
+            report
+                .maps
+                .iter()
+                .all(|(_, fate)| *fate == MapFate::Created),
+            "{:?}",
+            report.maps
+        );
         let (programs, maps) = (program_ids(&first), map_ids(&first));
         eprintln!("cold open {:?}", report.elapsed);
         drop(first);
@@ -53,19 +60,33 @@ fn a_map_of_another_size_is_replaced_and_its_entries_copied() {
     place(|here| {
         let (first, _) = here.open();
         let key = abi::IpcacheKey::v4([10, 0, 0, 0], 8);
-        let value = abi::IpcacheValue { sec_id: 7, tunnel: [0; 16], flags: 0, key: 0, pad: 0 };
+        let value = abi::IpcacheValue {
+            sec_id: 7,
+            tunnel: [0; 16],
+            flags: 0,
+            key: 0,
+            pad: 0,
+        };
         first.ipcache().unwrap().upsert(&key, &value).unwrap();
         let mut options = here.options();
-        options.sizes = MapSizes { ipcache: 2048, ..options.sizes };
+        options.sizes = MapSizes {
+            ipcache: 2048,
+            ..options.sizes
+        };
         let (second, report) = Datapath::open(&options).unwrap();
         assert!(!report.adopted);
         for (name, fate) in &report.maps {
             match fate {
-                MapFate::Replaced { copied, .. } if *name == names::IPCACHE => assert_eq!(*copied, Some(1)),
+                MapFate::Replaced { copied, .. } if *name == names::IPCACHE => {
+                    assert_eq!(*copied, Some(1))
+                }
                 other => assert_eq!((*name, other), (*name, &MapFate::Reused)),
             }
         }
-        assert_eq!(second.ipcache().unwrap().dump().unwrap(), vec![(key, value)]);
+        assert_eq!(
+            second.ipcache().unwrap().dump().unwrap(),
+            vec![(key, value)]
+        );
         assert_eq!(report.emptied().count(), 0);
     });
 }
@@ -93,7 +114,11 @@ fn a_missing_pin_is_made_good() {
         fs::remove_file(here.bpffs().join("tc/globals").join(names::CT4)).unwrap();
         let (_, report) = here.open();
         assert!(!report.adopted);
-        let created: Vec<_> = report.maps.iter().filter(|(_, fate)| *fate == MapFate::Created).collect();
+        let created: Vec<_> = report
+            .maps
+            .iter()
+            .filter(|(_, fate)| *fate == MapFate::Created)
+            .collect();
         assert_eq!(created.len(), 1);
         assert!(here.open().1.adopted);
     });
@@ -111,9 +136,15 @@ fn an_opening_that_stopped_half_way_is_done_again() {
         let loaded = program_ids(&half);
         drop(half);
         let (third, report) = here.open();
-        assert!(!report.adopted, "the old programs may not be taken for current ones");
+        assert!(
+            !report.adopted,
+            "the old programs may not be taken for current ones"
+        );
         let now = program_ids(&third);
-        assert!(now.iter().all(|id| !programs.contains(id) && !loaded.contains(id)));
+        assert!(
+            now.iter()
+                .all(|id| !programs.contains(id) && !loaded.contains(id))
+        );
     });
 }
 
@@ -125,7 +156,10 @@ fn an_object_that_does_not_load_changes_nothing() {
         drop(first);
         let mut options = here.options();
         options.object = Object::from_bytes(b"not an object".to_vec());
-        assert!(matches!(Datapath::open(&options), Err(Error::Object { .. })));
+        assert!(matches!(
+            Datapath::open(&options),
+            Err(Error::Object { .. })
+        ));
         options.object = Object::from_bytes(Vec::new());
         assert!(matches!(Datapath::open(&options), Err(Error::NoObject)));
         let (again, report) = here.open();

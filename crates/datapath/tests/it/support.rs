@@ -35,10 +35,14 @@ impl Place {
     fn enter() -> Self {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("new namespaces");
         let none: Option<&str> = None;
-        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+            .expect("private mounts");
         let dir = tempfile::tempdir().expect("temporary directory");
         datapath::ensure_bpffs(dir.path()).expect("bpffs");
-        Handle::new().expect("netlink").link_up("lo").expect("loopback up");
+        Handle::new()
+            .expect("netlink")
+            .link_up("lo")
+            .expect("loopback up");
         Self { dir }
     }
 
@@ -50,7 +54,14 @@ impl Place {
         OpenOptions {
             bpffs: self.dir.path().to_path_buf(),
             config: config(),
-            sizes: MapSizes { endpoints: 1024, ipcache: 1024, conntrack: 8192, nat: 8192, fragments: 64, events_bytes: 1 << 16 },
+            sizes: MapSizes {
+                endpoints: 1024,
+                ipcache: 1024,
+                conntrack: 8192,
+                nat: 8192,
+                fragments: 64,
+                events_bytes: 1 << 16,
+            },
             attach: AttachMode::Auto,
             object: Object::embedded(),
         }
@@ -64,13 +75,18 @@ impl Place {
     pub fn veth(&self, name: &str) -> u32 {
         let mut netlink = Handle::new().expect("netlink");
         let peer = format!("{name}p");
-        let link = netlink.link_create(&NewLink::veth(name, Peer::new(&peer)).up()).expect("veth");
+        let link = netlink
+            .link_create(&NewLink::veth(name, Peer::new(&peer)).up())
+            .expect("veth");
         netlink.link_up(peer.as_str()).expect("peer up");
         link.index
     }
 
     pub fn remove_link(&self, name: &str) {
-        Handle::new().expect("netlink").link_delete(name).expect("delete link");
+        Handle::new()
+            .expect("netlink")
+            .link_delete(name)
+            .expect("delete link");
     }
 }
 
