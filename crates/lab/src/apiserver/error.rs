@@ -73,6 +73,7 @@ struct Subject {
     /// The plural resource name, or for invalid objects the kind, as the protocol has it.
     kind: String,
     name: String,
+    causes: Vec<Cause>,
 }
 
 /// A refused request. Becomes a `Status` object on the wire.
@@ -81,8 +82,8 @@ struct Subject {
 pub struct ApiError {
     reason: Reason,
     message: String,
-    subject: Subject,
-    causes: Vec<Cause>,
+    // Boxed: errors travel through every result of the store.
+    subject: Box<Subject>,
 }
 
 impl ApiError {
@@ -91,8 +92,7 @@ impl ApiError {
         Self {
             reason,
             message: message.into(),
-            subject: Subject::default(),
-            causes: Vec::new(),
+            subject: Box::default(),
         }
     }
 
@@ -160,12 +160,12 @@ impl ApiError {
             group: kind.group.clone(),
             kind: kind.kind.clone(),
             name: name.to_owned(),
+            causes,
         };
         Self {
             reason: Reason::Invalid,
             message,
-            subject,
-            causes,
+            subject: Box::new(subject),
         }
     }
 
@@ -193,18 +193,18 @@ impl ApiError {
             group: kind.group.clone(),
             kind: kind.plural.clone(),
             name: name.to_owned(),
+            causes: Vec::new(),
         };
         Self {
             reason,
             message,
-            subject,
-            causes: Vec::new(),
+            subject: Box::new(subject),
         }
     }
 
     /// Adds a cause.
     pub fn with_cause(mut self, cause: Cause) -> Self {
-        self.causes.push(cause);
+        self.subject.causes.push(cause);
         self
     }
 
@@ -245,8 +245,8 @@ impl ApiError {
         for (key, value) in subject.into_iter().filter(|(_, value)| !value.is_empty()) {
             details.insert(key.to_owned(), json!(value));
         }
-        if !self.causes.is_empty() {
-            let causes = self.causes.iter().map(Cause::to_json).collect();
+        if !self.subject.causes.is_empty() {
+            let causes = self.subject.causes.iter().map(Cause::to_json).collect();
             details.insert("causes".to_owned(), Value::Array(causes));
         }
         (!details.is_empty()).then_some(Value::Object(details))

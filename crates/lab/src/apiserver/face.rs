@@ -34,7 +34,7 @@ impl Face {
         object
     }
 
-    fn from_stored(&self, kind: &Kind, object: &Value) -> Value {
+    fn restored(&self, kind: &Kind, object: &Value) -> Value {
         let mut object = object.clone();
         let Some(map) = object.as_object_mut() else {
             return object;
@@ -66,7 +66,7 @@ impl Kind {
     /// A stored object in the form of this kind.
     pub fn shown<'a>(&self, object: &'a Value) -> Cow<'a, Value> {
         match self.face {
-            Some(face) => Cow::Owned(face.from_stored(self, object)),
+            Some(face) => Cow::Owned(face.restored(self, object)),
             None => Cow::Borrowed(object),
         }
     }

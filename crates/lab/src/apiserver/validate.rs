@@ -173,9 +173,9 @@ fn finalizers(meta: &Value, errors: &mut FieldErrors) {
         return;
     };
     for (i, finalizer) in list.iter().enumerate() {
-        if !finalizer
+        if finalizer
             .as_str()
-            .is_some_and(|f| check_label_key(f).is_ok())
+            .is_none_or(|f| check_label_key(f).is_err())
         {
             errors.invalid(
                 format!("metadata.finalizers[{i}]"),

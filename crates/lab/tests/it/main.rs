@@ -1,6 +1,7 @@
 //! Integration tests of the lab.
 
 mod apiserver;
+mod apiserver_kinds;
 mod apiserver_kubectl;
 mod apiserver_raw;
 mod apiserver_watch;
