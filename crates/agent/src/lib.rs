@@ -1,1 +1,21 @@
-//! agent
+//! `hypha agent`: the process that owns a node's datapath. Wiring only: what is decided is decided in the pure crates.
+mod addresses;
+mod agent;
+mod boot;
+mod caps;
+mod check;
+pub mod cli;
+mod controllers;
+mod endpoint;
+mod machine;
+mod metrics;
+mod monitor;
+mod node;
+mod plan;
+mod rest;
+mod serve;
+mod setup;
+mod state;
+mod status;
+mod sweep;
+mod targets;

@@ -72,6 +72,29 @@ impl fmt::Display for PodRef {
     }
 }
 
+/// What joins a pod to the node.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum DeviceKind {
+    /// A pair of virtual Ethernet devices.
+    #[default]
+    Veth,
+    /// A netkit pair without link-layer addresses.
+    Netkit,
+    /// A netkit pair with link-layer addresses.
+    NetkitL2,
+}
+
+impl DeviceKind {
+    /// Programs are attached by the netkit hooks.
+    #[must_use]
+    pub const fn is_netkit(self) -> bool {
+        !matches!(self, Self::Veth)
+    }
+}
+
 /// One interface of one container: the name under which the container runtime asks for an endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Attachment {
@@ -154,6 +177,9 @@ pub struct Endpoint {
     pub container_mac: Mac,
     /// Path of the pod's network namespace as the runtime gave it.
     pub netns: String,
+    /// Kind of the device pair.
+    #[serde(default)]
+    pub device: DeviceKind,
 }
 
 impl Endpoint {
@@ -172,7 +198,11 @@ impl Endpoint {
             ifindex: self.ifindex,
             sec_id: self.identity,
             id: self.id,
-            flags: 0,
+            flags: if self.device == DeviceKind::Netkit {
+                abi::endpoint_flags::L3_DEVICE
+            } else {
+                0
+            },
             mac: self.container_mac.0,
             node_mac: self.host_mac.0,
             epoch: 0,

@@ -244,6 +244,8 @@ settings! {
     "restore" restore: bool = true;
     /// CNI configuration that is written once pods can be served; nothing: none is written.
     "write-cni-conf-when-ready" write_cni_conf_when_ready: String = "/etc/cni/net.d/05-cilium.conflist".to_owned();
+    /// Rename CNI configurations of others, so that ours is the only one.
+    "cni-exclusive" cni_exclusive: bool = true;
     /// Log file of the CNI plugin; nothing: cilium-cni.log in the state directory.
     "cni-log-file" cni_log_file: String = String::new();
 

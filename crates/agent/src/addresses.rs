@@ -1,0 +1,475 @@
+//! The node's addresses: the pools of the `ipam` crate behind a lock, with their table row by row in step.
+use api::{ApiError, ErrorCode, Family};
+use ipam::{AllocateError, Families, NodeIpam, Owner, Pool};
+use ipnet::IpNet;
+use model::{Allocation, LocalNode, Tables};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{
+        Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// How long an allocation waits for addresses whose old connections are just being removed.
+const DRAIN_WAIT: Duration = Duration::from_millis(500);
+
+/// Addresses of this node.
+#[derive(Debug)]
+pub struct Addresses {
+    inner: Mutex<Inner>,
+    /// Signalled when retired addresses became free.
+    freed: Condvar,
+    tables: Tables,
+    started: Instant,
+    /// Allocations and releases so far, by family: IPv4, IPv6.
+    pub events: [Events; 2],
+}
+
+/// Counters of one family.
+#[derive(Debug, Default)]
+pub struct Events {
+    /// Addresses given.
+    pub allocated: AtomicU64,
+    /// Addresses given back.
+    pub released: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    pools: NodeIpam,
+    /// Of deleted endpoints whose connections are still in the kernel: nobody's, but not to be given yet.
+    retired: BTreeSet<IpAddr>,
+}
+
+/// Who asks for addresses.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// What people see, `namespace/pod`.
+    pub owner: String,
+    /// The CNI attachment, or the owner again: what may give them back.
+    pub key: String,
+    /// Wanted families.
+    pub families: Families,
+    /// They fall back if no endpoint uses them within this time.
+    pub expire: Option<Duration>,
+}
+
+impl Addresses {
+    /// The pools of `local`'s pod ranges, the router addresses reserved.
+    #[must_use]
+    pub fn new(tables: Tables, local: &LocalNode) -> Self {
+        let mut pools = NodeIpam::new();
+        for cidr in [
+            local.node.cidrs(false).next(),
+            local.node.cidrs(true).next(),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            match cidr {
+                IpNet::V4(net) => pools.set_v4(Some(net)),
+                IpNet::V6(net) => pools.set_v6(Some(net)),
+            }
+        }
+        let addresses = Self {
+            inner: Mutex::new(Inner {
+                pools,
+                retired: BTreeSet::new(),
+            }),
+            freed: Condvar::new(),
+            tables,
+            started: Instant::now(),
+            events: Default::default(),
+        };
+        let router = Owner::new("router", "router");
+        for ip in [local.router(false), local.router(true)]
+            .into_iter()
+            .flatten()
+        {
+            // The first address of a new pool is free.
+            if addresses
+                .lock()
+                .pools
+                .allocate_specific(ip, &router)
+                .is_ok()
+            {
+                addresses.row(ip, Some(&router.name));
+            }
+        }
+        addresses
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives one address of every wanted family. Blocks shortly if only addresses of just deleted endpoints are free.
+    ///
+    /// # Errors
+    /// A pool is exhausted, or there is none.
+    pub fn allocate(&self, wish: &Wish) -> Result<ipam::Addresses, ApiError> {
+        let owner = Owner::new(wish.owner.clone(), wish.key.clone());
+        let deadline = Instant::now() + DRAIN_WAIT;
+        let mut inner = self.lock();
+        loop {
+            let now = self.started.elapsed();
+            let until = wish.expire.map(|expire| now + expire);
+            let overdue = inner.pools.expire(now);
+            let outcome = inner.pools.allocate(wish.families, &owner, now, until);
+            overdue.iter().for_each(|(ip, _)| self.released(*ip));
+            match outcome {
+                Ok(given) => {
+                    drop(inner);
+                    given.iter().for_each(|ip| self.allocated(ip, &wish.owner));
+                    return Ok(given);
+                }
+                Err(AllocateError::Exhausted(_))
+                    if !inner.retired.is_empty() && Instant::now() < deadline =>
+                {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let waited = self.freed.wait_timeout(inner, left);
+                    inner = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                Err(error) => return Err(refusal(&error)),
+            }
+        }
+    }
+
+    /// Puts addresses to use for an endpoint: those that `key` was given, or free ones (after a restart between the two).
+    ///
+    /// # Errors
+    /// Somebody else has one. None is taken then.
+    pub fn hold(
+        &self,
+        ips: impl Iterator<Item = IpAddr>,
+        name: &str,
+        key: &str,
+    ) -> Result<(), ApiError> {
+        let owner = Owner::new(name, key);
+        let mut inner = self.lock();
+        let mut taken = Vec::new();
+        for ip in ips {
+            let outcome = inner.hold(ip, &owner);
+            match outcome {
+                Ok(true) => taken.push(ip),
+                Ok(false) => {}
+                Err(error) => {
+                    taken
+                        .iter()
+                        .for_each(|ip| drop(inner.pools.release_any(*ip)));
+                    return Err(error);
+                }
+            }
+        }
+        drop(inner);
+        taken.into_iter().for_each(|ip| self.allocated(ip, name));
+        Ok(())
+    }
+
+    /// Takes the addresses of an endpoint from before a restart over, even of a range that the node no longer has.
+    ///
+    /// # Errors
+    /// Another endpoint was restored with one already.
+    pub fn restore(
+        &self,
+        ips: impl Iterator<Item = IpAddr>,
+        name: &str,
+        key: &str,
+    ) -> Result<(), ApiError> {
+        let owner = Owner::new(name, key);
+        for ip in ips {
+            self.lock()
+                .pools
+                .restore(ip, &owner)
+                .map_err(|error| refusal(&error))?;
+            self.allocated(ip, name);
+        }
+        Ok(())
+    }
+
+    /// The addresses of a deleted endpoint: still taken, until [`Addresses::release_retired`].
+    pub fn retire(&self, ips: impl Iterator<Item = IpAddr>) {
+        self.lock().retired.extend(ips);
+    }
+
+    /// The connections of retired addresses are gone: they can be given again.
+    pub fn release_retired(&self, ips: impl Iterator<Item = IpAddr>) {
+        for ip in ips {
+            let mut inner = self.lock();
+            if inner.retired.remove(&ip) && inner.pools.release_any(ip).is_released() {
+                drop(inner);
+                self.released(ip);
+            }
+        }
+        self.freed.notify_all();
+    }
+
+    /// Gives an address back that no endpoint uses; whether it was taken.
+    pub fn release(&self, ip: IpAddr) -> bool {
+        let mut inner = self.lock();
+        if inner.retired.contains(&ip) {
+            return false;
+        }
+        let released = inner.pools.release_any(ip).is_released();
+        drop(inner);
+        if released {
+            self.released(ip);
+        }
+        released
+    }
+
+    /// Gives back what keys that begin with `prefix` were given and no endpoint uses.
+    pub fn release_of(&self, prefix: &str) {
+        let held: Vec<IpAddr> = {
+            let inner = self.lock();
+            let own = inner
+                .pools
+                .iter()
+                .filter(|(ip, owner)| owner.key.starts_with(prefix) && !inner.retired.contains(ip));
+            own.map(|(ip, _)| ip).collect()
+        };
+        for ip in held {
+            self.release(ip);
+        }
+    }
+
+    /// Gives back what was not put to use in time; how many.
+    pub fn expire(&self) -> usize {
+        let overdue = self.lock().pools.expire(self.started.elapsed());
+        for (ip, owner) in &overdue {
+            tracing::info!(address = %ip, owner = owner.name, "address was never used and is free again");
+            self.released(*ip);
+        }
+        overdue.len()
+    }
+
+    /// Pool, addresses taken, addresses in all, for each family that has a pool.
+    #[must_use]
+    pub fn usage(&self) -> Vec<api::IpamStatus> {
+        let inner = self.lock();
+        let usage = |(family, pool): (Family, &Pool)| api::IpamStatus {
+            family,
+            cidr: pool.cidr(),
+            allocated: pool.allocated() as u64,
+            capacity: u64::try_from(pool.capacity()).unwrap_or(u64::MAX),
+        };
+        let pools = [
+            (Family::Ipv4, inner.pools.v4()),
+            (Family::Ipv6, inner.pools.v6()),
+        ];
+        pools
+            .into_iter()
+            .filter_map(|(family, pool)| Some(usage((family, pool?))))
+            .collect()
+    }
+
+    /// The pool's name of a family, its CIDR.
+    #[must_use]
+    pub fn pool(&self, ipv6: bool) -> String {
+        let inner = self.lock();
+        let pool = if ipv6 {
+            inner.pools.v6()
+        } else {
+            inner.pools.v4()
+        };
+        pool.map(|pool| pool.cidr().to_string()).unwrap_or_default()
+    }
+
+    /// The families that have a pool.
+    #[must_use]
+    pub fn families(&self) -> Families {
+        self.lock().pools.families()
+    }
+
+    /// Every address that is taken, with its holder's name and key, and whether it is retired.
+    #[must_use]
+    pub fn taken(&self) -> Vec<(IpAddr, String, String, bool)> {
+        let inner = self.lock();
+        let row = |(ip, owner): (IpAddr, &Owner)| {
+            (
+                ip,
+                owner.name.clone(),
+                owner.key.clone(),
+                inner.retired.contains(&ip),
+            )
+        };
+        inner.pools.iter().map(row).collect()
+    }
+
+    fn allocated(&self, ip: IpAddr, owner: &str) {
+        self.events[usize::from(ip.is_ipv6())]
+            .allocated
+            .fetch_add(1, Ordering::Relaxed);
+        self.row(ip, Some(owner));
+    }
+
+    fn released(&self, ip: IpAddr) {
+        self.events[usize::from(ip.is_ipv6())]
+            .released
+            .fetch_add(1, Ordering::Relaxed);
+        self.row(ip, None);
+    }
+
+    fn row(&self, address: IpAddr, owner: Option<&str>) {
+        let mut txn = self.tables.db.write();
+        let table = &self.tables.allocations;
+        match owner {
+            // The table has no unique index that could refuse.
+            Some(owner) => drop(table.insert(
+                &mut txn,
+                Allocation {
+                    address,
+                    owner: owner.to_owned(),
+                },
+            )),
+            None => drop(table.delete(&mut txn, &address)),
+        }
+        txn.commit();
+    }
+}
+
+impl Inner {
+    /// Whether the address was taken by this.
+    fn hold(&mut self, ip: IpAddr, owner: &Owner) -> Result<bool, ApiError> {
+        if self.retired.contains(&ip) {
+            return Err(ApiError::new(
+                ErrorCode::Busy,
+                format!("{ip} is being freed; try again"),
+            ));
+        }
+        if self
+            .pools
+            .owner(ip)
+            .is_some_and(|held| held.key == owner.key || held.key == owner.name)
+        {
+            let key = self
+                .pools
+                .owner(ip)
+                .map(|held| held.key.clone())
+                .unwrap_or_default();
+            return self
+                .pools
+                .put_to_use(ip, &key)
+                .map(|()| false)
+                .map_err(|e| ApiError::new(ErrorCode::Conflict, e.to_string()));
+        }
+        self.pools
+            .allocate_specific(ip, owner)
+            .map(|()| true)
+            .map_err(|error| refusal(&error))
+    }
+}
+
+fn refusal(error: &AllocateError) -> ApiError {
+    match error {
+        AllocateError::Exhausted(exhausted) => ApiError::new(ErrorCode::PoolExhausted, error.to_string())
+            .detail(format!("pool {}; delete pods of this node or give it a bigger pod CIDR", exhausted.pool)),
+        AllocateError::NoPool(_) => ApiError::new(ErrorCode::Unsupported, error.to_string())
+            .detail("the node object's podCIDRs and enable-ipv4/enable-ipv6 decide which families there are"),
+        AllocateError::Taken { .. } => ApiError::new(ErrorCode::Conflict, error.to_string()),
+        _ => ApiError::bad_request(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Node;
+
+    fn addresses(cidr: &str) -> Addresses {
+        let node = Node {
+            name: "n".to_owned(),
+            pod_cidrs: vec![cidr.parse().unwrap()],
+            ..Node::default()
+        };
+        let local = LocalNode {
+            node,
+            router4: Some("10.0.0.1".parse().unwrap()),
+            ..LocalNode::default()
+        };
+        Addresses::new(Tables::new().unwrap(), &local)
+    }
+
+    fn wish(name: &str) -> Wish {
+        let families = Families {
+            v4: true,
+            v6: false,
+        };
+        Wish {
+            owner: format!("ns/{name}"),
+            key: format!("cni-attachment-id:{name}:eth0"),
+            families,
+            expire: None,
+        }
+    }
+
+    fn rows(addresses: &Addresses) -> Vec<String> {
+        let snapshot = addresses.tables.db.snapshot();
+        addresses
+            .tables
+            .allocations
+            .iter(&snapshot)
+            .map(|row| row.owner.clone())
+            .collect()
+    }
+
+    #[test]
+    fn an_exhausted_pool_is_named_and_a_retired_address_comes_back() {
+        let all = addresses("10.0.0.0/30");
+        assert_eq!(rows(&all), ["router"]);
+        let given: Vec<IpAddr> = all.allocate(&wish("a")).unwrap().iter().collect();
+        let error = all.allocate(&wish("b")).unwrap_err();
+        assert_eq!(error.code, ErrorCode::PoolExhausted);
+        assert!(error.to_string().contains("10.0.0.0/30"), "{error}");
+        all.retire(given.iter().copied());
+        assert!(
+            !all.release(given[0]),
+            "a retired address is not freed by a second release"
+        );
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| all.allocate(&wish("b")));
+            std::thread::sleep(Duration::from_millis(20));
+            all.release_retired(given.iter().copied());
+            assert_eq!(
+                waiting.join().unwrap().unwrap().iter().collect::<Vec<_>>(),
+                given
+            );
+        });
+        assert_eq!(rows(&all), ["router", "ns/b"]);
+    }
+
+    #[test]
+    fn an_address_is_held_by_its_owner_or_taken_when_free() {
+        let all = addresses("10.0.0.0/29");
+        let given: Vec<IpAddr> = all.allocate(&wish("a")).unwrap().iter().collect();
+        let key = |name: &str| format!("cni-attachment-id:{name}:eth0");
+        all.hold(given.iter().copied(), "ns/a", &key("a")).unwrap();
+        let other: IpAddr = "10.0.0.6".parse().unwrap();
+        let error = all
+            .hold([other, given[0]].into_iter(), "ns/b", &key("b"))
+            .unwrap_err();
+        assert_eq!(error.code, ErrorCode::Conflict);
+        assert!(
+            all.taken().iter().all(|(ip, ..)| *ip != other),
+            "nothing is taken by a refused request"
+        );
+        all.hold([other].into_iter(), "ns/b", &key("b")).unwrap();
+        all.release_of(&key("b"));
+        assert_eq!(rows(&all), ["router", "ns/a"]);
+    }
+
+    #[test]
+    fn what_is_never_used_falls_back() {
+        let all = addresses("10.0.0.0/29");
+        all.allocate(&Wish {
+            expire: Some(Duration::ZERO),
+            ..wish("a")
+        })
+        .unwrap();
+        assert_eq!(all.expire(), 1);
+        assert_eq!(rows(&all), ["router"]);
+    }
+}

@@ -1,0 +1,94 @@
+//! The agent's parts, for whoever serves or shows them.
+use crate::{
+    addresses::Addresses, endpoint::Manager, metrics::Requests, monitor::Monitor,
+    sweep::SharedStats,
+};
+use datapath::Datapath;
+use k8s::Connection;
+use model::Tables;
+use routing::{Mtus, Plan};
+use runtime::{health::Health, reconcile::Watched, settings::Loaded};
+use std::{
+    sync::{Arc, Mutex, OnceLock},
+    time::Instant,
+};
+use tokio::sync::watch;
+
+/// What is decided once at start.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// When the process began.
+    pub started: Instant,
+    /// What routing is planned by.
+    pub plan: Plan,
+    /// Packet sizes.
+    pub mtus: Mtus,
+}
+
+/// The parts.
+pub struct Agent {
+    /// Settings with their origins.
+    pub loaded: Loaded,
+    /// All tables.
+    pub tables: Tables,
+    /// How the components are.
+    pub health: Health,
+    /// The kernel's side.
+    pub datapath: Arc<Datapath>,
+    /// Addresses.
+    pub addresses: Arc<Addresses>,
+    /// Endpoints.
+    pub manager: Arc<Manager>,
+    /// What was decided at start.
+    pub facts: Facts,
+    /// The API server.
+    pub connection: watch::Receiver<Connection>,
+    /// Live events.
+    pub monitor: Monitor,
+    /// Times of API requests.
+    pub requests: Requests,
+    /// What the sweeper did.
+    pub sweeps: SharedStats,
+    /// The reconcilers, once they run.
+    pub reconcilers: OnceLock<Vec<Box<dyn Watched>>>,
+    /// What became of the CNI configuration.
+    pub cni_config: Mutex<String>,
+    /// Seconds from the start of the process until it served, for metrics.
+    pub ready_after: OnceLock<f64>,
+}
+
+impl Agent {
+    /// The parts together.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the one place where the parts meet"
+    )]
+    #[must_use]
+    pub fn new(
+        loaded: Loaded,
+        tables: Tables,
+        health: Health,
+        datapath: Arc<Datapath>,
+        addresses: Arc<Addresses>,
+        manager: Arc<Manager>,
+        facts: Facts,
+        connection: watch::Receiver<Connection>,
+    ) -> Self {
+        Self {
+            loaded,
+            tables,
+            health,
+            datapath,
+            addresses,
+            manager,
+            facts,
+            connection,
+            monitor: Monitor::new(),
+            requests: Requests::default(),
+            sweeps: SharedStats::default(),
+            reconcilers: OnceLock::new(),
+            cni_config: Mutex::new("not written yet".to_owned()),
+            ready_after: OnceLock::new(),
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The start, in order: machine, node, devices, datapath, endpoints, then everything that runs on.
+use crate::{
+    addresses::Addresses,
+    agent::{Agent, Facts},
+    caps,
+    endpoint::{Manager, Options},
+    machine, node, plan, serve, setup,
+    state::{self, StateFile},
+};
+use anyhow::{Context, Result, bail};
+use datapath::Datapath;
+use k8s::{ApiServer, Connection};
+use model::{LocalNode, Tables};
+use nix::sys::resource::{Resource, setrlimit};
+use runtime::{
+    health::Health,
+    settings::{Loaded, Settings},
+    stop::{self, Stop},
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{runtime::Builder, sync::watch};
+
+/// Name of the state directory's part that holds the state file.
+const STATE: &str = "state";
+/// How long everything may take to end after a signal, before the process goes without waiting.
+const STOP_LIMIT: Duration = Duration::from_millis(700);
+/// Threads for calls that block: endpoint creation, map dumps.
+const BLOCKING_THREADS: usize = 4;
+
+/// Runs the agent.
+///
+/// # Errors
+/// Whatever prevents the start.
+pub fn run(loaded: Loaded, started: Instant) -> Result<()> {
+    prepare(&loaded.settings)?;
+    let kept = caps::drop_unneeded()?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        kernel = machine::kernel(),
+        capabilities = kept,
+        "agent starting"
+    );
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
+        .thread_stack_size(1 << 20)
+        .enable_all()
+        .build()
+        .context("starting the async runtime")?;
+    let outcome = runtime.block_on(async {
+        let (stopper, stop) = stop::channel();
+        let signal = stop::signalled();
+        let work = start(loaded, started, stop);
+        tokio::select! {
+            name = signal => {
+                tracing::info!(signal = name.context("installing signal handlers")?, "stopping; the datapath goes on without the agent");
+                stopper.stop();
+                // Servers finish what they are answering.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                Ok(())
+            }
+            outcome = work => outcome,
+        }
+    });
+    runtime.shutdown_timeout(STOP_LIMIT);
+    outcome
+}
+
+/// What needs more capabilities than the agent keeps.
+fn prepare(settings: &Settings) -> Result<()> {
+    state::private_dir(Path::new(&settings.state_dir))?;
+    state::private_dir(&Path::new(&settings.state_dir).join(STATE))?;
+    datapath::ensure_bpffs(Path::new(&settings.bpf_root))
+        .context("the bpf file system holds what must survive a restart")?;
+    // Before Linux 5.11 maps count as locked memory. Refused without CAP_SYS_RESOURCE, which newer kernels do not need.
+    if let Err(error) = setrlimit(Resource::RLIMIT_MEMLOCK, u64::MAX, u64::MAX) {
+        tracing::debug!(%error, "the limit of locked memory stays");
+    }
+    Ok(())
+}
+
+async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
+    let settings = &loaded.settings;
+    let health = Health::default();
+    let tables = Tables::new().context("making the tables")?;
+    for line in plan::advice(settings) {
+        tracing::warn!("{line}");
+    }
+    let state_path = PathBuf::from(&settings.state_dir)
+        .join(STATE)
+        .join("state.json");
+    let saved = state::read(&state_path).unwrap_or_default();
+    let client = k8s::client(&api_server(settings)).await?;
+    let connection = k8s::watch_all(&client, &tables, &health, &stop);
+    let node = node::wait(
+        settings,
+        &tables,
+        saved.node.map(|saved| saved.node),
+        &health,
+        &stop,
+    )
+    .await?;
+    let Some(node) = node else { return Ok(()) };
+    let plan = plan::routing_plan(settings);
+    let machine = machine::inspect(settings)?;
+    let local = node::local(&plan, node, machine)?;
+    let mut txn = tables.db.write();
+    tables
+        .devices
+        .replace_all(&mut txn, local.devices.clone())
+        .context("filling the device table")?;
+    tables
+        .local_node
+        .insert(&mut txn, local.clone())
+        .context("filling the node table")?;
+    txn.commit();
+    let endpoints = if settings.restore {
+        saved.endpoints
+    } else {
+        Vec::new()
+    };
+    let kernel = setup::datapath(settings, &plan, &local, &endpoints)?;
+    tracing::info!(
+        adopted = kernel.report.adopted, attach = %kernel.datapath.mechanism(), elapsed_ms = started.elapsed().as_millis() as u64,
+        devices = ?local.devices.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), "datapath in place"
+    );
+    let facts = Facts {
+        started,
+        plan,
+        mtus: kernel.mtus,
+    };
+    let agent = assemble(
+        loaded,
+        tables,
+        health,
+        kernel.datapath,
+        local,
+        facts,
+        state_path,
+        connection,
+    )?;
+    let departed = agent.1;
+    let restored = agent
+        .0
+        .manager
+        .restore(endpoints)
+        .context("taking endpoints over")?;
+    tracing::info!(
+        kept = restored.kept,
+        gone = restored.gone,
+        stray = restored.stray,
+        "endpoints restored"
+    );
+    serve::run(agent.0, departed, stop).await
+}
+
+type Assembled = (
+    Arc<Agent>,
+    tokio::sync::mpsc::UnboundedReceiver<crate::endpoint::Departed>,
+);
+
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the one place where the parts meet"
+)]
+fn assemble(
+    loaded: Loaded,
+    tables: Tables,
+    health: Health,
+    datapath: Arc<Datapath>,
+    local: LocalNode,
+    facts: Facts,
+    state_path: PathBuf,
+    connection: watch::Receiver<Connection>,
+) -> Result<Assembled> {
+    let addresses = Arc::new(Addresses::new(tables.clone(), &local));
+    let state = StateFile::new(state_path, tables.clone());
+    let options = Options {
+        cluster: loaded.settings.cluster_name.clone(),
+        // Pods have no routes of their own: what the stack sends them goes by cilium_host.
+        to_container: false,
+    };
+    let (manager, departed) = Manager::new(
+        tables.clone(),
+        datapath.clone(),
+        addresses.clone(),
+        state,
+        options,
+    )?;
+    let agent = Agent::new(
+        loaded,
+        tables,
+        health,
+        datapath,
+        addresses,
+        Arc::new(manager),
+        facts,
+        connection,
+    );
+    Ok((Arc::new(agent), departed))
+}
+
+fn api_server(settings: &Settings) -> ApiServer {
+    if !settings.k8s_api_server.is_empty() {
+        ApiServer::Url(settings.k8s_api_server.clone())
+    } else if !settings.k8s_kubeconfig_path.is_empty() {
+        ApiServer::Kubeconfig(settings.k8s_kubeconfig_path.clone())
+    } else {
+        ApiServer::InCluster
+    }
+}
+
+/// The name that the node's object has.
+///
+/// # Errors
+/// Neither settings nor machine tell.
+pub fn node_name(settings: &Settings) -> Result<String> {
+    let name = if settings.node_name.is_empty() {
+        machine::hostname()
+    } else {
+        settings.node_name.clone()
+    };
+    if name.is_empty() {
+        bail!("the node has no name: give node-name or K8S_NODE_NAME");
+    }
+    Ok(name)
+}

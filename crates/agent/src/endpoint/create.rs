@@ -1,0 +1,175 @@
+//! A new endpoint: what CNI ADD waits for.
+use super::{Manager, identity_of_pod, internal};
+use abi::identity::INIT;
+use api::{ApiError, EndpointRequest, ErrorCode};
+use model::{Attachment, DeviceKind, Endpoint, EndpointState, Labels, Mac, PodRef};
+use std::sync::Arc;
+
+impl Manager {
+    /// Makes an endpoint. When this returns, the kernel serves it and the state file knows it. The same request again gives
+    /// the same endpoint. Blocks for some system calls.
+    ///
+    /// # Errors
+    /// The attachment, the device or an address belongs to another endpoint; the kernel refuses. Nothing is left behind then.
+    pub fn create(
+        &self,
+        attachment: Attachment,
+        request: &EndpointRequest,
+    ) -> Result<Arc<Endpoint>, ApiError> {
+        let mut wanted = describe(attachment, request)?;
+        let created = {
+            let mut ids = self.lock();
+            if let Some(same) = self.already_there(&wanted)? {
+                return Ok(same);
+            }
+            self.remove_predecessors(&mut ids, &wanted);
+            self.addresses.hold(
+                wanted.addresses(),
+                &wanted.pod.to_string(),
+                &wanted.attachment.to_string(),
+            )?;
+            wanted.id = ids
+                .take()
+                .ok_or_else(|| ApiError::new(ErrorCode::Conflict, "no endpoint number is free"))?;
+            self.identify(&mut wanted);
+            let endpoint = Arc::new(wanted);
+            if let Err(error) = self.realise(&endpoint) {
+                self.undo(&endpoint);
+                ids.free(endpoint.id);
+                return Err(error);
+            }
+            endpoint
+        };
+        // Off the lock: requests that come together share one write.
+        if let Err(error) = self.save() {
+            self.remove_failed(&created);
+            return Err(error);
+        }
+        tracing::info!(
+            endpoint = created.id, pod = %created.pod, device = created.ifname, identity = created.identity,
+            addresses = ?created.addresses().collect::<Vec<_>>(), "endpoint created"
+        );
+        Ok(created)
+    }
+
+    /// The endpoint of this attachment if the request is a repetition.
+    fn already_there(&self, wanted: &Endpoint) -> Result<Option<Arc<Endpoint>>, ApiError> {
+        let snapshot = self.tables.db.snapshot();
+        let Some(present) = self
+            .tables
+            .endpoints_by_attachment
+            .first(&snapshot, &wanted.attachment)
+        else {
+            return Ok(None);
+        };
+        let same = present.ifindex == wanted.ifindex && present.addresses().eq(wanted.addresses());
+        if same {
+            return Ok(Some(present.clone()));
+        }
+        Err(ApiError::new(
+            ErrorCode::Conflict,
+            format!("{} is endpoint {} already", wanted.attachment, present.id),
+        )
+        .detail(format!(
+            "with device {} and other addresses; delete it first",
+            present.ifname
+        )))
+    }
+
+    /// Removes endpoints whose device is gone: its number is the new device's now.
+    fn remove_predecessors(&self, ids: &mut super::Ids, wanted: &Endpoint) {
+        let snapshot = self.tables.db.snapshot();
+        for old in self
+            .tables
+            .endpoints
+            .iter(&snapshot)
+            .filter(|old| old.ifindex == wanted.ifindex)
+        {
+            tracing::warn!(endpoint = old.id, pod = %old.pod, "device is gone and its number is in use again; endpoint removed");
+            self.remove_locked(ids, old);
+        }
+    }
+
+    /// Labels and identity as far as they are known: a pod whose object has not been seen yet works as `init`.
+    fn identify(&self, endpoint: &mut Endpoint) {
+        let snapshot = self.tables.db.snapshot();
+        let known = self.tables.pods.get(&snapshot, &endpoint.pod.to_string());
+        let known = known.filter(|pod| {
+            endpoint.pod.uid.is_empty() || pod.uid.is_empty() || pod.uid == endpoint.pod.uid
+        });
+        match known {
+            Some(pod) => {
+                (endpoint.labels, endpoint.identity) =
+                    identity_of_pod(&self.tables, &snapshot, &self.options.cluster, pod);
+                endpoint.state = EndpointState::Ready;
+            }
+            None => {
+                (endpoint.labels, endpoint.identity) = (Labels::reserved("init"), INIT);
+                endpoint.state = EndpointState::WaitingForIdentity;
+            }
+        }
+    }
+
+    fn realise(&self, endpoint: &Arc<Endpoint>) -> Result<(), ApiError> {
+        self.apply(endpoint)
+            .map_err(|error| internal(format!("endpoint of {}: {error}", endpoint.pod)))?;
+        let mut txn = self.tables.db.write();
+        let inserted = self.tables.endpoints.insert(&mut txn, endpoint.clone());
+        inserted.map_err(|error| ApiError::new(ErrorCode::Conflict, error.to_string()))?;
+        txn.commit();
+        Ok(())
+    }
+
+    /// Takes back what [`Manager::realise`] did before it failed.
+    fn undo(&self, endpoint: &Endpoint) {
+        if let Err(error) = self.withdraw(endpoint.id, endpoint.ifindex) {
+            tracing::warn!(endpoint = endpoint.id, %error, "what a failed endpoint left could not be removed");
+        }
+        // The addresses stay with their attachment: its deletion, which follows a failed ADD, gives them back.
+    }
+
+    fn remove_failed(&self, endpoint: &Endpoint) {
+        let mut ids = self.lock();
+        self.remove_locked(&mut ids, endpoint);
+    }
+}
+
+fn describe(attachment: Attachment, request: &EndpointRequest) -> Result<Endpoint, ApiError> {
+    if attachment.container != request.container_id
+        || attachment.interface != request.container_ifname
+    {
+        return Err(ApiError::bad_request(format!(
+            "{attachment} does not fit containerId and containerIfname of the body"
+        )));
+    }
+    let mac = |field: &str, text: &str| match text {
+        "" => Ok(Mac::default()),
+        text => text
+            .parse::<Mac>()
+            .map_err(|error| ApiError::bad_request(format!("{field}: {error}"))),
+    };
+    Ok(Endpoint {
+        id: 0,
+        state: EndpointState::Creating,
+        attachment,
+        pod: PodRef {
+            namespace: request.pod.namespace.clone(),
+            name: request.pod.name.clone(),
+            uid: request.pod.uid.clone(),
+        },
+        labels: Labels::default(),
+        identity: INIT,
+        ipv4: request.ipv4,
+        ipv6: request.ipv6,
+        ifname: request.host_ifname.clone(),
+        ifindex: request.host_ifindex,
+        host_mac: mac("hostMac", &request.host_mac)?,
+        container_mac: mac("containerMac", &request.container_mac)?,
+        netns: request.netns.clone(),
+        device: match request.device_mode {
+            api::DeviceMode::Veth => DeviceKind::Veth,
+            api::DeviceMode::Netkit => DeviceKind::Netkit,
+            api::DeviceMode::NetkitL2 => DeviceKind::NetkitL2,
+        },
+    })
+}

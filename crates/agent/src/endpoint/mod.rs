@@ -1,0 +1,227 @@
+//! The endpoint manager: the one writer of endpoints, in the tables, the maps, the attachments and the state file.
+mod create;
+mod delete;
+mod identity;
+mod restore;
+
+pub use identity::identity_of_pod;
+
+use crate::{addresses::Addresses, state::StateFile};
+use api::{ApiError, path::EndpointId};
+use datapath::{Datapath, maps};
+use model::{Endpoint, Tables};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tables::Snapshot;
+use tokio::sync::mpsc;
+
+/// Numbers from here on are for pods: 0 is none, 1 the node itself.
+const FIRST_ID: u16 = 2;
+
+/// What the manager is told once.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Attach a program to packets that the host stack routes to pods too.
+    pub to_container: bool,
+}
+
+/// A deleted endpoint whose connections are still in the kernel; its addresses are free once they are not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departed {
+    /// Number it had.
+    pub id: u16,
+    /// Addresses it had.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The endpoint manager.
+#[derive(Debug)]
+pub struct Manager {
+    tables: Tables,
+    datapath: Arc<Datapath>,
+    maps: maps::Endpoints,
+    addresses: Arc<Addresses>,
+    state: StateFile,
+    options: Options,
+    departed: mpsc::UnboundedSender<Departed>,
+    /// Held by whoever changes endpoints. The work under it is a few system calls.
+    ids: Mutex<Ids>,
+}
+
+impl Manager {
+    /// A manager; deleted endpoints are announced on the receiver.
+    ///
+    /// # Errors
+    /// The datapath has no endpoint maps.
+    pub fn new(
+        tables: Tables,
+        datapath: Arc<Datapath>,
+        addresses: Arc<Addresses>,
+        state: StateFile,
+        options: Options,
+    ) -> datapath::Result<(Self, mpsc::UnboundedReceiver<Departed>)> {
+        let (departed, receiver) = mpsc::unbounded_channel();
+        let maps = datapath.endpoints()?;
+        let ids = Mutex::default();
+        Ok((
+            Self {
+                tables,
+                datapath,
+                maps,
+                addresses,
+                state,
+                options,
+                departed,
+                ids,
+            },
+            receiver,
+        ))
+    }
+
+    /// The endpoint that `id` names.
+    #[must_use]
+    pub fn find(&self, snapshot: &Snapshot, id: &EndpointId) -> Option<Arc<Endpoint>> {
+        let tables = &self.tables;
+        match id {
+            EndpointId::Number(number) => tables.endpoints.get(snapshot, number).cloned(),
+            EndpointId::Attachment {
+                container,
+                interface,
+            } => {
+                let key = model::Attachment {
+                    container: container.clone(),
+                    interface: interface.clone(),
+                };
+                tables
+                    .endpoints_by_attachment
+                    .first(snapshot, &key)
+                    .cloned()
+            }
+            EndpointId::Container(container) => tables
+                .endpoints_by_container
+                .first(snapshot, container)
+                .cloned(),
+            EndpointId::Pod(namespace, name) => tables
+                .endpoints_by_pod
+                .first(snapshot, &format!("{namespace}/{name}"))
+                .cloned(),
+            EndpointId::Ip(ip) => tables.endpoints_by_address.first(snapshot, ip).cloned(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ids> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the kernel's side of an endpoint equal to the row.
+    fn apply(&self, endpoint: &Endpoint) -> datapath::Result<()> {
+        self.maps.upsert(&endpoint.abi_local())?;
+        self.attach(endpoint)
+    }
+
+    fn attach(&self, endpoint: &Endpoint) -> datapath::Result<()> {
+        let Endpoint {
+            id,
+            ifindex,
+            ifname,
+            ..
+        } = endpoint;
+        let attached = if endpoint.device.is_netkit() {
+            self.datapath.attach_endpoint_netkit(
+                *id,
+                *ifindex,
+                ifname,
+                self.options.to_container,
+            )?
+        } else {
+            self.datapath
+                .attach_endpoint(*id, *ifindex, ifname, self.options.to_container)?
+        };
+        tracing::debug!(
+            endpoint = id,
+            device = ifname,
+            ?attached,
+            "programs attached"
+        );
+        Ok(())
+    }
+
+    /// Takes the kernel's side of an endpoint away: the maps first, so that its program drops what still comes.
+    fn withdraw(&self, id: u16, ifindex: u32) -> datapath::Result<()> {
+        // The device number may be another endpoint's by now.
+        let own = self.maps.get(ifindex)?.is_some_and(|row| row.info.id == id);
+        let maps = if own {
+            self.maps.remove(ifindex).map(drop)
+        } else {
+            Ok(())
+        };
+        let links = self.datapath.detach_endpoint(id).map(drop);
+        maps.and(links)
+    }
+
+    fn save(&self) -> Result<(), ApiError> {
+        self.state
+            .save()
+            .map_err(|error| internal(format!("{error:#}")))
+    }
+}
+
+/// An error that is nobody's mistake but ours.
+fn internal(message: String) -> ApiError {
+    ApiError::new(api::ErrorCode::Internal, message)
+}
+
+/// Numbers in use, and where to look for the next one: a number is not used again soon.
+#[derive(Debug, Default)]
+struct Ids {
+    used: BTreeSet<u16>,
+    last: u16,
+}
+
+impl Ids {
+    fn take(&mut self) -> Option<u16> {
+        let after = (self.last.max(FIRST_ID - 1)).checked_add(1);
+        let upper = after.and_then(|start| (start..=u16::MAX).find(|id| !self.used.contains(id)));
+        let id = upper.or_else(|| (FIRST_ID..=self.last).find(|id| !self.used.contains(id)))?;
+        self.used.insert(id);
+        self.last = id;
+        Some(id)
+    }
+
+    /// Marks a number as used by an endpoint from before a restart.
+    fn claim(&mut self, id: u16) {
+        self.used.insert(id);
+        self.last = self.last.max(id);
+    }
+
+    fn free(&mut self, id: u16) {
+        self.used.remove(&id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_not_used_again_soon_and_run_out_cleanly() {
+        let mut ids = Ids::default();
+        assert_eq!((ids.take(), ids.take()), (Some(2), Some(3)));
+        ids.free(2);
+        assert_eq!(ids.take(), Some(4));
+        ids.claim(u16::MAX);
+        assert_eq!(ids.take(), Some(2), "wraps to the lowest free one");
+        let mut full = Ids {
+            used: (FIRST_ID..=u16::MAX).collect(),
+            last: 77,
+        };
+        assert_eq!(full.take(), None);
+        full.free(50);
+        assert_eq!(full.take(), Some(50));
+    }
+}

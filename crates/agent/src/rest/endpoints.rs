@@ -1,0 +1,234 @@
+//! Addresses and endpoints: what the CNI plugin asks for.
+use super::{Answer, Refusal, Shared, blocking, body};
+use crate::{addresses::Wish, agent::Agent};
+use api::{
+    AddressAllocation, ApiError, DeviceMode, EndpointRequest, EndpointState, ErrorCode, Family,
+    IpamRequest, IpamResponse, path::EndpointId,
+};
+use axum::{
+    Json,
+    body::Body,
+    extract::{Path, Query, State},
+    http::StatusCode,
+};
+use model::{Attachment, Endpoint};
+use runtime::settings::DatapathMode;
+use serde::Deserialize;
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+/// `POST /v1/ipam`.
+pub(super) async fn allocate(State(agent): Shared, raw: Body) -> Answer<Json<IpamResponse>> {
+    let request: IpamRequest = body(raw).await?;
+    blocking(move || allocated(&agent, &request))
+        .await
+        .map(Json)
+}
+
+fn allocated(agent: &Agent, request: &IpamRequest) -> Result<IpamResponse, ApiError> {
+    if let Some(attachment) = &request.attachment {
+        let id: EndpointId = attachment.parse()?;
+        if let Some(endpoint) = agent.manager.find(&agent.tables.db.snapshot(), &id) {
+            return Err(ApiError::new(
+                ErrorCode::Conflict,
+                format!("{attachment} is endpoint {} already", endpoint.id),
+            ));
+        }
+        // What an earlier try for the same attachment was given and nobody used.
+        agent.addresses.release_of(attachment);
+    }
+    let available = agent.addresses.families();
+    let wants = |family: Family, available: bool| match request.families.as_slice() {
+        [] => available,
+        wanted => wanted.contains(&family),
+    };
+    let families = ipam::Families {
+        v4: wants(Family::Ipv4, available.v4),
+        v6: wants(Family::Ipv6, available.v6),
+    };
+    let given = agent.addresses.allocate(&Wish {
+        owner: request.owner.clone(),
+        key: request
+            .attachment
+            .clone()
+            .unwrap_or_else(|| request.owner.clone()),
+        families,
+        expire: request
+            .expire_seconds
+            .map(|seconds| Duration::from_secs(seconds.into())),
+    })?;
+    let local = agent
+        .tables
+        .local_node
+        .iter(&agent.tables.db.snapshot())
+        .next()
+        .cloned();
+    Ok(IpamResponse {
+        ipv4: given.v4.map(|ip| AddressAllocation {
+            ip,
+            pool: agent.addresses.pool(false),
+        }),
+        ipv6: given.v6.map(|ip| AddressAllocation {
+            ip,
+            pool: agent.addresses.pool(true),
+        }),
+        gateway4: local.as_ref().and_then(|local| local.router4),
+        gateway6: local.as_ref().and_then(|local| local.router6),
+        device_mtu: agent.facts.mtus.device,
+        route_mtu: agent.facts.mtus.route,
+        device_mode: device_mode(agent.loaded.settings.datapath_mode),
+    })
+}
+
+/// The setting in the API's words.
+#[must_use]
+pub(crate) fn device_mode(mode: DatapathMode) -> DeviceMode {
+    match mode {
+        DatapathMode::Veth => DeviceMode::Veth,
+        DatapathMode::Netkit => DeviceMode::Netkit,
+        DatapathMode::NetkitL2 => DeviceMode::NetkitL2,
+    }
+}
+
+/// `DELETE /v1/ipam/{ip}`: fine if nobody has the address; refused while an endpoint uses it.
+pub(super) async fn release(State(agent): Shared, Path(ip): Path<String>) -> Answer<StatusCode> {
+    let address: IpAddr = ip.parse().map_err(|_| {
+        ApiError::bad_request(format!("`{}` is not an address", ip.escape_default()))
+    })?;
+    let snapshot = agent.tables.db.snapshot();
+    if let Some(endpoint) = agent.manager.find(&snapshot, &EndpointId::Ip(address)) {
+        return Err(Refusal(ApiError::new(
+            ErrorCode::Conflict,
+            format!("{address} is used by endpoint {}", endpoint.id),
+        )));
+    }
+    let local = agent.tables.local_node.iter(&snapshot).next();
+    if local.is_some_and(|local| local.router(address.is_ipv6()) == Some(address)) {
+        return Err(Refusal(ApiError::new(
+            ErrorCode::Conflict,
+            format!("{address} is the node's router address"),
+        )));
+    }
+    agent.addresses.release(address);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `PUT /v1/endpoint/{attachment}`.
+pub(super) async fn create(
+    State(agent): Shared,
+    Path(id): Path<String>,
+    raw: Body,
+) -> Answer<Json<api::Endpoint>> {
+    let attachment: Attachment = id
+        .parse()
+        .map_err(|error: String| ApiError::bad_request(error))?;
+    let request: EndpointRequest = body(raw).await?;
+    let endpoint = blocking(move || {
+        let endpoint = agent.manager.create(attachment, &request)?;
+        agent.monitor.agent_event(format!(
+            "endpoint {} of {} created",
+            endpoint.id, endpoint.pod
+        ));
+        Ok(endpoint)
+    });
+    endpoint.await.map(|endpoint| Json(shown(&endpoint)))
+}
+
+/// `GET /v1/endpoint`.
+pub(super) async fn list(State(agent): Shared) -> Json<Vec<api::Endpoint>> {
+    let snapshot = agent.tables.db.snapshot();
+    Json(agent.tables.endpoints.iter(&snapshot).map(shown).collect())
+}
+
+/// `GET /v1/endpoint/{id}`.
+pub(super) async fn one(
+    State(agent): Shared,
+    Path(id): Path<String>,
+) -> Answer<Json<api::Endpoint>> {
+    let id: EndpointId = id.parse()?;
+    let found = agent.manager.find(&agent.tables.db.snapshot(), &id);
+    Ok(Json(shown(&found.ok_or_else(|| {
+        ApiError::not_found(format!("endpoint {id}"))
+    })?)))
+}
+
+/// `DELETE /v1/endpoint/{id}`: 404 tells that there was none, which a repeated deletion takes for success.
+pub(super) async fn remove(State(agent): Shared, Path(id): Path<String>) -> Answer<StatusCode> {
+    let id: EndpointId = id.parse()?;
+    blocking(move || {
+        if !agent.manager.delete(&id)? {
+            return Err(ApiError::not_found(format!("endpoint {id}")));
+        }
+        agent.monitor.agent_event(format!("endpoint {id} deleted"));
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ContainerQuery {
+    #[serde(rename = "container-id", default)]
+    container: String,
+}
+
+/// `DELETE /v1/endpoint?container-id=…`.
+pub(super) async fn remove_container(
+    State(agent): Shared,
+    Query(query): Query<ContainerQuery>,
+) -> Answer<StatusCode> {
+    if query.container.is_empty() {
+        return Err(Refusal(ApiError::bad_request(
+            "which endpoints? give ?container-id=<id>",
+        )));
+    }
+    blocking(move || {
+        if agent.manager.delete_container(&query.container)? == 0 {
+            return Err(ApiError::not_found(format!(
+                "an endpoint of container {}",
+                query.container
+            )));
+        }
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}
+
+/// An endpoint in the API's words.
+#[must_use]
+pub(crate) fn shown(endpoint: &Arc<Endpoint>) -> api::Endpoint {
+    let mac = |mac: model::Mac| {
+        if mac.is_zero() {
+            String::new()
+        } else {
+            mac.to_string()
+        }
+    };
+    api::Endpoint {
+        id: endpoint.id,
+        state: match endpoint.state {
+            model::EndpointState::Creating => EndpointState::Creating,
+            model::EndpointState::WaitingForIdentity => EndpointState::WaitingForIdentity,
+            model::EndpointState::Restoring => EndpointState::Restoring,
+            model::EndpointState::Ready => EndpointState::Ready,
+            model::EndpointState::Disconnecting => EndpointState::Disconnecting,
+        },
+        message: String::new(),
+        attachment: endpoint.attachment.to_string(),
+        pod: api::PodRef {
+            namespace: endpoint.pod.namespace.clone(),
+            name: endpoint.pod.name.clone(),
+            uid: endpoint.pod.uid.clone(),
+        },
+        identity: endpoint.identity,
+        labels: endpoint.labels.to_strings(),
+        ipv4: endpoint.ipv4,
+        ipv6: endpoint.ipv6,
+        netns: endpoint.netns.clone(),
+        host_ifname: endpoint.ifname.clone(),
+        host_ifindex: endpoint.ifindex,
+        host_mac: mac(endpoint.host_mac),
+        container_ifname: endpoint.attachment.interface.clone(),
+        container_mac: mac(endpoint.container_mac),
+        policy_ingress: false,
+        policy_egress: false,
+    }
+}

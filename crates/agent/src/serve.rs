@@ -1,0 +1,282 @@
+//! Everything that runs on after the start: reconcilers, controllers, servers.
+use crate::{
+    agent::Agent,
+    controllers,
+    endpoint::Departed,
+    metrics, rest,
+    sweep::Sweeper,
+    targets::{IpcacheTarget, RouteTarget},
+};
+use anyhow::{Context, Result};
+use api::{
+    conflist::Conflist,
+    delete_queue::{DIRECTORY, DeleteQueue},
+};
+use runtime::{
+    health::Level,
+    reconcile::{self, Watched},
+    stop::Stop,
+};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+use tables::reconcile::Config;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::mpsc,
+};
+
+/// How long the agent waits for the plugin to let go of the deletion queue.
+const QUEUE_WAIT: Duration = Duration::from_secs(2);
+/// How often the deletion queue is looked at after the start, for what came in while the agent hung.
+const QUEUE_AGAIN: Duration = Duration::from_secs(60);
+
+/// Runs everything until `stop`.
+///
+/// # Errors
+/// A socket cannot be made.
+pub async fn run(
+    agent: Arc<Agent>,
+    departed: mpsc::UnboundedReceiver<Departed>,
+    stop: Stop,
+) -> Result<()> {
+    reconcilers(&agent, &stop)?;
+    background(&agent, departed, &stop)?;
+    let socket = listen(&agent).await?;
+    let server = tokio::spawn(rest::serve(agent.clone(), socket, stop.clone()));
+    side_servers(&agent, &stop).await?;
+    let queue = agent.clone();
+    tokio::spawn({
+        let stop = stop.clone();
+        async move { stop.or(drain_queue(queue)).await }
+    });
+    write_cni_config(&agent);
+    let ready = agent.facts.started.elapsed();
+    // Set once, here.
+    let _ = agent.ready_after.set(ready.as_secs_f64());
+    tracing::info!(
+        elapsed_ms = ready.as_millis() as u64,
+        memory_mib = crate::machine::resident() >> 20,
+        "agent ready"
+    );
+    server.await.context("the API server ended")?
+}
+
+fn reconcilers(agent: &Arc<Agent>, stop: &Stop) -> Result<()> {
+    let tables = &agent.tables;
+    let component = |name: &str| agent.health.component(&format!("reconciler/{name}"));
+    let ipcache = IpcacheTarget(agent.datapath.ipcache()?);
+    let prefixes = reconcile::spawn(
+        &tables.db,
+        &tables.prefixes,
+        Config::default(),
+        ipcache,
+        component("ipcache"),
+        stop.clone(),
+    );
+    let routes = reconcile::spawn(
+        &tables.db,
+        &tables.routes,
+        Config::default(),
+        RouteTarget::default(),
+        component("routes"),
+        stop.clone(),
+    );
+    let all: Vec<Box<dyn Watched>> = vec![Box::new(prefixes), Box::new(routes)];
+    // Set once, here.
+    let _ = agent.reconcilers.set(all);
+    Ok(())
+}
+
+fn background(
+    agent: &Arc<Agent>,
+    departed: mpsc::UnboundedReceiver<Departed>,
+    stop: &Stop,
+) -> Result<()> {
+    let settings = &agent.loaded.settings;
+    let cluster = settings.cluster_name.clone();
+    let tables = agent.tables.clone();
+    let component = |name: &str| agent.health.component(name);
+    tokio::spawn(controllers::plan_loop(
+        tables.clone(),
+        agent.facts.plan.clone(),
+        cluster,
+        component("controller/plan"),
+        stop.clone(),
+    ));
+    tokio::spawn(controllers::identity_loop(
+        tables.clone(),
+        agent.manager.clone(),
+        stop.clone(),
+    ));
+    tokio::spawn(controllers::node_loop(
+        tables,
+        component("node"),
+        stop.clone(),
+    ));
+    let sweeper = Sweeper {
+        conntrack: agent.datapath.conntrack()?,
+        addresses: agent.addresses.clone(),
+        interval: settings.conntrack_gc_interval,
+        stats: agent.sweeps.clone(),
+        health: component("conntrack-gc"),
+    };
+    tokio::spawn(sweeper.run(departed, stop.clone()));
+    let events = component("monitor");
+    match agent.datapath.events() {
+        Ok(reader) => {
+            events.ok("reads the event ring");
+            tokio::spawn(agent.monitor.clone().run(reader, stop.clone()));
+        }
+        Err(error) => events.degraded(format!("no live events: {error}")),
+    }
+    Ok(())
+}
+
+/// The API socket, for root alone. One that a dead agent left is replaced.
+async fn listen(agent: &Agent) -> Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    let path = socket_path(agent);
+    if tokio::net::UnixStream::connect(&path).await.is_ok() {
+        anyhow::bail!(
+            "another agent answers at {}; two would fight over the node",
+            path.display()
+        );
+    }
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(error)
+                .with_context(|| format!("removing the old socket {}", path.display()));
+        }
+        _ => {}
+    }
+    // The directory lets nobody else in, so the moment before the mode is set harms nobody.
+    let listener =
+        UnixListener::bind(&path).with_context(|| format!("listening at {}", path.display()))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))
+        .with_context(|| format!("protecting {}", path.display()))?;
+    Ok(listener)
+}
+
+fn socket_path(agent: &Agent) -> PathBuf {
+    let settings = &agent.loaded.settings;
+    if settings.socket_path.is_empty() {
+        Path::new(&settings.state_dir).join("cilium.sock")
+    } else {
+        PathBuf::from(&settings.socket_path)
+    }
+}
+
+async fn side_servers(agent: &Arc<Agent>, stop: &Stop) -> Result<()> {
+    let settings = &agent.loaded.settings;
+    if settings.agent_health_port != 0 {
+        let address = ("127.0.0.1", settings.agent_health_port);
+        let listener = TcpListener::bind(address).await.with_context(|| {
+            format!(
+                "listening at 127.0.0.1:{} (agent-health-port)",
+                settings.agent_health_port
+            )
+        })?;
+        tokio::spawn(rest::serve_health(agent.clone(), listener, stop.clone()));
+    }
+    if !settings.prometheus_serve_addr.is_empty() {
+        let address = metrics_address(&settings.prometheus_serve_addr);
+        let listener = TcpListener::bind(&address)
+            .await
+            .with_context(|| format!("listening at {address} (prometheus-serve-addr)"))?;
+        tokio::spawn(metrics::serve(agent.clone(), listener, stop.clone()));
+    }
+    Ok(())
+}
+
+/// `:9962` means every address, of both families where the node has them.
+fn metrics_address(given: &str) -> String {
+    match given.strip_prefix(':') {
+        Some(port) if Path::new("/proc/net/if_inet6").exists() => format!("[::]:{port}"),
+        Some(port) => format!("0.0.0.0:{port}"),
+        None => given.to_owned(),
+    }
+}
+
+/// Does what the CNI plugin could not hand over. The agent listens by now, so no deletion can fall between.
+async fn drain_queue(agent: Arc<Agent>) {
+    let dir = Path::new(&agent.loaded.settings.state_dir).join(DIRECTORY);
+    let component = agent.health.component("delete-queue");
+    loop {
+        let (agent, dir) = (agent.clone(), dir.clone());
+        let drained = tokio::task::spawn_blocking(move || {
+            let queue = DeleteQueue::lock(&dir, QUEUE_WAIT)?;
+            queue.drain(|deletion| agent.manager.delete(&deletion.endpoint()).is_ok())
+        })
+        .await;
+        match drained {
+            Ok(Ok(drained)) => {
+                if drained.done + drained.kept + drained.unreadable > 0 {
+                    tracing::info!(
+                        done = drained.done,
+                        kept = drained.kept,
+                        unreadable = drained.unreadable,
+                        "deletions from while the agent was down"
+                    );
+                }
+                component.ok(format!("{} deletions done at the last look", drained.done));
+            }
+            Ok(Err(error)) => component.degraded(error.to_string()),
+            Err(_) => return,
+        }
+        tokio::time::sleep(QUEUE_AGAIN).await;
+    }
+}
+
+fn write_cni_config(agent: &Agent) {
+    let settings = &agent.loaded.settings;
+    let component = agent.health.component("cni-config");
+    let text = if settings.write_cni_conf_when_ready.is_empty() {
+        component.ok("not asked for");
+        "not written (write-cni-conf-when-ready is empty)".to_owned()
+    } else {
+        let target = Path::new(&settings.write_cni_conf_when_ready);
+        let dir = target.parent().unwrap_or(Path::new("/"));
+        match conflist(agent).write(dir) {
+            Ok(path) => {
+                component.ok("written");
+                format!(
+                    "successfully wrote CNI configuration file to {}",
+                    path.display()
+                )
+            }
+            Err(error) => {
+                component.degraded(error.to_string());
+                error.to_string()
+            }
+        }
+    };
+    *agent
+        .cni_config
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner) = text;
+}
+
+fn conflist(agent: &Agent) -> Conflist {
+    let settings = &agent.loaded.settings;
+    let log = match settings.cni_log_file.as_str() {
+        "" => format!("{}/cilium-cni.log", settings.state_dir),
+        path => path.to_owned(),
+    };
+    let socket = socket_path(agent);
+    let usual = socket == Path::new(api::DEFAULT_SOCKET);
+    Conflist {
+        log_file: log,
+        debug: settings.debug,
+        agent_socket: (!usual).then(|| socket.display().to_string()),
+        exclusive: settings.cni_exclusive,
+    }
+}
+
+/// True while no component has failed.
+#[must_use]
+pub fn healthy(agent: &Agent) -> bool {
+    agent.health.worst() < Level::Failed
+}

@@ -1,0 +1,245 @@
+//! The kernel's side of a node: devices, sysctls, programs, and the rows that must be there before the first packet.
+use crate::{
+    machine,
+    plan::{attach_mode, map_sizes},
+    targets::kernel_route,
+};
+use anyhow::{Context, Result};
+use datapath::{
+    Datapath, Object, OpenOptions, OpenReport,
+    devices::{self, Families, HostDevices, TunnelKind},
+};
+use model::{Endpoint, LocalNode, Mac, RouteOrigin};
+use netlink::Handle;
+use routing::{Encapsulation, HostPair, Mtus, Plan};
+use runtime::settings::Settings;
+use std::{net::IpAddr, sync::Arc};
+
+/// What [`datapath`] made.
+#[derive(Debug)]
+pub struct Kernel {
+    /// The datapath, attached to the node's devices.
+    pub datapath: Arc<Datapath>,
+    /// What opening it did.
+    pub report: OpenReport,
+    /// Packet sizes.
+    pub mtus: Mtus,
+}
+
+/// Number of the node's own endpoint.
+const HOST_ENDPOINT: u16 = 1;
+
+/// Makes devices, loads or adopts the programs, and attaches them to the node's devices. `endpoints` are written before the
+/// new programs run if the kernel's map of them was lost.
+///
+/// # Errors
+/// The kernel refuses; what ran before goes on.
+pub fn datapath(
+    settings: &Settings,
+    plan: &Plan,
+    local: &LocalNode,
+    endpoints: &[Endpoint],
+) -> Result<Kernel> {
+    let mtus = routing::mtus(plan, local);
+    let mut handle = Handle::new().context("opening a netlink socket")?;
+    let pair = make_devices(&mut handle, plan, local, mtus)?;
+    let names: Vec<&str> = local
+        .devices
+        .iter()
+        .map(|device| device.name.as_str())
+        .chain([routing::HOST_DEVICE])
+        .collect();
+    let families = Families {
+        ipv4: plan.ipv4,
+        ipv6: plan.ipv6,
+    };
+    let changed = devices::ensure_sysctls(families, &names).context("setting kernel parameters")?;
+    if !changed.is_empty() {
+        tracing::info!(parameters = changed.join(" "), "kernel parameters set");
+    }
+    let options = OpenOptions {
+        bpffs: settings.bpf_root.clone().into(),
+        config: routing::datapath_config(plan, local, &pair),
+        sizes: map_sizes(settings, machine::memory()),
+        attach: attach_mode(settings),
+        object: Object::embedded(),
+    };
+    let (mut opened, mut report) = Datapath::prepare(&options).context("opening the datapath")?;
+    write_addresses(&opened, local, &pair)?;
+    if report
+        .emptied()
+        .any(|map| map == abi::names::LXC || map == abi::names::LXC_IFINDEX)
+    {
+        let maps = opened.endpoints()?;
+        endpoints
+            .iter()
+            .try_for_each(|endpoint| maps.upsert(&endpoint.abi_local()))
+            .context("filling the endpoint map")?;
+    }
+    report.replaced = opened.activate().context("putting the programs in place")?;
+    attach(&opened, plan, local, &pair)?;
+    router_routes(&mut handle, plan, local, &pair)?;
+    Ok(Kernel {
+        datapath: Arc::new(opened),
+        report,
+        mtus,
+    })
+}
+
+fn make_devices(
+    handle: &mut Handle,
+    plan: &Plan,
+    local: &LocalNode,
+    mtus: Mtus,
+) -> Result<HostPair> {
+    let addresses: Vec<IpAddr> = [local.router(false), local.router(true)]
+        .into_iter()
+        .flatten()
+        .collect();
+    let wanted = HostDevices {
+        addresses,
+        mtu: mtus.device,
+    };
+    let host =
+        devices::ensure_host(handle, &wanted).context("making cilium_host and cilium_net")?;
+    let tunnel_ifindex = match plan.tunnel {
+        Some((encapsulation, port)) => {
+            let kind = match encapsulation {
+                Encapsulation::Vxlan => TunnelKind::Vxlan,
+                Encapsulation::Geneve => TunnelKind::Geneve,
+            };
+            devices::ensure_tunnel(handle, kind, port, mtus.device).with_context(|| {
+                format!(
+                    "making {} (tunnel-protocol={})",
+                    encapsulation.device(),
+                    encapsulation.text()
+                )
+            })?
+        }
+        None => {
+            devices::remove_tunnels(handle).context("removing tunnel devices")?;
+            0
+        }
+    };
+    Ok(HostPair {
+        host_ifindex: host.host_ifindex,
+        host_mac: Mac(host.host_mac),
+        net_mac: Mac(host.net_mac),
+        tunnel_ifindex,
+    })
+}
+
+/// The node's own addresses in the endpoint map; those that it no longer has are removed.
+///
+/// # Errors
+/// The map is full or the kernel refuses.
+pub fn write_addresses(datapath: &Datapath, local: &LocalNode, pair: &HostPair) -> Result<()> {
+    let maps = datapath.endpoints()?;
+    let info = abi::EndpointInfo {
+        ifindex: pair.host_ifindex,
+        sec_id: abi::identity::HOST,
+        id: HOST_ENDPOINT,
+        flags: abi::endpoint_flags::HOST,
+        mac: pair.host_mac.0,
+        node_mac: pair.net_mac.0,
+        epoch: 0,
+    };
+    let wanted = host_keys(local);
+    for key in &wanted {
+        maps.upsert_address(key, &info)
+            .context("writing the node's addresses")?;
+    }
+    for (key, found) in maps
+        .dump_addresses()
+        .context("listing the node's addresses")?
+    {
+        if found.flags & abi::endpoint_flags::HOST != 0 && !wanted.contains(&key) {
+            maps.remove_address(&key)
+                .context("removing an address that the node no longer has")?;
+        }
+    }
+    Ok(())
+}
+
+/// Keys of the node's own addresses.
+#[must_use]
+pub fn host_keys(local: &LocalNode) -> Vec<abi::EndpointKey> {
+    let routers = [local.router(false), local.router(true)]
+        .into_iter()
+        .flatten();
+    let mut keys: Vec<abi::EndpointKey> = local
+        .addresses
+        .iter()
+        .copied()
+        .chain(routers)
+        .map(|ip| match ip {
+            IpAddr::V4(v4) => abi::EndpointKey::v4(v4.octets()),
+            IpAddr::V6(v6) => abi::EndpointKey::v6(v6.octets()),
+        })
+        .collect();
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+fn attach(datapath: &Datapath, plan: &Plan, local: &LocalNode, pair: &HostPair) -> Result<()> {
+    for device in &local.devices {
+        datapath
+            .attach_device(&device.name, device.ifindex)
+            .with_context(|| format!("attaching to {}", device.name))?;
+    }
+    if let Some((encapsulation, _)) = plan.tunnel {
+        datapath
+            .attach_overlay(encapsulation.device(), pair.tunnel_ifindex)
+            .context("attaching to the tunnel device")?;
+    }
+    datapath
+        .attach_host(routing::HOST_DEVICE, pair.host_ifindex)
+        .context("attaching to cilium_host")?;
+    detach_former(datapath, plan, local)
+}
+
+/// Takes the programs off devices that are no longer the node's.
+fn detach_former(datapath: &Datapath, plan: &Plan, local: &LocalNode) -> Result<()> {
+    let ours = |name: &str| {
+        name == routing::HOST_DEVICE
+            || plan
+                .tunnel
+                .is_some_and(|(encapsulation, _)| name == encapsulation.device())
+            || local.devices.iter().any(|device| device.name == name)
+    };
+    for attachment in datapath.attachments().context("listing attachments")? {
+        if let datapath::Owner::Device(name) = &attachment.owner
+            && !ours(name)
+            && datapath
+                .detach_device(name)
+                .with_context(|| format!("detaching from {name}"))?
+        {
+            tracing::info!(
+                device = name,
+                "programs taken off a device that is no longer in use"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The routes to the router addresses, which the other routes need as their next hop.
+fn router_routes(
+    handle: &mut Handle,
+    plan: &Plan,
+    local: &LocalNode,
+    pair: &HostPair,
+) -> Result<()> {
+    let planned = routing::routes(plan, local, std::iter::empty());
+    for route in planned
+        .routes
+        .iter()
+        .filter(|route| route.origin == RouteOrigin::Router)
+    {
+        handle
+            .route_replace(&kernel_route(route, pair.host_ifindex))
+            .with_context(|| format!("adding the route to {}", route.destination))?;
+    }
+    Ok(())
+}
