@@ -2,6 +2,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use agent::cli::AgentArgs;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use lab::cli::LabArgs;
@@ -23,6 +24,8 @@ pub struct Cli {
 /// What `hypha` can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// The agent of one node: its datapath, its addresses, its API
+    Agent(AgentArgs),
     /// Clusters on this machine: nodes as network namespaces, with an embedded API server
     Lab(LabArgs),
     /// State of the cluster
@@ -57,6 +60,7 @@ impl Command {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let result = match self {
+            Self::Agent(args) => return args.run(),
             // It starts what enters namespaces, so no thread may run yet.
             Self::Lab(args) => return lab_status(args.run()),
             Self::Status(args) => status::run(&args),

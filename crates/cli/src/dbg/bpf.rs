@@ -109,12 +109,9 @@ pub fn run(agents: &mut [Agent], command: &BpfCommand) -> Result<()> {
             } else {
                 Expiry::Absolute
             };
-            show(
-                agents,
-                output,
-                |agent| both(agent, [abi::names::CT4, abi::names::CT6]),
-                |rows| conntrack::list(rows, endpoint, expiry),
-            )
+            show(agents, output, connections, |rows| {
+                conntrack::list(rows, endpoint, expiry)
+            })
         }
         BpfCommand::Nat(ListCommand::List(output)) => show(
             agents,
@@ -166,6 +163,19 @@ fn both(agent: &mut Agent, names: [&str; 2]) -> Result<Vec<MapRow>> {
         Some(error) if rows.is_empty() => Err(error.into()),
         _ => Ok(rows.concat()),
     }
+}
+
+fn connections(agent: &mut Agent) -> Result<Vec<MapRow>> {
+    let mut rows = both(agent, [abi::names::CT4, abi::names::CT6])?;
+    let endpoints = agent.client.endpoints()?;
+    let v4 = endpoints
+        .iter()
+        .filter_map(|endpoint| endpoint.ipv4.map(Into::into));
+    let v6 = endpoints
+        .iter()
+        .filter_map(|endpoint| endpoint.ipv6.map(Into::into));
+    conntrack::add_direction(&mut rows, &v4.chain(v6).collect());
+    Ok(rows)
 }
 
 fn tunnel_rows(agent: &mut Agent) -> Result<Vec<MapRow>> {

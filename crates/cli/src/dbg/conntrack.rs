@@ -1,4 +1,7 @@
 //! `bpf ct list`.
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
 use abi::ct_flags;
 use api::MapRow;
 
@@ -22,6 +25,24 @@ pub fn list(rows: &[MapRow], endpoint: Option<u64>, expiry: Expiry) -> String {
         .filter(wanted)
         .map(|row| line(row, expiry) + "\n")
         .collect()
+}
+
+/// Adds the direction as the node sees it: a connection that a local endpoint opened goes out, one that only ends at a local
+/// endpoint comes in. A connection between two endpoints of the node has one entry; it is shown as going out.
+pub fn add_direction(rows: &mut [MapRow], local: &BTreeSet<IpAddr>) {
+    for row in rows {
+        let fields = Fields::of(row);
+        let flags = fields.count(&["flags"]);
+        if fields.text(&["direction"]).is_some() {
+            continue;
+        }
+        let Some((from, to)) = ends(&fields, flags) else {
+            continue;
+        };
+        let comes_in = local.contains(&to.ip()) && !local.contains(&from.ip());
+        let word = if comes_in { "in" } else { "out" };
+        row.fields.insert("direction".into(), word.into());
+    }
 }
 
 fn line(row: &MapRow, expiry: Expiry) -> String {
@@ -64,20 +85,16 @@ fn line(row: &MapRow, expiry: Expiry) -> String {
 }
 
 /// The side that opened the connection, and the other.
-fn ends(fields: &Fields<'_>, flags: u64) -> Option<(String, String)> {
-    let text = |ip: &str, port: &[&str]| fields.socket(&[ip], port).map(|end| end.to_string());
-    if let (Some(src), Some(dst)) = (
-        text("src", &["sport", "src_port"]),
-        text("dst", &["dport", "dst_port"]),
-    ) {
+fn ends(fields: &Fields<'_>, flags: u64) -> Option<(SocketAddr, SocketAddr)> {
+    let src = fields.socket(&["src"], &["sport", "src_port"]);
+    let dst = fields.socket(&["dst"], &["dport", "dst_port"]);
+    if let (Some(src), Some(dst)) = (src, dst) {
         return Some((src, dst));
     }
-    let (a, b) = (text("a", &["port_a"])?, text("b", &["port_b"])?);
-    Some(if flags & u64::from(ct_flags::FROM_B) == 0 {
-        (a, b)
-    } else {
-        (b, a)
-    })
+    let a = fields.socket(&["a"], &["port_a"])?;
+    let b = fields.socket(&["b"], &["port_b"])?;
+    let from_b = flags & u64::from(ct_flags::FROM_B) != 0;
+    Some(if from_b { (b, a) } else { (a, b) })
 }
 
 fn flag_names(flags: u64) -> String {
@@ -144,5 +161,20 @@ mod tests {
         expect![[r#"
             TCP OUT 10.7.1.12:40112 -> 10.7.2.9:80 remaining: 45 sec(s) Packets=5 Bytes=500 RxFlagsSeen=0x1a LastRxReport=12000 TxFlagsSeen=0x1b LastTxReport=12000 Flags=0x0030 [ SeenNonSyn SeenReply ] RevNAT=0 SourceSecurityID=21565 IfIndex=0 BackendID=0
         "#]].assert_eq(&list(&rows(), Some(904), Expiry::From(12300)));
+    }
+
+    #[test]
+    fn the_direction_is_that_of_the_local_endpoint() {
+        let direction = |local: &str| {
+            let fields =
+                json!({"src": "10.7.1.12", "sport": 1, "dst": "10.7.2.9", "dport": 2, "proto": 6});
+            let mut rows = [row(fields)];
+            add_direction(&mut rows, &BTreeSet::from([local.parse().unwrap()]));
+            rows[0].fields["direction"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(
+            ["10.7.1.12", "10.7.2.9", "192.0.2.1"].map(direction),
+            ["out", "in", "out"]
+        );
     }
 }
