@@ -1,0 +1,80 @@
+//! `make bench`: every figure as a ratio to plain kernel networking of the same shape, measured in the same run.
+mod load;
+mod report;
+mod topology;
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+
+use crate::{
+    load::{Load, Target},
+    report::{Report, Row},
+    topology::{Family, Path, Side, Stage},
+};
+
+/// Measures the data path against plain kernel networking.
+#[derive(Parser)]
+struct Args {
+    /// Interleaved rounds per figure; the median counts.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Seconds that one load runs in one round.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Only figures whose name contains this.
+    #[arg(long)]
+    filter: Option<String>,
+    /// Where the figures are written as JSON.
+    #[arg(long, default_value = "target/bench/summary.json")]
+    output: PathBuf,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    anyhow::ensure!(
+        nix::unistd::Uid::effective().is_root(),
+        "the bench makes network namespaces and loads programs: run it as root"
+    );
+    let mut report = Report::default();
+    for path in Path::ALL {
+        for family in Family::ALL {
+            measure(&args, path, family, &mut report)?;
+        }
+    }
+    report.print();
+    report
+        .write(&args.output)
+        .with_context(|| format!("cannot write {}", args.output.display()))
+}
+
+/// Measures every load on one path: both sides are up at once, and take turns.
+fn measure(args: &Args, path: Path, family: Family, report: &mut Report) -> Result<()> {
+    let name = |load: Load| format!("datapath/{path}/{family}/{load}");
+    let loads: Vec<Load> = Load::ALL
+        .into_iter()
+        .filter(|l| {
+            args.filter
+                .as_ref()
+                .is_none_or(|f| name(*l).contains(f.as_str()))
+        })
+        .collect();
+    if loads.is_empty() {
+        return Ok(());
+    }
+    let kernel = Stage::new(path, Side::Kernel)?;
+    let hypha = Stage::new(path, Side::Hypha)?;
+    let duration = Duration::from_secs_f64(args.seconds);
+    for load in loads {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..args.rounds {
+            theirs.push(load.run(&Target::of(&kernel, family), duration)?);
+            ours.push(load.run(&Target::of(&hypha, family), duration)?);
+        }
+        let row = Row::new(name(load), load.unit(), &ours, &theirs);
+        eprintln!("{row}");
+        report.add(row);
+    }
+    Ok(())
+}
