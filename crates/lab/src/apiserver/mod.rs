@@ -8,6 +8,10 @@
 //! * [`selector`], [`patch`], [`validate`]: pure pieces, plain values in and out.
 //! * [`http`]: paths, query options, content negotiation, streaming; no semantics of its own.
 //!
+//! Not there yet: server-side apply, protobuf bodies (`kubectl create namespace x` sends one; `create -f` does not),
+//! owner-reference garbage collection, disruption budgets, persistence, TLS and authorization, schemas in OpenAPI,
+//! `exec`, `log` and `portforward`.
+//!
 //! It never looks at what an object means beyond what the protocol needs: controllers live elsewhere and use the API.
 
 pub mod error;

@@ -225,6 +225,50 @@ async fn kubectl_writes() {
     assert!(!kubectl.run("get ns team", None).await.ok);
 }
 
+/// Without `--validate=false`, as people type it: the server is asked to be strict.
+#[tokio::test]
+async fn kubectl_validates_through_the_server() {
+    let Some(kubectl) = Kubectl::start().await else {
+        return;
+    };
+    for change in ["created", "unchanged"] {
+        let out = kubectl.good("apply -f -", Some(&pod("nginx:1"))).await;
+        assert!(out.contains(change), "{out}");
+    }
+    let out = kubectl.good("apply -f -", Some(&pod("nginx:2"))).await;
+    assert!(out.contains("configured"), "{out}");
+    kubectl.good("create -f -", Some(&node())).await;
+    let mut typo = pod("nginx");
+    typo["metadata"]["name"] = json!("typo");
+    typo["spec"]["containers"][0]["imagee"] = json!("x");
+    let outcome = kubectl.run("apply -f -", Some(&typo)).await;
+    assert!(
+        !outcome.ok && outcome.err.contains("spec.containers[0].imagee"),
+        "{outcome:?}"
+    );
+    let lease = json!({
+        "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+        "metadata": {"name": "l", "namespace": "default"}, "spec": {"holderIdentity": "a"}});
+    kubectl.good("apply -f -", Some(&lease)).await;
+    let mut newer = lease.clone();
+    newer["spec"]["holderIdentity"] = json!("b");
+    kubectl.good("apply -f -", Some(&newer)).await;
+    assert_eq!(
+        kubectl.json("get lease l -o json").await["spec"]["holderIdentity"],
+        "b"
+    );
+    kubectl.good("cordon node1", None).await;
+    assert!(
+        kubectl
+            .good("get nodes", None)
+            .await
+            .contains("SchedulingDisabled")
+    );
+    kubectl
+        .good("wait --for=condition=Ready node/node1 --timeout=10s", None)
+        .await;
+}
+
 #[tokio::test]
 async fn kubectl_shows_what_is_wrong() {
     let Some(kubectl) = Kubectl::start().await else {

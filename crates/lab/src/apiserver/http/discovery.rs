@@ -7,12 +7,17 @@ use super::super::kind::{Kind, Registry};
 /// The Kubernetes version whose protocol is spoken.
 const MINOR: &str = "34";
 
+/// The whole version.
+pub fn git_version() -> String {
+    format!("v1.{MINOR}.0+hypha")
+}
+
 /// `/version`.
 pub fn version() -> Value {
     json!({
         "major": "1",
         "minor": MINOR,
-        "gitVersion": format!("v1.{MINOR}.0+hypha"),
+        "gitVersion": git_version(),
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",

@@ -2,6 +2,7 @@
 
 mod body;
 mod discovery;
+mod openapi;
 mod path;
 mod query;
 mod render;
@@ -60,6 +61,8 @@ async fn answer(server: &Arc<Shared>, request: Request) -> Result<Response, ApiE
         Route::CoreVersions => Some(discovery::core_versions(&registry)),
         Route::Groups => Some(discovery::groups(&registry)),
         Route::Group(group) => discovery::group(&registry, group).filter(|_| !group.is_empty()),
+        Route::OpenApiIndex => Some(openapi::index(&registry)),
+        Route::OpenApi(group, version) => openapi::document(&registry, group, version),
         Route::Kinds(group, version) => discovery::kinds(&registry, group, version),
     };
     only_get(request.method())?;

@@ -21,6 +21,10 @@ pub enum Route {
     Group(String),
     /// The kinds of a group and version.
     Kinds(String, String),
+    /// Where the OpenAPI documents are.
+    OpenApiIndex,
+    /// The OpenAPI document of a group and version.
+    OpenApi(String, String),
     /// The objects of a kind, of one namespace or all.
     Collection(Arc<Kind>, Option<String>),
     /// An object, or a subresource of it.
@@ -40,6 +44,13 @@ pub fn parse(registry: &Registry, path: &str) -> Result<Route, ApiError> {
     let route = match segments.as_slice() {
         ["healthz" | "livez" | "readyz", ..] => Some(Route::Health),
         ["version"] => Some(Route::Version),
+        ["openapi", "v3"] => Some(Route::OpenApiIndex),
+        ["openapi", "v3", "api", version] => {
+            Some(Route::OpenApi(String::new(), (*version).to_owned()))
+        }
+        ["openapi", "v3", "apis", group, version] => {
+            Some(Route::OpenApi((*group).to_owned(), (*version).to_owned()))
+        }
         ["api"] => Some(Route::CoreVersions),
         ["apis"] => Some(Route::Groups),
         ["apis", group] => Some(Route::Group((*group).to_owned())),
