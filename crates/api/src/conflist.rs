@@ -18,7 +18,7 @@ pub const PLUGIN: &str = "hypha-cni";
 const OLD_FILE: &str = "05-cilium.conf";
 /// What configurations of others are renamed to.
 const SET_ASIDE: &str = "cilium_bak";
-const VERSION: &str = "0.3.1";
+const VERSION: &str = "1.1.0";
 
 /// What goes into the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,8 +1,9 @@
 //! Deletions that the CNI plugin could not hand to the agent.
 //!
-//! The plugin, when the agent cannot be reached: lock the queue, **try the agent once more**, and only then push. The agent,
-//! when it starts: listen first, then lock and drain. In whichever order the two meet, either the second try succeeds or the
-//! entry is there when the agent drains; none is lost. Draining now and then later catches what a hung agent missed.
+//! The plugin, when the agent cannot be reached or is not ready: lock the queue, **try the agent once more**, and only then
+//! push. The agent, when it starts: listen and be ready to delete first, then lock and drain. In whichever order the two meet,
+//! either the second try succeeds or the entry is there when the agent drains; none is lost. Draining now and then later
+//! catches what came while the agent hung.
 
 use std::{
     fs, io,

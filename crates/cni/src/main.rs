@@ -1,0 +1,45 @@
+//! `hypha-cni`, started by the container runtime; see the library.
+#![forbid(unsafe_code)]
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+};
+
+use hypha_cni::{CniError, code, run};
+
+fn main() -> ExitCode {
+    if std::env::args_os().len() > 1 || std::env::var_os("CNI_COMMAND").is_none() {
+        return by_hand();
+    }
+    let env = |name: &str| std::env::var(name).ok();
+    let status = catch_unwind(AssertUnwindSafe(|| {
+        run(env, io::stdin().lock(), io::stdout().lock())
+    }));
+    ExitCode::from(status.unwrap_or_else(|_| {
+        // The panic's own message went to stderr.
+        println!(
+            "{}",
+            CniError::new(
+                code::FAILED,
+                "the plugin failed unexpectedly; see its stderr"
+            )
+            .to_json()
+        );
+        1
+    }))
+}
+
+/// Somebody started it from a shell.
+fn by_hand() -> ExitCode {
+    let versions = hypha_cni::Version::ALL.map(|v| v.text()).join(", ");
+    println!(
+        "hypha-cni {}: CNI plugin of Hypha, started by a container runtime.",
+        env!("CARGO_PKG_VERSION")
+    );
+    println!(
+        "CNI versions: {versions}. Set CNI_COMMAND (and the other CNI_ variables) and give the configuration on stdin."
+    );
+    ExitCode::from(u8::from(std::env::args_os().len() <= 1))
+}
