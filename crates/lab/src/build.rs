@@ -13,13 +13,31 @@ pub fn loopback_up() -> Result<()> {
 }
 
 /// Makes the bridges in the fabric and a pair of links per machine link, one end in the machine.
-pub fn connect(topology: &Topology, fabric: BorrowedFd<'_>, machines: &BTreeMap<&str, BorrowedFd<'_>>) -> Result<()> {
+pub fn connect(
+    topology: &Topology,
+    fabric: BorrowedFd<'_>,
+    machines: &BTreeMap<&str, BorrowedFd<'_>>,
+) -> Result<()> {
     let mut handle = Handle::in_netns(fabric)?;
-    let bridges: Vec<Request> = topology.bridges.iter().map(|b| Request::link_create(&NewLink::bridge(b).up())).collect();
+    let bridges: Vec<Request> = topology
+        .bridges
+        .iter()
+        .map(|b| Request::link_create(&NewLink::bridge(b).up()))
+        .collect();
     handle.batch_all(&bridges)?;
-    let index: BTreeMap<String, u32> = handle.links()?.into_iter().map(|l| (l.name, l.index)).collect();
-    let pairs = topology.machines().filter_map(|m| Some((m, machines.get(m.name.as_str())?)));
-    let pairs = pairs.flat_map(|(m, net)| m.links.iter().map(|l| pair(l, index.get(&l.bridge).copied(), *net)));
+    let index: BTreeMap<String, u32> = handle
+        .links()?
+        .into_iter()
+        .map(|l| (l.name, l.index))
+        .collect();
+    let pairs = topology
+        .machines()
+        .filter_map(|m| Some((m, machines.get(m.name.as_str())?)));
+    let pairs = pairs.flat_map(|(m, net)| {
+        m.links
+            .iter()
+            .map(|l| pair(l, index.get(&l.bridge).copied(), *net))
+    });
     let pairs: Vec<Request> = pairs.collect();
     handle.batch_all(&pairs)
 }
@@ -34,13 +52,28 @@ fn pair(link: &Link, bridge: Option<u32>, machine: BorrowedFd<'_>) -> Request {
 /// Brings a machine's links up and gives it its addresses, then its routes.
 pub fn configure(machine: &Machine, net: BorrowedFd<'_>) -> Result<()> {
     let mut handle = Handle::in_netns(net)?;
-    let index: BTreeMap<String, u32> = handle.links()?.into_iter().map(|l| (l.name, l.index)).collect();
-    let up = machine.links.iter().map(|l| Request::link_change(&l.name, &LinkChange::new().up()));
-    let addresses = machine.links.iter().filter_map(|l| Some((l, *index.get(&l.name)?))).flat_map(|(l, index)| {
-        l.addresses.iter().map(move |a| Request::address_add(&Address::new(index, a.addr(), a.prefix_len()).nodad()))
-    });
+    let index: BTreeMap<String, u32> = handle
+        .links()?
+        .into_iter()
+        .map(|l| (l.name, l.index))
+        .collect();
+    let up = machine
+        .links
+        .iter()
+        .map(|l| Request::link_change(&l.name, &LinkChange::new().up()));
+    let addresses = machine
+        .links
+        .iter()
+        .filter_map(|l| Some((l, *index.get(&l.name)?)))
+        .flat_map(|(l, index)| {
+            l.addresses.iter().map(move |a| {
+                Request::address_add(&Address::new(index, a.addr(), a.prefix_len()).nodad())
+            })
+        });
     let routes = machine.routes.iter().map(|r| {
-        let route = Route::to(r.to.addr(), r.to.prefix_len()).via(r.via).protocol(protocol::STATIC);
+        let route = Route::to(r.to.addr(), r.to.prefix_len())
+            .via(r.via)
+            .protocol(protocol::STATIC);
         Request::route_add(&route)
     });
     let all: Vec<Request> = up.chain(addresses).chain(routes).collect();

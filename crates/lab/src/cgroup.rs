@@ -14,7 +14,9 @@ use crate::spec::LabName;
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
     /// Nothing of type cgroup2 is mounted.
-    #[error("no cgroup2 file system is mounted: the lab needs one (mount -t cgroup2 none /sys/fs/cgroup/unified)")]
+    #[error(
+        "no cgroup2 file system is mounted: the lab needs one (mount -t cgroup2 none /sys/fs/cgroup/unified)"
+    )]
     NotMounted,
     /// A file operation failed.
     #[error("cannot {action} cgroup {path}: {source}")]
@@ -40,7 +42,11 @@ pub enum CgroupError {
 
 fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     let path = path.to_owned();
-    move |source| CgroupError::Io { action, path, source }
+    move |source| CgroupError::Io {
+        action,
+        path,
+        source,
+    }
 }
 
 /// A group of processes.
@@ -59,7 +65,8 @@ fn mount_point(mounts: &str) -> Option<PathBuf> {
 impl Cgroup {
     /// The branch of a lab; it need not exist.
     pub fn of_lab(name: &LabName) -> Result<Cgroup, CgroupError> {
-        let mounts = fs::read_to_string("/proc/mounts").map_err(io_error("find", Path::new("/proc/mounts")))?;
+        let mounts = fs::read_to_string("/proc/mounts")
+            .map_err(io_error("find", Path::new("/proc/mounts")))?;
         let root = mount_point(&mounts).ok_or(CgroupError::NotMounted)?;
         Ok(Cgroup(root.join(format!("hypha-lab-{name}"))))
     }
@@ -129,7 +136,11 @@ impl Cgroup {
                     if pids.is_empty() {
                         return Err(io_error("remove", &self.0)(e));
                     }
-                    return Err(CgroupError::Busy { path: self.0.clone(), limit, pids });
+                    return Err(CgroupError::Busy {
+                        path: self.0.clone(),
+                        limit,
+                        pids,
+                    });
                 }
                 Err(_) => std::thread::sleep(Duration::from_millis(2)),
             }
@@ -140,13 +151,19 @@ impl Cgroup {
 
 fn subgroups(dir: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path())
+    entries
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
 }
 
 fn collect_pids(dir: &Path, all: &mut Vec<i32>) {
     let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
     // 0 stands for a process that our pid namespace does not see; as a target of kill(2) it would be ourselves.
-    all.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()).filter(|p| *p > 0));
+    all.extend(
+        text.lines()
+            .filter_map(|l| l.parse::<i32>().ok())
+            .filter(|p| *p > 0),
+    );
     for sub in subgroups(dir) {
         collect_pids(&sub, all);
     }
@@ -169,8 +186,14 @@ mod tests {
     #[test]
     fn finds_the_mount_of_hybrid_and_pure_layouts() {
         let hybrid = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        assert_eq!(mount_point(hybrid).unwrap(), Path::new("/sys/fs/cgroup/unified"));
-        assert_eq!(mount_point("none /a\\040b cgroup2 rw 0 0").unwrap(), Path::new("/a b"));
+        assert_eq!(
+            mount_point(hybrid).unwrap(),
+            Path::new("/sys/fs/cgroup/unified")
+        );
+        assert_eq!(
+            mount_point("none /a\\040b cgroup2 rw 0 0").unwrap(),
+            Path::new("/a b")
+        );
         assert_eq!(mount_point("cgroup2 /x tmpfs rw 0 0"), None);
     }
 }

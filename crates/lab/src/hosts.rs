@@ -39,36 +39,67 @@ struct Starting {
 }
 
 impl Starting {
-    fn new(lab: &LabSpec, root: &Cgroup, name: &str, mounts: bool, settings: &[(&str, &str)]) -> anyhow::Result<Starting> {
+    fn new(
+        lab: &LabSpec,
+        root: &Cgroup,
+        name: &str,
+        mounts: bool,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Starting> {
         let cgroup = root.child(name);
         let spec = HolderSpec {
             name: name.to_owned(),
             cgroup: cgroup.path().to_owned(),
-            sysctls: settings.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            sysctls: settings
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
             mounts,
         };
         let mut command = init::command("holder")?;
-        command.env(LAB_ENV, lab.name.as_str()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot start the holder of {name}"))?;
+        command
+            .env(LAB_ENV, lab.name.as_str())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("cannot start the holder of {name}"))?;
         if let Some(mut pipe) = child.stdin.take() {
             let _ = pipe.write_all(&serde_json::to_vec(&spec)?);
         }
-        Ok(Starting { name: name.to_owned(), cgroup, child })
+        Ok(Starting {
+            name: name.to_owned(),
+            cgroup,
+            child,
+        })
     }
 
     fn finish(mut self) -> anyhow::Result<Host> {
         let mut line = String::new();
         if let Some(out) = self.child.stdout.take() {
-            BufReader::new(out).read_line(&mut line).with_context(|| format!("cannot hear from {}", self.name))?;
+            BufReader::new(out)
+                .read_line(&mut line)
+                .with_context(|| format!("cannot hear from {}", self.name))?;
         }
         if line.trim_end() != READY {
             let status = self.child.wait().context("cannot wait for a holder")?;
-            bail!("machine {} did not come up ({status}); its error stands in the supervisor's log", self.name);
+            bail!(
+                "machine {} did not come up ({status}); its error stands in the supervisor's log",
+                self.name
+            );
         }
         let pid = self.child.id() as i32;
-        let holder = ProcId::of(pid).with_context(|| format!("the holder of {} ended at once", self.name))?;
-        let ns = Namespaces::of_machine(pid).with_context(|| format!("no namespaces of {}", self.name))?;
-        Ok(Host { name: self.name, holder, ns, cgroup: self.cgroup, child: self.child })
+        let holder = ProcId::of(pid)
+            .with_context(|| format!("the holder of {} ended at once", self.name))?;
+        let ns = Namespaces::of_machine(pid)
+            .with_context(|| format!("no namespaces of {}", self.name))?;
+        Ok(Host {
+            name: self.name,
+            holder,
+            ns,
+            cgroup: self.cgroup,
+            child: self.child,
+        })
     }
 }
 
@@ -93,8 +124,10 @@ pub struct Network {
 }
 
 /// The fabric forwards frames and has no addresses.
-const FABRIC_SYSCTLS: &[(&str, &str)] =
-    &[("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")];
+const FABRIC_SYSCTLS: &[(&str, &str)] = &[
+    ("net/ipv6/conf/all/disable_ipv6", "1"),
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+];
 
 impl Network {
     /// Brings all machines up and joins them.
@@ -102,25 +135,50 @@ impl Network {
         let topology = plan(spec);
         let settings = sysctls(spec);
         let fabric = Starting::new(spec, root, "fabric", false, FABRIC_SYSCTLS)?;
-        let machines = topology.machines().map(|m| Starting::new(spec, root, &m.name, true, &settings));
+        let machines = topology
+            .machines()
+            .map(|m| Starting::new(spec, root, &m.name, true, &settings));
         // All start before the first is waited for; whoever came up when another failed ends by being dropped.
         let machines = machines.collect::<Vec<_>>();
         let fabric = fabric.finish();
-        let mut hosts = machines.into_iter().map(|m| m?.finish()).collect::<Vec<_>>();
+        let mut hosts = machines
+            .into_iter()
+            .map(|m| m?.finish())
+            .collect::<Vec<_>>();
         let router = Arc::new(hosts.pop().context("a lab has a router")??);
-        let nodes = hosts.into_iter().map(|h| h.map(Arc::new)).collect::<anyhow::Result<_>>()?;
-        let network = Network { topology, fabric: fabric?, nodes, router };
+        let nodes = hosts
+            .into_iter()
+            .map(|h| h.map(Arc::new))
+            .collect::<anyhow::Result<_>>()?;
+        let network = Network {
+            topology,
+            fabric: fabric?,
+            nodes,
+            router,
+        };
         network.join()?;
         Ok(network)
     }
 
     fn join(&self) -> anyhow::Result<()> {
-        let handles: BTreeMap<&str, _> = self.hosts().filter_map(|h| Some((h.name.as_str(), h.ns.net()?.as_fd()))).collect();
-        let fabric = self.fabric.ns.net().context("the fabric has no network namespace")?;
-        build::connect(&self.topology, fabric.as_fd(), &handles).context("cannot make the lab's links")?;
+        let handles: BTreeMap<&str, _> = self
+            .hosts()
+            .filter_map(|h| Some((h.name.as_str(), h.ns.net()?.as_fd())))
+            .collect();
+        let fabric = self
+            .fabric
+            .ns
+            .net()
+            .context("the fabric has no network namespace")?;
+        build::connect(&self.topology, fabric.as_fd(), &handles)
+            .context("cannot make the lab's links")?;
         for (machine, host) in self.topology.machines().zip(self.hosts()) {
-            let net = host.ns.net().context("a machine has no network namespace")?;
-            build::configure(machine, net.as_fd()).with_context(|| format!("cannot configure {}", machine.name))?;
+            let net = host
+                .ns
+                .net()
+                .context("a machine has no network namespace")?;
+            build::configure(machine, net.as_fd())
+                .with_context(|| format!("cannot configure {}", machine.name))?;
         }
         Ok(())
     }

@@ -39,7 +39,8 @@ pub struct ManifestError {
 fn documents(text: &str) -> Vec<(u64, String)> {
     let mut all = vec![(0, String::new())];
     for (number, line) in text.lines().enumerate() {
-        let marker = line.trim_end() == "---" || line.starts_with("--- ") || line.trim_end() == "...";
+        let marker =
+            line.trim_end() == "---" || line.starts_with("--- ") || line.trim_end() == "...";
         if marker {
             all.push((number as u64 + 1, String::new()));
         } else if let Some((_, document)) = all.last_mut() {
@@ -47,7 +48,10 @@ fn documents(text: &str) -> Vec<(u64, String)> {
             document.push('\n');
         }
     }
-    let blank = |d: &str| d.lines().all(|l| l.trim().is_empty() || l.trim_start().starts_with('#'));
+    let blank = |d: &str| {
+        d.lines()
+            .all(|l| l.trim().is_empty() || l.trim_start().starts_with('#'))
+    };
     all.retain(|(_, document)| !blank(document));
     all
 }
@@ -62,12 +66,21 @@ fn first_line(document: &str) -> u64 {
 pub fn parse(file: &str, text: &str) -> Result<Vec<Manifest>, ManifestError> {
     let mut all = Vec::new();
     for (before, document) in documents(text) {
-        let value: Value = serde_saphyr::from_str(&document).map_err(|e| yaml_error(file, before, &e))?;
+        let value: Value =
+            serde_saphyr::from_str(&document).map_err(|e| yaml_error(file, before, &e))?;
         let line = before + first_line(&document);
         for item in flatten(value) {
-            all.push(object(item).map_err(|message| ManifestError { file: file.to_owned(), line, column: 1, message })?);
+            all.push(object(item).map_err(|message| ManifestError {
+                file: file.to_owned(),
+                line,
+                column: 1,
+                message,
+            })?);
         }
-        for made in all.iter_mut().filter(|m: &&mut Manifest| m.place.is_empty()) {
+        for made in all
+            .iter_mut()
+            .filter(|m: &&mut Manifest| m.place.is_empty())
+        {
             made.place = format!("{file}:{line}");
         }
     }
@@ -75,12 +88,23 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Manifest>, ManifestError> {
 }
 
 fn yaml_error(file: &str, before: u64, error: &serde_saphyr::Error) -> ManifestError {
-    let (line, column) = error.location().map_or((1, 1), |l| (l.line().max(1), l.column().max(1)));
+    let (line, column) = error
+        .location()
+        .map_or((1, 1), |l| (l.line().max(1), l.column().max(1)));
     let text = error.without_snippet().to_string();
     let message = text.lines().next().unwrap_or_default();
     // The place stands in front already.
-    let message = message.split(" at line ").next().unwrap_or(message).to_owned();
-    ManifestError { file: file.to_owned(), line: before + line, column, message }
+    let message = message
+        .split(" at line ")
+        .next()
+        .unwrap_or(message)
+        .to_owned();
+    ManifestError {
+        file: file.to_owned(),
+        line: before + line,
+        column,
+        message,
+    }
 }
 
 /// A `List` counts as its items.
@@ -92,7 +116,13 @@ fn flatten(value: Value) -> Vec<Value> {
 }
 
 fn object(value: Value) -> Result<Manifest, String> {
-    let text = |path: &str| value.pointer(path).and_then(Value::as_str).filter(|s| !s.is_empty()).map(str::to_owned);
+    let text = |path: &str| {
+        value
+            .pointer(path)
+            .and_then(Value::as_str)
+            .filter(|s| !s.is_empty())
+            .map(str::to_owned)
+    };
     let need = |path: &str, name: &str| match value.pointer(path) {
         Some(found) if !found.is_string() => Err(format!("{name} is no text but {found}")),
         _ => text(path).ok_or_else(|| format!("the object has no {name}")),
@@ -129,8 +159,14 @@ mod tests {
     #[test]
     fn several_objects_with_their_places() {
         let all = parse("f.yaml", TWO).unwrap();
-        let short: Vec<_> = all.iter().map(|m| (m.place.as_str(), m.kind.as_str(), m.name.as_str())).collect();
-        assert_eq!(short, [("f.yaml:2", "Namespace", "a"), ("f.yaml:9", "Pod", "b")]);
+        let short: Vec<_> = all
+            .iter()
+            .map(|m| (m.place.as_str(), m.kind.as_str(), m.name.as_str()))
+            .collect();
+        assert_eq!(
+            short,
+            [("f.yaml:2", "Namespace", "a"), ("f.yaml:9", "Pod", "b")]
+        );
         assert_eq!(all[1].namespace.as_deref(), Some("a"));
     }
 
@@ -151,18 +187,32 @@ mod tests {
             ("kind: Pod\nmetadata: {name: a}\n", "apiVersion"),
             ("apiVersion: v1\nmetadata: {name: a}\n", "kind"),
             ("apiVersion: v1\nkind: Pod\n", "metadata.name"),
-            ("apiVersion: v1\nkind: Pod\nmetadata: {name: 7}\n", "no text but 7"),
+            (
+                "apiVersion: v1\nkind: Pod\nmetadata: {name: 7}\n",
+                "no text but 7",
+            ),
             ("- a\n", "an object was expected"),
         ];
         for (text, part) in cases {
             let error = parse("f", text).unwrap_err().to_string();
-            assert!(error.starts_with("f:1:1: ") && error.contains(part), "{error}");
+            assert!(
+                error.starts_with("f:1:1: ") && error.contains(part),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn tabs_and_garbage_never_panic() {
-        for text in ["\tkind: Pod", "a: b: c", "{", "\u{0}", "&a *a", "---\n---\n", "a:\n - b\n c: d"] {
+        for text in [
+            "\tkind: Pod",
+            "a: b: c",
+            "{",
+            "\u{0}",
+            "&a *a",
+            "---\n---\n",
+            "a:\n - b\n c: d",
+        ] {
             let _ = parse("f", text);
         }
     }

@@ -46,13 +46,20 @@ impl Namespaces {
     }
 
     fn open(pid: i32, kinds: &[(&str, CloneFlags)]) -> io::Result<Namespaces> {
-        let open = |(name, flag): &(&str, CloneFlags)| Ok((*flag, File::open(format!("/proc/{pid}/ns/{name}"))?));
-        Ok(Namespaces { handles: kinds.iter().map(open).collect::<io::Result<_>>()? })
+        let open = |(name, flag): &(&str, CloneFlags)| {
+            Ok((*flag, File::open(format!("/proc/{pid}/ns/{name}"))?))
+        };
+        Ok(Namespaces {
+            handles: kinds.iter().map(open).collect::<io::Result<_>>()?,
+        })
     }
 
     /// The handle of the network namespace.
     pub fn net(&self) -> Option<&File> {
-        self.handles.iter().find(|(f, _)| *f == CloneFlags::CLONE_NEWNET).map(|(_, file)| file)
+        self.handles
+            .iter()
+            .find(|(f, _)| *f == CloneFlags::CLONE_NEWNET)
+            .map(|(_, file)| file)
     }
 
     /// Moves the calling thread into them, for good.
@@ -69,7 +76,11 @@ impl Namespaces {
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         std::thread::scope(|scope| {
             let task = scope.spawn(|| self.enter().map(|()| work()));
-            task.join().unwrap_or_else(|_| Err(io::Error::other("the thread inside the namespaces panicked")))
+            task.join().unwrap_or_else(|_| {
+                Err(io::Error::other(
+                    "the thread inside the namespaces panicked",
+                ))
+            })
         })
     }
 }

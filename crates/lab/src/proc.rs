@@ -81,13 +81,32 @@ mod tests {
 
     #[test]
     fn alive_and_gone() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let id = ProcId::of(child.id() as i32).unwrap();
         assert!(id.alive());
-        assert!(!ProcId { start: id.start + 1, ..id.clone() }.alive(), "another start time is another process");
-        assert!(!ProcId { start: id.start + 1, ..id.clone() }.signal(Signal::SIGKILL));
+        assert!(
+            !ProcId {
+                start: id.start + 1,
+                ..id.clone()
+            }
+            .alive(),
+            "another start time is another process"
+        );
+        assert!(
+            !ProcId {
+                start: id.start + 1,
+                ..id.clone()
+            }
+            .signal(Signal::SIGKILL)
+        );
         assert!(id.signal(Signal::SIGKILL));
-        assert!(id.wait_gone(Duration::from_secs(5)), "a zombie counts as gone");
+        assert!(
+            id.wait_gone(Duration::from_secs(5)),
+            "a zombie counts as gone"
+        );
         child.wait().unwrap();
         assert!(!id.alive());
     }

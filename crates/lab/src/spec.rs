@@ -94,14 +94,18 @@ impl fmt::Display for LabName {
 
 /// Why a text is no lab name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("lab name {0:?} is not usable: 1 to 32 characters of a-z, 0-9 and '-', the first and last no '-'")]
+#[error(
+    "lab name {0:?} is not usable: 1 to 32 characters of a-z, 0-9 and '-', the first and last no '-'"
+)]
 pub struct BadName(String);
 
 impl FromStr for LabName {
     type Err = BadName;
 
     fn from_str(s: &str) -> Result<Self, BadName> {
-        let plain = s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        let plain = s
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         let ends = !s.starts_with('-') && !s.ends_with('-');
         if (1..=32).contains(&s.len()) && plain && ends {
             Ok(LabName(s.to_owned()))
@@ -177,7 +181,10 @@ mod tests {
 
     #[test]
     fn spec_survives_json() {
-        let spec = LabSpec { agent_config: vec![("debug".into(), "true".into())], ..LabSpec::default() };
+        let spec = LabSpec {
+            agent_config: vec![("debug".into(), "true".into())],
+            ..LabSpec::default()
+        };
         let text = serde_json::to_string(&spec).unwrap();
         assert_eq!(serde_json::from_str::<LabSpec>(&text).unwrap(), spec);
     }

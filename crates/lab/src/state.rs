@@ -1,8 +1,10 @@
 //! A lab's directory below /run: lock, state, logs, pod records. Other commands find a running lab through it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
@@ -13,6 +15,9 @@ use crate::spec::{LabName, LabSpec};
 
 /// Where the directories of all labs stand.
 pub const BASE: &str = "/run/hypha-lab";
+
+/// How long a lock may be held by somebody who only looks.
+const LOCK_LIMIT: Duration = Duration::from_secs(1);
 
 /// A machine as other commands need it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -69,7 +74,10 @@ pub struct LabState {
 impl LabState {
     /// A node, or the router.
     pub fn machine(&self, name: &str) -> Option<&MachineState> {
-        self.nodes.iter().chain([&self.router]).find(|m| m.name == name)
+        self.nodes
+            .iter()
+            .chain([&self.router])
+            .find(|m| m.name == name)
     }
 }
 
@@ -132,7 +140,9 @@ pub struct Lock {
 impl StateDir {
     /// The directory of a lab; it need not exist.
     pub fn of(name: &LabName) -> StateDir {
-        StateDir { root: Path::new(BASE).join(name.as_str()) }
+        StateDir {
+            root: Path::new(BASE).join(name.as_str()),
+        }
     }
 
     /// Its path.
@@ -175,16 +185,39 @@ impl StateDir {
             let dir = self.root.join(sub);
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
-        match self.try_lock()? {
-            Some(lock) => Ok(lock),
-            None => bail!("a lab of this name runs already: `hypha lab down` ends it, --name starts one beside it"),
+        let end = Instant::now() + LOCK_LIMIT;
+        loop {
+            match self.try_lock()? {
+                Some(lock) => {
+                    let own = ProcId::of(std::process::id() as i32);
+                    write_json(&self.file("supervisor.json"), &own)?;
+                    return Ok(lock);
+                }
+                None if self.supervisor().is_none() && Instant::now() < end => {
+                    // Somebody only looks whether the lab runs.
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                None => bail!(
+                    "a lab of this name runs already: `hypha lab down` ends it, --name starts one beside it"
+                ),
+            }
         }
+    }
+
+    /// The process that runs the lab, from its first moment on.
+    pub fn supervisor(&self) -> Option<ProcId> {
+        read_json::<Option<ProcId>>(&self.file("supervisor.json"))
+            .ok()??
+            .filter(ProcId::alive)
     }
 
     fn try_lock(&self) -> anyhow::Result<Option<Lock>> {
         let path = self.file("lock");
-        let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            // The one who held it may have removed the directory just now.
+            Ok(file) if !is_at(&file, &path) => bail!("{} is being removed", self.root.display()),
             Ok(file) => Ok(Some(Lock { _file: file })),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Ok(None),
             Err((_, e)) => Err(e).with_context(|| format!("cannot lock {}", path.display())),
@@ -233,7 +266,12 @@ impl StateDir {
 
     /// Forgets a pod, unless another one has its name by now.
     pub fn remove_pod(&self, namespace: &str, name: &str, uid: &str) {
-        if self.read_pod(namespace, name).ok().flatten().is_some_and(|p| p.uid == uid) {
+        if self
+            .read_pod(namespace, name)
+            .ok()
+            .flatten()
+            .is_some_and(|p| p.uid == uid)
+        {
             let _ = fs::remove_file(self.pod_file(namespace, name));
         }
     }
@@ -252,17 +290,27 @@ impl StateDir {
     }
 }
 
+/// The open file is the one at the path.
+fn is_at(file: &File, path: &Path) -> bool {
+    let at = fs::metadata(path).map(|m| m.ino()).ok();
+    file.metadata().map(|m| m.ino()).ok() == at
+}
+
 /// The names of all labs that have a directory.
 pub fn lab_names() -> Vec<LabName> {
     let entries = fs::read_dir(BASE).into_iter().flatten().flatten();
-    let mut names: Vec<LabName> = entries.filter_map(|e| e.file_name().to_str()?.parse().ok()).collect();
+    let mut names: Vec<LabName> = entries
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect();
     names.sort();
     names
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
     match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).with_context(|| format!("{} is malformed", path.display())),
+        Ok(text) => serde_json::from_slice(&text)
+            .map(Some)
+            .with_context(|| format!("{} is malformed", path.display())),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
     }

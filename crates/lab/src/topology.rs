@@ -49,12 +49,17 @@ pub struct Machine {
 impl Machine {
     /// The addresses of `eth0`.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.links.iter().take(1).flat_map(|l| l.addresses.iter().map(IpNet::addr))
+        self.links
+            .iter()
+            .take(1)
+            .flat_map(|l| l.addresses.iter().map(IpNet::addr))
     }
 
     /// The first address of `eth0`: IPv4 where the lab has it.
     pub fn primary(&self) -> IpAddr {
-        self.addresses().next().unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+        self.addresses()
+            .next()
+            .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
     }
 }
 
@@ -156,8 +161,13 @@ fn node(spec: &LabSpec, i: u8) -> Machine {
     let name = format!("node{i}");
     let hops = side.addresses(spec, ROUTER_HOST);
     let routes = hops.iter().flat_map(|hop| {
-        let nets = behind_nets().into_iter().filter(|n| n.addr().is_ipv4() == hop.addr().is_ipv4());
-        nets.chain([default_of(hop.addr())]).map(|to| Route { to, via: hop.addr() })
+        let nets = behind_nets()
+            .into_iter()
+            .filter(|n| n.addr().is_ipv4() == hop.addr().is_ipv4());
+        nets.chain([default_of(hop.addr())]).map(|to| Route {
+            to,
+            via: hop.addr(),
+        })
     });
     Machine {
         links: vec![Link {
@@ -180,7 +190,12 @@ fn default_of(family: IpAddr) -> IpNet {
 }
 
 fn router_link(i: u8, bridge: &str, addresses: Vec<IpNet>) -> Link {
-    Link { name: format!("eth{i}"), fabric_end: format!("router-eth{i}"), bridge: bridge.into(), addresses }
+    Link {
+        name: format!("eth{i}"),
+        fabric_end: format!("router-eth{i}"),
+        bridge: bridge.into(),
+        addresses,
+    }
 }
 
 /// What nodes reach through the router by routes of their own, beside the default route.
@@ -202,7 +217,10 @@ fn router(spec: &LabSpec, nodes: &[Machine]) -> Machine {
     let carries = spec.routing == Routing::Native && spec.router_routes;
     let routes = nodes.iter().filter(|_| carries).flat_map(|n| {
         let hops: Vec<IpAddr> = n.addresses().collect();
-        n.pod_cidrs.iter().zip(hops).map(|(to, via)| Route { to: *to, via })
+        n.pod_cidrs
+            .iter()
+            .zip(hops)
+            .map(|(to, via)| Route { to: *to, via })
     });
     Machine {
         name: "router".into(),
@@ -221,7 +239,13 @@ fn router(spec: &LabSpec, nodes: &[Machine]) -> Machine {
 pub fn plan(spec: &LabSpec) -> Topology {
     let nodes: Vec<Machine> = (1..=spec.nodes).map(|i| node(spec, i)).collect();
     let router = router(spec, &nodes);
-    Topology { bridges: ["l2a", "l2b", "behind1", "behind2"].map(String::from).into(), nodes, router }
+    Topology {
+        bridges: ["l2a", "l2b", "behind1", "behind2"]
+            .map(String::from)
+            .into(),
+        nodes,
+        router,
+    }
 }
 
 impl Topology {
@@ -233,7 +257,10 @@ impl Topology {
     /// Where agents find the API server.
     pub fn api_url(&self) -> Option<String> {
         let addr = self.nodes.first()?.primary();
-        Some(format!("http://{}", std::net::SocketAddr::new(addr, API_PORT)))
+        Some(format!(
+            "http://{}",
+            std::net::SocketAddr::new(addr, API_PORT)
+        ))
     }
 }
 
@@ -257,7 +284,10 @@ pub fn sysctls(spec: &LabSpec) -> Vec<(&'static str, &'static str)> {
             ("net/ipv6/conf/default/accept_ra", "0"),
         ]);
     } else {
-        all.extend([("net/ipv6/conf/all/disable_ipv6", "1"), ("net/ipv6/conf/default/disable_ipv6", "1")]);
+        all.extend([
+            ("net/ipv6/conf/all/disable_ipv6", "1"),
+            ("net/ipv6/conf/default/disable_ipv6", "1"),
+        ]);
     }
     all
 }
@@ -270,22 +300,42 @@ mod tests {
     use crate::spec::{Families, MAX_NODES};
 
     fn spec(nodes: u8) -> LabSpec {
-        LabSpec { nodes, ..LabSpec::default() }
+        LabSpec {
+            nodes,
+            ..LabSpec::default()
+        }
     }
 
     fn addresses(m: &Machine, link: usize) -> Vec<String> {
-        m.links[link].addresses.iter().map(ToString::to_string).collect()
+        m.links[link]
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
     fn three_nodes_stand_where_the_contract_says() {
         let t = plan(&spec(3));
-        assert_eq!(addresses(&t.nodes[0], 0), ["192.168.10.100/24", "fd00:10::100/64"]);
-        assert_eq!(addresses(&t.nodes[1], 0), ["192.168.10.101/24", "fd00:10::101/64"]);
-        assert_eq!(addresses(&t.nodes[2], 0), ["192.168.20.100/24", "fd00:20::100/64"]);
+        assert_eq!(
+            addresses(&t.nodes[0], 0),
+            ["192.168.10.100/24", "fd00:10::100/64"]
+        );
+        assert_eq!(
+            addresses(&t.nodes[1], 0),
+            ["192.168.10.101/24", "fd00:10::101/64"]
+        );
+        assert_eq!(
+            addresses(&t.nodes[2], 0),
+            ["192.168.20.100/24", "fd00:20::100/64"]
+        );
         assert_eq!(t.nodes[0].links[0].bridge, t.nodes[1].links[0].bridge);
         assert_ne!(t.nodes[0].links[0].bridge, t.nodes[2].links[0].bridge);
-        let cidrs: Vec<String> = t.nodes[2].pod_cidrs.iter().map(ToString::to_string).collect();
+        let cidrs: Vec<String> = t.nodes[2]
+            .pod_cidrs
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         assert_eq!(cidrs, ["10.244.3.0/24", "fd00:244:3::/112"]);
         assert_eq!(t.api_url().as_deref(), Some("http://192.168.10.100:6443"));
     }
@@ -297,16 +347,28 @@ mod tests {
         assert_eq!(addresses(&r, 1), ["192.168.20.200/24", "fd00:20::200/64"]);
         assert_eq!(addresses(&r, 2), ["10.10.1.200/24", "fd00:10:1::200/64"]);
         assert_eq!(addresses(&r, 3), ["10.10.2.200/24", "fd00:10:2::200/64"]);
-        assert!(r.routes.is_empty(), "in tunnel mode it knows nothing of pods");
+        assert!(
+            r.routes.is_empty(),
+            "in tunnel mode it knows nothing of pods"
+        );
     }
 
     #[test]
     fn native_routes_lead_to_the_node_of_the_cidr() {
-        let mut s = LabSpec { routing: Routing::Native, ..spec(4) };
+        let mut s = LabSpec {
+            routing: Routing::Native,
+            ..spec(4)
+        };
         let routes = plan(&s).router.routes;
         assert_eq!(routes.len(), 8);
-        assert_eq!((routes[4].to.to_string(), routes[4].via.to_string()), ("10.244.3.0/24".into(), "192.168.20.100".into()));
-        assert_eq!((routes[7].to.to_string(), routes[7].via.to_string()), ("fd00:244:4::/112".into(), "fd00:10::102".into()));
+        assert_eq!(
+            (routes[4].to.to_string(), routes[4].via.to_string()),
+            ("10.244.3.0/24".into(), "192.168.20.100".into())
+        );
+        assert_eq!(
+            (routes[7].to.to_string(), routes[7].via.to_string()),
+            ("fd00:244:4::/112".into(), "fd00:10::102".into())
+        );
         s.router_routes = false;
         assert!(plan(&s).router.routes.is_empty());
     }
@@ -314,31 +376,64 @@ mod tests {
     #[test]
     fn one_family_leaves_the_other_out() {
         for (families, v4) in [(Families::Ipv4, true), (Families::Ipv6, false)] {
-            let t = plan(&LabSpec { families, routing: Routing::Native, ..spec(3) });
-            let nets = t.machines().flat_map(|m| m.links.iter().flat_map(|l| &l.addresses).chain(&m.pod_cidrs));
+            let t = plan(&LabSpec {
+                families,
+                routing: Routing::Native,
+                ..spec(3)
+            });
+            let nets = t.machines().flat_map(|m| {
+                m.links
+                    .iter()
+                    .flat_map(|l| &l.addresses)
+                    .chain(&m.pod_cidrs)
+            });
             assert!(nets.into_iter().all(|n| n.addr().is_ipv4() == v4));
-            assert!(t.machines().flat_map(|m| &m.routes).all(|r| r.via.is_ipv4() == v4 && r.to.addr().is_ipv4() == v4));
+            assert!(
+                t.machines()
+                    .flat_map(|m| &m.routes)
+                    .all(|r| r.via.is_ipv4() == v4 && r.to.addr().is_ipv4() == v4)
+            );
         }
-        let t = plan(&LabSpec { families: Families::Ipv6, ..spec(1) });
+        let t = plan(&LabSpec {
+            families: Families::Ipv6,
+            ..spec(1)
+        });
         assert_eq!(t.api_url().as_deref(), Some("http://[fd00:10::100]:6443"));
     }
 
     #[test]
     fn invariants_at_every_size() {
         for nodes in 1..=MAX_NODES {
-            let t = plan(&LabSpec { routing: Routing::Native, ..spec(nodes) });
+            let t = plan(&LabSpec {
+                routing: Routing::Native,
+                ..spec(nodes)
+            });
             let links: Vec<&Link> = t.machines().flat_map(|m| &m.links).collect();
-            let addresses: BTreeSet<IpAddr> = links.iter().flat_map(|l| l.addresses.iter().map(IpNet::addr)).collect();
-            assert_eq!(addresses.len(), links.iter().map(|l| l.addresses.len()).sum::<usize>(), "addresses are unique");
+            let addresses: BTreeSet<IpAddr> = links
+                .iter()
+                .flat_map(|l| l.addresses.iter().map(IpNet::addr))
+                .collect();
+            assert_eq!(
+                addresses.len(),
+                links.iter().map(|l| l.addresses.len()).sum::<usize>(),
+                "addresses are unique"
+            );
             let ends: BTreeSet<&str> = links.iter().map(|l| l.fabric_end.as_str()).collect();
             assert_eq!(ends.len(), links.len(), "fabric names are unique");
-            assert!(ends.iter().all(|e| e.len() <= 15), "and fit into a link name");
+            assert!(
+                ends.iter().all(|e| e.len() <= 15),
+                "and fit into a link name"
+            );
             assert!(links.iter().all(|l| t.bridges.contains(&l.bridge)));
             let cidrs: BTreeSet<IpNet> = t.nodes.iter().flat_map(|n| n.pod_cidrs.clone()).collect();
             assert_eq!(cidrs.len(), usize::from(nodes) * 2, "pod CIDRs are unique");
             for m in t.machines() {
                 for r in &m.routes {
-                    let on_link = m.links.iter().flat_map(|l| &l.addresses).any(|a| a.contains(&r.via));
+                    let on_link = m
+                        .links
+                        .iter()
+                        .flat_map(|l| &l.addresses)
+                        .any(|a| a.contains(&r.via));
                     assert!(on_link, "{}: next hop {} is a neighbour", m.name, r.via);
                 }
             }

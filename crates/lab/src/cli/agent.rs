@@ -38,17 +38,34 @@ enum Action {
 
 pub(super) fn run(lab: &Lab, args: &AgentArgs) -> anyhow::Result<()> {
     if !lab.state.nodes.iter().any(|n| n.name == args.node) {
-        bail!("lab {:?} has no node {:?}", lab.state.spec.name.as_str(), args.node);
+        bail!(
+            "lab {:?} has no node {:?}",
+            lab.state.spec.name.as_str(),
+            args.node
+        );
     }
     let hold = lab.dir.agent_hold(&args.node);
-    let process = || Ok::<_, anyhow::Error>(lab.dir.read_agent(&args.node)?.and_then(|a| a.process).filter(ProcId::alive));
+    let process = || {
+        Ok::<_, anyhow::Error>(
+            lab.dir
+                .read_agent(&args.node)?
+                .and_then(|a| a.process)
+                .filter(ProcId::alive),
+        )
+    };
     let before = process()?;
     match args.action {
-        Action::Stop => fs::write(&hold, "").with_context(|| format!("cannot write {}", hold.display()))?,
+        Action::Stop => {
+            fs::write(&hold, "").with_context(|| format!("cannot write {}", hold.display()))?
+        }
         Action::Start | Action::Restart => drop(fs::remove_file(&hold)),
     }
     if let Some(before) = before.as_ref().filter(|_| args.action != Action::Start) {
-        before.signal(if args.kill { Signal::SIGKILL } else { Signal::SIGTERM });
+        before.signal(if args.kill {
+            Signal::SIGKILL
+        } else {
+            Signal::SIGTERM
+        });
         if !before.wait_gone(LIMIT) {
             bail!("the agent of {} does not end", args.node);
         }
@@ -56,7 +73,11 @@ pub(super) fn run(lab: &Lab, args: &AgentArgs) -> anyhow::Result<()> {
     let end = Instant::now() + LIMIT;
     while args.action != Action::Stop && process()?.is_none() {
         if Instant::now() > end {
-            bail!("the agent of {} does not start; see `hypha lab logs {}`", args.node, args.node);
+            bail!(
+                "the agent of {} does not start; see `hypha lab logs {}`",
+                args.node,
+                args.node
+            );
         }
         std::thread::sleep(LOOK);
     }

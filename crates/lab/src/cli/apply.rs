@@ -6,7 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, ValidationDirective};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, ValidationDirective,
+};
 use kube::core::{GroupVersion, GroupVersionKind};
 use kube::discovery::{Scope, pinned_kind};
 use kube::runtime::wait::{await_condition, conditions};
@@ -34,7 +36,12 @@ pub(super) struct ApplyArgs {
 #[derive(Debug, Args)]
 pub(super) struct DeleteArgs {
     /// A file whose objects shall go; `-` is standard input. May be given several times.
-    #[arg(short, long = "filename", value_name = "FILE", required_unless_present = "pod")]
+    #[arg(
+        short,
+        long = "filename",
+        value_name = "FILE",
+        required_unless_present = "pod"
+    )]
     files: Vec<String>,
     /// `pod NAME`, `pod NAMESPACE/NAME`, or several pods.
     #[arg(num_args = 2.., value_names = ["KIND", "NAME"], conflicts_with = "files")]
@@ -55,7 +62,9 @@ fn read(files: &[String]) -> anyhow::Result<Vec<Manifest>> {
     for file in files {
         let mut text = String::new();
         if file == "-" {
-            io::stdin().read_to_string(&mut text).context("cannot read standard input")?;
+            io::stdin()
+                .read_to_string(&mut text)
+                .context("cannot read standard input")?;
         } else {
             text = std::fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
         }
@@ -69,13 +78,20 @@ fn read(files: &[String]) -> anyhow::Result<Vec<Manifest>> {
 
 /// Finds out how objects of a kind are called in paths.
 async fn resource(client: &Client, manifest: &Manifest) -> anyhow::Result<(ApiResource, bool)> {
-    let bad = || format!("{}: unknown kind {:?} of apiVersion {:?}", manifest.place, manifest.kind, manifest.api_version);
+    let bad = || {
+        format!(
+            "{}: unknown kind {:?} of apiVersion {:?}",
+            manifest.place, manifest.kind, manifest.api_version
+        )
+    };
     let version: GroupVersion = manifest.api_version.parse().with_context(bad)?;
     let kind = GroupVersionKind::gvk(&version.group, &version.version, &manifest.kind);
     match pinned_kind(client, &kind).await {
         Ok((resource, capabilities)) => Ok((resource, capabilities.scope == Scope::Namespaced)),
         Err(kube::Error::Api(e)) if e.code != 404 => Err(e).with_context(bad),
-        Err(e @ (kube::Error::Service(_) | kube::Error::HyperError(_))) => Err(e).context("cannot reach the API server"),
+        Err(e @ (kube::Error::Service(_) | kube::Error::HyperError(_))) => {
+            Err(e).context("cannot reach the API server")
+        }
         Err(_) => bail!(bad()),
     }
 }
@@ -83,14 +99,22 @@ async fn resource(client: &Client, manifest: &Manifest) -> anyhow::Result<(ApiRe
 async fn api(client: &Client, manifest: &Manifest) -> anyhow::Result<Api<DynamicObject>> {
     let (resource, namespaced) = resource(client, manifest).await?;
     Ok(if namespaced {
-        Api::namespaced_with(client.clone(), manifest.namespace.as_deref().unwrap_or("default"), &resource)
+        Api::namespaced_with(
+            client.clone(),
+            manifest.namespace.as_deref().unwrap_or("default"),
+            &resource,
+        )
     } else {
         Api::all_with(client.clone(), &resource)
     })
 }
 
 /// Creates it, with unknown fields refused.
-async fn create(client: &Client, api: &Api<DynamicObject>, manifest: &Manifest) -> kube::Result<()> {
+async fn create(
+    client: &Client,
+    api: &Api<DynamicObject>,
+    manifest: &Manifest,
+) -> kube::Result<()> {
     let path = format!("{}?fieldValidation=Strict", api.resource_url());
     let request = http::Request::post(path).header("content-type", "application/json");
     let body = serde_json::to_vec(&manifest.value).map_err(kube::Error::SerdeError)?;
@@ -102,12 +126,27 @@ async fn create(client: &Client, api: &Api<DynamicObject>, manifest: &Manifest) 
 async fn apply_one(client: &Client, manifest: &Manifest) -> anyhow::Result<&'static str> {
     let api = api(client, manifest).await?;
     let place = || manifest.place.clone();
-    let Some(before) = api.get_opt(&manifest.name).await.map_err(brief).with_context(place)? else {
-        create(client, &api, manifest).await.map_err(brief).with_context(place)?;
+    let Some(before) = api
+        .get_opt(&manifest.name)
+        .await
+        .map_err(brief)
+        .with_context(place)?
+    else {
+        create(client, &api, manifest)
+            .await
+            .map_err(brief)
+            .with_context(place)?;
         return Ok("created");
     };
-    let params = PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::default() };
-    let after = api.patch(&manifest.name, &params, &Patch::Merge(&manifest.value)).await.map_err(brief).with_context(place)?;
+    let params = PatchParams {
+        field_validation: Some(ValidationDirective::Strict),
+        ..PatchParams::default()
+    };
+    let after = api
+        .patch(&manifest.name, &params, &Patch::Merge(&manifest.value))
+        .await
+        .map_err(brief)
+        .with_context(place)?;
     let same = after.metadata.resource_version == before.metadata.resource_version;
     Ok(if same { "unchanged" } else { "configured" })
 }
@@ -130,7 +169,11 @@ pub(super) fn apply(lab: &Lab, args: &ApplyArgs) -> anyhow::Result<()> {
     block_on(async {
         let client = lab.client()?;
         for manifest in &manifests {
-            println!("{} {}", title(manifest), apply_one(&client, manifest).await?);
+            println!(
+                "{} {}",
+                title(manifest),
+                apply_one(&client, manifest).await?
+            );
         }
         if !args.wait {
             return Ok(());
@@ -146,22 +189,47 @@ async fn wait_ready(client: &Client, manifest: &Manifest, limit: Duration) -> an
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let ready = await_condition(pods.clone(), &manifest.name, pod_ready());
     match tokio::time::timeout(limit, ready).await {
-        Ok(waited) => waited.map(drop).with_context(|| format!("waiting for {}", title(manifest))),
-        Err(_) => bail!("{} is not ready after {limit:?}: {}", title(manifest), why(client, &pods, manifest).await),
+        Ok(waited) => waited
+            .map(drop)
+            .with_context(|| format!("waiting for {}", title(manifest))),
+        Err(_) => bail!(
+            "{} is not ready after {limit:?}: {}",
+            title(manifest),
+            why(client, &pods, manifest).await
+        ),
     }
 }
 
 /// What the kubelet says about a pod that is not ready.
 async fn why(client: &Client, pods: &Api<Pod>, manifest: &Manifest) -> String {
     let pod = pods.get_opt(&manifest.name).await.ok().flatten();
-    let statuses = pod.and_then(|p| p.status).and_then(|s| s.container_statuses).unwrap_or_default();
+    let statuses = pod
+        .and_then(|p| p.status)
+        .and_then(|s| s.container_statuses)
+        .unwrap_or_default();
     let waiting = statuses.into_iter().filter_map(|c| c.state?.waiting);
-    let stuck = waiting.filter_map(|w| Some(format!("{}: {}", w.reason?, w.message.filter(|m| !m.is_empty())?))).next();
+    let stuck = waiting
+        .filter_map(|w| {
+            Some(format!(
+                "{}: {}",
+                w.reason?,
+                w.message.filter(|m| !m.is_empty())?
+            ))
+        })
+        .next();
     let namespace = manifest.namespace.as_deref().unwrap_or("default");
     let events: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(client.clone(), namespace);
-    let events = events.list(&Default::default()).await.map(|l| l.items).unwrap_or_default();
-    let ours = events.into_iter().filter(|e| e.involved_object.name.as_deref() == Some(&manifest.name));
-    stuck.or(ours.filter_map(|e| e.message).last()).unwrap_or_else(|| "nothing is known".into())
+    let events = events
+        .list(&Default::default())
+        .await
+        .map(|l| l.items)
+        .unwrap_or_default();
+    let ours = events
+        .into_iter()
+        .filter(|e| e.involved_object.name.as_deref() == Some(&manifest.name));
+    stuck
+        .or(ours.filter_map(|e| e.message).next_back())
+        .unwrap_or_else(|| "nothing is known".into())
 }
 
 pub(super) fn delete(lab: &Lab, args: &DeleteArgs) -> anyhow::Result<()> {
@@ -169,34 +237,64 @@ pub(super) fn delete(lab: &Lab, args: &DeleteArgs) -> anyhow::Result<()> {
         Some((kind, names)) => named(kind, names)?,
         None => read(&args.files)?,
     };
-    let params = DeleteParams { grace_period_seconds: args.grace_period, ..DeleteParams::default() };
+    let params = DeleteParams {
+        grace_period_seconds: args.grace_period,
+        ..DeleteParams::default()
+    };
     block_on(async {
         let client = lab.client()?;
-        let mut waits = Vec::new();
+        let (mut waits, mut failures) = (Vec::new(), Vec::new());
         for manifest in &manifests {
-            let api = api(&client, manifest).await?;
-            let uid = api.get(&manifest.name).await.map_err(brief)?.metadata.uid.unwrap_or_default();
-            api.delete(&manifest.name, &params).await.map_err(brief)?;
-            println!("{} deleted", title(manifest));
-            waits.push(gone(api, manifest, uid));
+            match delete_one(&client, manifest, &params).await {
+                Ok((api, uid)) => waits.push(gone(api, manifest, uid)),
+                Err(e) => failures.push(format!("{e:#}")),
+            }
         }
-        if args.no_wait {
-            return Ok(());
+        if !args.no_wait {
+            let limit = Duration::from_secs(args.timeout);
+            let all = futures::future::try_join_all(waits);
+            tokio::time::timeout(limit, all)
+                .await
+                .with_context(|| format!("still there after {limit:?}"))??;
         }
-        let limit = Duration::from_secs(args.timeout);
-        let all = futures::future::try_join_all(waits);
-        tokio::time::timeout(limit, all).await.with_context(|| format!("still there after {limit:?}"))?.map(drop)
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            bail!(failures.join("; "))
+        }
     })
+}
+
+async fn delete_one(
+    client: &Client,
+    manifest: &Manifest,
+    params: &DeleteParams,
+) -> anyhow::Result<(Api<DynamicObject>, String)> {
+    let api = api(client, manifest).await?;
+    let uid = api
+        .get(&manifest.name)
+        .await
+        .map_err(brief)?
+        .metadata
+        .uid
+        .unwrap_or_default();
+    api.delete(&manifest.name, params).await.map_err(brief)?;
+    println!("{} deleted", title(manifest));
+    Ok((api, uid))
 }
 
 async fn gone(api: Api<DynamicObject>, manifest: &Manifest, uid: String) -> anyhow::Result<()> {
     let deleted = await_condition(api, &manifest.name, conditions::is_deleted(&uid)).await;
-    deleted.map(drop).with_context(|| format!("waiting for the end of {}", title(manifest)))
+    deleted
+        .map(drop)
+        .with_context(|| format!("waiting for the end of {}", title(manifest)))
 }
 
 fn named(kind: &str, names: &[String]) -> anyhow::Result<Vec<Manifest>> {
     if !matches!(kind, "pod" | "pods" | "po") {
-        bail!("delete by name is for pods: `delete pod NAME`, not {kind:?}; other objects go with -f FILE");
+        bail!(
+            "delete by name is for pods: `delete pod NAME`, not {kind:?}; other objects go with -f FILE"
+        );
     }
     let pod = |text: &String| {
         let (namespace, name) = pod_name(text);

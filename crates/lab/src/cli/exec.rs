@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 use clap::Args;
+use nix::sys::signal::{SigSet, Signal};
 
 use super::{Lab, pod_name};
 use crate::cgroup::Cgroup;
@@ -37,7 +38,10 @@ pub(super) struct ShellArgs {
 }
 
 pub(super) fn exec(lab: &Lab, args: &ExecArgs) -> anyhow::Result<i32> {
-    let (program, rest) = args.command.split_first().context("there is no command to run")?;
+    let (program, rest) = args
+        .command
+        .split_first()
+        .context("there is no command to run")?;
     let mut command = Command::new(program);
     command.args(rest);
     run_in(lab, &args.target, args.container.as_deref(), command)
@@ -49,23 +53,50 @@ pub(super) fn shell(lab: &Lab, args: &ShellArgs) -> anyhow::Result<i32> {
     run_in(lab, &args.target, args.container.as_deref(), command)
 }
 
-fn run_in(lab: &Lab, target: &str, container: Option<&str>, command: Command) -> anyhow::Result<i32> {
+fn run_in(
+    lab: &Lab,
+    target: &str,
+    container: Option<&str>,
+    command: Command,
+) -> anyhow::Result<i32> {
     match lab.state.machine(target) {
         Some(machine) => in_machine(lab, machine, command),
         None => in_container(lab, &find_container(lab, target, container)?, command),
     }
 }
 
-fn find_container(lab: &Lab, target: &str, container: Option<&str>) -> anyhow::Result<ContainerRecord> {
+fn find_container(
+    lab: &Lab,
+    target: &str,
+    container: Option<&str>,
+) -> anyhow::Result<ContainerRecord> {
     let (namespace, name) = pod_name(target);
-    let machines: Vec<&str> = lab.state.nodes.iter().map(|n| n.name.as_str()).chain(["router"]).collect();
+    let machines: Vec<&str> = lab
+        .state
+        .nodes
+        .iter()
+        .map(|n| n.name.as_str())
+        .chain(["router"])
+        .collect();
     let record = lab.dir.read_pod(namespace, name)?;
     let record = record.with_context(|| {
-        format!("{target:?} is neither a machine ({}) nor a pod that runs (namespace {namespace:?})", machines.join(", "))
+        format!(
+            "{target:?} is neither a machine ({}) nor a pod that runs (namespace {namespace:?})",
+            machines.join(", ")
+        )
     })?;
     let wanted = |c: &ContainerRecord| container.is_none_or(|n| c.name == n);
-    let found = record.containers.into_iter().filter(|c| c.process.alive()).find(wanted);
-    found.with_context(|| format!("no {} of pod {target:?} runs", container.map_or("container".into(), |c| format!("container {c:?}"))))
+    let found = record
+        .containers
+        .into_iter()
+        .filter(|c| c.process.alive())
+        .find(wanted);
+    found.with_context(|| {
+        format!(
+            "no {} of pod {target:?} runs",
+            container.map_or("container".into(), |c| format!("container {c:?}"))
+        )
+    })
 }
 
 /// `cannot find` for a program that is not there, and the reason otherwise.
@@ -77,10 +108,13 @@ fn in_machine(lab: &Lab, machine: &MachineState, mut command: Command) -> anyhow
     if !machine.holder.alive() {
         bail!("machine {} does not run any more", machine.name);
     }
-    let namespaces = Namespaces::of_machine(machine.holder.pid).with_context(|| format!("cannot enter {}", machine.name))?;
+    let namespaces = Namespaces::of_machine(machine.holder.pid)
+        .with_context(|| format!("cannot enter {}", machine.name))?;
     let directory = std::env::current_dir();
     join(&machine.cgroup)?;
-    namespaces.enter().with_context(|| format!("cannot enter {}", machine.name))?;
+    namespaces
+        .enter()
+        .with_context(|| format!("cannot enter {}", machine.name))?;
     // Entering a mount namespace leads to its root; go back to where the person is, if that exists there.
     if let Ok(directory) = directory {
         let _ = std::env::set_current_dir(directory);
@@ -90,18 +124,35 @@ fn in_machine(lab: &Lab, machine: &MachineState, mut command: Command) -> anyhow
     Err(failed(&command, error))
 }
 
-fn in_container(lab: &Lab, container: &ContainerRecord, mut command: Command) -> anyhow::Result<i32> {
-    let namespaces = Namespaces::of_container(container.process.pid).context("cannot enter the container")?;
+fn in_container(
+    lab: &Lab,
+    container: &ContainerRecord,
+    mut command: Command,
+) -> anyhow::Result<i32> {
+    let namespaces =
+        Namespaces::of_container(container.process.pid).context("cannot enter the container")?;
     Cgroup::at(&container.cgroup).join(0)?;
     namespaces.enter().context("cannot enter the container")?;
-    let own: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
-    command.env_clear().envs(container.env.iter().map(|(k, v)| (k, v)));
+    let own: Vec<_> = command
+        .get_envs()
+        .map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned)))
+        .collect();
+    command
+        .env_clear()
+        .envs(container.env.iter().map(|(k, v)| (k, v)));
     command.envs(own.into_iter().filter_map(|(k, v)| Some((k, v?))));
-    command.envs(std::env::var_os("TERM").map(|t| ("TERM", t))).env(LAB_ENV, lab.state.spec.name.as_str());
+    command
+        .envs(std::env::var_os("TERM").map(|t| ("TERM", t)))
+        .env(LAB_ENV, lab.state.spec.name.as_str());
     command.current_dir(container.dir.as_deref().unwrap_or("/".as_ref()));
     // Only children are in the container's pid namespace.
     let mut child = command.spawn().map_err(|e| failed(&command, e))?;
-    Ok(exit_code(child.wait().context("cannot wait for the command")?))
+    // Ctrl-C is for the command; this process stays to report how it ended.
+    let keys: SigSet = [Signal::SIGINT, Signal::SIGQUIT].into_iter().collect();
+    keys.thread_block().context("cannot block signals")?;
+    Ok(exit_code(
+        child.wait().context("cannot wait for the command")?,
+    ))
 }
 
 fn join(cgroup: &std::path::Path) -> anyhow::Result<()> {

@@ -28,7 +28,8 @@ pub(super) struct LogsArgs {
 
 pub(super) fn logs(lab: &Lab, args: &LogsArgs) -> anyhow::Result<()> {
     let path = path(lab, args)?;
-    let mut file = File::open(&path).with_context(|| format!("{:?} wrote nothing yet ({})", args.target, path.display()))?;
+    let mut file = File::open(&path)
+        .with_context(|| format!("{:?} wrote nothing yet ({})", args.target, path.display()))?;
     let mut out = io::stdout();
     io::copy(&mut file, &mut out).context("cannot print")?;
     while args.follow && path.exists() {
@@ -42,20 +43,33 @@ fn path(lab: &Lab, args: &LogsArgs) -> anyhow::Result<PathBuf> {
     match args.target.as_str() {
         "supervisor" => return Ok(lab.dir.file("supervisor.log")),
         "router" => return Ok(lab.dir.file("router.log")),
-        node if lab.state.nodes.iter().any(|n| n.name == node) => return Ok(lab.dir.agent_log(node)),
+        node if lab.state.nodes.iter().any(|n| n.name == node) => {
+            return Ok(lab.dir.agent_log(node));
+        }
         _ => {}
     }
     let (namespace, name) = pod_name(&args.target);
     if let Some(container) = &args.container {
         return Ok(lab.dir.container_log(namespace, name, container));
     }
-    if let Some(container) = lab.dir.read_pod(namespace, name)?.and_then(|p| p.containers.into_iter().next()) {
+    if let Some(container) = lab
+        .dir
+        .read_pod(namespace, name)?
+        .and_then(|p| p.containers.into_iter().next())
+    {
         return Ok(lab.dir.container_log(namespace, name, &container.name));
     }
     // A pod that has ended: its files are still there.
     let prefix = format!("{namespace}_{name}_");
-    let entries = std::fs::read_dir(lab.dir.file("logs")).into_iter().flatten().flatten().map(|e| e.path());
-    let ours = |p: &PathBuf| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with(&prefix));
+    let entries = std::fs::read_dir(lab.dir.file("logs"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path());
+    let ours = |p: &PathBuf| {
+        p.file_name()
+            .is_some_and(|n| n.to_string_lossy().starts_with(&prefix))
+    };
     match entries.filter(ours).min() {
         Some(path) => Ok(path),
         None => bail!("no pod {:?} has run here (namespace {namespace:?})", name),

@@ -119,9 +119,15 @@ impl Lab {
         };
         let dir = StateDir::of(&name);
         if !dir.running() {
-            bail!("lab {name:?} is not running{}", others(), name = name.as_str());
+            bail!(
+                "lab {name:?} is not running{}",
+                others(),
+                name = name.as_str()
+            );
         }
-        let state = dir.read()?.with_context(|| format!("lab {:?} is still coming up", name.as_str()))?;
+        let state = dir
+            .read()?
+            .with_context(|| format!("lab {:?} is still coming up", name.as_str()))?;
         Ok(Lab { dir, state })
     }
 
@@ -137,11 +143,18 @@ impl Lab {
 }
 
 fn running() -> Vec<LabName> {
-    lab_names().into_iter().filter(|n| StateDir::of(n).running()).collect()
+    lab_names()
+        .into_iter()
+        .filter(|n| StateDir::of(n).running())
+        .collect()
 }
 
 fn join(names: &[LabName]) -> String {
-    names.iter().map(LabName::as_str).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(LabName::as_str)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn others() -> String {
@@ -155,13 +168,19 @@ fn only_one(mut names: Vec<LabName>) -> anyhow::Result<LabName> {
     match names.len() {
         0 => bail!("no lab is running: `hypha lab up` starts one"),
         1 => Ok(names.remove(0)),
-        _ => bail!("several labs are running ({}): say which with --name", join(&names)),
+        _ => bail!(
+            "several labs are running ({}): say which with --name",
+            join(&names)
+        ),
     }
 }
 
 /// Runs a future to its end on this thread.
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     runtime.block_on(work)
 }
 
@@ -184,7 +203,13 @@ mod tests {
 
     fn error(args: &[&str]) -> String {
         let all = std::iter::once("lab").chain(args.iter().copied());
-        Test::try_parse_from(all).unwrap_err().to_string().lines().next().unwrap_or_default().to_owned()
+        Test::try_parse_from(all)
+            .unwrap_err()
+            .to_string()
+            .lines()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
     }
 
     #[test]
@@ -199,10 +224,24 @@ mod tests {
 
     #[test]
     fn choosing_a_lab() {
-        let names = |list: &[&str]| list.iter().map(|n| n.parse().unwrap()).collect::<Vec<LabName>>();
+        let names = |list: &[&str]| {
+            list.iter()
+                .map(|n| n.parse().unwrap())
+                .collect::<Vec<LabName>>()
+        };
         assert_eq!(only_one(names(&["a"])).unwrap().as_str(), "a");
-        assert!(only_one(names(&[])).unwrap_err().to_string().contains("lab up"));
-        assert!(only_one(names(&["a", "b"])).unwrap_err().to_string().contains("(a, b)"));
+        assert!(
+            only_one(names(&[]))
+                .unwrap_err()
+                .to_string()
+                .contains("lab up")
+        );
+        assert!(
+            only_one(names(&["a", "b"]))
+                .unwrap_err()
+                .to_string()
+                .contains("(a, b)")
+        );
         assert_eq!(pod_name("x"), ("default", "x"));
         assert_eq!(pod_name("n/x"), ("n", "x"));
     }

@@ -16,22 +16,40 @@ struct Cluster {
 
 async fn cluster(lab: &Lab) -> anyhow::Result<Cluster> {
     let client = lab.client()?;
-    let nodes = Api::<Node>::all(client.clone()).list(&Default::default()).await.context("cannot list nodes")?;
-    let pods = Api::<Pod>::all(client).list(&Default::default()).await.context("cannot list pods")?;
-    Ok(Cluster { nodes: nodes.items, pods: pods.items })
+    let nodes = Api::<Node>::all(client.clone())
+        .list(&Default::default())
+        .await
+        .context("cannot list nodes")?;
+    let pods = Api::<Pod>::all(client)
+        .list(&Default::default())
+        .await
+        .context("cannot list pods")?;
+    Ok(Cluster {
+        nodes: nodes.items,
+        pods: pods.items,
+    })
 }
 
 fn node_ready(cluster: &Cluster, name: &str) -> bool {
     let node = cluster.nodes.iter().find(|n| n.name_any() == name);
-    let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
+    let conditions = node
+        .and_then(|n| n.status.as_ref())
+        .and_then(|s| s.conditions.as_ref());
     conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 
 fn pod_json(pod: &Pod) -> Value {
     let status = pod.status.as_ref();
-    let containers = status.and_then(|s| s.container_statuses.as_deref()).unwrap_or_default();
-    let waiting = containers.iter().filter_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone()).next();
-    let ips = status.and_then(|s| s.pod_ips.as_deref()).unwrap_or_default();
+    let containers = status
+        .and_then(|s| s.container_statuses.as_deref())
+        .unwrap_or_default();
+    let waiting = containers
+        .iter()
+        .filter_map(|c| c.state.as_ref()?.waiting.as_ref()?.reason.clone())
+        .next();
+    let ips = status
+        .and_then(|s| s.pod_ips.as_deref())
+        .unwrap_or_default();
     json!({
         "namespace": pod.namespace(), "name": pod.name_any(),
         "node": pod.spec.as_ref().and_then(|s| s.node_name.clone()),
@@ -72,20 +90,49 @@ fn text(value: &Value) -> String {
 }
 
 fn node_row(node: &Value) -> Vec<String> {
-    let agent = match (&node["agent"]["process"]["pid"], node["agent"]["restarts"].as_u64()) {
+    let agent = match (
+        &node["agent"]["process"]["pid"],
+        node["agent"]["restarts"].as_u64(),
+    ) {
         (Value::Number(pid), Some(0)) => format!("pid {pid}"),
         (Value::Number(pid), Some(n)) => format!("pid {pid}, {n} restarts"),
         (_, Some(n)) => format!("stopped, {n} restarts"),
         _ => "-".into(),
     };
-    let ready = if node["ready"] == true { "Ready" } else { "NotReady" };
-    vec![text(&node["name"]), ready.into(), text(&node["addresses"]), text(&node["podCidrs"]), agent]
+    let ready = if node["ready"] == true {
+        "Ready"
+    } else {
+        "NotReady"
+    };
+    vec![
+        text(&node["name"]),
+        ready.into(),
+        text(&node["addresses"]),
+        text(&node["podCidrs"]),
+        agent,
+    ]
 }
 
 fn pod_row(pod: &Value) -> Vec<String> {
-    let state = if pod["deleting"] == true { "Terminating".into() } else { text(if pod["waiting"].is_null() { &pod["phase"] } else { &pod["waiting"] }) };
+    let state = if pod["deleting"] == true {
+        "Terminating".into()
+    } else {
+        text(if pod["waiting"].is_null() {
+            &pod["phase"]
+        } else {
+            &pod["waiting"]
+        })
+    };
     let ready = format!("{}/{}", pod["ready"], pod["containers"]);
-    vec![text(&pod["namespace"]), text(&pod["name"]), ready, state, text(&pod["restarts"]), text(&pod["node"]), text(&pod["ips"])]
+    vec![
+        text(&pod["namespace"]),
+        text(&pod["name"]),
+        ready,
+        state,
+        text(&pod["restarts"]),
+        text(&pod["node"]),
+        text(&pod["ips"]),
+    ]
 }
 
 pub(super) fn status(lab: &Lab, output: Output) -> anyhow::Result<()> {
@@ -96,15 +143,50 @@ pub(super) fn status(lab: &Lab, output: Output) -> anyhow::Result<()> {
         return Ok(());
     }
     let spec = &lab.state.spec;
-    println!("lab {:?}: {}, routing {}, {}", spec.name.as_str(), text(&value["phase"]), spec.routing, spec.families);
-    println!("API server {} (inside: {}), kubeconfig {}\n", lab.state.api_url, lab.state.api_url_inside, lab.kubeconfig().display());
-    let rows = |key: &str, row: fn(&Value) -> Vec<String>| value[key].as_array().into_iter().flatten().map(row).collect::<Vec<_>>();
-    print!("{}", table::render(&["NODE", "STATUS", "ADDRESSES", "POD CIDRS", "AGENT"], &rows("nodes", node_row)));
-    let router = vec![vec!["router".to_owned(), text(&value["router"]["addresses"])]];
+    println!(
+        "lab {:?}: {}, routing {}, {}",
+        spec.name.as_str(),
+        text(&value["phase"]),
+        spec.routing,
+        spec.families
+    );
+    println!(
+        "API server {} (inside: {}), kubeconfig {}\n",
+        lab.state.api_url,
+        lab.state.api_url_inside,
+        lab.kubeconfig().display()
+    );
+    let rows = |key: &str, row: fn(&Value) -> Vec<String>| {
+        value[key]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(row)
+            .collect::<Vec<_>>()
+    };
+    print!(
+        "{}",
+        table::render(
+            &["NODE", "STATUS", "ADDRESSES", "POD CIDRS", "AGENT"],
+            &rows("nodes", node_row)
+        )
+    );
+    let router = vec![vec![
+        "router".to_owned(),
+        text(&value["router"]["addresses"]),
+    ]];
     print!("\n{}", table::render(&["OUTSIDE", "ADDRESSES"], &router));
     let pods = rows("pods", pod_row);
     if !pods.is_empty() {
-        let header = ["NAMESPACE", "POD", "READY", "STATUS", "RESTARTS", "NODE", "IPS"];
+        let header = [
+            "NAMESPACE",
+            "POD",
+            "READY",
+            "STATUS",
+            "RESTARTS",
+            "NODE",
+            "IPS",
+        ];
         print!("\n{}", table::render(&header, &pods));
     }
     Ok(())
@@ -129,7 +211,13 @@ pub(super) fn list(output: Output) -> anyhow::Result<()> {
         return Ok(());
     }
     let columns = ["name", "phase", "nodes", "routing", "families"];
-    let rows: Vec<Vec<String>> = labs.iter().map(|l| columns.iter().map(|c| text(&l[*c])).collect()).collect();
-    print!("{}", table::render(&["NAME", "STATUS", "NODES", "ROUTING", "FAMILIES"], &rows));
+    let rows: Vec<Vec<String>> = labs
+        .iter()
+        .map(|l| columns.iter().map(|c| text(&l[*c])).collect())
+        .collect();
+    print!(
+        "{}",
+        table::render(&["NAME", "STATUS", "NODES", "ROUTING", "FAMILIES"], &rows)
+    );
     Ok(())
 }

@@ -57,7 +57,9 @@ pub struct UpArgs {
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or_else(|| format!("{text:?} is not of the form key=value"))?;
+    let (key, value) = text
+        .split_once('=')
+        .ok_or_else(|| format!("{text:?} is not of the form key=value"))?;
     Ok((key.trim_start_matches("--").to_owned(), value.to_owned()))
 }
 
@@ -131,20 +133,44 @@ fn say(output: Output, text: &str) {
     }
 }
 
-async fn start_supervisor(spec: &LabSpec) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>)> {
-    say(Output::Json, &format!("lab {:?}: {} nodes, {}, {}", spec.name.as_str(), spec.nodes, spec.routing, spec.families));
+async fn start_supervisor(
+    spec: &LabSpec,
+) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>)> {
+    say(
+        Output::Json,
+        &format!(
+            "lab {:?}: {} nodes, {}, {}",
+            spec.name.as_str(),
+            spec.nodes,
+            spec.routing,
+            spec.families
+        ),
+    );
     let mut command = crate::init::command("supervise")?;
     // Its own process group: Ctrl-C is for this process, which tells the supervisor.
-    command.process_group(0).current_dir("/").env(LAB_ENV, spec.name.as_str());
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-    let mut child = Command::from(command).spawn().context("cannot start the supervisor")?;
+    command
+        .process_group(0)
+        .current_dir("/")
+        .env(LAB_ENV, spec.name.as_str());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    let mut child = Command::from(command)
+        .spawn()
+        .context("cannot start the supervisor")?;
     let mut line = serde_json::to_vec(spec)?;
     line.push(b'\n');
     let mut pipe = child.stdin.take().context("the supervisor has no input")?;
-    pipe.write_all(&line).await.context("the supervisor ended at once")?;
+    pipe.write_all(&line)
+        .await
+        .context("the supervisor ended at once")?;
     // The open pipe says that somebody waits; it closes when this process ends, however that happens.
     child.stdin = Some(pipe);
-    let out = child.stdout.take().context("the supervisor has no output")?;
+    let out = child
+        .stdout
+        .take()
+        .context("the supervisor has no output")?;
     Ok((child, BufReader::new(out).lines()))
 }
 
@@ -155,11 +181,23 @@ fn finished(spec: &LabSpec, ms: u64, output: Output) -> anyhow::Result<i32> {
         println!("{}", serde_json::to_string_pretty(&state)?);
         return Ok(0);
     }
-    let flag = if spec.name == LabName::default() { String::new() } else { format!(" --name {}", spec.name) };
-    println!("lab {:?} is up after {}.{:02} s", spec.name.as_str(), ms / 1000, ms % 1000 / 10);
+    let flag = if spec.name == LabName::default() {
+        String::new()
+    } else {
+        format!(" --name {}", spec.name)
+    };
+    println!(
+        "lab {:?} is up after {}.{:02} s",
+        spec.name.as_str(),
+        ms / 1000,
+        ms % 1000 / 10
+    );
     println!("  look:   hypha lab status{flag}");
     println!("  enter:  hypha lab exec{flag} node1 -- ip addr");
-    println!("  kubectl: export KUBECONFIG={}", dir.kubeconfig().display());
+    println!(
+        "  kubectl: export KUBECONFIG={}",
+        dir.kubeconfig().display()
+    );
     println!("  end:    hypha lab down{flag}");
     Ok(0)
 }
@@ -189,7 +227,7 @@ fn down_one(name: &LabName) -> anyhow::Result<()> {
         println!("lab {:?} is not running{}", name.as_str(), others());
         return Ok(());
     }
-    if let Some(supervisor) = dir.read().ok().flatten().map(|s| s.supervisor).filter(ProcId::alive) {
+    if let Some(supervisor) = dir.supervisor() {
         supervisor.signal(Signal::SIGTERM);
         if !supervisor.wait_gone(DOWN_LIMIT) {
             eprintln!("the supervisor does not end, killing it");

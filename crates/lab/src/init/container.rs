@@ -86,7 +86,9 @@ fn tell(message: &Message) -> anyhow::Result<()> {
 
 fn read_spec() -> anyhow::Result<(ContainerSpec, String)> {
     let mut text = String::new();
-    io::stdin().read_to_string(&mut text).context("cannot read the container's description")?;
+    io::stdin()
+        .read_to_string(&mut text)
+        .context("cannot read the container's description")?;
     let spec = serde_json::from_str(&text).context("the container's description is malformed")?;
     Ok((spec, text))
 }
@@ -98,9 +100,13 @@ pub fn shim() -> anyhow::Result<i32> {
         start_first(&text)
     });
     match started {
-        Ok(mut child) => Ok(exit_code(child.wait().context("cannot wait for the container")?)),
+        Ok(mut child) => Ok(exit_code(
+            child.wait().context("cannot wait for the container")?,
+        )),
         Err(e) => {
-            tell(&Message::Failed { message: format!("{e:#}") })?;
+            tell(&Message::Failed {
+                message: format!("{e:#}"),
+            })?;
             Ok(128)
         }
     }
@@ -111,8 +117,10 @@ fn isolate(spec: &ContainerSpec) -> anyhow::Result<()> {
     cgroup.create()?;
     cgroup.join(0)?;
     if let Some(net) = &spec.net {
-        let file = std::fs::File::open(net).with_context(|| format!("no network namespace {}", net.display()))?;
-        setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter {}", net.display()))?;
+        let file = std::fs::File::open(net)
+            .with_context(|| format!("no network namespace {}", net.display()))?;
+        setns(file, CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("cannot enter {}", net.display()))?;
     }
     let kinds = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWUTS
@@ -133,28 +141,51 @@ fn isolate(spec: &ContainerSpec) -> anyhow::Result<()> {
 /// /sys of its own network, an empty /run, its own /etc/hosts: nothing of the machine's that a pod has no business with.
 fn own_views(spec: &ContainerSpec) -> anyhow::Result<()> {
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount_fs("sysfs", "/sys", safe | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY, None)?;
+    mount_fs(
+        "sysfs",
+        "/sys",
+        safe | MsFlags::MS_NOEXEC | MsFlags::MS_RDONLY,
+        None,
+    )?;
     mount_fs("tmpfs", "/run", safe, Some("mode=0755"))?;
-    if let Some(text) = spec.hosts.as_ref().filter(|_| Path::new("/etc/hosts").exists()) {
+    if let Some(text) = spec
+        .hosts
+        .as_ref()
+        .filter(|_| Path::new("/etc/hosts").exists())
+    {
         std::fs::write("/run/.hosts", text).context("cannot write the container's hosts file")?;
-        let bind = mount(Some("/run/.hosts"), "/etc/hosts", None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        let bind = mount(
+            Some("/run/.hosts"),
+            "/etc/hosts",
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        );
         bind.context("cannot mount the container's /etc/hosts")?;
     }
     Ok(())
 }
 
 fn start_first(text: &str) -> anyhow::Result<Child> {
-    let mut child = super::command("pid1")?.stdin(Stdio::piped()).spawn().context("cannot start the first process")?;
+    let mut child = super::command("pid1")?
+        .stdin(Stdio::piped())
+        .spawn()
+        .context("cannot start the first process")?;
     if let Some(mut pipe) = child.stdin.take() {
-        pipe.write_all(text.as_bytes()).context("the first process ended at once")?;
+        pipe.write_all(text.as_bytes())
+            .context("the first process ended at once")?;
     }
-    tell(&Message::Created { pid: child.id() as i32 })?;
+    tell(&Message::Created {
+        pid: child.id() as i32,
+    })?;
     Ok(child)
 }
 
 /// The code by which a shell would report it.
 pub fn exit_code(status: ExitStatus) -> i32 {
-    status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
+    status
+        .code()
+        .unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
 /// Runs as pid 1 of a container: returns the exit code.
@@ -167,25 +198,42 @@ pub fn pid1() -> anyhow::Result<i32> {
         Run::Command(argv) => supervise(&spec, argv),
     });
     result.or_else(|e| {
-        tell(&Message::Failed { message: format!("{e:#}") })?;
+        tell(&Message::Failed {
+            message: format!("{e:#}"),
+        })?;
         Ok(127)
     })
 }
 
 fn start_command(spec: &ContainerSpec, argv: &[String]) -> anyhow::Result<Child> {
     let (program, args) = argv.split_first().context("the container has no command")?;
-    let log = io::stderr().as_fd().try_clone_to_owned().context("cannot hand the log over")?;
+    let log = io::stderr()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("cannot hand the log over")?;
     let mut command = Command::new(program);
-    command.args(args).env_clear().envs(spec.env.iter().map(|(k, v)| (k, v)));
+    command
+        .args(args)
+        .env_clear()
+        .envs(spec.env.iter().map(|(k, v)| (k, v)));
     command.stdin(Stdio::null()).stdout(log);
     command.current_dir(spec.dir.as_deref().unwrap_or(Path::new("/")));
-    command.spawn().with_context(|| format!("cannot start {program:?}"))
+    command
+        .spawn()
+        .with_context(|| format!("cannot start {program:?}"))
 }
 
 fn supervise(spec: &ContainerSpec, argv: &[String]) -> anyhow::Result<i32> {
-    let wanted: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGCHLD]
-        .into_iter()
-        .collect();
+    let wanted: SigSet = [
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGCHLD,
+    ]
+    .into_iter()
+    .collect();
     wanted.thread_block().context("cannot block signals")?;
     // A new thread inherits the blocked signals, and so would the command: it starts from a thread that unblocks them.
     let child = std::thread::scope(|scope| {
@@ -195,7 +243,11 @@ fn supervise(spec: &ContainerSpec, argv: &[String]) -> anyhow::Result<i32> {
             wanted.thread_block().context("cannot block signals")?;
             child
         });
-        task.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the thread that starts the command panicked")))
+        task.join().unwrap_or_else(|_| {
+            Err(anyhow::anyhow!(
+                "the thread that starts the command panicked"
+            ))
+        })
     })?;
     tell(&Message::Running)?;
     let main = Pid::from_raw(child.id() as i32);
@@ -213,9 +265,13 @@ fn supervise(spec: &ContainerSpec, argv: &[String]) -> anyhow::Result<i32> {
 /// Collects every process that ended; the exit code when `main` is among them.
 fn reap(main: Pid) -> anyhow::Result<Option<i32>> {
     loop {
-        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)).context("cannot wait for processes")? {
+        match waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG))
+            .context("cannot wait for processes")?
+        {
             WaitStatus::Exited(pid, code) if pid == main => return Ok(Some(code)),
-            WaitStatus::Signaled(pid, signal, _) if pid == main => return Ok(Some(128 + signal as i32)),
+            WaitStatus::Signaled(pid, signal, _) if pid == main => {
+                return Ok(Some(128 + signal as i32));
+            }
             WaitStatus::StillAlive => return Ok(None),
             _ => {}
         }

@@ -31,11 +31,16 @@ pub const READY: &str = "ready";
 /// Runs the holder. It returns only on failure.
 pub fn run() -> anyhow::Result<()> {
     let mut text = String::new();
-    io::stdin().read_to_string(&mut text).context("cannot read the machine's description")?;
-    let spec: HolderSpec = serde_json::from_str(&text).context("the machine's description is malformed")?;
+    io::stdin()
+        .read_to_string(&mut text)
+        .context("cannot read the machine's description")?;
+    let spec: HolderSpec =
+        serde_json::from_str(&text).context("the machine's description is malformed")?;
     prepare(&spec).with_context(|| format!("cannot prepare machine {}", spec.name))?;
     let mut out = io::stdout();
-    writeln!(out, "{READY}").and_then(|()| out.flush()).context("nobody waits for this machine")?;
+    writeln!(out, "{READY}")
+        .and_then(|()| out.flush())
+        .context("nobody waits for this machine")?;
     loop {
         nix::unistd::pause();
     }
@@ -44,7 +49,10 @@ pub fn run() -> anyhow::Result<()> {
 fn prepare(spec: &HolderSpec) -> anyhow::Result<()> {
     Cgroup::at(&spec.cgroup).create()?;
     Cgroup::at(&spec.cgroup).join(0)?;
-    let kinds = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWCGROUP;
+    let kinds = CloneFlags::CLONE_NEWNET
+        | CloneFlags::CLONE_NEWNS
+        | CloneFlags::CLONE_NEWUTS
+        | CloneFlags::CLONE_NEWCGROUP;
     unshare(kinds).context("cannot make namespaces (is this root with CAP_SYS_ADMIN?)")?;
     nix::unistd::sethostname(&spec.name).context("cannot set the host name")?;
     private_mounts()?;
@@ -58,15 +66,21 @@ fn prepare(spec: &HolderSpec) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Cuts the mount namespace off from the one it was copied from.
+/// Cuts the mount namespace off from the one it was copied from: nothing gets out, what is unmounted there goes here too.
 pub(super) fn private_mounts() -> anyhow::Result<()> {
-    let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).context("cannot make the mounts private")
+    let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).context("cannot cut the mounts off")
 }
 
 /// A mount with a fitting error.
-pub(super) fn mount_fs(kind: &str, at: &str, flags: MsFlags, data: Option<&str>) -> anyhow::Result<()> {
-    mount(Some(kind), at, Some(kind), flags, data).with_context(|| format!("cannot mount {kind} on {at}"))
+pub(super) fn mount_fs(
+    kind: &str,
+    at: &str,
+    flags: MsFlags,
+    data: Option<&str>,
+) -> anyhow::Result<()> {
+    mount(Some(kind), at, Some(kind), flags, data)
+        .with_context(|| format!("cannot mount {kind} on {at}"))
 }
 
 fn mounts() -> anyhow::Result<()> {
@@ -74,7 +88,12 @@ fn mounts() -> anyhow::Result<()> {
     mount_fs("sysfs", "/sys", plain, None)?;
     mount_fs("bpf", "/sys/fs/bpf", plain, Some("mode=0700"))?;
     mount_fs("cgroup2", "/sys/fs/cgroup", plain, None)?;
-    mount_fs("tmpfs", "/run", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=0755"))?;
+    mount_fs(
+        "tmpfs",
+        "/run",
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=0755"),
+    )?;
     own_etc()?;
     fs::create_dir_all("/etc/cni/net.d").context("cannot make /etc/cni/net.d")?;
     for dir in ["/run/netns", "/run/lock", "/run/cilium"] {
@@ -90,12 +109,22 @@ fn own_etc() -> anyhow::Result<()> {
     }
     let layers = "lowerdir=/etc,upperdir=/run/.etc/upper,workdir=/run/.etc/work";
     if mount_fs("overlay", "/etc", MsFlags::empty(), Some(layers)).is_ok() {
-        let _ = fs::write("/etc/hostname", nix::unistd::gethostname().unwrap_or_default().as_encoded_bytes());
+        let _ = fs::write(
+            "/etc/hostname",
+            nix::unistd::gethostname()
+                .unwrap_or_default()
+                .as_encoded_bytes(),
+        );
         return Ok(());
     }
     // A kernel without overlayfs: at least the CNI configuration is the machine's own. The empty directory stays.
     fs::create_dir_all("/etc/cni/net.d").context("cannot make /etc/cni/net.d")?;
-    mount_fs("tmpfs", "/etc/cni/net.d", MsFlags::MS_NOSUID, Some("mode=0755"))
+    mount_fs(
+        "tmpfs",
+        "/etc/cni/net.d",
+        MsFlags::MS_NOSUID,
+        Some("mode=0755"),
+    )
 }
 
 fn write_sysctl(key: &str, value: &str) -> anyhow::Result<()> {

@@ -78,11 +78,21 @@ pub struct ConfList {
 impl ConfList {
     /// Reads the first list of a directory, by file name.
     fn load(dir: &Path) -> Result<ConfList, CniError> {
-        let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path());
-        let known = |p: &PathBuf| p.extension().is_some_and(|e| e == "conflist" || e == "conf" || e == "json");
+        let entries = fs::read_dir(dir)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|e| e.path());
+        let known = |p: &PathBuf| {
+            p.extension()
+                .is_some_and(|e| e == "conflist" || e == "conf" || e == "json")
+        };
         let file = entries.filter(known).min().ok_or(CniError::NoConfig)?;
         let text = fs::read_to_string(&file).map_err(|_| CniError::NoConfig)?;
-        Self::parse(&text).map_err(|e| CniError::BadConfig { file: file.display().to_string(), message: e.to_string() })
+        Self::parse(&text).map_err(|e| CniError::BadConfig {
+            file: file.display().to_string(),
+            message: e.to_string(),
+        })
     }
 
     /// A list, or a single plugin's configuration, which counts as a list of one.
@@ -91,7 +101,8 @@ impl ConfList {
         if value.get("plugins").is_some() {
             return serde_json::from_value(value);
         }
-        let list = json!({"cniVersion": value["cniVersion"], "name": value["name"], "plugins": [value]});
+        let list =
+            json!({"cniVersion": value["cniVersion"], "name": value["name"], "plugins": [value]});
         serde_json::from_value(list)
     }
 
@@ -120,11 +131,21 @@ pub struct Attachment {
 
 impl Attachment {
     /// For a pod's sandbox.
-    pub fn new(container_id: &str, netns: &Path, namespace: &str, name: &str, uid: &str) -> Attachment {
+    pub fn new(
+        container_id: &str,
+        netns: &Path,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Attachment {
         let args = format!(
             "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};K8S_POD_INFRA_CONTAINER_ID={container_id};K8S_POD_UID={uid}"
         );
-        Attachment { container_id: container_id.to_owned(), netns: netns.to_owned(), args }
+        Attachment {
+            container_id: container_id.to_owned(),
+            netns: netns.to_owned(),
+            args,
+        }
     }
 
     fn environment(&self) -> BTreeMap<&'static str, String> {
@@ -159,7 +180,10 @@ impl Cni {
 
     fn config(&self) -> Result<ConfList, CniError> {
         let load = || ConfList::load(Path::new(CONFIG_DIR));
-        let failed = |e: std::io::Error| CniError::BadConfig { file: CONFIG_DIR.into(), message: e.to_string() };
+        let failed = |e: std::io::Error| CniError::BadConfig {
+            file: CONFIG_DIR.into(),
+            message: e.to_string(),
+        };
         self.node.run(load).map_err(failed)?
     }
 
@@ -195,11 +219,18 @@ impl Cni {
     }
 
     fn find(&self, plugin: &str) -> Result<PathBuf, CniError> {
-        let refuse = |message: String| CniError::NoPlugin { plugin: plugin.to_owned(), message };
+        let refuse = |message: String| CniError::NoPlugin {
+            plugin: plugin.to_owned(),
+            message,
+        };
         if plugin.is_empty() || plugin.contains('/') {
             return Err(refuse("its type is no plain file name".into()));
         }
-        let found = self.path.iter().map(|d| d.join(plugin)).find(|p| p.is_file());
+        let found = self
+            .path
+            .iter()
+            .map(|d| d.join(plugin))
+            .find(|p| p.is_file());
         found.ok_or_else(|| refuse(format!("there is no such program in {}", self.cni_path())))
     }
 
@@ -217,14 +248,33 @@ impl Cni {
     ) -> Result<Value, CniError> {
         let kind = plugin["type"].as_str().unwrap_or_default();
         let program = self.find(kind)?;
-        let refuse = |message: String| CniError::NoPlugin { plugin: kind.to_owned(), message };
+        let refuse = |message: String| CniError::NoPlugin {
+            plugin: kind.to_owned(),
+            message,
+        };
         let mut process = Command::new(&program);
-        process.env_clear().envs(environment).env("CNI_COMMAND", command).env("CNI_PATH", self.cni_path());
-        process.env("PATH", super::DEFAULT_PATH).env(crate::init::LAB_ENV, self.node.lab.as_str());
-        process.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let child = self.node.spawn(process).map_err(|e| refuse(e.to_string()))?;
+        process
+            .env_clear()
+            .envs(environment)
+            .env("CNI_COMMAND", command)
+            .env("CNI_PATH", self.cni_path());
+        process
+            .env("PATH", super::DEFAULT_PATH)
+            .env(crate::init::LAB_ENV, self.node.lab.as_str());
+        process
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let child = self
+            .node
+            .spawn(process)
+            .map_err(|e| refuse(e.to_string()))?;
         let answered = tokio::time::timeout(LIMIT, talk(child, input)).await;
-        let output = answered.map_err(|_| CniError::TimedOut { plugin: kind.to_owned(), command })?;
+        let output = answered.map_err(|_| CniError::TimedOut {
+            plugin: kind.to_owned(),
+            command,
+        })?;
         let output = output.map_err(|e| refuse(e.to_string()))?;
         if output.status.success() {
             return Ok(serde_json::from_slice(&output.stdout).unwrap_or(Value::Null));
@@ -245,7 +295,11 @@ async fn talk(mut child: Child, input: &Value) -> std::io::Result<std::process::
 fn refusal(plugin: &str, command: &'static str, output: &std::process::Output) -> CniError {
     let error: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let raw = || {
-        let text = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
+        let text = String::from_utf8_lossy(if output.stderr.is_empty() {
+            &output.stdout
+        } else {
+            &output.stderr
+        });
         format!("{}: {}", output.status, text.trim())
     };
     CniError::Refused {
@@ -253,7 +307,11 @@ fn refusal(plugin: &str, command: &'static str, output: &std::process::Output) -
         command,
         code: error["code"].as_u64().unwrap_or(999),
         message: error["msg"].as_str().map_or_else(raw, str::to_owned),
-        details: error["details"].as_str().filter(|d| !d.is_empty()).map(|d| format!(": {d}")).unwrap_or_default(),
+        details: error["details"]
+            .as_str()
+            .filter(|d| !d.is_empty())
+            .map(|d| format!(": {d}"))
+            .unwrap_or_default(),
     }
 }
 
@@ -263,10 +321,14 @@ mod tests {
 
     #[test]
     fn lists_and_single_plugins() {
-        let list = r#"{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a","k":1},{"type":"b"}]}"#;
+        let list =
+            r#"{"cniVersion":"1.1.0","name":"n","plugins":[{"type":"a","k":1},{"type":"b"}]}"#;
         let list = ConfList::parse(list).unwrap();
         let input = list.input(&list.plugins[0], Some(&json!({"ips": []})));
-        assert_eq!(input, json!({"cniVersion":"1.1.0","name":"n","type":"a","k":1,"prevResult":{"ips":[]}}));
+        assert_eq!(
+            input,
+            json!({"cniVersion":"1.1.0","name":"n","type":"a","k":1,"prevResult":{"ips":[]}})
+        );
         let single = ConfList::parse(r#"{"cniVersion":"0.4.0","name":"s","type":"x"}"#).unwrap();
         assert_eq!(single.plugins.len(), 1);
         assert!(ConfList::parse("{").is_err());
@@ -275,14 +337,28 @@ mod tests {
     #[test]
     fn the_first_file_by_name_wins() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(ConfList::load(dir.path()), Err(CniError::NoConfig)));
-        fs::write(dir.path().join("10-b.conflist"), r#"{"name":"b","plugins":[]}"#).unwrap();
-        fs::write(dir.path().join("05-a.conflist"), r#"{"name":"a","plugins":[]}"#).unwrap();
+        assert!(matches!(
+            ConfList::load(dir.path()),
+            Err(CniError::NoConfig)
+        ));
+        fs::write(
+            dir.path().join("10-b.conflist"),
+            r#"{"name":"b","plugins":[]}"#,
+        )
+        .unwrap();
+        fs::write(
+            dir.path().join("05-a.conflist"),
+            r#"{"name":"a","plugins":[]}"#,
+        )
+        .unwrap();
         fs::write(dir.path().join("01-x.conf.bak"), "nonsense").unwrap();
         assert_eq!(ConfList::load(dir.path()).unwrap().name, "a");
         fs::write(dir.path().join("00-bad.conf"), "nonsense").unwrap();
         let text = ConfList::load(dir.path()).unwrap_err().to_string();
-        assert!(text.contains("00-bad.conf") && text.contains("line 1 column"), "{text}");
+        assert!(
+            text.contains("00-bad.conf") && text.contains("line 1 column"),
+            "{text}"
+        );
     }
 
     #[test]

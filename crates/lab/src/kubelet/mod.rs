@@ -39,7 +39,10 @@ impl Kubelet {
     /// A kubelet that takes CNI plugins from these directories.
     pub fn new(node: Arc<Node>, client: Client, cni_path: Vec<PathBuf>) -> Kubelet {
         let cni = Cni::new(node.clone(), cni_path);
-        Kubelet { context: Arc::new(Context { node, cni, client }), workers: BTreeMap::new() }
+        Kubelet {
+            context: Arc::new(Context { node, cni, client }),
+            workers: BTreeMap::new(),
+        }
     }
 
     /// Takes note of a pod of this node as the API shows it now; `gone` when it was removed there.

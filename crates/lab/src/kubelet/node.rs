@@ -30,7 +30,14 @@ pub struct Node {
 impl Node {
     /// To be called inside the runtime that shall watch over child processes.
     pub fn new(lab: LabName, state: StateDir, host: Arc<Host>, addresses: Vec<IpAddr>) -> Node {
-        Node { lab, name: host.name.clone(), addresses, state, host, runtime: Handle::current() }
+        Node {
+            lab,
+            name: host.name.clone(),
+            addresses,
+            state,
+            host,
+            runtime: Handle::current(),
+        }
     }
 
     /// Runs something short in the node's namespaces.

@@ -36,27 +36,49 @@ pub struct Facts {
 /// What the lab does not do with pods, so that nobody waits in vain.
 pub fn unsupported(pod: &Pod) -> Option<Waiting> {
     let spec = pod.spec.as_ref()?;
-    let refuse = |what: &str| Some(Waiting { reason: "CreateContainerConfigError", message: format!("the lab does not run {what}") });
+    let refuse = |what: &str| {
+        Some(Waiting {
+            reason: "CreateContainerConfigError",
+            message: format!("the lab does not run {what}"),
+        })
+    };
     if spec.init_containers.as_ref().is_some_and(|c| !c.is_empty()) {
         return refuse("init containers");
     }
-    let mounts = spec.containers.iter().flat_map(|c| c.volume_mounts.iter().flatten());
+    let mounts = spec
+        .containers
+        .iter()
+        .flat_map(|c| c.volume_mounts.iter().flatten());
     // Every client of a real cluster gets a service account mounted; that one is ignored.
     let mut mounts = mounts.filter(|m| !m.mount_path.starts_with("/var/run/secrets/"));
-    mounts.next().and_then(|m| refuse(&format!("containers with volumes (mount {:?})", m.name)))
+    mounts
+        .next()
+        .and_then(|m| refuse(&format!("containers with volumes (mount {:?})", m.name)))
 }
 
 /// The container's process.
-pub fn container(pod: &Pod, container: &Container, facts: &Facts) -> Result<ContainerSpec, Waiting> {
+pub fn container(
+    pod: &Pod,
+    container: &Container,
+    facts: &Facts,
+) -> Result<ContainerSpec, Waiting> {
     let env = environment(pod, container, facts)?;
     let known: BTreeMap<&str, &str> = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-    let words = |list: &Option<Vec<String>>| list.iter().flatten().map(|w| expand(w, &known)).collect::<Vec<_>>();
+    let words = |list: &Option<Vec<String>>| {
+        list.iter()
+            .flatten()
+            .map(|w| expand(w, &known))
+            .collect::<Vec<_>>()
+    };
     let (command, args) = (words(&container.command), words(&container.args));
     let run = program(container, command, args)?;
     let uid = pod.metadata.uid.clone().unwrap_or_default();
     Ok(ContainerSpec {
         hostname: facts.netns.is_some().then(|| hostname(pod)),
-        cgroup: PathBuf::from(format!("/sys/fs/cgroup/kubepods/pod{uid}/{}", container.name)),
+        cgroup: PathBuf::from(format!(
+            "/sys/fs/cgroup/kubepods/pod{uid}/{}",
+            container.name
+        )),
         net: facts.netns.clone(),
         hosts: facts.netns.is_some().then(|| hosts_file(pod, facts)),
         run,
@@ -68,7 +90,9 @@ pub fn container(pod: &Pod, container: &Container, facts: &Facts) -> Result<Cont
 fn program(container: &Container, command: Vec<String>, args: Vec<String>) -> Result<Run, Waiting> {
     let image = container.image.as_deref().unwrap_or_default();
     match image.strip_suffix(":latest").unwrap_or(image) {
-        "host" | "hypha/echo" if !command.is_empty() => Ok(Run::Command(command.into_iter().chain(args).collect())),
+        "host" | "hypha/echo" if !command.is_empty() => {
+            Ok(Run::Command(command.into_iter().chain(args).collect()))
+        }
         "hypha/echo" => Ok(Run::Server(args)),
         "host" => Err(Waiting {
             reason: "CreateContainerConfigError",
@@ -76,27 +100,36 @@ fn program(container: &Container, command: Vec<String>, args: Vec<String>) -> Re
         }),
         other => Err(Waiting {
             reason: "ErrImagePull",
-            message: format!("the lab has no image {other:?}: it knows \"hypha/echo\" (the built-in server) and \"host\" (`command` from the host's files)"),
+            message: format!(
+                "the lab has no image {other:?}: it knows \"hypha/echo\" (the built-in server) and \"host\" (`command` from the host's files)"
+            ),
         }),
     }
 }
 
 fn hostname(pod: &Pod) -> String {
     let asked = pod.spec.as_ref().and_then(|s| s.hostname.clone());
-    let mut name = asked.or_else(|| pod.metadata.name.clone()).unwrap_or_default();
+    let mut name = asked
+        .or_else(|| pod.metadata.name.clone())
+        .unwrap_or_default();
     name.truncate(63);
     name
 }
 
 fn hosts_file(pod: &Pod, facts: &Facts) -> String {
-    let mut text = String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    let mut text =
+        String::from("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n");
     for ip in &facts.pod_ips {
         text.push_str(&format!("{ip}\t{}\n", hostname(pod)));
     }
     text
 }
 
-fn environment(pod: &Pod, container: &Container, facts: &Facts) -> Result<Vec<(String, String)>, Waiting> {
+fn environment(
+    pod: &Pod,
+    container: &Container,
+    facts: &Facts,
+) -> Result<Vec<(String, String)>, Waiting> {
     let mut env: BTreeMap<String, String> = BTreeMap::from([
         ("PATH".into(), DEFAULT_PATH.into()),
         ("HOME".into(), "/root".into()),
@@ -116,22 +149,42 @@ fn environment(pod: &Pod, container: &Container, facts: &Facts) -> Result<Vec<(S
 }
 
 fn from_field(pod: &Pod, variable: &EnvVar, facts: &Facts) -> Result<String, Waiting> {
-    let path = variable.value_from.as_ref().and_then(|f| f.field_ref.as_ref()).map(|f| f.field_path.as_str());
+    let path = variable
+        .value_from
+        .as_ref()
+        .and_then(|f| f.field_ref.as_ref())
+        .map(|f| f.field_path.as_str());
     let spec = pod.spec.as_ref();
-    let join = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let join = |ips: &[IpAddr]| {
+        ips.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     let value = match path {
         Some("metadata.name") => pod.metadata.name.clone(),
         Some("metadata.namespace") => pod.metadata.namespace.clone(),
         Some("metadata.uid") => pod.metadata.uid.clone(),
         Some("spec.nodeName") => Some(facts.node.clone()),
-        Some("spec.serviceAccountName") => spec.and_then(|s| s.service_account_name.clone()).or(Some("default".into())),
+        Some("spec.serviceAccountName") => spec
+            .and_then(|s| s.service_account_name.clone())
+            .or(Some("default".into())),
         Some("status.hostIP") => facts.host_ip.map(|ip| ip.to_string()),
         Some("status.podIP") => facts.pod_ips.first().map(ToString::to_string),
         Some("status.podIPs") => Some(join(&facts.pod_ips)),
         other => {
-            let what = other.map_or_else(|| "other sources than fieldRef".into(), |p| format!("the field {p:?}"));
-            let message = format!("variable {:?}: the lab does not take values from {what}", variable.name);
-            return Err(Waiting { reason: "CreateContainerConfigError", message });
+            let what = other.map_or_else(
+                || "other sources than fieldRef".into(),
+                |p| format!("the field {p:?}"),
+            );
+            let message = format!(
+                "variable {:?}: the lab does not take values from {what}",
+                variable.name
+            );
+            return Err(Waiting {
+                reason: "CreateContainerConfigError",
+                message,
+            });
         }
     };
     Ok(value.unwrap_or_default())
@@ -149,7 +202,10 @@ fn expand(text: &str, known: &BTreeMap<&str, &str>) -> String {
             rest = after;
             continue;
         }
-        let name = rest.strip_prefix("$(").and_then(|r| r.split_once(')')).map(|(name, _)| name);
+        let name = rest
+            .strip_prefix("$(")
+            .and_then(|r| r.split_once(')'))
+            .map(|(name, _)| name);
         match name.and_then(|n| Some((n, known.get(n)?))) {
             Some((name, value)) => {
                 out.push_str(value);
@@ -191,26 +247,45 @@ mod tests {
         assert!(matches!(plan(&p).unwrap().run, Run::Server(args) if args == ["--http", "80"]));
         let p = pod(json!({"name":"c","image":"host","command":["sleep"],"args":["1"]}));
         assert!(matches!(plan(&p).unwrap().run, Run::Command(argv) if argv == ["sleep", "1"]));
-        assert_eq!(plan(&pod(json!({"name":"c","image":"host"}))).unwrap_err().reason, "CreateContainerConfigError");
-        assert_eq!(plan(&pod(json!({"name":"c","image":"nginx:1"}))).unwrap_err().reason, "ErrImagePull");
+        assert_eq!(
+            plan(&pod(json!({"name":"c","image":"host"})))
+                .unwrap_err()
+                .reason,
+            "CreateContainerConfigError"
+        );
+        assert_eq!(
+            plan(&pod(json!({"name":"c","image":"nginx:1"})))
+                .unwrap_err()
+                .reason,
+            "ErrImagePull"
+        );
     }
 
     #[test]
     fn environment_and_expansion() {
-        let p = pod(json!({"name":"c","image":"host","command":["$(A)x$(B)$$(A)$(NO)$"],"env":[
+        let p = pod(
+            json!({"name":"c","image":"host","command":["$(A)x$(B)$$(A)$(NO)$"],"env":[
             {"name":"A","value":"1"},{"name":"B","value":"<$(A)>"},
-            {"name":"IPS","valueFrom":{"fieldRef":{"fieldPath":"status.podIPs"}}}]}));
+            {"name":"IPS","valueFrom":{"fieldRef":{"fieldPath":"status.podIPs"}}}]}),
+        );
         let spec = plan(&p).unwrap();
         assert!(matches!(&spec.run, Run::Command(argv) if argv == &["1x<1>$(A)$(NO)$"]));
-        assert!(spec.env.contains(&("IPS".into(), "10.0.0.1,fd00::1".into())));
+        assert!(
+            spec.env
+                .contains(&("IPS".into(), "10.0.0.1,fd00::1".into()))
+        );
         assert_eq!(spec.hostname.as_deref(), Some("p"));
-        let p = pod(json!({"name":"c","image":"host","command":["x"],"env":[{"name":"S","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}}]}));
+        let p = pod(
+            json!({"name":"c","image":"host","command":["x"],"env":[{"name":"S","valueFrom":{"secretKeyRef":{"name":"s","key":"k"}}}]}),
+        );
         assert!(plan(&p).unwrap_err().message.contains("\"S\""));
     }
 
     #[test]
     fn what_is_not_done_is_said() {
-        let mut p = pod(json!({"name":"c","image":"host","command":["x"],"volumeMounts":[{"name":"v","mountPath":"/v"}]}));
+        let mut p = pod(
+            json!({"name":"c","image":"host","command":["x"],"volumeMounts":[{"name":"v","mountPath":"/v"}]}),
+        );
         assert!(unsupported(&p).unwrap().message.contains("\"v\""));
         p.spec.as_mut().unwrap().containers[0].volume_mounts = None;
         assert_eq!(unsupported(&p), None);

@@ -105,7 +105,13 @@ impl Runner {
                 delay = FIRST_DELAY;
             }
             let again = (!*self.stop.borrow() && self.policy.again(code)).then_some(delay);
-            self.tell(Change::Exited { code, message, started, finished: Timestamp::now(), again });
+            self.tell(Change::Exited {
+                code,
+                message,
+                started,
+                finished: Timestamp::now(),
+                again,
+            });
             let Some(pause) = again else { return };
             let stopped = self.stop.wait_for(|stop| *stop);
             if tokio::time::timeout(pause, stopped).await.is_ok() {
@@ -126,13 +132,22 @@ impl Runner {
         let mut failure = None;
         while let Ok(Some(line)) = lines.next_line().await {
             match serde_json::from_str(&line) {
-                Ok(Message::Created { pid }) => ProcId::of(pid).into_iter().for_each(|p| self.tell(Change::Created(p))),
+                Ok(Message::Created { pid }) => ProcId::of(pid)
+                    .into_iter()
+                    .for_each(|p| self.tell(Change::Created(p))),
                 Ok(Message::Running) => self.tell(Change::Running(started)),
                 Ok(Message::Failed { message }) => failure = Some(message),
-                Err(_) => tracing::warn!(node = self.node.name, line, "a container's shim said something unknown"),
+                Err(_) => tracing::warn!(
+                    node = self.node.name,
+                    line,
+                    "a container's shim said something unknown"
+                ),
             }
         }
-        let status = child.wait().await.context("cannot wait for the container")?;
+        let status = child
+            .wait()
+            .await
+            .context("cannot wait for the container")?;
         Ok((exit_code(status), failure))
     }
 
@@ -141,10 +156,19 @@ impl Runner {
         let log = log.with_context(|| format!("cannot open {}", self.log.display()))?;
         let mut command = Command::from(crate::init::command("container")?);
         command.env(crate::init::LAB_ENV, self.node.lab.as_str());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
-        let mut child = self.node.spawn(command).context("cannot start the container's shim")?;
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true);
+        let mut child = self
+            .node
+            .spawn(command)
+            .context("cannot start the container's shim")?;
         if let Some(mut pipe) = child.stdin.take() {
-            pipe.write_all(&serde_json::to_vec(&self.spec)?).await.context("the container's shim ended at once")?;
+            pipe.write_all(&serde_json::to_vec(&self.spec)?)
+                .await
+                .context("the container's shim ended at once")?;
         }
         let out = child.stdout.take().context("the shim has no output")?;
         Ok((child, BufReader::new(out).lines()))

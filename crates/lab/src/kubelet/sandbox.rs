@@ -54,14 +54,28 @@ fn make(path: &Path) -> netlink::Result<()> {
 
 impl Sandbox {
     /// Makes the namespace and attaches it; on failure nothing stays. Every attempt has an id of its own.
-    pub(super) async fn create(context: &Context, namespace: &str, name: &str, uid: &str, attempt: u32) -> Result<Sandbox, SandboxError> {
+    pub(super) async fn create(
+        context: &Context,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+        attempt: u32,
+    ) -> Result<Sandbox, SandboxError> {
         let id = format!("{}{attempt:08x}", uid.replace('-', ""));
         let netns = Path::new(DIR).join(format!("cni-{uid}-{attempt}"));
-        let made = context.node.run(|| make(&netns)).map_err(|e| SandboxError::Namespace(e.to_string()))?;
+        let made = context
+            .node
+            .run(|| make(&netns))
+            .map_err(|e| SandboxError::Namespace(e.to_string()))?;
         made.map_err(|e| SandboxError::Namespace(e.to_string()))?;
         let attachment = Attachment::new(&id, &netns, namespace, name, uid);
         let added = context.cni.add(&attachment).await;
-        let mut sandbox = Sandbox { netns, ips: Vec::new(), attachment, result: Value::Null };
+        let mut sandbox = Sandbox {
+            netns,
+            ips: Vec::new(),
+            attachment,
+            result: Value::Null,
+        };
         let error = match added {
             Ok(result) => {
                 sandbox.ips = addresses(&result);
@@ -85,7 +99,11 @@ impl Sandbox {
     pub(super) async fn destroy(self, context: &Context) {
         let mut backoff = Backoff::new();
         while let Err(e) = context.cni.del(&self.attachment, Some(&self.result)).await {
-            tracing::warn!(node = context.node.name, id = self.attachment.container_id, "detaching a pod failed: {e}");
+            tracing::warn!(
+                node = context.node.name,
+                id = self.attachment.container_id,
+                "detaching a pod failed: {e}"
+            );
             tokio::time::sleep(backoff.next()).await;
         }
         self.forget(context);
@@ -94,7 +112,10 @@ impl Sandbox {
     fn forget(&self, context: &Context) {
         let removed = context.node.run(|| netlink::netns::delete_at(&self.netns));
         if let Ok(Err(e)) = removed {
-            tracing::warn!(node = context.node.name, "a pod's network namespace stays: {e}");
+            tracing::warn!(
+                node = context.node.name,
+                "a pod's network namespace stays: {e}"
+            );
         }
     }
 }

@@ -53,12 +53,22 @@ impl Slot {
     /// A container that was not started yet.
     pub fn new(name: &str, image: &str, waiting: Waiting) -> Slot {
         let (name, image) = (name.to_owned(), image.to_owned());
-        Slot { name, image, state: State::Waiting(waiting), restarts: 0, last: None, process: None }
+        Slot {
+            name,
+            image,
+            state: State::Waiting(waiting),
+            restarts: 0,
+            last: None,
+            process: None,
+        }
     }
 
     /// The first waiting state of every container.
     pub fn creating() -> Waiting {
-        Waiting { reason: "ContainerCreating", message: String::new() }
+        Waiting {
+            reason: "ContainerCreating",
+            message: String::new(),
+        }
     }
 
     fn ready(&self) -> bool {
@@ -66,8 +76,14 @@ impl Slot {
     }
 
     fn json(&self) -> Value {
-        let id = self.process.as_ref().map_or_else(String::new, |p| format!("lab://{}-{}", p.pid, p.start));
-        let last = self.last.as_ref().map_or_else(|| json!({}), |e| json!({"terminated": e.json()}));
+        let id = self
+            .process
+            .as_ref()
+            .map_or_else(String::new, |p| format!("lab://{}-{}", p.pid, p.start));
+        let last = self
+            .last
+            .as_ref()
+            .map_or_else(|| json!({}), |e| json!({"terminated": e.json()}));
         let state = match &self.state {
             State::Waiting(w) if w.message.is_empty() => json!({"waiting": {"reason": w.reason}}),
             State::Waiting(w) => json!({"waiting": {"reason": w.reason, "message": w.message}}),
@@ -120,15 +136,27 @@ impl PodView {
         let failed = |s: &Slot| matches!(&s.state, State::Ended(e) if e.code != 0);
         let begun = |s: &Slot| s.last.is_some() || !matches!(s.state, State::Waiting(_));
         if !self.slots.is_empty() && self.slots.iter().all(ended) {
-            return if self.slots.iter().any(failed) { "Failed" } else { "Succeeded" };
+            return if self.slots.iter().any(failed) {
+                "Failed"
+            } else {
+                "Succeeded"
+            };
         }
-        if self.slots.iter().any(begun) { "Running" } else { "Pending" }
+        if self.slots.iter().any(begun) {
+            "Running"
+        } else {
+            "Pending"
+        }
     }
 
     /// The whole status. `before` is the one to be replaced: conditions keep the time of their last change.
     pub fn json(&self, before: Option<&Value>, now: Timestamp) -> Value {
         let ready = !self.slots.is_empty() && self.slots.iter().all(Slot::ready);
-        let reason = if self.phase() == "Succeeded" { "PodCompleted" } else { "ContainersNotReady" };
+        let reason = if self.phase() == "Succeeded" {
+            "PodCompleted"
+        } else {
+            "ContainersNotReady"
+        };
         let conditions = [
             ("PodScheduled", true),
             ("PodReadyToStartContainers", !self.ips.is_empty()),
@@ -136,7 +164,10 @@ impl PodView {
             ("ContainersReady", ready),
             ("Ready", ready),
         ];
-        let conditions: Vec<Value> = conditions.iter().map(|(kind, on)| condition(kind, *on, reason, before, now)).collect();
+        let conditions: Vec<Value> = conditions
+            .iter()
+            .map(|(kind, on)| condition(kind, *on, reason, before, now))
+            .collect();
         let list = |ips: &[IpAddr]| ips.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
         json!({
             "phase": self.phase(), "conditions": conditions, "startTime": time(self.seen), "qosClass": "BestEffort",
@@ -148,11 +179,24 @@ impl PodView {
 }
 
 /// A condition that keeps its time while its status stays.
-pub fn condition(kind: &str, on: bool, reason: &str, before: Option<&Value>, now: Timestamp) -> Value {
+pub fn condition(
+    kind: &str,
+    on: bool,
+    reason: &str,
+    before: Option<&Value>,
+    now: Timestamp,
+) -> Value {
     let status = if on { "True" } else { "False" };
-    let list = before.and_then(|b| b["conditions"].as_array()).into_iter().flatten();
-    let same = list.clone().find(|c| c["type"] == kind && c["status"] == status);
-    let since = same.and_then(|c| c["lastTransitionTime"].as_str()).map_or_else(|| time(now), str::to_owned);
+    let list = before
+        .and_then(|b| b["conditions"].as_array())
+        .into_iter()
+        .flatten();
+    let same = list
+        .clone()
+        .find(|c| c["type"] == kind && c["status"] == status);
+    let since = same
+        .and_then(|c| c["lastTransitionTime"].as_str())
+        .map_or_else(|| time(now), str::to_owned);
     let mut made = json!({"type": kind, "status": status, "lastTransitionTime": since});
     if !on {
         made["reason"] = json!(reason);
@@ -165,28 +209,49 @@ mod tests {
     use super::*;
 
     fn slot(state: State) -> Slot {
-        Slot { state, ..Slot::new("c", "host", Slot::creating()) }
+        Slot {
+            state,
+            ..Slot::new("c", "host", Slot::creating())
+        }
     }
 
     fn view(states: Vec<State>) -> PodView {
         let slots = states.into_iter().map(slot).collect();
-        PodView { slots, ips: vec![], host_ips: vec![], seen: Timestamp::UNIX_EPOCH }
+        PodView {
+            slots,
+            ips: vec![],
+            host_ips: vec![],
+            seen: Timestamp::UNIX_EPOCH,
+        }
     }
 
     fn ended(code: i32) -> State {
-        State::Ended(Ended { code, message: None, started: Timestamp::UNIX_EPOCH, finished: Timestamp::UNIX_EPOCH })
+        State::Ended(Ended {
+            code,
+            message: None,
+            started: Timestamp::UNIX_EPOCH,
+            finished: Timestamp::UNIX_EPOCH,
+        })
     }
 
     #[test]
     fn phases() {
-        let (run, wait) = (State::Running(Timestamp::UNIX_EPOCH), State::Waiting(Slot::creating()));
+        let (run, wait) = (
+            State::Running(Timestamp::UNIX_EPOCH),
+            State::Waiting(Slot::creating()),
+        );
         assert_eq!(view(vec![wait.clone()]).phase(), "Pending");
         assert_eq!(view(vec![run.clone(), wait.clone()]).phase(), "Running");
         assert_eq!(view(vec![run.clone(), ended(1)]).phase(), "Running");
         assert_eq!(view(vec![ended(0), ended(0)]).phase(), "Succeeded");
         assert_eq!(view(vec![ended(0), ended(1)]).phase(), "Failed");
         let mut crashing = view(vec![wait]);
-        crashing.slots[0].last = Some(Ended { code: 1, message: None, started: Timestamp::UNIX_EPOCH, finished: Timestamp::UNIX_EPOCH });
+        crashing.slots[0].last = Some(Ended {
+            code: 1,
+            message: None,
+            started: Timestamp::UNIX_EPOCH,
+            finished: Timestamp::UNIX_EPOCH,
+        });
         assert_eq!(crashing.phase(), "Running");
     }
 

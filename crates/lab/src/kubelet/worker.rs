@@ -38,8 +38,16 @@ impl Seen {
 
     fn grace(&self) -> Duration {
         let asked = self.pod.metadata.deletion_grace_period_seconds;
-        let own = self.pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-        let seconds = if self.gone { 0 } else { asked.or(own).unwrap_or(DEFAULT_GRACE) };
+        let own = self
+            .pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.termination_grace_period_seconds);
+        let seconds = if self.gone {
+            0
+        } else {
+            asked.or(own).unwrap_or(DEFAULT_GRACE)
+        };
         Duration::from_secs(seconds.try_into().unwrap_or(0))
     }
 }
@@ -58,22 +66,36 @@ pub(super) struct Worker {
 }
 
 fn containers(pod: &Pod) -> &[Container] {
-    pod.spec.as_ref().map(|s| s.containers.as_slice()).unwrap_or_default()
+    pod.spec
+        .as_ref()
+        .map(|s| s.containers.as_slice())
+        .unwrap_or_default()
 }
 
 fn host_network(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|s| s.host_network).unwrap_or(false)
+    pod.spec
+        .as_ref()
+        .and_then(|s| s.host_network)
+        .unwrap_or(false)
 }
 
 impl Worker {
     pub(super) fn new(context: Arc<Context>, seen: watch::Receiver<Seen>) -> Worker {
         let pod = seen.borrow().pod.clone();
         let image = |c: &Container| c.image.clone().unwrap_or_default();
-        let slots: Vec<Slot> = containers(&pod).iter().map(|c| Slot::new(&c.name, &image(c), Slot::creating())).collect();
+        let slots: Vec<Slot> = containers(&pod)
+            .iter()
+            .map(|c| Slot::new(&c.name, &image(c), Slot::creating()))
+            .collect();
         let host_ips = context.node.addresses.clone();
         Worker {
             specs: slots.iter().map(|_| None).collect(),
-            view: PodView { slots, ips: Vec::new(), host_ips, seen: Timestamp::now() },
+            view: PodView {
+                slots,
+                ips: Vec::new(),
+                host_ips,
+                seen: Timestamp::now(),
+            },
             namespace: pod.namespace().unwrap_or_default(),
             name: pod.name_any(),
             uid: pod.uid().unwrap_or_default(),
@@ -119,7 +141,11 @@ impl Worker {
     /// Makes what the containers need. False when the pod ends first, or cannot run at all.
     async fn prepare(&mut self) -> bool {
         let pod = self.pod();
-        let over = pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|p| p == "Succeeded" || p == "Failed");
+        let over = pod
+            .status
+            .as_ref()
+            .and_then(|s| s.phase.as_deref())
+            .is_some_and(|p| p == "Succeeded" || p == "Failed");
         if over || self.seen.borrow().ending() {
             return false;
         }
@@ -150,7 +176,15 @@ impl Worker {
             if self.seen.borrow().ending() {
                 return false;
             }
-            match Sandbox::create(&self.context, &self.namespace, &self.name, &self.uid, attempt).await {
+            match Sandbox::create(
+                &self.context,
+                &self.namespace,
+                &self.name,
+                &self.uid,
+                attempt,
+            )
+            .await
+            {
                 Ok(sandbox) => {
                     self.view.ips.clone_from(&sandbox.ips);
                     self.sandbox = Some(sandbox);
@@ -168,10 +202,14 @@ impl Worker {
 
     async fn sandbox_failed(&mut self, error: &SandboxError, last: &mut String) {
         let message = format!("Failed to create pod sandbox: {error}");
-        tracing::info!(pod = format!("{}/{}", self.namespace, self.name), "{message}");
+        tracing::info!(
+            pod = format!("{}/{}", self.namespace, self.name),
+            "{message}"
+        );
         // The same again and again says nothing new.
         if *last != message {
-            self.event("Warning", "FailedCreatePodSandBox", &message).await;
+            self.event("Warning", "FailedCreatePodSandBox", &message)
+                .await;
             self.write_status().await;
             *last = message;
         }
@@ -187,20 +225,41 @@ impl Worker {
     }
 
     /// Starts every container; what they do comes through the channel.
-    fn start(&mut self, tasks: &mut JoinSet<()>, stop: &watch::Receiver<bool>) -> mpsc::UnboundedReceiver<(usize, Change)> {
+    fn start(
+        &mut self,
+        tasks: &mut JoinSet<()>,
+        stop: &watch::Receiver<bool>,
+    ) -> mpsc::UnboundedReceiver<(usize, Change)> {
         let (changes, hear) = mpsc::unbounded_channel();
         let (pod, facts) = (self.pod(), self.facts());
-        let policy = RestartPolicy::parse(pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()));
+        let policy =
+            RestartPolicy::parse(pod.spec.as_ref().and_then(|s| s.restart_policy.as_deref()));
         for (index, container) in containers(&pod).iter().enumerate() {
-            let log = self.context.node.state.container_log(&self.namespace, &self.name, &container.name);
+            let log =
+                self.context
+                    .node
+                    .state
+                    .container_log(&self.namespace, &self.name, &container.name);
             // The log of an earlier pod of this name.
             let _ = std::fs::remove_file(&log);
             match plan::container(&pod, container, &facts) {
                 Err(waiting) => self.view.slots[index].state = State::Waiting(waiting),
                 Ok(spec) => {
                     self.specs[index] = Some(spec.clone());
-                    let (node, changes, stop) = (self.context.node.clone(), changes.clone(), stop.clone());
-                    tasks.spawn(Runner { node, index, spec, log, policy, changes, stop }.run());
+                    let (node, changes, stop) =
+                        (self.context.node.clone(), changes.clone(), stop.clone());
+                    tasks.spawn(
+                        Runner {
+                            node,
+                            index,
+                            spec,
+                            log,
+                            policy,
+                            changes,
+                            stop,
+                        }
+                        .run(),
+                    );
                 }
             }
         }
@@ -236,7 +295,9 @@ impl Worker {
 
     async fn report_refused(&mut self) {
         let waiting = |s: &Slot| match &s.state {
-            State::Waiting(w) if !w.message.is_empty() => Some(format!("{}: {}", w.reason, w.message)),
+            State::Waiting(w) if !w.message.is_empty() => {
+                Some(format!("{}: {}", w.reason, w.message))
+            }
             _ => None,
         };
         let messages: Vec<String> = self.view.slots.iter().filter_map(waiting).collect();
@@ -250,16 +311,33 @@ impl Worker {
         match change {
             Change::Created(process) => slot.process = Some(process),
             Change::Running(since) => slot.state = State::Running(since),
-            Change::Exited { code, message, started, finished, again } => {
-                let ended = Ended { code, message, started, finished };
+            Change::Exited {
+                code,
+                message,
+                started,
+                finished,
+                again,
+            } => {
+                let ended = Ended {
+                    code,
+                    message,
+                    started,
+                    finished,
+                };
                 slot.process = None;
                 slot.state = match again {
                     None => State::Ended(ended),
                     Some(pause) => {
                         slot.restarts += 1;
-                        let message = format!("back-off {pause:?} restarting container {} of pod {}", slot.name, self.name);
+                        let message = format!(
+                            "back-off {pause:?} restarting container {} of pod {}",
+                            slot.name, self.name
+                        );
                         slot.last = Some(ended);
-                        State::Waiting(Waiting { reason: "CrashLoopBackOff", message })
+                        State::Waiting(Waiting {
+                            reason: "CrashLoopBackOff",
+                            message,
+                        })
                     }
                 };
             }
@@ -273,7 +351,13 @@ impl Worker {
         let containers = slots.filter_map(|(slot, spec)| {
             let (process, spec) = (slot.process.clone()?, spec.as_ref()?);
             let cgroup = self.pod_cgroup().child(&slot.name).path().to_owned();
-            Some(ContainerRecord { name: slot.name.clone(), process, cgroup, env: spec.env.clone(), dir: spec.dir.clone() })
+            Some(ContainerRecord {
+                name: slot.name.clone(),
+                process,
+                cgroup,
+                env: spec.env.clone(),
+                dir: spec.dir.clone(),
+            })
         });
         let record = PodRecord {
             namespace: self.namespace.clone(),
@@ -288,7 +372,11 @@ impl Worker {
     }
 
     fn pod_cgroup(&self) -> crate::cgroup::Cgroup {
-        self.context.node.cgroup().child("kubepods").child(&format!("pod{}", self.uid))
+        self.context
+            .node
+            .cgroup()
+            .child("kubepods")
+            .child(&format!("pod{}", self.uid))
     }
 
     async fn write_status(&mut self) {
@@ -297,14 +385,22 @@ impl Worker {
             return;
         }
         let patch = json!({"metadata": {"uid": self.uid}, "status": status});
-        match self.api().patch_status(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await {
+        match self
+            .api()
+            .patch_status(&self.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await
+        {
             Ok(_) => self.written = Some(status),
             Err(e) => tracing::warn!(pod = self.name, "cannot write the status of a pod: {e}"),
         }
     }
 
     /// SIGTERM, then after the grace period SIGKILL.
-    async fn stop_containers(&mut self, tasks: &mut JoinSet<()>, mut changes: Option<&mut mpsc::UnboundedReceiver<(usize, Change)>>) {
+    async fn stop_containers(
+        &mut self,
+        tasks: &mut JoinSet<()>,
+        mut changes: Option<&mut mpsc::UnboundedReceiver<(usize, Change)>>,
+    ) {
         for process in self.view.slots.iter().filter_map(|s| s.process.as_ref()) {
             process.signal(Signal::SIGTERM);
         }
@@ -332,19 +428,27 @@ impl Worker {
         if let Ok(Err(e)) = destroyed {
             tracing::warn!(pod = self.name, "{e}");
         }
-        self.context.node.state.remove_pod(&self.namespace, &self.name, &self.uid);
+        self.context
+            .node
+            .state
+            .remove_pod(&self.namespace, &self.name, &self.uid);
     }
 
     async fn remove_object(&self) {
         let mut backoff = Backoff::new();
         let mut params = DeleteParams::default().grace_period(0);
-        params.preconditions = Some(Preconditions { uid: Some(self.uid.clone()), resource_version: None });
+        params.preconditions = Some(Preconditions {
+            uid: Some(self.uid.clone()),
+            resource_version: None,
+        });
         while !self.seen.borrow().gone {
             match self.api().delete(&self.name, &params).await {
                 Ok(_) => return,
                 // Gone already, or another pod has the name by now.
                 Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => return,
-                Err(e) => tracing::warn!(pod = self.name, "cannot remove a pod that has ended: {e}"),
+                Err(e) => {
+                    tracing::warn!(pod = self.name, "cannot remove a pod that has ended: {e}")
+                }
             }
             tokio::time::sleep(backoff.next()).await;
         }
@@ -361,10 +465,16 @@ impl Worker {
             "source": {"component": "kubelet", "host": self.context.node.name}, "reportingComponent": "kubelet",
             "reportingInstance": self.context.node.name,
         });
-        let Ok(event) = serde_json::from_value(event) else { return };
-        let api: Api<k8s_openapi::api::core::v1::Event> = Api::namespaced(self.context.client.clone(), &self.namespace);
+        let Ok(event) = serde_json::from_value(event) else {
+            return;
+        };
+        let api: Api<k8s_openapi::api::core::v1::Event> =
+            Api::namespaced(self.context.client.clone(), &self.namespace);
         if let Err(e) = api.create(&Default::default(), &event).await {
-            tracing::warn!(pod = self.name, "cannot write an event ({reason}: {message}): {e}");
+            tracing::warn!(
+                pod = self.name,
+                "cannot write an event ({reason}: {message}): {e}"
+            );
         }
     }
 }

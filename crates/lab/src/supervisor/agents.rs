@@ -39,6 +39,7 @@ pub fn settings(spec: &LabSpec, api_url: &str) -> Vec<(String, String)> {
         ("enable-ipv4-masquerade", on(spec.families.v4())),
         ("enable-ipv6-masquerade", on(spec.families.v6())),
         ("devices", "eth0"),
+        ("prometheus-serve-addr", ":9962"),
         ("routing-mode", if native { "native" } else { "tunnel" }),
     ];
     match spec.routing {
@@ -52,7 +53,10 @@ pub fn settings(spec: &LabSpec, api_url: &str) -> Vec<(String, String)> {
     if native && spec.families.v6() {
         all.push(("ipv6-native-routing-cidr", CLUSTER_V6));
     }
-    let mut all: Vec<(String, String)> = all.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
+    let mut all: Vec<(String, String)> = all
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
     for (key, value) in &spec.agent_config {
         all.retain(|(k, _)| k != key);
         all.push((key.clone(), value.clone()));
@@ -76,15 +80,30 @@ pub(super) struct Agents {
 
 impl Agents {
     /// Starts one on every node.
-    pub(super) fn start(&mut self, spec: &LabSpec, dir: &StateDir, nodes: &[Arc<Node>], network: &Network) -> anyhow::Result<()> {
-        let api_url = network.topology.api_url().context("a lab has a first node")?;
+    pub(super) fn start(
+        &mut self,
+        spec: &LabSpec,
+        dir: &StateDir,
+        nodes: &[Arc<Node>],
+        network: &Network,
+    ) -> anyhow::Result<()> {
+        let api_url = network
+            .topology
+            .api_url()
+            .context("a lab has a first node")?;
         let program = program()?;
         let settings = settings(spec, &api_url);
         let (stop, stopping) = watch::channel(false);
         self.stop = Some(stop);
         for node in nodes {
             let args = settings.iter().map(|(k, v)| format!("--{k}={v}")).collect();
-            let keeper = Keeper { node: node.clone(), dir: dir.clone(), program: program.clone(), args, stop: stopping.clone() };
+            let keeper = Keeper {
+                node: node.clone(),
+                dir: dir.clone(),
+                program: program.clone(),
+                args,
+                stop: stopping.clone(),
+            };
             self.tasks.spawn(keeper.run());
         }
         Ok(())
@@ -109,7 +128,11 @@ struct Keeper {
 
 impl Keeper {
     async fn run(mut self) {
-        let mut state = AgentState { process: None, restarts: 0, last_exit: None };
+        let mut state = AgentState {
+            process: None,
+            restarts: 0,
+            last_exit: None,
+        };
         let mut pause = Duration::ZERO;
         while self.may_start().await {
             let began = Instant::now();
@@ -118,9 +141,17 @@ impl Keeper {
             if *self.stop.borrow() {
                 return;
             }
-            state = AgentState { process: None, restarts: state.restarts + 1, last_exit: Some(ended) };
+            state = AgentState {
+                process: None,
+                restarts: state.restarts + 1,
+                last_exit: Some(ended),
+            };
             self.write(&state);
-            pause = if began.elapsed() >= STABLE { Duration::ZERO } else { next_pause(pause) };
+            pause = if began.elapsed() >= STABLE {
+                Duration::ZERO
+            } else {
+                next_pause(pause)
+            };
             let stopped = self.stop.wait_for(|s| *s);
             if tokio::time::timeout(pause, stopped).await.is_ok() {
                 return;
@@ -163,12 +194,28 @@ impl Keeper {
 
     fn start(&self) -> anyhow::Result<Child> {
         let path = self.dir.agent_log(&self.node.name);
-        let log = OpenOptions::new().create(true).append(true).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("cannot open {}", path.display()))?;
         let mut command = Command::new(&self.program);
-        command.arg("agent").args(&self.args).current_dir(Path::new("/"));
-        command.env("K8S_NODE_NAME", &self.node.name).env(LAB_ENV, self.node.lab.as_str());
-        command.stdin(Stdio::null()).stdout(log.try_clone().context("cannot share the log")?).stderr(log).kill_on_drop(true);
-        let child = self.node.spawn(command).with_context(|| format!("cannot start {}", self.program.display()))?;
+        command
+            .arg("agent")
+            .args(&self.args)
+            .current_dir(Path::new("/"));
+        command
+            .env("K8S_NODE_NAME", &self.node.name)
+            .env(LAB_ENV, self.node.lab.as_str());
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("cannot share the log")?)
+            .stderr(log)
+            .kill_on_drop(true);
+        let child = self
+            .node
+            .spawn(command)
+            .with_context(|| format!("cannot start {}", self.program.display()))?;
         let cgroup = self.node.cgroup().child("agent");
         cgroup.create()?;
         if let Some(pid) = child.id() {
@@ -185,7 +232,11 @@ impl Keeper {
 }
 
 fn next_pause(last: Duration) -> Duration {
-    if last.is_zero() { Duration::from_millis(100) } else { (last * 2).min(LONGEST_PAUSE) }
+    if last.is_zero() {
+        Duration::from_millis(100)
+    } else {
+        (last * 2).min(LONGEST_PAUSE)
+    }
 }
 
 #[cfg(test)]
@@ -194,7 +245,10 @@ mod tests {
     use crate::spec::Families;
 
     fn value(spec: &LabSpec, key: &str) -> Option<String> {
-        settings(spec, "http://x").into_iter().find(|(k, _)| k == key).map(|(_, v)| v)
+        settings(spec, "http://x")
+            .into_iter()
+            .find(|(k, _)| k == key)
+            .map(|(_, v)| v)
     }
 
     #[test]
@@ -203,12 +257,25 @@ mod tests {
         assert_eq!(value(&spec, "routing-mode").as_deref(), Some("tunnel"));
         assert_eq!(value(&spec, "tunnel-protocol").as_deref(), Some("vxlan"));
         assert_eq!(value(&spec, "ipv4-native-routing-cidr"), None);
-        spec = LabSpec { routing: Routing::Native, families: Families::Ipv6, ..spec };
+        spec = LabSpec {
+            routing: Routing::Native,
+            families: Families::Ipv6,
+            ..spec
+        };
         assert_eq!(value(&spec, "enable-ipv4").as_deref(), Some("false"));
         assert_eq!(value(&spec, "ipv4-native-routing-cidr"), None);
-        assert_eq!(value(&spec, "ipv6-native-routing-cidr").as_deref(), Some(CLUSTER_V6));
+        assert_eq!(
+            value(&spec, "ipv6-native-routing-cidr").as_deref(),
+            Some(CLUSTER_V6)
+        );
         spec.agent_config = vec![("devices".into(), "eth1".into())];
-        assert_eq!(settings(&spec, "").iter().filter(|(k, _)| k == "devices").count(), 1);
+        assert_eq!(
+            settings(&spec, "")
+                .iter()
+                .filter(|(k, _)| k == "devices")
+                .count(),
+            1
+        );
         assert_eq!(value(&spec, "devices").as_deref(), Some("eth1"));
     }
 }

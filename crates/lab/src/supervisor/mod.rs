@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use kube::Client;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -42,13 +43,24 @@ const READY_LIMIT: Duration = Duration::from_secs(30);
 /// in service, the end of standard input means that nobody wants it any more.
 pub fn run() -> anyhow::Result<()> {
     let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).context("cannot read the lab's description")?;
-    let spec: LabSpec = serde_json::from_str(&line).context("the lab's description is malformed")?;
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .context("cannot read the lab's description")?;
+    let spec: LabSpec =
+        serde_json::from_str(&line).context("the lab's description is malformed")?;
     let _ = nix::unistd::setsid();
     let reporter = Reporter::new();
     let dir = StateDir::of(&spec.name);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    // Before anything is made: a signal that comes earlier finds nothing to clean.
+    let stop = runtime.block_on(async { stop_signal() })?;
     let outcome = dir.acquire().and_then(|lock| {
-        let result = serve(&spec, &dir, &reporter);
+        let result = serve(&spec, &dir, &reporter, runtime, stop);
         let cleaned = clean_as_owner(&spec.name, &dir);
         drop(lock);
         result.and(cleaned)
@@ -75,18 +87,32 @@ fn clean_as_owner(name: &LabName, dir: &StateDir) -> anyhow::Result<()> {
     clean(name, dir)
 }
 
-fn serve(spec: &LabSpec, dir: &StateDir, reporter: &Reporter) -> anyhow::Result<()> {
-    let log = OpenOptions::new().create(true).append(true).open(dir.file("supervisor.log")).context("cannot open the log")?;
+fn serve(
+    spec: &LabSpec,
+    dir: &StateDir,
+    reporter: &Reporter,
+    runtime: Runtime,
+    stop: Stop,
+) -> anyhow::Result<()> {
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.file("supervisor.log"))
+        .context("cannot open the log")?;
     nix::unistd::dup2_stderr(&log).context("cannot write to the log")?;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,kube=warn".into());
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false).try_init();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "info,kube=warn".into());
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .try_init();
     remove_remains(spec, dir, reporter)?;
     let cgroup = Cgroup::of_lab(&spec.name)?;
     let own = cgroup.child("supervisor");
     own.create()?;
     own.join(0)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().context("no runtime")?;
-    let result = runtime.block_on(lab(spec, dir, &cgroup, reporter));
+    let result = runtime.block_on(lab(spec, dir, &cgroup, reporter, stop));
     // Whatever still runs ends here: nothing may start a process while the lab's cgroup is being emptied.
     runtime.shutdown_timeout(Duration::from_secs(2));
     result
@@ -98,17 +124,23 @@ fn remove_remains(spec: &LabSpec, dir: &StateDir, reporter: &Reporter) -> anyhow
     if !cgroup.exists() && !dir.file("state.json").exists() {
         return Ok(());
     }
-    cgroup.destroy(CLEAN_LIMIT).context("what is left of an earlier lab of this name does not end")?;
+    cgroup
+        .destroy(CLEAN_LIMIT)
+        .context("what is left of an earlier lab of this name does not end")?;
     for sub in ["logs", "agents", "pods", "cni"] {
         let path = dir.file(sub);
-        fs::remove_dir_all(&path).and_then(|()| fs::create_dir(&path)).with_context(|| format!("cannot empty {}", path.display()))?;
+        fs::remove_dir_all(&path)
+            .and_then(|()| fs::create_dir(&path))
+            .with_context(|| format!("cannot empty {}", path.display()))?;
     }
     reporter.step("cleaned what an earlier lab of this name left");
     Ok(())
 }
 
 /// Becomes true when the lab shall end.
-fn stop_signal() -> anyhow::Result<(watch::Sender<bool>, watch::Receiver<bool>)> {
+type Stop = (watch::Sender<bool>, watch::Receiver<bool>);
+
+fn stop_signal() -> anyhow::Result<Stop> {
     let (tell, hear) = watch::channel(false);
     let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
@@ -133,16 +165,27 @@ fn watch_parent(stop: watch::Sender<bool>, ready: watch::Receiver<bool>) {
     });
 }
 
-async fn lab(spec: &LabSpec, dir: &StateDir, cgroup: &Cgroup, reporter: &Reporter) -> anyhow::Result<()> {
-    let (tell_stop, mut stop) = stop_signal()?;
+async fn lab(
+    spec: &LabSpec,
+    dir: &StateDir,
+    cgroup: &Cgroup,
+    reporter: &Reporter,
+    stop: Stop,
+) -> anyhow::Result<()> {
+    let (tell_stop, mut stop) = stop;
     let (tell_ready, ready) = watch::channel(false);
     watch_parent(tell_stop, ready);
     // Not interrupted half-way: what is made is then known.
     let network = {
         let (spec, cgroup) = (spec.clone(), cgroup.clone());
-        tokio::task::spawn_blocking(move || Network::create(&spec, &cgroup)).await.context("the network's maker panicked")??
+        tokio::task::spawn_blocking(move || Network::create(&spec, &cgroup))
+            .await
+            .context("the network's maker panicked")??
     };
-    reporter.step(&format!("{} nodes, a router and the networks between them", network.nodes.len()));
+    reporter.step(&format!(
+        "{} nodes, a router and the networks between them",
+        network.nodes.len()
+    ));
     let (mut agents, mut stop_while) = (Agents::default(), stop.clone());
     let up = tokio::select! {
         up = bring_up(spec, dir, &network, &mut agents, reporter) => up.map(Some),
@@ -175,52 +218,108 @@ async fn bring_up(
     let (state, client) = start_api(spec, dir, network).await?;
     dir.write(&state)?;
     start_outside(dir, spec, &network.router)?;
-    nodes::create(&client, network).await.context("cannot create the cluster's first objects")?;
-    reporter.step(&format!("API server on {} and {}", state.api_url, state.api_url_inside));
+    nodes::create(&client, network)
+        .await
+        .context("cannot create the cluster's first objects")?;
+    reporter.step(&format!(
+        "API server on {} and {}",
+        state.api_url, state.api_url_inside
+    ));
     let nodes: Vec<Arc<Node>> = network
         .nodes
         .iter()
         .zip(&network.topology.nodes)
-        .map(|(host, plan)| Arc::new(Node::new(spec.name.clone(), dir.clone(), host.clone(), plan.addresses().collect())))
+        .map(|(host, plan)| {
+            Arc::new(Node::new(
+                spec.name.clone(),
+                dir.clone(),
+                host.clone(),
+                plan.addresses().collect(),
+            ))
+        })
         .collect();
     let cni_path = cni_path()?;
-    let kubelets: BTreeMap<String, Kubelet> =
-        nodes.iter().map(|n| (n.name.clone(), Kubelet::new(n.clone(), client.clone(), cni_path.clone()))).collect();
-    let networks: Vec<_> = kubelets.iter().map(|(name, k)| (name.clone(), k.network())).collect();
+    let kubelets: BTreeMap<String, Kubelet> = nodes
+        .iter()
+        .map(|n| {
+            (
+                n.name.clone(),
+                Kubelet::new(n.clone(), client.clone(), cni_path.clone()),
+            )
+        })
+        .collect();
+    let networks: Vec<_> = kubelets
+        .iter()
+        .map(|(name, k)| (name.clone(), k.network()))
+        .collect();
     tokio::spawn(pods::run(client.clone(), kubelets));
     if !spec.agents {
         return Ok(state);
     }
     agents.start(spec, dir, &nodes, network)?;
-    let ready = networks.into_iter().map(|(name, net)| nodes::keep_condition(client.clone(), name, net)).collect();
+    let ready = networks
+        .into_iter()
+        .map(|(name, net)| nodes::keep_condition(client.clone(), name, net))
+        .collect();
     nodes::wait_ready(ready, READY_LIMIT, dir).await?;
     reporter.step(&format!("{} agents, all nodes ready", nodes.len()));
     if spec.sample {
-        let names = sample::create(&client, &state).await.context("cannot create the sample pods")?;
+        let names = sample::create(&client, &state)
+            .await
+            .context("cannot create the sample pods")?;
         sample::wait_ready(&client, &names, READY_LIMIT).await?;
         reporter.step(&format!("{} sample pods ready", names.len()));
     }
     Ok(state)
 }
 
+/// Adds directories with CNI plugins, before the others.
+const CNI_PATH_ENV: &str = "HYPHA_LAB_CNI_PATH";
+
 /// Directories with CNI plugins: beside this program, then the usual place.
 fn cni_path() -> anyhow::Result<Vec<PathBuf>> {
+    let given = std::env::var_os(CNI_PATH_ENV).unwrap_or_default();
+    let given = std::env::split_paths(&given).filter(|p| p.is_absolute());
     let exe = crate::init::exe()?;
     let beside = exe.parent().map(PathBuf::from);
-    Ok(beside.into_iter().chain([PathBuf::from("/opt/cni/bin")]).collect())
+    Ok(given
+        .chain(beside)
+        .chain([PathBuf::from("/opt/cni/bin")])
+        .collect())
 }
 
-async fn start_api(spec: &LabSpec, dir: &StateDir, network: &Network) -> anyhow::Result<(LabState, Client)> {
-    let (host, machine) = network.nodes.first().zip(network.topology.nodes.first()).context("a lab has a node")?;
+async fn start_api(
+    spec: &LabSpec,
+    dir: &StateDir,
+    network: &Network,
+) -> anyhow::Result<(LabState, Client)> {
+    let (host, machine) = network
+        .nodes
+        .first()
+        .zip(network.topology.nodes.first())
+        .context("a lab has a node")?;
     let inside = SocketAddr::new(machine.primary(), API_PORT);
-    let bind = |addr: SocketAddr| TcpListener::bind(addr).with_context(|| format!("cannot listen on {addr}"));
-    let inner = host.ns.run(|| bind(inside)).context("cannot enter the first node")??;
+    let bind = |addr: SocketAddr| {
+        TcpListener::bind(addr).with_context(|| format!("cannot listen on {addr}"))
+    };
+    let inner = host
+        .ns
+        .run(|| bind(inside))
+        .context("cannot enter the first node")??;
     let outer = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-    let api_url = format!("http://{}", outer.local_addr().context("the API server has no address")?);
+    let api_url = format!(
+        "http://{}",
+        outer
+            .local_addr()
+            .context("the API server has no address")?
+    );
     let server = ApiServer::new();
     for listener in [inner, outer] {
-        listener.set_nonblocking(true).context("cannot prepare a listener")?;
-        let listener = tokio::net::TcpListener::from_std(listener).context("cannot prepare a listener")?;
+        listener
+            .set_nonblocking(true)
+            .context("cannot prepare a listener")?;
+        let listener =
+            tokio::net::TcpListener::from_std(listener).context("cannot prepare a listener")?;
         let server = server.clone();
         tokio::spawn(async move {
             if let Err(e) = server.serve(listener).await {
@@ -229,17 +328,33 @@ async fn start_api(spec: &LabSpec, dir: &StateDir, network: &Network) -> anyhow:
         });
     }
     let state = describe(spec, network, api_url, format!("http://{inside}"))?;
-    fs::write(dir.kubeconfig(), nodes::kubeconfig(&spec.name, &state.api_url)).context("cannot write the kubeconfig")?;
+    fs::write(
+        dir.kubeconfig(),
+        nodes::kubeconfig(&spec.name, &state.api_url),
+    )
+    .context("cannot write the kubeconfig")?;
     let client = crate::client::connect(&state.api_url)?;
     Ok((state, client))
 }
 
-fn describe(spec: &LabSpec, network: &Network, api_url: String, api_url_inside: String) -> anyhow::Result<LabState> {
+fn describe(
+    spec: &LabSpec,
+    network: &Network,
+    api_url: String,
+    api_url_inside: String,
+) -> anyhow::Result<LabState> {
     let machine = |host: &Host| -> anyhow::Result<MachineState> {
         let plan = network.machine(&host.name);
-        let nets = plan.iter().flat_map(|m| m.links.iter().flat_map(|l| &l.addresses)).map(ToString::to_string);
-        let cidrs = plan.iter().flat_map(|m| &m.pod_cidrs).map(ToString::to_string);
-        let net = fs::metadata(host.holder.proc_path("ns/net")).with_context(|| format!("{} has ended", host.name))?;
+        let nets = plan
+            .iter()
+            .flat_map(|m| m.links.iter().flat_map(|l| &l.addresses))
+            .map(ToString::to_string);
+        let cidrs = plan
+            .iter()
+            .flat_map(|m| &m.pod_cidrs)
+            .map(ToString::to_string);
+        let net = fs::metadata(host.holder.proc_path("ns/net"))
+            .with_context(|| format!("{} has ended", host.name))?;
         Ok(MachineState {
             name: host.name.clone(),
             holder: host.holder.clone(),
@@ -256,7 +371,11 @@ fn describe(spec: &LabSpec, network: &Network, api_url: String, api_url_inside: 
         supervisor: ProcId::of(own).context("cannot find this process in /proc")?,
         api_url,
         api_url_inside,
-        nodes: network.nodes.iter().map(|h| machine(h)).collect::<anyhow::Result<_>>()?,
+        nodes: network
+            .nodes
+            .iter()
+            .map(|h| machine(h))
+            .collect::<anyhow::Result<_>>()?,
         router: machine(&network.router)?,
         fabric: machine(&network.fabric)?,
     })
@@ -264,19 +383,34 @@ fn describe(spec: &LabSpec, network: &Network, api_url: String, api_url_inside: 
 
 /// The outside host's server, in the router.
 fn start_outside(dir: &StateDir, spec: &LabSpec, router: &Host) -> anyhow::Result<()> {
-    let log = OpenOptions::new().create(true).append(true).open(dir.file("router.log")).context("cannot open the log")?;
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(dir.file("router.log"))
+        .context("cannot open the log")?;
     let mut command = crate::init::command("serve")?;
     command.env(crate::init::LAB_ENV, spec.name.as_str());
-    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::piped()).stderr(log);
-    let child = router.ns.run(|| command.spawn()).context("cannot enter the router")?;
+    command
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .stderr(log);
+    let child = router
+        .ns
+        .run(|| command.spawn())
+        .context("cannot enter the router")?;
     let mut child = child.context("cannot start the outside host's server")?;
     router.cgroup.join(child.id() as i32)?;
     let mut line = String::new();
     if let Some(out) = child.stdout.take() {
-        io::BufReader::new(out).read_line(&mut line).context("cannot hear from the outside host's server")?;
+        io::BufReader::new(out)
+            .read_line(&mut line)
+            .context("cannot hear from the outside host's server")?;
     }
     if line.trim_end() != crate::init::holder::READY {
-        bail!("the outside host's server did not start; see {}", dir.file("router.log").display());
+        bail!(
+            "the outside host's server did not start; see {}",
+            dir.file("router.log").display()
+        );
     }
     // Collected when it ends, so that it does not stay as a zombie.
     std::thread::spawn(move || child.wait());

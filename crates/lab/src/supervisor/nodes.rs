@@ -50,8 +50,12 @@ fn arch() -> &'static str {
 }
 
 fn node_status(machine: &Machine) -> Value {
-    let ips = machine.addresses().map(|ip| json!({"type": "InternalIP", "address": ip}));
-    let addresses: Vec<Value> = ips.chain([json!({"type": "Hostname", "address": machine.name})]).collect();
+    let ips = machine
+        .addresses()
+        .map(|ip| json!({"type": "InternalIP", "address": ip}));
+    let addresses: Vec<Value> = ips
+        .chain([json!({"type": "Hostname", "address": machine.name})])
+        .collect();
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     json!({
         "addresses": addresses,
@@ -79,9 +83,15 @@ pub(super) async fn create(client: &Client, network: &Network) -> anyhow::Result
     let nodes: Api<Node> = Api::all(client.clone());
     for machine in &network.topology.nodes {
         let object = serde_json::from_value(node_object(machine))?;
-        nodes.create(&PostParams::default(), &object).await.with_context(|| format!("node {}", machine.name))?;
+        nodes
+            .create(&PostParams::default(), &object)
+            .await
+            .with_context(|| format!("node {}", machine.name))?;
         let status = Patch::Merge(json!({"status": node_status(machine)}));
-        nodes.patch_status(&machine.name, &PatchParams::default(), &status).await.with_context(|| format!("node {}", machine.name))?;
+        nodes
+            .patch_status(&machine.name, &PatchParams::default(), &status)
+            .await
+            .with_context(|| format!("node {}", machine.name))?;
     }
     Ok(())
 }
@@ -93,14 +103,20 @@ pub(super) struct NodeHealth {
 }
 
 /// Keeps the Ready condition of a node in step with its network.
-pub(super) fn keep_condition(client: Client, name: String, network: kubelet::Network) -> NodeHealth {
+pub(super) fn keep_condition(
+    client: Client,
+    name: String,
+    network: kubelet::Network,
+) -> NodeHealth {
     let (tell, trouble) = watch::channel(Some("not checked yet".to_owned()));
     let node = name.clone();
     tokio::spawn(async move {
         let mut written = None;
         loop {
             let now = network.check().await.err().map(|e| e.to_string());
-            if written.as_ref() != Some(&now) && write_condition(&client, &node, now.as_deref()).await {
+            if written.as_ref() != Some(&now)
+                && write_condition(&client, &node, now.as_deref()).await
+            {
                 written = Some(now.clone());
                 tell.send_replace(now.clone());
             }
@@ -115,13 +131,17 @@ async fn write_condition(client: &Client, node: &str, trouble: Option<&str>) -> 
         None => ("KubeletReady", "the network takes pods"),
         Some(text) => ("NetworkPluginNotReady", text),
     };
-    let mut condition = status::condition("Ready", trouble.is_none(), reason, None, Timestamp::now());
+    let mut condition =
+        status::condition("Ready", trouble.is_none(), reason, None, Timestamp::now());
     condition["reason"] = json!(reason);
     condition["message"] = json!(message);
     // Strategic: other conditions, of the agent for one, stay.
     let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
     let nodes: Api<Node> = Api::all(client.clone());
-    match nodes.patch_status(node, &PatchParams::default(), &patch).await {
+    match nodes
+        .patch_status(node, &PatchParams::default(), &patch)
+        .await
+    {
         Ok(_) => true,
         Err(e) => {
             tracing::warn!(node, "cannot write the condition of a node: {e}");
@@ -131,7 +151,11 @@ async fn write_condition(client: &Client, node: &str, trouble: Option<&str>) -> 
 }
 
 /// Waits until every node is ready; the error names those that are not, and why.
-pub(super) async fn wait_ready(mut nodes: Vec<NodeHealth>, limit: Duration, dir: &StateDir) -> anyhow::Result<()> {
+pub(super) async fn wait_ready(
+    mut nodes: Vec<NodeHealth>,
+    limit: Duration,
+    dir: &StateDir,
+) -> anyhow::Result<()> {
     let all = async {
         for node in &mut nodes {
             let _ = node.trouble.wait_for(Option::is_none).await;
@@ -140,10 +164,19 @@ pub(super) async fn wait_ready(mut nodes: Vec<NodeHealth>, limit: Duration, dir:
     if tokio::time::timeout(limit, all).await.is_ok() {
         return Ok(());
     }
-    let late = nodes.iter().filter_map(|n| Some(format!("{}: {}", n.name, n.trouble.borrow().as_ref()?)));
+    let late = nodes
+        .iter()
+        .filter_map(|n| Some(format!("{}: {}", n.name, n.trouble.borrow().as_ref()?)));
     let late: Vec<String> = late.collect();
-    let tail = nodes.iter().find(|n| n.trouble.borrow().is_some()).map(|n| last_lines(dir, &n.name)).unwrap_or_default();
-    bail!("not ready after {limit:?}: {}\nlast lines of the first one's agent:\n{tail}", late.join("; "))
+    let tail = nodes
+        .iter()
+        .find(|n| n.trouble.borrow().is_some())
+        .map(|n| last_lines(dir, &n.name))
+        .unwrap_or_default();
+    bail!(
+        "not ready after {limit:?}: {}\nlast lines of the first one's agent:\n{tail}",
+        late.join("; ")
+    )
 }
 
 fn last_lines(dir: &StateDir, node: &str) -> String {

@@ -15,9 +15,17 @@ use crate::kubelet::Kubelet;
 
 /// Runs for the life of the lab.
 pub(super) async fn run(client: Client, kubelets: BTreeMap<String, Kubelet>) {
-    let mut router = Router { client: client.clone(), kubelets, next: 0, known: BTreeMap::new(), listed: BTreeSet::new() };
+    let mut router = Router {
+        client: client.clone(),
+        kubelets,
+        next: 0,
+        known: BTreeMap::new(),
+        listed: BTreeSet::new(),
+    };
     let pods: Api<Pod> = Api::all(client);
-    let mut events = watcher(pods, watcher::Config::default()).default_backoff().boxed();
+    let mut events = watcher(pods, watcher::Config::default())
+        .default_backoff()
+        .boxed();
     loop {
         match events.try_next().await {
             Ok(Some(event)) => router.handle(event).await,
@@ -45,7 +53,12 @@ impl Router {
             }
             Event::InitDone => {
                 // Whatever went while nobody watched.
-                let gone: Vec<_> = self.known.keys().filter(|uid| !self.listed.contains(*uid)).cloned().collect();
+                let gone: Vec<_> = self
+                    .known
+                    .keys()
+                    .filter(|uid| !self.listed.contains(*uid))
+                    .cloned()
+                    .collect();
                 for uid in gone {
                     if let Some(pod) = self.known.remove(&uid) {
                         self.give(pod, true);
@@ -68,7 +81,8 @@ impl Router {
             return;
         }
         let pod = Arc::new(pod);
-        self.known.insert(pod.uid().unwrap_or_default(), pod.clone());
+        self.known
+            .insert(pod.uid().unwrap_or_default(), pod.clone());
         self.give(pod, false);
     }
 
@@ -76,7 +90,11 @@ impl Router {
         let Some(node) = node_of(&pod) else { return };
         match self.kubelets.get_mut(node) {
             Some(kubelet) => kubelet.observe(pod, gone),
-            None => tracing::warn!(pod = pod.name_any(), node, "a pod is bound to a node that the lab does not have"),
+            None => tracing::warn!(
+                pod = pod.name_any(),
+                node,
+                "a pod is bound to a node that the lab does not have"
+            ),
         }
     }
 
@@ -96,25 +114,42 @@ impl Router {
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
-        let bound: kube::Result<serde_json::Value> =
-            pods.create_subresource("binding", &name, &PostParams::default(), &binding).await;
+        let bound: kube::Result<serde_json::Value> = pods
+            .create_subresource("binding", &name, &PostParams::default(), &binding)
+            .await;
         if let Err(e) = bound {
             tracing::warn!(pod = name, node, "cannot bind a pod: {e}");
         }
     }
 
     async fn allowed(&self, pod: &Pod) -> Vec<String> {
-        let wanted = pod.spec.as_ref().and_then(|s| s.node_selector.clone()).unwrap_or_default();
+        let wanted = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.node_selector.clone())
+            .unwrap_or_default();
         if wanted.is_empty() {
             return self.kubelets.keys().cloned().collect();
         }
         let nodes: Api<Node> = Api::all(self.client.clone());
-        let nodes = nodes.list(&Default::default()).await.map(|l| l.items).unwrap_or_default();
+        let nodes = nodes
+            .list(&Default::default())
+            .await
+            .map(|l| l.items)
+            .unwrap_or_default();
         let fits = |n: &Node| wanted.iter().all(|(k, v)| n.labels().get(k) == Some(v));
-        nodes.iter().filter(|n| fits(n)).map(ResourceExt::name_any).collect()
+        nodes
+            .iter()
+            .filter(|n| fits(n))
+            .map(ResourceExt::name_any)
+            .collect()
     }
 }
 
 fn node_of(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+    pod.spec
+        .as_ref()?
+        .node_name
+        .as_deref()
+        .filter(|n| !n.is_empty())
 }

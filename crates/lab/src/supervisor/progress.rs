@@ -45,11 +45,16 @@ impl Reporter {
     #[allow(clippy::new_without_default, reason = "it starts a clock")]
     pub fn new() -> Reporter {
         let start = Instant::now();
-        Reporter { start, last: Mutex::new(start) }
+        Reporter {
+            start,
+            last: Mutex::new(start),
+        }
     }
 
     fn tell(&self, progress: &Progress) {
-        let Ok(mut line) = serde_json::to_string(progress) else { return };
+        let Ok(mut line) = serde_json::to_string(progress) else {
+            return;
+        };
         line.push('\n');
         // Whoever listened may be gone.
         let mut out = io::stdout();
@@ -58,15 +63,23 @@ impl Reporter {
 
     /// A step is done.
     pub fn step(&self, text: &str) {
-        let mut last = self.last.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        self.tell(&Progress::Step { text: text.to_owned(), ms: millis(*last) });
+        let mut last = self
+            .last
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        self.tell(&Progress::Step {
+            text: text.to_owned(),
+            ms: millis(*last),
+        });
         *last = Instant::now();
         tracing::info!("{text}");
     }
 
     /// The lab is in service; nothing more will be told.
     pub fn ready(&self) {
-        self.tell(&Progress::Ready { ms: millis(self.start) });
+        self.tell(&Progress::Ready {
+            ms: millis(self.start),
+        });
         if let Ok(null) = OpenOptions::new().write(true).open("/dev/null") {
             let _ = nix::unistd::dup2_stdout(&null);
         }
@@ -74,6 +87,8 @@ impl Reporter {
 
     /// It failed.
     pub fn failed(&self, message: &str) {
-        self.tell(&Progress::Failed { message: message.to_owned() });
+        self.tell(&Progress::Failed {
+            message: message.to_owned(),
+        });
     }
 }

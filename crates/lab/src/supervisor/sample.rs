@@ -37,7 +37,9 @@ pub async fn create(client: &Client, state: &LabState) -> anyhow::Result<Vec<Str
 /// A condition: the pod is Ready.
 pub fn pod_ready() -> impl Condition<Pod> {
     |pod: Option<&Pod>| {
-        let conditions = pod.and_then(|p| p.status.as_ref()).and_then(|s| s.conditions.as_ref());
+        let conditions = pod
+            .and_then(|p| p.status.as_ref())
+            .and_then(|s| s.conditions.as_ref());
         conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
     }
 }
@@ -48,7 +50,9 @@ pub async fn wait_ready(client: &Client, names: &[String], limit: Duration) -> a
     let all = names.iter().map(async |name| {
         let ready = await_condition(pods.clone(), name, pod_ready());
         let waited = tokio::time::timeout(limit, ready).await;
-        waited.with_context(|| format!("pod {name} is not ready after {limit:?}"))?.with_context(|| format!("pod {name}"))
+        waited
+            .with_context(|| format!("pod {name} is not ready after {limit:?}"))?
+            .with_context(|| format!("pod {name}"))
     });
     futures::future::try_join_all(all).await.map(drop)
 }

@@ -21,24 +21,36 @@ pub(super) async fn serve(listener: TcpListener) {
         .route("/healthz", get(|| async { "ok\n" }))
         .fallback(text)
         .layer(DefaultBodyLimit::max(MAX_BODY));
-    if let Err(e) = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await {
+    if let Err(e) = axum::serve(
+        listener,
+        app.into_make_service_with_connect_info::<SocketAddr>(),
+    )
+    .await
+    {
         eprintln!("the HTTP server stopped: {e}");
     }
 }
 
 fn hostname() -> String {
-    nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+    nix::unistd::gethostname()
+        .map(|n| n.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 /// The addresses of this network namespace, without loopback and link-local ones.
 fn own_addresses() -> Vec<IpAddr> {
-    let all = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|i| i.address);
+    let all = nix::ifaddrs::getifaddrs()
+        .into_iter()
+        .flatten()
+        .filter_map(|i| i.address);
     let ip = |a: nix::sys::socket::SockaddrStorage| {
         let v4 = a.as_sockaddr_in().map(|s| IpAddr::V4(s.ip()));
         v4.or_else(|| a.as_sockaddr_in6().map(|s| IpAddr::V6(s.ip())))
     };
     let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    all.filter_map(ip).filter(|ip| !ip.is_loopback() && !link_local(ip)).collect()
+    all.filter_map(ip)
+        .filter(|ip| !ip.is_loopback() && !link_local(ip))
+        .collect()
 }
 
 /// Lines as users of `whoami` images know them.
@@ -48,7 +60,13 @@ async fn text(ConnectInfo(from): ConnectInfo<SocketAddr>, request: Request) -> S
         let _ = writeln!(out, "IP: {ip}");
     }
     let _ = writeln!(out, "RemoteAddr: {}", super::plain(from));
-    let _ = writeln!(out, "{} {} {:?}", request.method(), request.uri(), request.version());
+    let _ = writeln!(
+        out,
+        "{} {} {:?}",
+        request.method(),
+        request.uri(),
+        request.version()
+    );
     for (name, value) in request.headers() {
         let _ = writeln!(out, "{name}: {}", String::from_utf8_lossy(value.as_bytes()));
     }

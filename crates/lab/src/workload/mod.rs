@@ -45,7 +45,11 @@ fn plain(addr: SocketAddr) -> SocketAddr {
 
 /// Any address, both families where the kernel has them.
 fn wildcards(port: u16) -> [SocketAddr; 2] {
-    [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)].map(|ip| SocketAddr::new(ip, port))
+    [
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    ]
+    .map(|ip| SocketAddr::new(ip, port))
 }
 
 /// Listens on both families, or on IPv4 alone where IPv6 is off.
@@ -91,7 +95,10 @@ async fn echo_one(mut stream: TcpStream) {
 }
 
 fn serve(args: &ServeArgs, ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<i32> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
         let mut int = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
@@ -114,10 +121,16 @@ pub fn run(args: &ServeArgs) -> anyhow::Result<i32> {
 }
 
 /// Serves until SIGTERM inside a container, with the arguments of its YAML; `ready` is called once all ports listen.
-pub fn run_as_container(args: &[String], ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<i32> {
+pub fn run_as_container(
+    args: &[String],
+    ready: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<i32> {
     let parsed = Standalone::try_parse_from(args).map_err(|e| {
         let text = e.to_string();
-        anyhow::anyhow!("arguments of image hypha/echo: {}", text.lines().next().unwrap_or_default())
+        anyhow::anyhow!(
+            "arguments of image hypha/echo: {}",
+            text.lines().next().unwrap_or_default()
+        )
     })?;
     serve(&parsed.args, ready)
 }
@@ -130,7 +143,10 @@ mod tests {
     fn arguments() {
         let args = |list: &[&str]| Standalone::try_parse_from(list).map(|s| s.args);
         assert_eq!(args(&[]).unwrap().http, [80, 8080]);
-        assert_eq!(args(&["--http", "1,2", "--echo", "9"]).unwrap().http, [1, 2]);
+        assert_eq!(
+            args(&["--http", "1,2", "--echo", "9"]).unwrap().http,
+            [1, 2]
+        );
         assert!(args(&["--http", "x"]).is_err());
     }
 }

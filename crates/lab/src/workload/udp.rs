@@ -37,7 +37,11 @@ pub(super) fn start(port: u16, answer: Answer) -> anyhow::Result<()> {
             let _ = serve_one(&socket, &mut buffer, answer);
         }
     };
-    std::thread::Builder::new().name(format!("udp-{port}")).stack_size(128 << 10).spawn(run).context("no thread")?;
+    std::thread::Builder::new()
+        .name(format!("udp-{port}"))
+        .stack_size(128 << 10)
+        .spawn(run)
+        .context("no thread")?;
     Ok(())
 }
 
@@ -62,12 +66,15 @@ fn serve_one(socket: &UdpSocket, buffer: &mut [u8], answer: Answer) -> nix::Resu
     let mut control = nix::cmsg_space!(in6_pktinfo, in_pktinfo);
     let (len, from, asked) = {
         let mut parts = [IoSliceMut::new(buffer)];
-        let got = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
-        let asked = got.cmsgs()?.fold(Asked::Unknown, |found, message| match message {
-            ControlMessageOwned::Ipv4PacketInfo(info) => Asked::V4(info),
-            ControlMessageOwned::Ipv6PacketInfo(info) => Asked::V6(info),
-            _ => found,
-        });
+        let got =
+            recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::empty())?;
+        let asked = got
+            .cmsgs()?
+            .fold(Asked::Unknown, |found, message| match message {
+                ControlMessageOwned::Ipv4PacketInfo(info) => Asked::V4(info),
+                ControlMessageOwned::Ipv6PacketInfo(info) => Asked::V6(info),
+                _ => found,
+            });
         (got.bytes, got.address, asked)
     };
     let Some(from) = from else { return Ok(()) };
@@ -85,18 +92,43 @@ fn serve_one(socket: &UdpSocket, buffer: &mut [u8], answer: Answer) -> nix::Resu
 fn send(fd: i32, payload: &[u8], to: &SockaddrStorage, asked: Asked) -> nix::Result<()> {
     let parts = [IoSlice::new(payload)];
     // The source address is asked for, the link is left to the routes.
-    let v4 = |i: in_pktinfo| in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: i.ipi_addr, ipi_addr: in_addr { s_addr: 0 } };
-    let v6 = |i: in6_pktinfo| in6_pktinfo { ipi6_ifindex: 0, ..i };
+    let v4 = |i: in_pktinfo| in_pktinfo {
+        ipi_ifindex: 0,
+        ipi_spec_dst: i.ipi_addr,
+        ipi_addr: in_addr { s_addr: 0 },
+    };
+    let v6 = |i: in6_pktinfo| in6_pktinfo {
+        ipi6_ifindex: 0,
+        ..i
+    };
     match asked {
-        Asked::V4(info) => sendmsg(fd, &parts, &[ControlMessage::Ipv4PacketInfo(&v4(info))], MsgFlags::empty(), Some(to)),
-        Asked::V6(info) => sendmsg(fd, &parts, &[ControlMessage::Ipv6PacketInfo(&v6(info))], MsgFlags::empty(), Some(to)),
+        Asked::V4(info) => sendmsg(
+            fd,
+            &parts,
+            &[ControlMessage::Ipv4PacketInfo(&v4(info))],
+            MsgFlags::empty(),
+            Some(to),
+        ),
+        Asked::V6(info) => sendmsg(
+            fd,
+            &parts,
+            &[ControlMessage::Ipv6PacketInfo(&v6(info))],
+            MsgFlags::empty(),
+            Some(to),
+        ),
         Asked::Unknown => sendmsg(fd, &parts, &[], MsgFlags::empty(), Some(to)),
     }
     .map(drop)
 }
 
 fn sender(address: &SockaddrStorage) -> Option<SocketAddr> {
-    let v4 = address.as_sockaddr_in().map(|a| SocketAddr::new(a.ip().into(), a.port()));
-    let v6 = || address.as_sockaddr_in6().map(|a| SocketAddr::new(a.ip().into(), a.port()));
+    let v4 = address
+        .as_sockaddr_in()
+        .map(|a| SocketAddr::new(a.ip().into(), a.port()));
+    let v6 = || {
+        address
+            .as_sockaddr_in6()
+            .map(|a| SocketAddr::new(a.ip().into(), a.port()))
+    };
     v4.or_else(v6).map(super::plain)
 }

@@ -1,4 +1,5 @@
 //! Integration tests of the lab.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod apiserver;
 mod apiserver_kinds;
