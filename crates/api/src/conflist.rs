@@ -165,7 +165,7 @@ mod tests {
         let plugin = json!({"type": "hypha-cni", "enable-debug": false, "log-file": "/var/run/cilium/cilium-cni.log"});
         assert_eq!(
             value,
-            json!({"cniVersion": "0.3.1", "name": "cilium", "plugins": [plugin]})
+            json!({"cniVersion": "1.1.0", "name": "cilium", "plugins": [plugin]})
         );
     }
 
