@@ -1,0 +1,75 @@
+//! What the contract looks like in memory, for review: a change here is a change of [`abi::ABI_VERSION`].
+extern crate hypha_abi as abi;
+
+use std::fmt::Write;
+
+use abi::{
+    CtEntry, CtKey4, CtKey6, DatapathConfig, EndpointInfo, EndpointKey, FlowEvent, FragKey4,
+    FragKey6, FragValue, IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, SnatEntry4,
+    SnatEntry6, SnatKey4, SnatKey6,
+};
+use expect_test::expect_file;
+
+/// Writes size, alignment and every field's offset and size. The pattern without `..` refuses to compile when a field is missing.
+macro_rules! layout {
+    ($out:ident, $($name:ident { $($field:ident),* $(,)? })*) => {$(
+        let check = |value: &$name| {
+            let $name { $($field),* } = value;
+            let base = std::ptr::from_ref(value).addr();
+            [$((std::ptr::from_ref($field).addr() - base, size_of_val($field))),*]
+        };
+        writeln!($out, "{}: size {}, align {}", stringify!($name), size_of::<$name>(), align_of::<$name>()).unwrap();
+        let fields = check(&zerocopy::FromZeros::new_zeroed());
+        for (name, (offset, size)) in [$(stringify!($field)),*].into_iter().zip(fields) {
+            writeln!($out, "  {offset:>3} {size:>3} {name}").unwrap();
+        }
+    )*};
+}
+
+#[test]
+fn layout() {
+    let mut out = format!("ABI version {}\n", abi::ABI_VERSION);
+    layout! { out,
+        EndpointKey { ip, family, pad, cluster_id }
+        EndpointInfo { ifindex, sec_id, id, flags, mac, node_mac, epoch }
+        LocalEndpoint { info, ipv4, ipv6 }
+        IpcacheKey { prefix_len, cluster_id, pad, family, ip }
+        IpcacheValue { sec_id, tunnel, flags, key, pad }
+        CtKey4 { a, b, port_a, port_b, proto, pad }
+        CtKey6 { a, b, port_a, port_b, proto, pad }
+        CtEntry {
+            expires, created, last_report, flags, orig_tcp, reply_tcp, src_id, dst_id, epochs, rev_nat, endpoint, ifindex,
+            packets, bytes,
+        }
+        SnatKey4 { src, dst, sport, dport, proto, flags, pad }
+        SnatEntry4 { created, addr, port, pad }
+        SnatKey6 { src, dst, sport, dport, proto, flags, pad }
+        SnatEntry6 { created, addr, port, pad }
+        FragKey4 { src, dst, id, proto, pad }
+        FragKey6 { src, dst, id, proto, pad }
+        FragValue { sport, dport }
+        FlowEvent {
+            time, kind, subtype, ct_status, flags, endpoint, proto, tcp_flags, len, ifindex, src_id, dst_id, src, dst, sport,
+            dport, line, file, ext_error,
+        }
+        MetricsValue { packets, bytes, line, file }
+        DatapathConfig {
+            tunnel_ifindex, host_ifindex, report_interval, ct_tcp, ct_tcp_syn, ct_tcp_fin, ct_any, snat_min, snat_max,
+            tunnel_port, routing, aggregation, ipv4, ipv6, masquerade4, masquerade6, host_legacy, accounting, ethernet, pad,
+            native4_len, native6_len, node_ipv4, router_ipv4, native4, host_mac, net_mac, node_ipv6, router_ipv6, native6,
+        }
+    }
+    expect_file!["./layout.txt"].assert_eq(&out);
+}
+
+/// The numbers are in counters, events and other programs' tables: they never change.
+#[test]
+fn drop_reasons() {
+    let mut out = String::new();
+    for reason in abi::DropReason::ALL {
+        let number = *reason as u8;
+        assert_eq!(abi::DropReason::from_u8(number), Some(*reason));
+        writeln!(out, "{number} {} | {}", reason.text(), reason.proto_name()).unwrap();
+    }
+    expect_file!["./drop_reasons.txt"].assert_eq(&out);
+}
