@@ -177,6 +177,20 @@ fn validate_container(
     {
         errors.required(format!("{place}.image"), "");
     }
+    validate_ports(container, place, errors);
+    for (i, env) in container["env"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .enumerate()
+    {
+        if env["name"].as_str().is_none_or(str::is_empty) {
+            errors.required(format!("{place}.env[{i}].name"), "");
+        }
+    }
+}
+
+fn validate_ports(container: &Value, place: &str, errors: &mut FieldErrors) {
     for (i, port) in container["ports"]
         .as_array()
         .into_iter()
@@ -200,16 +214,6 @@ fn validate_container(
                 &port["protocol"],
                 &["SCTP", "TCP", "UDP"],
             );
-        }
-    }
-    for (i, env) in container["env"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        if env["name"].as_str().is_none_or(str::is_empty) {
-            errors.required(format!("{place}.env[{i}].name"), "");
         }
     }
 }
