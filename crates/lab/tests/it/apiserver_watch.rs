@@ -244,7 +244,7 @@ fn churn(store: &Store, writer: usize, writes: usize) {
     for i in 0..writes {
         let step = i * 7 + writer * 13;
         let key = Key::cluster(format!("n{}", step % 11));
-        let even = if step % 3 == 0 { "yes" } else { "no" };
+        let even = if step.is_multiple_of(3) { "yes" } else { "no" };
         let label = json!({"metadata": {"labels": {"even": even, "step": step.to_string()}}});
         // Any of these may find the object there or gone: the other writers are at it too.
         let _ = match step % 5 {
