@@ -38,19 +38,23 @@ pub enum Error {
         "this binary was built without the eBPF object (HYPHA_SKIP_BPF=1): run `cargo xtask build-bpf` and build it again"
     )]
     NoObject,
-    /// The object cannot be loaded as a whole.
-    #[error("load the eBPF object: {source}")]
+    /// The object cannot be used as a whole.
+    #[error("{op} the eBPF object: {source}")]
     Object {
+        /// What was attempted.
+        op: &'static str,
         /// The cause.
-        source: Box<aya::EbpfError>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// One program cannot be loaded; the verifier's words are in the cause.
-    #[error("load program {name}: {source}")]
+    /// One program cannot be loaded.
+    #[error("load program {name}: {source}{}\n{log}", hint(source))]
     Program {
         /// The program.
         name: &'static str,
         /// The cause.
-        source: Box<aya::programs::ProgramError>,
+        source: io::Error,
+        /// The end of the verifier's log.
+        log: String,
     },
     /// The object lacks a program, or it is of another type.
     #[error(

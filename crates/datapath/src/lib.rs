@@ -11,6 +11,7 @@ pub mod devices;
 mod digest;
 mod error;
 pub mod events;
+mod load;
 pub mod maps;
 mod object;
 mod open;

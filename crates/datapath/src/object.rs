@@ -1,15 +1,10 @@
-//! The eBPF object: its bytes, and how programs and maps are made of it.
+//! The eBPF object, and a program made of it.
 use std::{
     os::fd::{AsFd, OwnedFd},
-    path::Path,
     sync::Arc,
 };
 
-use abi::{DatapathConfig, names};
-use aya::{EbpfLoader, programs::SchedClassifier};
-use zerocopy::IntoBytes;
-
-use crate::{Error, Result, digest::digest, spec::MapSpec, sys};
+use crate::{Error, Result, digest::digest, sys};
 
 static EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hypha.bpf.o"));
 const EMBEDDED_DIGEST: [u8; 16] = include!(concat!(env!("OUT_DIR"), "/digest.rs"));
@@ -101,53 +96,4 @@ impl Program {
             id: info.id,
         })
     }
-}
-
-/// Loads every program. Maps are taken from their pins in `maps`, those that are not there are made and pinned there.
-pub(crate) fn load(
-    object: &Object,
-    config: &DatapathConfig,
-    specs: &[MapSpec],
-    maps: &Path,
-) -> Result<Vec<Program>> {
-    if object.is_empty() {
-        return Err(Error::NoObject);
-    }
-    raise_memory_limit();
-    let mut loader = EbpfLoader::new();
-    loader.override_global(names::CONFIG_GLOBAL, config.as_bytes(), true);
-    for spec in specs {
-        loader.map_max_entries(spec.name, spec.max_entries);
-        loader.map_pin_path(spec.name, maps.join(spec.name));
-    }
-    let mut loaded = loader.load(object.bytes()).map_err(|e| Error::Object {
-        source: Box::new(e),
-    })?;
-    names::PROGRAMS
-        .iter()
-        .map(|name| load_program(&mut loaded, name))
-        .collect()
-}
-
-fn load_program(loaded: &mut aya::Ebpf, name: &'static str) -> Result<Program> {
-    let failed = |e| Error::Program {
-        name,
-        source: Box::new(e),
-    };
-    let program = loaded.program_mut(name).ok_or(Error::NoProgram { name })?;
-    let program: &mut SchedClassifier =
-        program.try_into().map_err(|_| Error::NoProgram { name })?;
-    program.load().map_err(failed)?;
-    let fd = program.fd().map_err(failed)?.as_fd().try_clone_to_owned();
-    Program::new(
-        name,
-        fd.map_err(Error::bpf("duplicate the descriptor of program", name))?,
-    )
-}
-
-/// Kernels before 5.11 charge maps to the locked memory of the process.
-fn raise_memory_limit() {
-    use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-    // Without the right to raise it, loading says what is missing.
-    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
 }

@@ -13,8 +13,9 @@ use crate::{
     Datapath, Error, Object, Result,
     attach::{AttachMode, Attacher, Replaced},
     digest::digest,
+    load,
     maps::{MapHandle, copy_entries},
-    object::{self, Program},
+    object::Program,
     pins::{self, Pins},
     record::{Record, RecordMap},
     spec::{MapKind, MapSizes, MapSpec, specs},
@@ -131,7 +132,7 @@ impl Datapath {
             }
             None => {
                 let (programs, maps, fates) =
-                    load(options, &pins, &record_map, record, &specs, &found)?;
+                    load_beside(options, &pins, &record_map, record, &specs, &found)?;
                 (programs, maps, fates, Some(wanted))
             }
         };
@@ -244,7 +245,7 @@ type Loaded = (
 );
 
 /// Loads the programs beside what runs, and only then moves the new maps to their places.
-fn load(
+fn load_beside(
     options: &OpenOptions,
     pins: &Pins,
     record_map: &RecordMap,
@@ -264,7 +265,7 @@ fn load(
             pins::replace(found.fd.as_fd(), &staged.join(spec.name))?;
         }
     }
-    let programs = object::load(&options.object, &options.config, specs, &staged)?;
+    let programs = load::load(&options.object, &options.config, specs, &staged)?;
     let mut maps = Vec::with_capacity(specs.len());
     let mut fates = Vec::with_capacity(specs.len());
     for (spec, found) in specs.iter().zip(found) {

@@ -1,7 +1,7 @@
 //! What the running kernel has, and what is used where it lacks something.
 use crate::{
     rtnl,
-    sys::{self, AttachType, MapShape},
+    sys::{self, AttachType, Classifier, MapShape},
 };
 
 /// A feature of the kernel.
@@ -142,19 +142,28 @@ fn has_netkit() -> bool {
 }
 
 /// Whether classifiers may call a helper: loads a program that calls it with zeros.
-fn has_helper(number: i32) -> bool {
-    let set_zero = |register: u64| 0xB7 | register << 8;
-    let call = 0x85 | u64::from(number.cast_unsigned()) << 32;
-    let exit = 0x95;
-    sys::prog_load_classifier(&[
-        set_zero(1),
-        set_zero(2),
-        set_zero(3),
-        set_zero(4),
-        call,
-        exit,
-    ])
-    .is_ok()
+fn has_helper(number: u8) -> bool {
+    const SET: u8 = 0xB7;
+    const CALL: u8 = 0x85;
+    const EXIT: u8 = 0x95;
+    let code = [
+        [SET, 1, 0, 0, 0, 0, 0, 0],
+        [SET, 2, 0, 0, 0, 0, 0, 0],
+        [SET, 3, 0, 0, 0, 0, 0, 0],
+        [SET, 4, 0, 0, 0, 0, 0, 0],
+        [CALL, 0, 0, 0, number, 0, 0, 0],
+        [EXIT, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    let Ok(instructions) = aya_obj::copy_instructions(code.as_flattened()) else {
+        return false;
+    };
+    let program = Classifier {
+        name: "probe",
+        instructions: &instructions,
+        license: c"GPL",
+        btf: None,
+    };
+    sys::prog_load(&program).is_ok()
 }
 
 fn has_ring_buffer() -> bool {

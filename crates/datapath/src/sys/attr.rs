@@ -31,8 +31,18 @@ attr! {
     /// `BPF_PROG_LOAD`.
     ProgLoad {
         prog_type: u32, insn_cnt: u32, insns: u64, license: u64, log_level: u32, log_size: u32, log_buf: u64,
-        kern_version: u32, prog_flags: u32,
+        kern_version: u32, prog_flags: u32, prog_name: [u8; 16], prog_ifindex: u32, expected_attach_type: u32,
+        prog_btf_fd: u32, func_info_rec_size: u32, func_info: u64, func_info_cnt: u32, line_info_rec_size: u32,
+        line_info: u64, line_info_cnt: u32, attach_btf_id: u32,
     }
+}
+attr! {
+    /// `BPF_BTF_LOAD`.
+    BtfLoad { btf: u64, log_buf: u64, btf_size: u32, log_size: u32, log_level: u32, pad: u32, }
+}
+attr! {
+    /// `BPF_MAP_FREEZE`.
+    MapFreeze { map_fd: u32, }
 }
 attr! {
     /// `BPF_OBJ_PIN`, `BPF_OBJ_GET`.

@@ -47,6 +47,15 @@ pub(crate) fn map_create(shape: &MapShape) -> io::Result<OwnedFd> {
     bpf_fd(Command::MapCreate, &mut attr)
 }
 
+/// Makes a map constant for user space; the verifier may then take its values for known.
+pub(crate) fn map_freeze(map: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(
+        Command::MapFreeze,
+        &mut attr::MapFreeze { map_fd: raw(map) },
+    )
+    .map(drop)
+}
+
 fn elem(map: BorrowedFd<'_>, key: &[u8], value: u64, flags: u64) -> attr::MapElem {
     attr::MapElem {
         map_fd: raw(map),

@@ -23,11 +23,11 @@ use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 pub(crate) use link::{LinkState, link_create, link_detach, link_info, link_update};
 pub(crate) use map::{
-    Batch, MapShape, delete, delete_batch, lookup, lookup_batch, map_create, map_info, next_key,
-    update, update_batch,
+    Batch, MapShape, delete, delete_batch, lookup, lookup_batch, map_create, map_freeze, map_info,
+    next_key, update, update_batch,
 };
 pub use prog::ProgramInfo;
-pub(crate) use prog::{prog_info, prog_load_classifier, prog_query, test_run};
+pub(crate) use prog::{Classifier, Records, btf_load, prog_info, prog_load, prog_query, test_run};
 
 /// `enum bpf_cmd`.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     TestRun = 10,
     Info = 15,
     ProgQuery = 16,
+    BtfLoad = 18,
+    MapFreeze = 22,
     MapLookupBatch = 24,
     MapUpdateBatch = 26,
     MapDeleteBatch = 27,

@@ -1,9 +1,11 @@
 //! Programs: what the kernel says of them, test runs, and tiny ones for probes.
 use std::{
+    ffi::CStr,
     io,
     os::fd::{BorrowedFd, OwnedFd},
 };
 
+use aya_obj::generated::bpf_insn;
 use zerocopy::FromZeros;
 
 use super::{AttachType, Command, address, address_mut, attr, bpf, bpf_fd, info, name_text, raw};
@@ -59,15 +61,72 @@ pub(crate) fn prog_info(prog: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     })
 }
 
-/// Loads a classifier of a few instructions; for probes.
-pub(crate) fn prog_load_classifier(insns: &[u64]) -> io::Result<OwnedFd> {
-    let license = *b"GPL\0";
-    let mut attr = attr::ProgLoad::new_zeroed();
-    attr.prog_type = CLASSIFIER;
-    attr.insn_cnt = insns.len() as u32;
-    attr.insns = address(insns);
-    attr.license = address(&license);
-    bpf_fd(Command::ProgLoad, &mut attr)
+/// Records of the type information that belong to a program: bytes, their number and the size of one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Records<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) count: usize,
+    pub(crate) size: usize,
+}
+
+/// A classifier to load.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Classifier<'a> {
+    pub(crate) name: &'a str,
+    /// Eight bytes each.
+    pub(crate) instructions: &'a [bpf_insn],
+    pub(crate) license: &'a CStr,
+    /// The object's type information, and what of it describes functions and lines.
+    pub(crate) btf: Option<(BorrowedFd<'a>, Records<'a>, Records<'a>)>,
+}
+
+impl Classifier<'_> {
+    fn attr(&self) -> attr::ProgLoad {
+        let mut attr = attr::ProgLoad::new_zeroed();
+        attr.prog_type = CLASSIFIER;
+        attr.insn_cnt = self.instructions.len() as u32;
+        attr.insns = address(self.instructions);
+        attr.license = address(self.license.to_bytes_with_nul());
+        let len = self.name.len().min(attr.prog_name.len() - 1);
+        attr.prog_name[..len].copy_from_slice(&self.name.as_bytes()[..len]);
+        if let Some((btf, functions, lines)) = &self.btf {
+            attr.prog_btf_fd = raw(*btf);
+            attr.func_info = address(functions.bytes);
+            attr.func_info_cnt = functions.count as u32;
+            attr.func_info_rec_size = functions.size as u32;
+            attr.line_info = address(lines.bytes);
+            attr.line_info_cnt = lines.count as u32;
+            attr.line_info_rec_size = lines.size as u32;
+        }
+        attr
+    }
+}
+
+/// Loads a classifier. When the verifier refuses it, it is asked again for its words.
+pub(crate) fn prog_load(program: &Classifier<'_>) -> Result<OwnedFd, (io::Error, String)> {
+    const LOG: usize = 16 << 20;
+    let mut attr = program.attr();
+    let first = match bpf_fd(Command::ProgLoad, &mut attr) {
+        Ok(fd) => return Ok(fd),
+        Err(e) => e,
+    };
+    let mut log = vec![0u8; LOG];
+    attr = program.attr();
+    attr.log_level = 1;
+    attr.log_size = log.len() as u32;
+    attr.log_buf = address_mut(log.as_mut_slice());
+    match bpf_fd(Command::ProgLoad, &mut attr) {
+        Ok(fd) => Ok(fd),
+        Err(_) => Err((first, name_text(&log))),
+    }
+}
+
+/// Loads type information.
+pub(crate) fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
+    let mut attr = attr::BtfLoad::new_zeroed();
+    attr.btf = address(btf);
+    attr.btf_size = btf.len() as u32;
+    bpf_fd(Command::BtfLoad, &mut attr)
 }
 
 /// Number of programs attached to a device by links of this kind; an error where the kernel has no such kind.
