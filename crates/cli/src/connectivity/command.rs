@@ -72,6 +72,11 @@ pub fn run(args: &TestArgs) -> Result<()> {
 pub fn test(args: &TestArgs, scene: &Scene) -> Result<()> {
     let start = Instant::now();
     let cases = selected(args, scene)?;
+    if !scene.pods_routed {
+        eprintln!(
+            "not tested: paths between nodes of different networks, as the router has no routes to pods"
+        );
+    }
     let options = run::Options {
         timeout: args.timeout,
         retries: args.retries,

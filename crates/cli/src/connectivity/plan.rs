@@ -128,6 +128,12 @@ pub struct RouterPlace {
 /// Everything the matrix needs to know of a lab.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scene {
+    /// Pods' packets to other nodes are encapsulated.
+    pub tunnel: bool,
+    /// The way between L2 networks is known: by the tunnel, or because the router has routes to pods.
+    pub pods_routed: bool,
+    /// Families in which pods are translated to their node's address when they leave the cluster.
+    pub masquerade: Vec<Family>,
     /// The nodes, by number.
     pub nodes: Vec<NodePlace>,
     /// The outside host, if there is one.
@@ -172,7 +178,7 @@ pub fn cases(scene: &Scene, from: usize) -> Vec<Case> {
         for target in &route.targets {
             for protocol in Protocol::ALL {
                 for size in Size::ALL {
-                    out.push(case(&route, *target, protocol, size));
+                    out.push(case(scene, &route, *target, protocol, size));
                 }
             }
         }
@@ -180,15 +186,16 @@ pub fn cases(scene: &Scene, from: usize) -> Vec<Case> {
     out
 }
 
-fn case(route: &Route<'_>, target: IpAddr, protocol: Protocol, size: Size) -> Case {
+fn case(scene: &Scene, route: &Route<'_>, target: IpAddr, protocol: Protocol, size: Size) -> Case {
+    let family = Family::of(target);
     let source = match &route.masquerade {
-        Some(node) => Source::Node(
+        Some(node) if scene.masquerade.contains(&family) => Source::Node(
             node.iter()
                 .copied()
-                .filter(|ip| Family::of(*ip) == Family::of(target))
+                .filter(|ip| Family::of(*ip) == family)
                 .collect(),
         ),
-        None => Source::Untranslated,
+        _ => Source::Untranslated,
     };
     Case {
         path: route.path.clone(),
@@ -227,37 +234,52 @@ fn routes(scene: &Scene, from: usize) -> Vec<Route<'_>> {
     let Some(home) = scene.nodes.get(from) else {
         return Vec::new();
     };
-    let near = scene
-        .nodes
-        .iter()
-        .enumerate()
-        .find(|(i, n)| *i != from && n.segment == home.segment)
-        .map(|(_, n)| n);
-    let far = scene.nodes.iter().find(|node| node.segment != home.segment);
+    let near = neighbour(scene, from);
+    let far = far_node(scene, from);
     let mut out = Vec::new();
     if let Some(client) = home.pods.first() {
-        out.extend(
-            home.pods
-                .get(1)
-                .map(|pod| Route::to("pod → pod, same node", client, pod)),
-        );
-        out.extend(first_pod(near).map(|pod| Route::to("pod → pod, other node", client, pod)));
-        out.extend(
-            first_pod(far).map(|pod| Route::to("pod → pod, node behind the router", client, pod)),
-        );
+        let to = |path, pod| Route::to(path, client, pod);
+        out.extend(home.pods.get(1).map(|pod| to("pod → pod, same node", pod)));
+        out.extend(first_pod(near).map(|pod| to("pod → pod, other node", pod)));
+        out.extend(first_pod(far).map(|pod| to("pod → pod, node behind the router", pod)));
         out.push(Route::to("host → pod, local", &home.place, client));
     }
-    out.extend(first_pod(near).map(|pod| Route::to("host → pod, other node", &home.place, pod)));
-    out.extend(
-        first_pod(far).map(|pod| Route::to("host → pod, node behind the router", &home.place, pod)),
-    );
+    let to = |path, pod| Route::to(path, &home.place, pod);
+    out.extend(first_pod(near).map(|pod| to("host → pod, other node", pod)));
+    out.extend(first_pod(far).map(|pod| to("host → pod, node behind the router", pod)));
     if let Some(client) = home.pods.first() {
         out.push(Route::to("pod → own host", client, &home.place));
-        out.extend(near.map(|node| Route::to("pod → other node's host", client, &node.place)));
-        out.extend(far.map(|node| Route::to("pod → host behind the router", client, &node.place)));
+        out.extend(near.map(|node| to_host(scene, "pod → other node's host", home, node)));
+        out.extend(far.map(|node| to_host(scene, "pod → host behind the router", home, node)));
         outside(scene, home, client, &mut out);
     }
     out
+}
+
+/// Another node on the same L2 network.
+fn neighbour(scene: &Scene, from: usize) -> Option<&NodePlace> {
+    let home = scene.nodes.get(from)?;
+    let mut others = scene.nodes.iter().enumerate();
+    others
+        .find(|(i, node)| *i != from && node.segment == home.segment)
+        .map(|(_, node)| node)
+}
+
+/// A node on another L2 network, if pods can be reached there.
+fn far_node(scene: &Scene, from: usize) -> Option<&NodePlace> {
+    let home = scene.nodes.get(from)?;
+    let mut far = scene
+        .nodes
+        .iter()
+        .filter(|node| node.segment != home.segment);
+    far.next().filter(|_| scene.pods_routed)
+}
+
+/// To another node. Outside the tunnel the network need not know pods' addresses, so with a tunnel they are translated.
+fn to_host<'a>(scene: &Scene, path: &str, home: &'a NodePlace, node: &'a NodePlace) -> Route<'a> {
+    let mut route = Route::to(path, home.pods.first().unwrap_or(&home.place), &node.place);
+    route.masquerade = scene.tunnel.then_some(&home.place.addresses);
+    route
 }
 
 fn first_pod(node: Option<&NodePlace>) -> Option<&Place> {
@@ -359,6 +381,9 @@ pub mod tests {
             "2001:db8:b::1",
         ];
         Scene {
+            tunnel: false,
+            pods_routed: true,
+            masquerade: Family::ALL.to_vec(),
             nodes: vec![
                 node(1, "192.0.2.1", 0),
                 node(2, "192.0.2.2", 0),
@@ -419,6 +444,34 @@ pub mod tests {
         "#]]
         .assert_eq(&rows(&cases));
         assert_eq!(cases.len(), 23 * 9);
+    }
+
+    #[test]
+    fn a_tunnel_translates_on_the_way_to_other_nodes_only() {
+        let expected = |scene: &Scene, path: &str| {
+            let found = cases(scene, 0).into_iter().find(|case| case.path == path);
+            found.map(|case| case.source)
+        };
+        let node = Some(Source::Node(ips(&["192.0.2.1"])));
+        let mut scene = Scene {
+            tunnel: true,
+            ..scene()
+        };
+        assert_eq!(expected(&scene, "pod → other node's host"), node);
+        assert_eq!(expected(&scene, "pod → host behind the router"), node);
+        assert_eq!(
+            expected(&scene, "pod → own host"),
+            Some(Source::Untranslated)
+        );
+        scene.masquerade.clear();
+        assert_eq!(
+            expected(&scene, "pod → outside host"),
+            Some(Source::Untranslated)
+        );
+        scene.pods_routed = false;
+        assert_eq!(expected(&scene, "pod → host behind the router"), None);
+        assert_eq!(expected(&scene, "pod → pod, node behind the router"), None);
+        assert!(expected(&scene, "pod → pod, other node").is_some());
     }
 
     #[test]

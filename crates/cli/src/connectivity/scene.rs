@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use lab::spec::{LabSpec, Routing};
 use lab::state::{LabState, MachineState, PodRecord};
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns};
 
-use super::plan::{NodePlace, Place, RouterPlace, Scene};
+use super::plan::{Family, NodePlace, Place, RouterPlace, Scene};
 use crate::labs::{self, RunningLab};
 
 /// The places of `lab`, with those of `pods` that have an address.
@@ -29,10 +30,29 @@ pub fn of(lab: &RunningLab, pods: &[PodRecord]) -> Result<Scene> {
         segment: segments.of_machine(machine),
         pods: places.remove(&machine.name).unwrap_or_default(),
     });
+    let spec = &lab.state.spec;
+    let tunnel = spec.routing != Routing::Native;
     Ok(Scene {
+        tunnel,
+        pods_routed: tunnel || spec.router_routes,
+        masquerade: Family::ALL
+            .into_iter()
+            .filter(|family| masquerades(spec, *family))
+            .collect(),
         nodes: nodes.collect(),
         router: Some(router(&lab.state.router, &segments)),
     })
+}
+
+/// It is on unless the lab was started with a setting that says otherwise.
+fn masquerades(spec: &LabSpec, family: Family) -> bool {
+    let key = format!("enable-{}-masquerade", family.text());
+    let set = spec
+        .agent_config
+        .iter()
+        .rev()
+        .find(|(name, _)| *name == key);
+    set.is_none_or(|(_, value)| value != "false")
 }
 
 fn place(machine: &MachineState) -> Place {

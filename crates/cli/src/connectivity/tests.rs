@@ -211,6 +211,9 @@ fn case(from: &Namespace, target: &str, protocol: Protocol, size: Size, source: 
 fn scene(b: &Namespace) -> Scene {
     let place = b.place("b", &["192.0.2.2", "2001:db8::2"]);
     Scene {
+        tunnel: false,
+        pods_routed: true,
+        masquerade: Vec::new(),
         nodes: vec![NodePlace {
             place,
             segment: 0,
