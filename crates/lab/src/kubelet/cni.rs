@@ -106,6 +106,12 @@ impl ConfList {
         serde_json::from_value(list)
     }
 
+    fn knows_status(&self) -> bool {
+        let mut numbers = self.version.split('.').map(|n| n.parse().unwrap_or(0));
+        let mut next = || numbers.next().unwrap_or(0);
+        (next(), next()) >= (1, 1)
+    }
+
     /// What one plugin gets on standard input.
     fn input(&self, plugin: &Value, previous: Option<&Value>) -> Value {
         let mut config = plugin.clone();
@@ -208,9 +214,12 @@ impl Cni {
         Ok(())
     }
 
-    /// Whether the network takes pods.
+    /// Whether the network takes pods. Plugins are asked from CNI 1.1.0 on; before, a configuration that is there says yes.
     pub async fn status(&self) -> Result<(), CniError> {
         let list = self.config()?;
+        if !list.knows_status() {
+            return Ok(());
+        }
         for plugin in &list.plugins {
             let input = list.input(plugin, None);
             self.call("STATUS", plugin, BTreeMap::new(), &input).await?;
@@ -332,6 +341,13 @@ mod tests {
         let single = ConfList::parse(r#"{"cniVersion":"0.4.0","name":"s","type":"x"}"#).unwrap();
         assert_eq!(single.plugins.len(), 1);
         assert!(ConfList::parse("{").is_err());
+        let knows = |version: &str| {
+            let text = format!(r#"{{"cniVersion":"{version}","name":"v","plugins":[]}}"#);
+            ConfList::parse(&text).unwrap().knows_status()
+        };
+        assert!(
+            knows("1.1.0") && knows("2.0.0") && !knows("1.0.0") && !knows("0.3.1") && !knows("")
+        );
     }
 
     #[test]

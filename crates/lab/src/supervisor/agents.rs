@@ -1,8 +1,9 @@
 //! The agents: one process per node, started again whenever it ends.
 
 use std::fs::OpenOptions;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::nodes::last_words;
 use crate::hosts::Network;
 use crate::init::LAB_ENV;
 use crate::kubelet::node::Node;
@@ -24,6 +26,11 @@ use crate::topology::{CLUSTER_V4, CLUSTER_V6};
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// An agent that ran this long is started again at once.
 const STABLE: Duration = Duration::from_secs(1);
+/// After so many early ends one after another, `up` stops waiting for it.
+const GIVE_UP: u32 = 3;
+/// Before an agent that was ended early by somebody starts again.
+const TOLD_PAUSE: Duration = Duration::from_millis(10);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a held agent looks whether it may go on.
 const HOLD_CHECK: Duration = Duration::from_millis(20);
@@ -64,8 +71,14 @@ pub fn settings(spec: &LabSpec, api_url: &str) -> Vec<(String, String)> {
     all
 }
 
+/// Names the program whose `agent` role is started, for tests.
+const AGENT_ENV: &str = "HYPHA_LAB_AGENT";
+
 /// The program with the `agent` role: this one, or `hypha` beside it.
 fn program() -> anyhow::Result<PathBuf> {
+    if let Some(path) = std::env::var_os(AGENT_ENV) {
+        return Ok(path.into());
+    }
     let exe = crate::init::exe()?;
     let beside = exe.with_file_name("hypha");
     Ok(if beside.exists() { beside } else { exe })
@@ -76,9 +89,21 @@ fn program() -> anyhow::Result<PathBuf> {
 pub(super) struct Agents {
     tasks: JoinSet<()>,
     stop: Option<watch::Sender<bool>>,
+    crashing: watch::Sender<Option<String>>,
 }
 
 impl Agents {
+    /// Resolves when an agent ends again and again, with a text that says which, and how.
+    pub(super) fn crashing(&self) -> impl Future<Output = String> + use<> {
+        let mut crashing = self.crashing.subscribe();
+        async move {
+            match crashing.wait_for(Option::is_some).await {
+                Ok(text) => text.clone().unwrap_or_default(),
+                Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
     /// Starts one on every node.
     pub(super) fn start(
         &mut self,
@@ -103,6 +128,7 @@ impl Agents {
                 program: program.clone(),
                 args,
                 stop: stopping.clone(),
+                crashing: self.crashing.clone(),
             };
             self.tasks.spawn(keeper.run());
         }
@@ -124,6 +150,33 @@ struct Keeper {
     program: PathBuf,
     args: Vec<String>,
     stop: watch::Receiver<bool>,
+    crashing: watch::Sender<Option<String>>,
+}
+
+/// How an agent ended.
+struct Ended {
+    text: String,
+    /// Somebody ended it.
+    told: bool,
+}
+
+impl Ended {
+    fn failed(text: impl Into<String>) -> Ended {
+        Ended {
+            text: text.into(),
+            told: false,
+        }
+    }
+}
+
+impl From<ExitStatus> for Ended {
+    fn from(status: ExitStatus) -> Ended {
+        let signals = [Signal::SIGKILL as i32, Signal::SIGTERM as i32];
+        Ended {
+            told: status.code() == Some(0) || status.signal().is_some_and(|s| signals.contains(&s)),
+            text: status.to_string(),
+        }
+    }
 }
 
 impl Keeper {
@@ -133,30 +186,40 @@ impl Keeper {
             restarts: 0,
             last_exit: None,
         };
-        let mut pause = Duration::ZERO;
+        let (mut pause, mut crashes) = (Duration::ZERO, 0);
         while self.may_start().await {
             let began = Instant::now();
             let ended = self.once(&mut state).await;
-            tracing::info!(node = self.node.name, "the agent ended: {ended}");
+            tracing::info!(node = self.node.name, "the agent ended: {}", ended.text);
             if *self.stop.borrow() {
                 return;
             }
             state = AgentState {
                 process: None,
                 restarts: state.restarts + 1,
-                last_exit: Some(ended),
+                last_exit: Some(ended.text.clone()),
             };
             self.write(&state);
-            pause = if began.elapsed() >= STABLE {
-                Duration::ZERO
-            } else {
-                next_pause(pause)
+            (pause, crashes) = match (ended.told, began.elapsed() >= STABLE) {
+                (_, true) => (Duration::ZERO, 0),
+                (true, false) => (TOLD_PAUSE, 0),
+                (false, false) => (next_pause(pause), crashes + 1),
             };
+            if crashes == GIVE_UP {
+                self.tell_crashing(&ended.text);
+            }
             let stopped = self.stop.wait_for(|s| *s);
             if tokio::time::timeout(pause, stopped).await.is_ok() {
                 return;
             }
         }
+    }
+
+    fn tell_crashing(&self, how: &str) {
+        let node = &self.node.name;
+        let words = last_words(&self.dir, node);
+        let text = format!("the agent of {node} ends again and again ({how}), saying: {words}");
+        self.crashing.send_replace(Some(text));
     }
 
     /// Waits while the agent is held. False when the lab ends.
@@ -169,10 +232,10 @@ impl Keeper {
     }
 
     /// Runs it once: how it ended.
-    async fn once(&mut self, state: &mut AgentState) -> String {
+    async fn once(&mut self, state: &mut AgentState) -> Ended {
         let mut child = match self.start() {
             Ok(child) => child,
-            Err(e) => return format!("{e:#}"),
+            Err(e) => return Ended::failed(format!("{e:#}")),
         };
         let process = child.id().and_then(|pid| ProcId::of(pid as i32));
         state.process.clone_from(&process);
@@ -185,11 +248,11 @@ impl Keeper {
                 });
                 match tokio::time::timeout(STOP_LIMIT, child.wait()).await {
                     Ok(status) => status,
-                    Err(_) => return "killed, because it did not end in time".into(),
+                    Err(_) => return Ended::failed("killed, because it did not end in time"),
                 }
             }
         };
-        status.map_or_else(|e| e.to_string(), |s| s.to_string())
+        status.map_or_else(|e| Ended::failed(e.to_string()), Ended::from)
     }
 
     fn start(&self) -> anyhow::Result<Child> {
@@ -232,11 +295,7 @@ impl Keeper {
 }
 
 fn next_pause(last: Duration) -> Duration {
-    if last.is_zero() {
-        Duration::from_millis(100)
-    } else {
-        (last * 2).min(LONGEST_PAUSE)
-    }
+    (last * 2).clamp(FIRST_PAUSE, LONGEST_PAUSE)
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ use crate::kubelet::node::Node;
 use crate::proc::ProcId;
 use crate::spec::{LabName, LabSpec};
 use crate::state::{LabState, MachineState, Phase, StateDir};
-use crate::topology::API_PORT;
+use crate::topology::{API_PORT, Machine};
 
 use agents::Agents;
 use progress::Reporter;
@@ -225,29 +225,8 @@ async fn bring_up(
         "API server on {} and {}",
         state.api_url, state.api_url_inside
     ));
-    let nodes: Vec<Arc<Node>> = network
-        .nodes
-        .iter()
-        .zip(&network.topology.nodes)
-        .map(|(host, plan)| {
-            Arc::new(Node::new(
-                spec.name.clone(),
-                dir.clone(),
-                host.clone(),
-                plan.addresses().collect(),
-            ))
-        })
-        .collect();
-    let cni_path = cni_path()?;
-    let kubelets: BTreeMap<String, Kubelet> = nodes
-        .iter()
-        .map(|n| {
-            (
-                n.name.clone(),
-                Kubelet::new(n.clone(), client.clone(), cni_path.clone()),
-            )
-        })
-        .collect();
+    let nodes = kubelet_nodes(spec, dir, network);
+    let kubelets = kubelets(&nodes, &client)?;
     let networks: Vec<_> = kubelets
         .iter()
         .map(|(name, k)| (name.clone(), k.network()))
@@ -261,7 +240,10 @@ async fn bring_up(
         .into_iter()
         .map(|(name, net)| nodes::keep_condition(client.clone(), name, net))
         .collect();
-    nodes::wait_ready(ready, READY_LIMIT, dir).await?;
+    tokio::select! {
+        ready = nodes::wait_ready(ready, READY_LIMIT, dir) => ready?,
+        how = agents.crashing() => bail!(how),
+    }
     reporter.step(&format!("{} agents, all nodes ready", nodes.len()));
     if spec.sample {
         let names = sample::create(&client, &state)
@@ -271,6 +253,26 @@ async fn bring_up(
         reporter.step(&format!("{} sample pods ready", names.len()));
     }
     Ok(state)
+}
+
+fn kubelet_nodes(spec: &LabSpec, dir: &StateDir, network: &Network) -> Vec<Arc<Node>> {
+    let pairs = network.nodes.iter().zip(&network.topology.nodes);
+    let node = |(host, plan): (&Arc<Host>, &Machine)| {
+        let addresses = plan.addresses().collect();
+        Arc::new(Node::new(
+            spec.name.clone(),
+            dir.clone(),
+            host.clone(),
+            addresses,
+        ))
+    };
+    pairs.map(node).collect()
+}
+
+fn kubelets(nodes: &[Arc<Node>], client: &Client) -> anyhow::Result<BTreeMap<String, Kubelet>> {
+    let path = cni_path()?;
+    let kubelet = |n: &Arc<Node>| Kubelet::new(n.clone(), client.clone(), path.clone());
+    Ok(nodes.iter().map(|n| (n.name.clone(), kubelet(n))).collect())
 }
 
 /// Adds directories with CNI plugins, before the others.

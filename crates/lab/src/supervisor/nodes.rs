@@ -168,19 +168,22 @@ pub(super) async fn wait_ready(
         .iter()
         .filter_map(|n| Some(format!("{}: {}", n.name, n.trouble.borrow().as_ref()?)));
     let late: Vec<String> = late.collect();
-    let tail = nodes
-        .iter()
-        .find(|n| n.trouble.borrow().is_some())
-        .map(|n| last_lines(dir, &n.name))
-        .unwrap_or_default();
     bail!(
-        "not ready after {limit:?}: {}\nlast lines of the first one's agent:\n{tail}",
-        late.join("; ")
+        "not ready after {limit:?}: {}; the first node's agent said last: {}",
+        late.join("; "),
+        nodes
+            .iter()
+            .find(|n| n.trouble.borrow().is_some())
+            .map(|n| last_words(dir, &n.name))
+            .unwrap_or_default()
     )
 }
 
-fn last_lines(dir: &StateDir, node: &str) -> String {
+/// The last error in the log of a node's agent, or its last line.
+pub(super) fn last_words(dir: &StateDir, node: &str) -> String {
     let text = std::fs::read_to_string(dir.agent_log(node)).unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(8)..].join("\n")
+    let error = text.lines().rev().find(|l| l.contains("ERROR"));
+    let line = error.or(text.lines().next_back()).unwrap_or("nothing");
+    let line = line.split_once("ERROR").map_or(line, |(_, words)| words);
+    line.trim().to_owned()
 }

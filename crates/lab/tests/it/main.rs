@@ -6,5 +6,6 @@ mod apiserver_kinds;
 mod apiserver_kubectl;
 mod apiserver_raw;
 mod apiserver_watch;
+mod agents;
 mod network;
 mod pods;
