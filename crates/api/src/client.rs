@@ -19,9 +19,9 @@ use nix::sys::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    AgentStatus, ApiError, CheckReport, Endpoint, EndpointRequest, ErrorCode, IpEntry, IpamRequest,
-    IpamResponse, MapInfo, MapRow, MonitorEvent, MonitorQuery, NodeInfo, Setting, TableDump,
-    TableInfo, Validate,
+    AgentStatus, ApiError, CheckReport, Endpoint, EndpointDeleted, EndpointRequest, ErrorCode,
+    IpEntry, IpamRequest, IpamResponse, MapInfo, MapRow, MonitorEvent, MonitorQuery, NodeInfo,
+    Setting, TableDump, TableInfo, Validate,
     http::{Connection, HttpError},
     path::{self, EndpointId},
 };
@@ -184,8 +184,10 @@ impl Client {
         self.get(&path::endpoint(id))
     }
     /// Removes an endpoint and gives its addresses back.
-    pub fn delete_endpoint(&mut self, id: &EndpointId) -> Result<()> {
-        self.delete(&path::endpoint(id))
+    pub fn delete_endpoint(&mut self, id: &EndpointId) -> Result<EndpointDeleted> {
+        let path = path::endpoint(id);
+        let body = self.request("DELETE", &path, None)?;
+        Ok(read::<Option<EndpointDeleted>>("DELETE", &path, &body)?.unwrap_or_default())
     }
     /// Removes all endpoints of a container.
     pub fn delete_endpoints_of(&mut self, container: &str) -> Result<()> {

@@ -171,6 +171,16 @@ pub struct Endpoint {
     pub policy_egress: bool,
 }
 
+/// Answer to the removal of an endpoint (`DELETE /v1/endpoint/{id}`); an empty body means all defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointDeleted {
+    /// The agent removes the host-side device itself. The kernel needs 10 to 40 ms for that, most of it waiting; an agent
+    /// that does it in the background spares the container runtime the wait. Otherwise the plugin removes the device.
+    #[serde(default)]
+    pub device_removed: bool,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -23,7 +23,7 @@ mod tables;
 
 pub use check::{CheckReport, Finding, Severity};
 pub use client::{Client, ClientError, Lines};
-pub use endpoint::{Endpoint, EndpointRequest, EndpointState, PodRef};
+pub use endpoint::{Endpoint, EndpointDeleted, EndpointRequest, EndpointState, PodRef};
 pub use error::{ApiError, ErrorCode};
 pub use input::{MAX_BODY, Validate, parse};
 pub use ipam::{AddressAllocation, DeviceMode, Family, IpamRequest, IpamResponse};

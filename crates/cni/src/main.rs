@@ -1,11 +1,7 @@
 //! `hypha-cni`, started by the container runtime; see the library.
 #![forbid(unsafe_code)]
 
-use std::{
-    io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    process::ExitCode,
-};
+use std::{io, process::ExitCode};
 
 use hypha_cni::{CniError, code, run};
 
@@ -13,12 +9,9 @@ fn main() -> ExitCode {
     if std::env::args_os().len() > 1 || std::env::var_os("CNI_COMMAND").is_none() {
         return by_hand();
     }
-    let env = |name: &str| std::env::var(name).ok();
-    let status = catch_unwind(AssertUnwindSafe(|| {
-        run(env, io::stdin().lock(), io::stdout().lock())
-    }));
-    ExitCode::from(status.unwrap_or_else(|_| {
-        // The panic's own message went to stderr.
+    // The runtime gets an error of the specification even then; the panic's own message goes to stderr.
+    std::panic::set_hook(Box::new(|info| {
+        eprintln!("{info}");
         println!(
             "{}",
             CniError::new(
@@ -27,8 +20,9 @@ fn main() -> ExitCode {
             )
             .to_json()
         );
-        1
-    }))
+    }));
+    let env = |name: &str| std::env::var(name).ok();
+    ExitCode::from(run(env, io::stdin().lock(), io::stdout().lock()))
 }
 
 /// Somebody started it from a shell.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use api::{Client, ClientError, ErrorCode, delete_queue::DeleteQueue};
+use api::{
+    Client, ClientError, EndpointDeleted, ErrorCode,
+    delete_queue::{DeleteQueue, QueueError},
+};
 use netlink::Handle;
 
 use super::{agent, delete_queue};
@@ -13,13 +16,21 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 pub(super) fn del(invocation: &Invocation, config: &Config, log: &mut Log) -> Result<(), CniError> {
     let endpoint = endpoint(&mut agent(config), invocation, config, log);
+    if matches!(
+        endpoint,
+        Ok(EndpointDeleted {
+            device_removed: true
+        })
+    ) {
+        return Ok(());
+    }
     // Whatever became of the endpoint, the interface goes: the address behind it may be given to another pod.
     let name = host_interface(&invocation.container_id, &invocation.interface);
     let link = Handle::new().and_then(|mut node| device::remove(&mut node, &name));
     match (endpoint, link) {
-        (Ok(()), Ok(())) => Ok(()),
+        (Ok(_), Ok(())) => Ok(()),
         (Err(e), Ok(())) => Err(e),
-        (Ok(()), Err(e)) => Err(e.into()),
+        (Ok(_), Err(e)) => Err(e.into()),
         (Err(e), Err(more)) => Err(e.and(more)),
     }
 }
@@ -30,9 +41,10 @@ pub(super) fn endpoint(
     invocation: &Invocation,
     config: &Config,
     log: &mut Log,
-) -> Result<(), CniError> {
-    let Some(unreachable) = delete(agent, invocation)? else {
-        return Ok(());
+) -> Result<EndpointDeleted, CniError> {
+    let unreachable = match delete(agent, invocation)? {
+        Answer::Deleted(deleted) => return Ok(deleted),
+        Answer::NotNow(why) => why,
     };
     log.line(
         "warning",
@@ -41,25 +53,30 @@ pub(super) fn endpoint(
             invocation.endpoint()
         ),
     );
-    let failed = |e: api::delete_queue::QueueError| {
-        CniError::new(code::FAILED, e.to_string()).and(&unreachable)
-    };
+    let failed = |e: QueueError| CniError::new(code::FAILED, e.to_string()).and(&unreachable);
     let queue = DeleteQueue::lock(&delete_queue(config), LOCK_WAIT).map_err(failed)?;
-    // The agent may have come up, and drained the queue, while we waited for the lock.
-    if matches!(unreachable, ClientError::Unreachable { .. })
-        && delete(agent, invocation)?.is_none()
-    {
-        return Ok(());
+    // The agent may have become ready, and drained the queue, while we waited for the lock. One that was reached and did not
+    // answer is not asked again: that would double the wait.
+    let hangs = matches!(unreachable, ClientError::Io { .. });
+    if !hangs && let Answer::Deleted(deleted) = delete(agent, invocation)? {
+        return Ok(deleted);
     }
-    queue.push(&invocation.deletion()).map_err(failed)
+    queue.push(&invocation.deletion()).map_err(failed)?;
+    Ok(EndpointDeleted::default())
 }
 
-/// Done (`None`), or not done because the agent cannot be asked now.
-fn delete(agent: &mut Client, invocation: &Invocation) -> Result<Option<ClientError>, CniError> {
+enum Answer {
+    Deleted(EndpointDeleted),
+    NotNow(ClientError),
+}
+
+fn delete(agent: &mut Client, invocation: &Invocation) -> Result<Answer, CniError> {
     match agent.delete_endpoint(&invocation.endpoint()) {
-        Ok(()) => Ok(None),
-        Err(e) if e.code() == Some(ErrorCode::NotFound) => Ok(None),
-        Err(e) if e.retry() => Ok(Some(e)),
+        Ok(deleted) => Ok(Answer::Deleted(deleted)),
+        Err(e) if e.code() == Some(ErrorCode::NotFound) => {
+            Ok(Answer::Deleted(EndpointDeleted::default()))
+        }
+        Err(e) if e.retry() => Ok(Answer::NotNow(e)),
         Err(e) => Err(e.into()),
     }
 }

@@ -46,6 +46,7 @@ pub(super) fn gc(config: &Config, log: &mut Log) -> Result<(), CniError> {
 
 fn remove(agent: &mut api::Client, id: &EndpointId) -> Result<(), CniError> {
     match agent.delete_endpoint(id) {
+        Ok(deleted) if deleted.device_removed => return Ok(()),
         Err(e) if e.code() != Some(api::ErrorCode::NotFound) => return Err(e.into()),
         _ => {}
     }

@@ -16,7 +16,8 @@ use std::{
 
 use api::{
     AddressAllocation, AgentStatus, ApiError, ComponentState, DeviceMode, Endpoint,
-    EndpointRequest, EndpointState, ErrorCode, IpamRequest, IpamResponse, path::EndpointId,
+    EndpointDeleted, EndpointRequest, EndpointState, ErrorCode, IpamRequest, IpamResponse,
+    path::EndpointId,
 };
 use ipam::{NodeIpam, Owner, Release};
 
@@ -27,6 +28,8 @@ pub struct State {
     pub mode: DeviceMode,
     pub refuse_endpoints: Option<ApiError>,
     pub health: ComponentState,
+    /// Says that it removes devices (and does not).
+    pub removes_devices: bool,
     next_id: u16,
 }
 
@@ -52,6 +55,7 @@ impl Agent {
             mode: DeviceMode::Veth,
             refuse_endpoints: None,
             health: ComponentState::Ok,
+            removes_devices: false,
             next_id: 100,
         };
         let agent = Self {
@@ -164,7 +168,13 @@ fn route(state: &mut State, method: &str, path: &str, body: &[u8]) -> Answer {
                 .remove(id)
                 .ok_or_else(|| ApiError::not_found(id))?;
             state.ipam.release_all_of(id);
-            Ok(String::new())
+            Ok(if state.removes_devices {
+                json(&EndpointDeleted {
+                    device_removed: true,
+                })
+            } else {
+                String::new()
+            })
         }
         _ => Err(ApiError::not_found(path)),
     }

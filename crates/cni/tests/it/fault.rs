@@ -102,7 +102,7 @@ fn agent_down() {
         container_id: "cart-0".into(),
         interface: "eth0".into(),
     };
-    assert_eq!(queued(&node), [waiting.clone()], "once");
+    assert_eq!(queued(&node), std::slice::from_ref(&waiting), "once");
 
     // The agent comes back with what it had, and replays.
     let back = Agent::start(

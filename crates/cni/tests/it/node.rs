@@ -87,7 +87,7 @@ impl Node {
 
     pub fn run_raw(&self, env: &BTreeMap<String, String>, stdin: &[u8]) -> Outcome {
         let run = || {
-            let mut child = Command::new(env!("CARGO_BIN_EXE_hypha-cni"))
+            let mut child = Command::new(binary())
                 .env_clear()
                 .envs(env)
                 .stdin(Stdio::piped())
@@ -140,6 +140,11 @@ impl Node {
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir.path().join("cni.log")).unwrap_or_default()
     }
+}
+
+/// The plugin: the one built for this test, or another one to be measured.
+fn binary() -> String {
+    std::env::var("HYPHA_CNI_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hypha-cni").to_owned())
 }
 
 pub struct Pod {
