@@ -1,6 +1,13 @@
 //! Attaching: idempotent, atomic replacement, stale pins, both mechanisms.
+use std::{
+    net::UdpSocket,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
 use abi::names;
-use datapath::{AttachMode, Attached, Datapath, Mechanism, OpenOptions, Owner};
+use datapath::{AttachMode, Attached, Datapath, Mechanism, OpenOptions, Owner, probes::Feature};
+use netlink::{Handle, NetkitMode, NewLink, Peer};
 
 use crate::support::{Place, place};
 
@@ -225,5 +232,91 @@ fn a_device_that_is_not_there_is_named() {
             error.contains("cil_from_container on lxcgone (#4711)"),
             "{error}"
         );
+    });
+}
+
+#[test]
+fn netkit_pods_are_attached_by_netkit_links() {
+    place(|here| {
+        if !Feature::Netkit.is_there() {
+            eprintln!("skipped: {}", Feature::Netkit.without());
+            return;
+        }
+        let (datapath, _) = here.open();
+        let mut netlink = Handle::new().unwrap();
+        let pair = NewLink::netkit("lxcnk", NetkitMode::L2, Peer::new("podnk"));
+        let index = netlink.link_create(&pair).unwrap().index;
+        assert_eq!(
+            datapath
+                .attach_endpoint_netkit(9, index, "lxcnk", true)
+                .unwrap(),
+            Attached::New
+        );
+        assert_eq!(
+            datapath
+                .attach_endpoint_netkit(9, index, "lxcnk", true)
+                .unwrap(),
+            Attached::Unchanged
+        );
+        let before = datapath.attachments().unwrap();
+        assert_eq!(
+            before.iter().map(|a| a.mechanism).collect::<Vec<_>>(),
+            [Mechanism::Netkit; 2]
+        );
+        drop(datapath);
+        let mut other = here.options();
+        other.config.ct_any = 61;
+        let (datapath, report) = Datapath::open(&other).unwrap();
+        assert_eq!(report.replaced.updated, 2);
+        let after = datapath.attachments().unwrap();
+        assert!(after.iter().all(|a| a.current));
+        assert_eq!(
+            before.iter().map(|a| a.link_id).collect::<Vec<_>>(),
+            after.iter().map(|a| a.link_id).collect::<Vec<_>>()
+        );
+        assert!(datapath.detach_endpoint(9).unwrap());
+    });
+}
+
+/// A UDP echo in lockstep over the loopback device, whose packets pass the programs twice: every datagram is answered however
+/// often the programs are replaced.
+#[test]
+fn no_packet_is_lost_while_programs_are_replaced() {
+    each_mechanism(|here, mode| {
+        let (datapath, _) = Datapath::open(&options(here, mode)).unwrap();
+        datapath.attach_device("lo", 1).unwrap();
+        let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for socket in [&server, &client] {
+            socket
+                .set_read_timeout(Some(Duration::from_secs(2)))
+                .unwrap();
+        }
+        client.connect(server.local_addr().unwrap()).unwrap();
+        let done = AtomicBool::new(false);
+        let echo = |mut answered: u64| {
+            let mut buffer = [0; 8];
+            while !done.load(Ordering::Relaxed) {
+                client.send(&answered.to_ne_bytes()).expect("send");
+                let (len, from) = server.recv_from(&mut buffer).expect("a datagram was lost");
+                server.send_to(&buffer[..len], from).expect("answer");
+                client.recv(&mut buffer).expect("an answer was lost");
+                assert_eq!(u64::from_ne_bytes(buffer), answered);
+                answered += 1;
+            }
+            answered
+        };
+        let answered = std::thread::scope(|scope| {
+            let traffic = scope.spawn(|| echo(0));
+            for round in 0..4 {
+                let mut other = options(here, mode);
+                other.config.ct_any = 100 + round;
+                let (_, report) = Datapath::open(&other).unwrap();
+                assert_eq!(report.replaced.updated, 2);
+            }
+            done.store(true, Ordering::Relaxed);
+            traffic.join().unwrap()
+        });
+        assert!(answered > 100, "only {answered} round trips");
     });
 }

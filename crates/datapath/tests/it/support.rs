@@ -21,7 +21,7 @@ pub fn place(test: impl FnOnce(&Place) + Send) {
         eprintln!("skipped: needs root");
         return;
     }
-    if Object::embedded().is_empty() {
+    if object().is_empty() {
         eprintln!("skipped: built without the eBPF object (HYPHA_SKIP_BPF=1)");
         return;
     }
@@ -63,7 +63,7 @@ impl Place {
                 events_bytes: 1 << 16,
             },
             attach: AttachMode::Auto,
-            object: Object::embedded(),
+            object: object(),
         }
     }
 
@@ -94,6 +94,14 @@ impl Drop for Place {
     fn drop(&mut self) {
         // Or the temporary directory could not be removed.
         let _ = nix::mount::umount2(self.dir.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// The object under test; another one than the embedded one by `HYPHA_TEST_OBJECT`.
+fn object() -> Object {
+    match std::env::var_os("HYPHA_TEST_OBJECT") {
+        Some(path) => Object::from_bytes(std::fs::read(path).expect("HYPHA_TEST_OBJECT")),
+        None => Object::embedded(),
     }
 }
 
