@@ -58,17 +58,18 @@ pub struct Wish {
 }
 
 impl Addresses {
-    /// The pools of `local`'s pod ranges, the router addresses reserved.
+    /// The pools of `local`'s pod ranges, of the families that have a router; its address is taken.
     #[must_use]
     pub fn new(tables: Tables, local: &LocalNode) -> Self {
         let mut pools = NodeIpam::new();
-        for cidr in [
-            local.node.cidrs(false).next(),
-            local.node.cidrs(true).next(),
-        ]
-        .into_iter()
-        .flatten()
-        {
+        let range = |ipv6: bool| {
+            local
+                .node
+                .cidrs(ipv6)
+                .next()
+                .filter(|_| local.router(ipv6).is_some())
+        };
+        for cidr in [range(false), range(true)].into_iter().flatten() {
             match cidr {
                 IpNet::V4(net) => pools.set_v4(Some(net)),
                 IpNet::V6(net) => pools.set_v6(Some(net)),

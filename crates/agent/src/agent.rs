@@ -6,7 +6,7 @@ use crate::{
 use datapath::Datapath;
 use k8s::Connection;
 use model::Tables;
-use routing::{Mtus, Plan};
+use routing::{HostPair, Mtus, Plan};
 use runtime::{health::Health, reconcile::Watched, settings::Loaded};
 use std::{
     sync::{Arc, Mutex, OnceLock},
@@ -23,6 +23,8 @@ pub struct Facts {
     pub plan: Plan,
     /// Packet sizes.
     pub mtus: Mtus,
+    /// Our devices.
+    pub pair: HostPair,
 }
 
 /// The parts.

@@ -132,6 +132,7 @@ async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
         started,
         plan,
         mtus: kernel.mtus,
+        pair: kernel.pair,
     };
     let agent = assemble(
         loaded,

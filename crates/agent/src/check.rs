@@ -1,5 +1,5 @@
 //! The consistency check: what kernel, tables, addresses and API objects say of each other.
-use crate::{agent::Agent, setup::host_keys};
+use crate::{agent::Agent, machine::abi_address, setup::host_keys};
 use anyhow::Context;
 use api::{ApiError, CheckReport, ErrorCode, Finding, Severity};
 use datapath::check::{Expected, Problem};
@@ -101,7 +101,7 @@ fn kernel(
             report.findings.push(finding(
                 Severity::Error,
                 "host-address",
-                format!("{:?}", &key.ip),
+                abi_address(key.family, key.ip).to_string(),
                 "an address of the node is not in cilium_lxc".to_owned(),
                 "restart the agent",
             ));
@@ -211,7 +211,7 @@ fn ipcache(agent: &Agent, snapshot: &Snapshot, report: &mut CheckReport) -> anyh
             report.findings.push(finding(
                 Severity::Leak,
                 "prefix-not-wanted",
-                format!("{:?}/{bits}", key.ip),
+                format!("{}/{bits}", abi_address(key.family, key.ip)),
                 "cilium_ipcache has a prefix that nothing asks for".to_owned(),
                 "it goes with the next prune",
             ));

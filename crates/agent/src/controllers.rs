@@ -210,3 +210,185 @@ fn follow_node(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::routing_plan;
+    use abi::identity::{HOST, REMOTE_NODE, WORLD_IPV4};
+    use model::{Attachment, EndpointState, KUBERNETES, Labels, Mac, Pod, PodRef, RESTORE};
+    use runtime::{health::Health, settings::Settings};
+
+    fn node(n: u8) -> Node {
+        Node {
+            name: format!("node{n}"),
+            addresses: vec![format!("192.168.10.{n}").parse().unwrap()],
+            external: Vec::new(),
+            pod_cidrs: vec![format!("10.244.{n}.0/24").parse().unwrap()],
+        }
+    }
+
+    fn pod(name: &str, node: u8, ip: &str) -> Pod {
+        Pod {
+            namespace: "shop".to_owned(),
+            name: name.to_owned(),
+            node: format!("node{node}"),
+            labels: [("app".to_owned(), "cart".to_owned())].into(),
+            addresses: vec![ip.parse().unwrap()],
+            ..Pod::default()
+        }
+    }
+
+    fn endpoint(id: u16, pod: &str, ip: &str) -> Endpoint {
+        Endpoint {
+            id,
+            state: EndpointState::WaitingForIdentity,
+            attachment: Attachment {
+                container: format!("c{id}"),
+                interface: "eth0".to_owned(),
+            },
+            pod: PodRef {
+                namespace: "shop".to_owned(),
+                name: pod.to_owned(),
+                uid: String::new(),
+            },
+            labels: Labels::default(),
+            identity: abi::identity::INIT,
+            ipv4: Some(ip.parse().unwrap()),
+            ipv6: None,
+            ifname: format!("lxc{id}"),
+            ifindex: u32::from(id),
+            host_mac: Mac::default(),
+            container_mac: Mac::default(),
+            netns: String::new(),
+            device: Default::default(),
+        }
+    }
+
+    fn filled() -> Tables {
+        let tables = Tables::new().unwrap();
+        let local = LocalNode {
+            node: node(1),
+            router4: Some("10.244.1.1".parse().unwrap()),
+            addresses: vec!["192.168.10.1".parse().unwrap()],
+            ..LocalNode::default()
+        };
+        let mut txn = tables.db.write();
+        tables.local_node.insert(&mut txn, local).unwrap();
+        for n in [1, 2] {
+            tables.nodes.insert(&mut txn, node(n)).unwrap();
+        }
+        tables
+            .pods
+            .insert(&mut txn, pod("mine", 1, "10.244.1.5"))
+            .unwrap();
+        tables
+            .pods
+            .insert(&mut txn, pod("theirs", 2, "10.244.2.5"))
+            .unwrap();
+        tables
+            .endpoints
+            .insert(&mut txn, endpoint(7, "mine", "10.244.1.5"))
+            .unwrap();
+        txn.commit();
+        tables
+    }
+
+    fn plan_of(tables: &Tables) -> Desired {
+        let settings = Settings {
+            enable_ipv6: false,
+            ..Settings::default()
+        };
+        desired(
+            tables,
+            &tables.db.snapshot(),
+            &routing_plan(&settings),
+            "default",
+        )
+        .unwrap()
+    }
+
+    fn identity(desired: &Desired, prefix: &str) -> Option<u32> {
+        desired
+            .prefixes
+            .iter()
+            .find(|row| row.prefix == prefix.parse().unwrap())
+            .map(|row| row.identity)
+    }
+
+    #[test]
+    fn all_nodes_agree_on_the_identity_of_a_pod() {
+        let tables = filled();
+        let changed = crate::endpoint::relabel(&tables, &tables.db.snapshot(), "default");
+        assert_eq!(changed.len(), 1);
+        assert_eq!(changed[0].state, EndpointState::Ready);
+        let plan = plan_of(&tables);
+        assert_eq!(
+            identity(&plan, "10.244.2.5/32"),
+            Some(changed[0].identity),
+            "same labels, other node"
+        );
+        assert_eq!(
+            identity(&plan, "10.244.1.5/32"),
+            Some(abi::identity::INIT),
+            "until the endpoint has its labels"
+        );
+        assert_eq!(identity(&plan, "192.168.10.1/32"), Some(HOST));
+        assert_eq!(identity(&plan, "192.168.10.2/32"), Some(REMOTE_NODE));
+        assert_ne!(
+            identity(&plan, "0.0.0.0/0"),
+            Some(WORLD_IPV4),
+            "one family has one world"
+        );
+    }
+
+    #[test]
+    fn the_first_complete_plan_ends_the_initialisers() {
+        let tables = filled();
+        let component = Health::default().component("plan");
+        publish(&tables, plan_of(&tables), &component);
+        let initialised = || tables.prefixes.initialized(&tables.db.snapshot());
+        assert!(!initialised(), "Kubernetes has not been listed");
+        let mut txn = tables.db.write();
+        tables.nodes.finish_initializer(&mut txn, KUBERNETES);
+        tables.pods.finish_initializer(&mut txn, KUBERNETES);
+        tables.namespaces.finish_initializer(&mut txn, KUBERNETES);
+        txn.commit();
+        publish(&tables, plan_of(&tables), &component);
+        assert!(!initialised(), "endpoints have not been restored");
+        let mut txn = tables.db.write();
+        tables.endpoints.finish_initializer(&mut txn, RESTORE);
+        txn.commit();
+        publish(&tables, plan_of(&tables), &component);
+        assert!(initialised());
+    }
+
+    #[test]
+    fn the_own_node_is_followed_but_not_to_other_pod_ranges() {
+        let tables = filled();
+        let health = Health::default();
+        let component = health.component("node");
+        let mut told = None;
+        let local = || {
+            tables
+                .local_node
+                .iter(&tables.db.snapshot())
+                .next()
+                .cloned()
+                .unwrap()
+        };
+        let moved = Arc::new(Node {
+            external: vec!["203.0.113.1".parse().unwrap()],
+            ..node(1)
+        });
+        follow_node(&tables, &local(), &moved, &component, &mut told);
+        assert_eq!(local().node.external.len(), 1);
+        let other = Arc::new(Node {
+            pod_cidrs: vec!["10.9.0.0/24".parse().unwrap()],
+            ..node(1)
+        });
+        follow_node(&tables, &local(), &other, &component, &mut told);
+        assert_eq!(local().node.pod_cidrs, node(1).pod_cidrs);
+        assert!(health.reports()[0].message.contains("restart"));
+    }
+}

@@ -7,6 +7,7 @@ mod check;
 pub mod cli;
 mod controllers;
 mod endpoint;
+mod follow;
 mod machine;
 mod metrics;
 mod monitor;

@@ -115,6 +115,15 @@ fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
+/// An address as it stands in the kernel's maps.
+#[must_use]
+pub fn abi_address(family: u8, bytes: [u8; 16]) -> IpAddr {
+    match (family, bytes) {
+        (abi::family::V4, [a, b, c, d, ..]) => IpAddr::from([a, b, c, d]),
+        (_, bytes) => IpAddr::from(bytes),
+    }
+}
+
 /// Bytes of memory that the machine has; a gigabyte if it does not tell.
 #[must_use]
 pub fn memory() -> u64 {

@@ -88,9 +88,9 @@ fn missing(settings: &Settings, node: &Node) -> Option<&'static str> {
 ///
 /// # Errors
 /// A pod range has no room for a router and a pod.
-pub fn local(plan: &Plan, mut node: Node, machine: Machine) -> Result<LocalNode> {
-    node.pod_cidrs.retain(|net| plan.has(net.addr().is_ipv6()));
-    for net in &node.pod_cidrs {
+pub fn local(plan: &Plan, node: Node, machine: Machine) -> Result<LocalNode> {
+    let used = |ipv6: bool| node.cidrs(ipv6).next().filter(|_| plan.has(ipv6));
+    for net in [used(false), used(true)].into_iter().flatten() {
         if net.max_prefix_len() - net.prefix_len() < 2 {
             bail!(
                 "pod CIDR {net} of node {} is too small: a router and at least one pod must fit",
@@ -98,11 +98,11 @@ pub fn local(plan: &Plan, mut node: Node, machine: Machine) -> Result<LocalNode>
             );
         }
     }
-    let router4 = node.pod_cidrs.iter().find_map(|net| match net {
+    let router4 = used(false).and_then(|net| match net {
         IpNet::V4(net) => Some(Ipv4Addr::from_bits(net.network().to_bits() + 1)),
         IpNet::V6(_) => None,
     });
-    let router6 = node.pod_cidrs.iter().find_map(|net| match net {
+    let router6 = used(true).and_then(|net| match net {
         IpNet::V6(net) => Some(Ipv6Addr::from_bits(net.network().to_bits() + 1)),
         IpNet::V4(_) => None,
     });

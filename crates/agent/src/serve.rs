@@ -3,6 +3,7 @@ use crate::{
     agent::Agent,
     controllers,
     endpoint::Departed,
+    follow::Follower,
     metrics, rest,
     sweep::Sweeper,
     targets::{IpcacheTarget, RouteTarget},
@@ -124,6 +125,14 @@ fn background(
         health: component("conntrack-gc"),
     };
     tokio::spawn(sweeper.run(departed, stop.clone()));
+    let follower = Follower {
+        tables: agent.tables.clone(),
+        datapath: agent.datapath.clone(),
+        pair: agent.facts.pair,
+        settings: settings.clone(),
+        health: component("machine"),
+    };
+    tokio::spawn(follower.run(stop.clone()));
     let events = component("monitor");
     match agent.datapath.events() {
         Ok(reader) => {

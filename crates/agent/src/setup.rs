@@ -24,6 +24,8 @@ pub struct Kernel {
     pub report: OpenReport,
     /// Packet sizes.
     pub mtus: Mtus,
+    /// Our devices.
+    pub pair: HostPair,
 }
 
 /// Number of the node's own endpoint.
@@ -83,6 +85,7 @@ pub fn datapath(
         datapath: Arc::new(opened),
         report,
         mtus,
+        pair,
     })
 }
 

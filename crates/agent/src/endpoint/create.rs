@@ -5,6 +5,9 @@ use api::{ApiError, EndpointRequest, ErrorCode};
 use model::{Attachment, DeviceKind, Endpoint, EndpointState, Labels, Mac, PodRef};
 use std::sync::Arc;
 
+/// What the names of pods' host-side devices begin with.
+const POD_DEVICE: &str = "lxc";
+
 impl Manager {
     /// Makes an endpoint. When this returns, the kernel serves it and the state file knows it. The same request again gives
     /// the same endpoint. Blocks for some system calls.
@@ -17,6 +20,7 @@ impl Manager {
         request: &EndpointRequest,
     ) -> Result<Arc<Endpoint>, ApiError> {
         let mut wanted = describe(attachment, request)?;
+        check_device(&wanted)?;
         let created = {
             let mut ids = self.lock();
             if let Some(same) = self.already_there(&wanted)? {
@@ -131,6 +135,33 @@ impl Manager {
     fn remove_failed(&self, endpoint: &Endpoint) {
         let mut ids = self.lock();
         self.remove_locked(&mut ids, endpoint);
+    }
+}
+
+/// The device must be there under that name, and must not be one of the node's or ours.
+fn check_device(wanted: &Endpoint) -> Result<(), ApiError> {
+    let (name, index) = (&wanted.ifname, wanted.ifindex);
+    if !name.starts_with(POD_DEVICE) {
+        return Err(ApiError::bad_request(format!(
+            "hostIfname: {name} is not a pod's device ({POD_DEVICE}…)"
+        ))
+        .detail("field hostIfname"));
+    }
+    let mut handle = netlink::Handle::new().map_err(|error| internal(error.to_string()))?;
+    let found = handle
+        .find_link(name.as_str())
+        .map_err(|error| internal(error.to_string()))?;
+    match found {
+        Some(link) if link.index == index => Ok(()),
+        Some(link) => Err(ApiError::bad_request(format!(
+            "hostIfindex: {name} is device #{}, not #{index}",
+            link.index
+        ))
+        .detail("field hostIfindex")),
+        None => Err(
+            ApiError::bad_request(format!("hostIfname: there is no device {name}"))
+                .detail("field hostIfname"),
+        ),
     }
 }
 

@@ -5,6 +5,8 @@ mod identity;
 mod restore;
 
 pub use identity::identity_of_pod;
+#[cfg(test)]
+pub(crate) use identity::relabel;
 
 use crate::{addresses::Addresses, state::StateFile};
 use api::{ApiError, path::EndpointId};

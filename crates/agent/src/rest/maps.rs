@@ -1,6 +1,6 @@
 //! The kernel's maps, decoded.
 use super::{Answer, Refusal, Shared, blocking, kernel};
-use crate::agent::Agent;
+use crate::{agent::Agent, machine::abi_address as ip};
 use abi::names;
 use api::{ApiError, MapInfo, MapRow};
 use axum::{
@@ -105,13 +105,6 @@ fn row(key: String, value: String, fields: Value) -> MapRow {
         _ => Default::default(),
     };
     MapRow { key, value, fields }
-}
-
-fn ip(family: u8, bytes: [u8; 16]) -> IpAddr {
-    match (family, bytes) {
-        (abi::family::V4, [a, b, c, d, ..]) => IpAddr::from([a, b, c, d]),
-        (_, bytes) => IpAddr::from(bytes),
-    }
 }
 
 fn info_text(info: &abi::EndpointInfo) -> String {
