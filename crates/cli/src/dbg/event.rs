@@ -189,8 +189,9 @@ fn icmp(event: &MonitorEvent) -> String {
         return "icmp".into();
     };
     let name = match (event.protocol, kind) {
-        (1, 0) | (58, 129) => "EchoReply",
-        (1, 8) | (58, 128) => "EchoRequest",
+        // Echo has no codes; the identifier may stand in its place.
+        (1, 0) | (58, 129) => return "EchoReply".into(),
+        (1, 8) | (58, 128) => return "EchoRequest".into(),
         (1, 3) | (58, 1) => "DestinationUnreachable",
         (1, 11) | (58, 3) => "TimeExceeded",
         (58, 2) => "PacketTooBig",

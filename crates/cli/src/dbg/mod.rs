@@ -8,6 +8,7 @@ mod fields;
 mod maps;
 mod metrics;
 mod monitor;
+mod places;
 mod report;
 mod state;
 mod status;

@@ -8,6 +8,7 @@ use api::{MonitorEvent, MonitorKind, MonitorQuery};
 use clap::{Args, ValueEnum};
 
 use super::event::{self, Style};
+use super::places::Places;
 use crate::output;
 use crate::target::Agent;
 
@@ -73,8 +74,11 @@ pub fn run(agents: &[Agent], args: &MonitorArgs) -> Result<()> {
                 .monitor(&query)
                 .with_context(|| format!("cannot listen{}", on(agent)))?;
             let (found, prefix) = (found.clone(), agent.node.clone().filter(|_| several));
+            let mut places = Places::of(agent);
             scope.spawn(move || {
                 for event in lines {
+                    let event =
+                        event.map(|event| if args.json { event } else { places.add(event) });
                     if found.send((prefix.clone(), event)).is_err() {
                         return;
                     }
