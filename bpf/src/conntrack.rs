@@ -65,7 +65,10 @@ fn track<F: Maps>(state: &mut State<F>, len: u32) -> Code {
     };
     let Some(entry) = F::ct().get_ptr_mut(&key) else {
         state.opened(CtStatus::New);
-        let entry = open(&segment, &config::timeouts(), state.src_id, state.dst_id);
+        let mut entry = open(&segment, &config::timeouts(), state.src_id, state.dst_id);
+        if config::accounting() {
+            account(&mut entry, &segment);
+        }
         return match F::ct().insert(&key, &entry, 0) {
             Ok(()) => OK,
             Err(_) => DropReason::CtInsertFailed as u8,
