@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -185,6 +185,10 @@ impl StateDir {
             let dir = self.root.join(sub);
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
+        // Environments of containers stand in there.
+        let private = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&self.root, private)
+            .with_context(|| format!("cannot protect {}", self.root.display()))?;
         let end = Instant::now() + LOCK_LIMIT;
         loop {
             match self.try_lock()? {

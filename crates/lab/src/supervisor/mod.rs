@@ -1,6 +1,7 @@
 //! The process that runs one lab: network, API server, kubelets, scheduler and agents, from `up` to `down`.
 
 mod agents;
+mod local;
 mod nodes;
 mod pods;
 pub mod progress;
@@ -32,6 +33,7 @@ use crate::state::{LabState, MachineState, Phase, StateDir};
 use crate::topology::{API_PORT, Machine};
 
 use agents::Agents;
+use local::OwnerOnly;
 use progress::Reporter;
 
 /// How long the end of all processes may take.
@@ -183,8 +185,8 @@ async fn lab(
             .context("the network's maker panicked")??
     };
     reporter.step(&format!(
-        "{} nodes, a router and the networks between them",
-        network.nodes.len()
+        "{}, a router and the networks between them",
+        count(network.nodes.len(), "node")
     ));
     let (mut agents, mut stop_while) = (Agents::default(), stop.clone());
     let up = tokio::select! {
@@ -244,7 +246,7 @@ async fn bring_up(
         ready = nodes::wait_ready(ready, READY_LIMIT, dir) => ready?,
         how = agents.crashing() => bail!(how),
     }
-    reporter.step(&format!("{} agents, all nodes ready", nodes.len()));
+    reporter.step(&format!("{}, all nodes ready", count(nodes.len(), "agent")));
     if spec.sample {
         let names = sample::create(&client, &state)
             .await
@@ -273,6 +275,11 @@ fn kubelets(nodes: &[Arc<Node>], client: &Client) -> anyhow::Result<BTreeMap<Str
     let path = cni_path()?;
     let kubelet = |n: &Arc<Node>| Kubelet::new(n.clone(), client.clone(), path.clone());
     Ok(nodes.iter().map(|n| (n.name.clone(), kubelet(n))).collect())
+}
+
+fn count(n: usize, what: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    format!("{n} {what}{s}")
 }
 
 /// Adds directories with CNI plugins, before the others.
@@ -316,19 +323,11 @@ async fn start_api(
             .context("the API server has no address")?
     );
     let server = ApiServer::new();
-    for listener in [inner, outer] {
-        listener
-            .set_nonblocking(true)
-            .context("cannot prepare a listener")?;
-        let listener =
-            tokio::net::TcpListener::from_std(listener).context("cannot prepare a listener")?;
-        let server = server.clone();
-        tokio::spawn(async move {
-            if let Err(e) = server.serve(listener).await {
-                tracing::error!("the API server stopped: {e}");
-            }
-        });
-    }
+    let (inner, outer) = (into_tokio(inner)?, into_tokio(outer)?);
+    let router = server.router();
+    tokio::spawn(async move { report_end(server.serve(inner).await) });
+    let outer = OwnerOnly::new(outer);
+    tokio::spawn(async move { report_end(axum::serve(outer, router).await) });
     let state = describe(spec, network, api_url, format!("http://{inside}"))?;
     fs::write(
         dir.kubeconfig(),
@@ -337,6 +336,19 @@ async fn start_api(
     .context("cannot write the kubeconfig")?;
     let client = crate::client::connect(&state.api_url)?;
     Ok((state, client))
+}
+
+fn into_tokio(listener: TcpListener) -> anyhow::Result<tokio::net::TcpListener> {
+    let made = listener
+        .set_nonblocking(true)
+        .and_then(|()| tokio::net::TcpListener::from_std(listener));
+    made.context("cannot prepare a listener")
+}
+
+fn report_end(result: io::Result<()>) {
+    if let Err(e) = result {
+        tracing::error!("the API server stopped: {e}");
+    }
 }
 
 fn describe(

@@ -11,13 +11,16 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::hosts::Network;
+use crate::kubelet::cni::CniError;
 use crate::kubelet::{self, status};
 use crate::spec::LabName;
 use crate::state::StateDir;
 use crate::topology::Machine;
 
-/// Pause between checks of a network that is not ready.
+/// Pause between checks of a network that is not configured yet: that costs nothing.
 const SOON: Duration = Duration::from_millis(20);
+/// The longest pause between checks of one that is in trouble; every check starts a plugin.
+const TROUBLE: Duration = Duration::from_millis(320);
 /// Pause between checks of one that is.
 const LATER: Duration = Duration::from_secs(5);
 
@@ -111,16 +114,24 @@ pub(super) fn keep_condition(
     let (tell, trouble) = watch::channel(Some("not checked yet".to_owned()));
     let node = name.clone();
     tokio::spawn(async move {
-        let mut written = None;
+        let (mut written, mut pause) = (None, SOON);
         loop {
-            let now = network.check().await.err().map(|e| e.to_string());
-            if written.as_ref() != Some(&now)
-                && write_condition(&client, &node, now.as_deref()).await
-            {
-                written = Some(now.clone());
-                tell.send_replace(now.clone());
+            let checked = network.check().await;
+            pause = match &checked {
+                Ok(()) => LATER,
+                Err(CniError::NoConfig) => SOON,
+                Err(_) => (pause * 2).clamp(SOON, TROUBLE),
+            };
+            let now = checked.err().map(|e| e.to_string());
+            if written.as_ref() != Some(&now) {
+                if write_condition(&client, &node, now.as_deref()).await {
+                    written = Some(now.clone());
+                    tell.send_replace(now);
+                } else {
+                    pause = TROUBLE;
+                }
             }
-            tokio::time::sleep(if now.is_some() { SOON } else { LATER }).await;
+            tokio::time::sleep(pause).await;
         }
     });
     NodeHealth { name, trouble }

@@ -227,6 +227,36 @@ fn lab_cleans_up_after_a_crash() {
     assert_eq!(leftovers(&name, &second), []);
 }
 
+#[test]
+fn lab_api_is_for_the_owner_alone() {
+    if skip_unless_root() {
+        return;
+    }
+    let lab = bare("owner").args(&["--nodes", "1"]).up();
+    let url = format!("{}/api/v1/nodes", lab.status()["apiUrl"].as_str().unwrap());
+    let ask = |uid: &str| {
+        let mut command = Command::new("setpriv");
+        command.args([
+            "--reuid",
+            uid,
+            "--clear-groups",
+            "curl",
+            "-sf",
+            "--max-time",
+            "5",
+            &url,
+        ]);
+        command.output().unwrap()
+    };
+    let own = ask("0");
+    assert!(own.status.success() && String::from_utf8_lossy(&own.stdout).contains("node1"));
+    let other = ask("65534");
+    assert!(
+        !other.status.success() && other.stdout.is_empty(),
+        "{other:?}"
+    );
+}
+
 /// `up` interrupted at a random moment, by Ctrl-C or by being killed itself.
 #[test]
 fn lab_interrupted_up_leaves_nothing() {
