@@ -1,6 +1,8 @@
 //! The client against a listener that answers with prepared bytes, however it likes to cut them.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod corpus;
+
 use std::{
     io::{Read, Write},
     os::unix::net::UnixListener,
