@@ -1,4 +1,5 @@
 //! Attaching programs to devices: by links (tcx, netkit) where the kernel has them, else by clsact filters.
+mod filters;
 mod owner;
 mod replace;
 mod tc;
@@ -241,29 +242,6 @@ impl Attacher {
         Ok(None)
     }
 
-    fn attach_filter(&self, dir: &Path, hook: &Hook<'_>) -> Result<Attached> {
-        let program = self.current(hook.program)?;
-        let mut tc = tc::Tc::open().map_err(hook.failed("attach"))?;
-        let filter = tc
-            .filter(hook.ifindex, hook.point)
-            .map_err(hook.failed("look at"))?;
-        let done = match filter {
-            Some(f) if f.program_id == program.id => Attached::Unchanged,
-            Some(_) => Attached::Updated,
-            None => Attached::New,
-        };
-        pins::make_dir(&dir.join(owner::filters_name(hook.ifindex)))?;
-        if done != Attached::Unchanged {
-            tc.ensure_clsact(hook.ifindex)
-                .map_err(hook.failed("attach"))?;
-            tc.put(hook.ifindex, hook.point, hook.program, program.fd.as_fd())
-                .map_err(hook.failed("attach"))?;
-        }
-        drop_link(&dir.join(owner::LINKS).join(hook.program))?;
-        self.drop_other_filters(dir, hook.ifindex)?;
-        Ok(done)
-    }
-
     /// Detaches all that belongs to `owner`; whether there was anything.
     pub(crate) fn detach(&self, owner: &Owner) -> Result<bool> {
         let dir = owner.dir(&self.pins);
@@ -272,42 +250,6 @@ impl Attacher {
             drop_link(&dir.join(owner::LINKS).join(name))?;
         }
         pins::remove_dir(&dir)
-    }
-
-    /// Removes filters of ours that the directory's records name; of `hook`'s point only, if one is given.
-    fn drop_filters(&self, dir: &Path, hook: Option<&Hook<'_>>) -> Result<()> {
-        for ifindex in owner::filter_devices(dir)? {
-            let mut tc = tc::Tc::open().map_err(Error::bpf("open", "the netlink socket"))?;
-            let points: &[Point] = match &hook {
-                Some(hook) => &[hook.point],
-                None => &[Point::Ingress, Point::Egress],
-            };
-            let mut left = 0;
-            for point in [Point::Ingress, Point::Egress] {
-                let ours = tc.filter(ifindex, point).ok().flatten().is_some();
-                if ours && points.contains(&point) {
-                    tc.delete(ifindex, point)
-                        .map_err(Error::bpf("detach", format!("filter of device #{ifindex}")))?;
-                } else {
-                    left += usize::from(ours);
-                }
-            }
-            if left == 0 {
-                pins::remove_dir(&dir.join(owner::filters_name(ifindex)))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Removes the records of devices that the owner no longer has.
-    fn drop_other_filters(&self, dir: &Path, ifindex: u32) -> Result<()> {
-        for other in owner::filter_devices(dir)?
-            .into_iter()
-            .filter(|i| *i != ifindex)
-        {
-            pins::remove_dir(&dir.join(owner::filters_name(other)))?;
-        }
-        Ok(())
     }
 
     pub(crate) fn attachments(&self) -> Result<Vec<Attachment>> {
@@ -352,30 +294,6 @@ impl Attacher {
             link_id: Some(state.id),
             current: self.is_current(program, state.prog_id),
         }))
-    }
-
-    fn filter_attachments(&self, owner: &Owner, ifindex: u32) -> Result<Vec<Attachment>> {
-        let failed = || Error::bpf("list filters of", format!("device #{ifindex}"));
-        let mut tc = tc::Tc::open().map_err(failed())?;
-        let mut found = Vec::new();
-        for point in [Point::Ingress, Point::Egress] {
-            let Some(filter) = tc.filter(ifindex, point).map_err(failed())? else {
-                continue;
-            };
-            let Some(program) = names::PROGRAMS.into_iter().find(|p| *p == filter.name) else {
-                continue;
-            };
-            found.push(Attachment {
-                owner: owner.named(ifindex),
-                program,
-                ifindex,
-                mechanism: Mechanism::Clsact,
-                program_id: filter.program_id,
-                link_id: None,
-                current: self.is_current(program, filter.program_id),
-            });
-        }
-        Ok(found)
     }
 }
 

@@ -1,8 +1,6 @@
 //! Putting new programs in the place of those that run.
 use std::{os::fd::AsFd, path::Path};
 
-use abi::names;
-
 use super::{Attacher, Hook, Mechanism, Owner, Point, drop_link, owner, tc};
 use crate::{Error, Result, pins, sys};
 
@@ -121,7 +119,7 @@ impl Attacher {
                 let filter = tc
                     .filter(hook.ifindex, hook.point)
                     .map_err(hook.failed("look at"))?;
-                if filter.is_some_and(|f| names::PROGRAMS.contains(&f.name.as_str())) {
+                if filter.is_some_and(|f| f.is_ours()) {
                     tc.delete(hook.ifindex, hook.point)
                         .map_err(hook.failed("detach"))?;
                 }

@@ -4,6 +4,8 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
+use abi::names;
+
 use super::Point;
 use crate::rtnl::{ACK, CREATE, DUMP, EXCLUSIVE, Message, REPLACE, Rtnl, attrs};
 
@@ -34,6 +36,12 @@ const TCMSG: usize = 20;
 pub(super) struct Filter {
     pub(super) name: String,
     pub(super) program_id: u32,
+}
+
+impl Filter {
+    pub(super) fn is_ours(&self) -> bool {
+        names::PROGRAMS.contains(&self.name.as_str())
+    }
 }
 
 /// Filters of devices in the calling thread's network namespace.
