@@ -71,9 +71,13 @@ impl Cgroup {
         Ok(Cgroup(root.join(format!("hypha-lab-{name}"))))
     }
 
-    /// The group above.
-    pub fn parent(&self) -> Option<Cgroup> {
-        self.0.parent().map(|p| Cgroup(p.to_owned()))
+    /// The group the caller is in.
+    pub fn own() -> Result<Cgroup, CgroupError> {
+        let read = |path: &str| fs::read_to_string(path).map_err(io_error("find", Path::new(path)));
+        let root = mount_point(&read("/proc/mounts")?).ok_or(CgroupError::NotMounted)?;
+        let groups = read("/proc/self/cgroup")?;
+        let path = groups.lines().find_map(|l| l.strip_prefix("0::/"));
+        Ok(Cgroup(root.join(path.unwrap_or_default())))
     }
 
     /// A group at a path, as seen by the caller.

@@ -61,9 +61,10 @@ pub fn run() -> anyhow::Result<()> {
         .context("no runtime")?;
     // Before anything is made: a signal that comes earlier finds nothing to clean.
     let stop = runtime.block_on(async { stop_signal() })?;
+    let home = Cgroup::own()?;
     let outcome = dir.acquire().and_then(|lock| {
         let result = serve(&spec, &dir, &reporter, runtime, stop);
-        let cleaned = clean_as_owner(&spec.name, &dir);
+        let cleaned = clean_as_owner(&spec.name, &dir, &home);
         drop(lock);
         result.and(cleaned)
     });
@@ -81,11 +82,9 @@ pub fn clean(name: &LabName, dir: &StateDir) -> anyhow::Result<()> {
     dir.remove()
 }
 
-fn clean_as_owner(name: &LabName, dir: &StateDir) -> anyhow::Result<()> {
+fn clean_as_owner(name: &LabName, dir: &StateDir, home: &Cgroup) -> anyhow::Result<()> {
     // Who empties a group may not stand in it.
-    if let Some(above) = Cgroup::of_lab(name)?.parent() {
-        above.join(0)?;
-    }
+    home.join(0)?;
     clean(name, dir)
 }
 
