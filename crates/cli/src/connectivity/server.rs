@@ -51,12 +51,33 @@ pub struct Server {
     _stop: UnixStream,
 }
 
-struct Sockets {
-    tcp: Vec<TcpListener>,
-    udp: Vec<UdpSocket>,
-    /// Raw sockets that get a copy of every echo request; true is IPv4.
-    icmp: Vec<(bool, UdpSocket)>,
-    stop: UnixStream,
+/// What a server's thread waits for.
+enum Socket {
+    /// The other end is closed when the server is to stop.
+    Stop(UnixStream),
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+    /// Gets a copy of every echo request of the family; true is IPv4.
+    Icmp(bool, UdpSocket),
+}
+
+impl Socket {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Stop(socket) => socket.as_fd(),
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Udp(socket) | Self::Icmp(_, socket) => socket.as_fd(),
+        }
+    }
+
+    /// Where it listens, if it is for one address.
+    fn local(&self) -> Option<(Protocol, io::Result<SocketAddr>)> {
+        match self {
+            Self::Tcp(socket) => Some((Protocol::Tcp, socket.local_addr())),
+            Self::Udp(socket) => Some((Protocol::Udp, socket.local_addr())),
+            Self::Stop(_) | Self::Icmp(..) => None,
+        }
+    }
 }
 
 /// Starts servers on the addresses of `place`, in its network namespace.
@@ -91,23 +112,18 @@ pub fn start(place: &Place, sources: &Sources) -> io::Result<Server> {
     Ok(Server { ports, _stop: stop })
 }
 
-fn open(addresses: &[IpAddr], stop: UnixStream) -> io::Result<Sockets> {
-    let mut sockets = Sockets {
-        tcp: Vec::new(),
-        udp: Vec::new(),
-        icmp: Vec::new(),
-        stop,
-    };
+fn open(addresses: &[IpAddr], stop: UnixStream) -> io::Result<Vec<Socket>> {
+    let mut sockets = vec![Socket::Stop(stop)];
     for address in addresses {
-        sockets
-            .tcp
-            .push(bind_when_ready(|| TcpListener::bind((*address, 0)))?);
+        sockets.push(Socket::Tcp(bind_when_ready(|| {
+            TcpListener::bind((*address, 0))
+        })?));
         // One socket per address, so that answers come from the address that was asked.
-        sockets.udp.push(UdpSocket::bind((*address, 0))?);
+        sockets.push(Socket::Udp(UdpSocket::bind((*address, 0))?));
     }
     for ipv4 in [true, false] {
         if addresses.iter().any(|address| address.is_ipv4() == ipv4) {
-            sockets.icmp.push((ipv4, socket::raw_icmp(ipv4)?));
+            sockets.push(Socket::Icmp(ipv4, socket::raw_icmp(ipv4)?));
         }
     }
     Ok(sockets)
@@ -126,28 +142,17 @@ fn bind_when_ready<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     bind()
 }
 
-fn ports(sockets: &Sockets) -> io::Result<BTreeMap<(IpAddr, Protocol), u16>> {
-    let mut ports = BTreeMap::new();
-    for socket in &sockets.tcp {
-        let local = socket.local_addr()?;
-        ports.insert((local.ip(), Protocol::Tcp), local.port());
-    }
-    for socket in &sockets.udp {
-        let local = socket.local_addr()?;
-        ports.insert((local.ip(), Protocol::Udp), local.port());
-    }
-    Ok(ports)
+fn ports(sockets: &[Socket]) -> io::Result<BTreeMap<(IpAddr, Protocol), u16>> {
+    let listening = sockets.iter().filter_map(Socket::local);
+    listening
+        .map(|(protocol, local)| local.map(|local| ((local.ip(), protocol), local.port())))
+        .collect()
 }
 
-fn serve(sockets: &Sockets, sources: &Sources) {
-    let fds: Vec<BorrowedFd<'_>> = std::iter::once(sockets.stop.as_fd())
-        .chain(sockets.tcp.iter().map(AsFd::as_fd))
-        .chain(sockets.udp.iter().map(AsFd::as_fd))
-        .chain(sockets.icmp.iter().map(|(_, socket)| socket.as_fd()))
-        .collect();
-    let mut polled: Vec<PollFd<'_>> = fds
+fn serve(sockets: &[Socket], sources: &Sources) {
+    let mut polled: Vec<PollFd<'_>> = sockets
         .iter()
-        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .map(|socket| PollFd::new(socket.fd(), PollFlags::POLLIN))
         .collect();
     let mut buffer = vec![0; 65536];
     loop {
@@ -156,36 +161,18 @@ fn serve(sockets: &Sockets, sources: &Sources) {
             Err(_) => return,
             Ok(_) => {}
         }
-        let ready = |index: usize| polled[index].any().unwrap_or(false);
-        if ready(0) {
-            return;
-        }
-        for (index, socket) in sockets
-            .tcp
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| ready(index + 1))
-        {
-            let _ = index;
-            accept(socket, sources);
-        }
-        let base = 1 + sockets.tcp.len();
-        for (_, socket) in sockets
-            .udp
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| ready(index + base))
-        {
-            echo_datagram(socket, &mut buffer, sources);
-        }
-        let base = base + sockets.udp.len();
-        for (_, (ipv4, socket)) in sockets
-            .icmp
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| ready(index + base))
-        {
-            note_echo_request(*ipv4, socket, &mut buffer, sources);
+        for (socket, poll) in sockets.iter().zip(&polled) {
+            if !poll.any().unwrap_or(false) {
+                continue;
+            }
+            match socket {
+                Socket::Stop(_) => return,
+                Socket::Tcp(socket) => accept(socket, sources),
+                Socket::Udp(socket) => echo_datagram(socket, &mut buffer, sources),
+                Socket::Icmp(ipv4, socket) => {
+                    note_echo_request(*ipv4, socket, &mut buffer, sources)
+                }
+            }
         }
     }
 }

@@ -78,7 +78,8 @@ pub enum MapCommand {
     /// The entries of one map
     Get {
         /// Name of the map
-        name: String,
+        #[arg(value_name = "NAME")]
+        map: String,
         #[command(flatten)]
         output: OutputArgs,
     },
@@ -218,10 +219,10 @@ pub fn run_map(agents: &mut [Agent], command: &MapCommand) -> Result<()> {
                 .map(|(name, rows)| format!("## Map: {name}\n{}\n", maps::generic(rows)))
                 .collect()
         }),
-        MapCommand::Get { name, output } => show(
+        MapCommand::Get { map, output } => show(
             agents,
             output,
-            |agent| Ok(agent.client.map(name)?),
+            |agent| Ok(agent.client.map(map)?),
             |rows| maps::generic(rows),
         ),
     }

@@ -3,12 +3,13 @@ use std::io::Write;
 use std::sync::mpsc;
 use std::thread;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, bail};
 use api::{MonitorEvent, MonitorKind, MonitorQuery};
 use clap::{Args, ValueEnum};
 
 use super::event::{self, Style};
 use super::places::Places;
+use crate::error::one_line;
 use crate::output;
 use crate::target::Agent;
 
@@ -67,12 +68,16 @@ pub fn run(agents: &[Agent], args: &MonitorArgs) -> Result<()> {
     .kinds(&kinds);
     let (found, events) = mpsc::sync_channel(1024);
     let several = agents.len() > 1;
+    // All streams first: an agent that cannot be asked ends the command before any thread waits for events.
+    let open = |agent: &Agent| {
+        agent
+            .client
+            .monitor(&query)
+            .with_context(|| format!("cannot listen{}", on(agent)))
+    };
+    let streams = agents.iter().map(open).collect::<Result<Vec<_>>>()?;
     thread::scope(|scope| {
-        for agent in agents {
-            let lines = agent
-                .client
-                .monitor(&query)
-                .with_context(|| format!("cannot listen{}", on(agent)))?;
+        for (agent, lines) in agents.iter().zip(streams) {
             let (found, prefix) = (found.clone(), agent.node.clone().filter(|_| several));
             let mut places = Places::of(agent);
             scope.spawn(move || {
@@ -89,7 +94,11 @@ pub fn run(agents: &[Agent], args: &MonitorArgs) -> Result<()> {
         let result = print(args, events);
         if let Err(error) = &result {
             // Threads that wait for an event of a quiet node cannot be told to stop; the process ends with them.
-            std::process::exit(i32::from(!error.is::<output::OutputClosed>()));
+            let closed = error.is::<output::OutputClosed>();
+            if !closed {
+                eprintln!("Error: {}", one_line(error));
+            }
+            std::process::exit(i32::from(!closed));
         }
         result
     })
@@ -115,7 +124,7 @@ fn print(args: &MonitorArgs, events: mpsc::Receiver<Found>) -> Result<()> {
         ))?;
     }
     for (node, event) in events {
-        let event = event.map_err(|error| report(anyhow!(error)))?;
+        let event = event?;
         if !args.kinds.is_empty() && !wanted(args, event.kind) {
             continue;
         }
@@ -123,15 +132,7 @@ fn print(args: &MonitorArgs, events: mpsc::Receiver<Found>) -> Result<()> {
             writeln!(out, "{}", text(args, node.as_deref(), &event)?).and_then(|()| out.flush()),
         )?;
     }
-    Err(report(anyhow!(
-        "the agent ended the stream; is it restarting?"
-    )))
-}
-
-/// The process ends right after: what is wrong must be said before.
-fn report(error: anyhow::Error) -> anyhow::Error {
-    eprintln!("Error: {}", crate::error::one_line(&error));
-    error
+    bail!("the agent ended the stream; is it restarting?")
 }
 
 /// Lost events are always told.

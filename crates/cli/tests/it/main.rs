@@ -163,6 +163,19 @@ fn failures_are_one_line_and_status_one() {
 }
 
 #[test]
+fn an_unknown_map_is_not_taken_for_something_else() {
+    let agent = FakeAgent::start();
+    let output = run(
+        Path::new(HYPHA),
+        &["dbg", "-H", agent.socket(), "map", "get", "nothing"],
+    );
+    assert!(
+        text(&output.stderr).contains("/v1/map/nothing does not exist"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn other_names_are_other_commands() {
     let agent = FakeAgent::start();
     let dir = tempfile::tempdir().expect("a directory");
