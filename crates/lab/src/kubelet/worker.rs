@@ -284,12 +284,23 @@ impl Worker {
                 change = change => match change {
                     Some((index, change)) => self.apply(index, change),
                     // All containers ended for good, or none could start: only the pod's end is left to come.
-                    None => return ended.await,
+                    None => {
+                        self.release_if_over().await;
+                        return ended.await;
+                    }
                 },
             }
             while let Some(Ok((index, change))) = changes.as_mut().map(|c| c.try_recv()) {
                 self.apply(index, change);
             }
+        }
+    }
+
+    /// A pod that is over gives its addresses back at once; its object stays.
+    async fn release_if_over(&mut self) {
+        let over = matches!(self.view.phase(), "Succeeded" | "Failed");
+        if let Some(sandbox) = self.sandbox.take_if(|_| over) {
+            sandbox.destroy(&self.context).await;
         }
     }
 

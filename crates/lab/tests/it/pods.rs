@@ -217,6 +217,9 @@ fn lab_restart_policies_and_exit_codes() {
     wait_until("exit 0 ends it", LIMIT, || {
         (status_of(&lab, "good")["phase"] == "Succeeded").then_some(())
     });
+    wait_until("both gave their networks back", LIMIT, || {
+        (lab.sh("node1", "ls /run/fakecni/ips | wc -l").trim() == "2").then_some(())
+    });
     wait_until("it starts again", LIMIT, || {
         (status_of(&lab, "again")["restarts"].as_u64()? >= 2).then_some(())
     });
