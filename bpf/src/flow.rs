@@ -3,7 +3,7 @@ use core::ops::{Deref, DerefMut};
 
 use abi::{CtStatus, Direction, DropReason, EventKind, FlowEvent, TracePoint, event_flags};
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_ktime_get_ns};
-use wire::{Fragment, Headers, Malformed, headers::Icmp};
+use wire::{Headers, Malformed, headers::Icmp};
 
 use crate::{
     config, fragments,
@@ -165,7 +165,7 @@ fn read_headers<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     } else {
         state.h.tcp_flags
     };
-    if state.h.fragment == Fragment::Whole || fragments::resolve::<F>(&mut state.h) {
+    if state.h.fragment.is_whole() || fragments::resolve::<F>(&mut state.h) {
         OK
     } else {
         DropReason::FragmentNotFound as u8

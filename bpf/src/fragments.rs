@@ -1,6 +1,6 @@
 //! Later fragments of a datagram have no ports: they get those that the first one left behind.
 use abi::FragValue;
-use wire::{Fragment, Headers};
+use wire::{Headers, headers::Part};
 
 use crate::maps::Maps;
 
@@ -8,9 +8,10 @@ use crate::maps::Maps;
 #[inline(always)]
 pub fn resolve<F: Maps>(h: &mut Headers<F>) -> bool {
     let t = &h.tuple;
-    match h.fragment {
-        Fragment::Whole => true,
-        Fragment::First(id) => {
+    let id = h.fragment.id;
+    match h.fragment.part {
+        Part::Whole => true,
+        Part::First => {
             let key = F::frag_key(t.src, t.dst, id, t.proto);
             let ports = FragValue {
                 sport: t.sport.to_ne_bytes(),
@@ -18,7 +19,7 @@ pub fn resolve<F: Maps>(h: &mut Headers<F>) -> bool {
             };
             F::fragments().insert(&key, &ports, 0).is_ok()
         }
-        Fragment::Later(id) => {
+        Part::Later => {
             let key = F::frag_key(t.src, t.dst, id, t.proto);
             // SAFETY: LRU entries may be reused while we read; the worst is the ports of another datagram.
             let Some(ports) = (unsafe { F::fragments().get(&key) }) else {

@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns},
 };
 use wire::{
-    Fragment, Headers, Tuple,
+    Headers, Tuple,
     headers::{Icmp, TCP, UDP},
     snat::ATTEMPTS,
 };
@@ -242,7 +242,7 @@ fn end_of<F: Maps>(t: &Tuple<F>, end: End) -> (F::Addr, u16) {
 fn rewrite<F: Maps>(skb: Skb, h: &Headers<F>, to: &Target<F>, end: End) -> Code {
     let (from, port) = end_of(&h.tuple, end);
     let proto = h.tuple.proto;
-    if !matches!(h.fragment, Fragment::Later(_)) {
+    if !h.fragment.is_later() {
         let (offset, flags) = match proto {
             TCP => (16, 0),
             UDP => (6, MANGLED_0),
@@ -293,7 +293,7 @@ fn rewrite_inner<F: Maps>(skb: Skb, state: &State<F>, end: End) -> Code {
     if F::IS_V6 && !skb.replace_l4_address::<F>(sum, &from, &to.addr, 0) {
         return DropReason::L4Checksum as u8;
     }
-    if !matches!(inner.fragment, Fragment::Later(_)) && port != to.port {
+    if !inner.fragment.is_later() && port != to.port {
         let at = inner.l4() + port_offset(inner.tuple.proto, end);
         if !skb.replace_l4_port(sum, port, to.port, 0) || !skb.store(at, &to.port) {
             return DropReason::L4Checksum as u8;

@@ -2,7 +2,7 @@
 use abi::{Direction, TracePoint, endpoint_flags};
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::{
-    Family, Fragment, V4, V6,
+    Family, V4, V6,
     headers::{Icmp, TCP, UDP},
 };
 
@@ -68,6 +68,6 @@ fn may_be_masqueraded<F: Maps>(flow: &Flow<F>) -> bool {
     let h = &flow.h;
     match h.tuple.proto {
         TCP | UDP => config::snat_range().contains(u16::from_be(h.tuple.dport)),
-        proto => proto == F::ICMP && (h.icmp != Icmp::None || h.fragment != Fragment::Whole),
+        proto => proto == F::ICMP && (h.icmp != Icmp::None || !h.fragment.is_whole()),
     }
 }

@@ -2,7 +2,7 @@
 use abi::{Direction, endpoint_flags, mark};
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::{
-    Family, Fragment, V4, V6,
+    Family, V4, V6,
     headers::{Icmp, TCP, UDP},
 };
 
@@ -66,10 +66,7 @@ fn is_host_in_range<F: Maps>(flow: &Flow<F>) -> bool {
     match h.tuple.proto {
         TCP | UDP => config::snat_range().contains(u16::from_be(h.tuple.sport)),
         proto => {
-            proto == F::ICMP
-                && h.icmp == Icmp::Echo
-                && h.tuple.sport != 0
-                && h.fragment == Fragment::Whole
+            proto == F::ICMP && h.icmp == Icmp::Echo && h.tuple.sport != 0 && h.fragment.is_whole()
         }
     }
 }

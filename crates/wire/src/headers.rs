@@ -101,15 +101,67 @@ pub enum Malformed {
     Extension,
 }
 
-/// What part of a datagram a packet is.
+/// What part of a datagram a packet is. Plain fields, and not an enum with the identification in it: programs copy it as a whole,
+/// and old verifiers refuse to read bytes that a variant leaves undefined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fragment {
+pub struct Fragment {
+    /// Which part.
+    pub part: Part,
+    /// The datagram's identification; zero when the packet is all of it.
+    pub id: u32,
+}
+
+/// See [`Fragment`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
     /// All of it.
     Whole,
-    /// The first fragment, with the L4 header; the datagram's identification.
-    First(u32),
-    /// A later fragment, without L4 header; the datagram's identification.
-    Later(u32),
+    /// The first fragment, with the L4 header.
+    First,
+    /// A later fragment, without L4 header.
+    Later,
+}
+
+impl Fragment {
+    /// A packet that is all of its datagram.
+    pub const WHOLE: Self = Self {
+        part: Part::Whole,
+        id: 0,
+    };
+
+    /// The first fragment of datagram `id`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn first(id: u32) -> Self {
+        Self {
+            part: Part::First,
+            id,
+        }
+    }
+
+    /// A later fragment of datagram `id`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn later(id: u32) -> Self {
+        Self {
+            part: Part::Later,
+            id,
+        }
+    }
+
+    /// True if the packet has no L4 header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_later(self) -> bool {
+        matches!(self.part, Part::Later)
+    }
+
+    /// True if the packet is all of its datagram.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_whole(self) -> bool {
+        matches!(self.part, Part::Whole)
+    }
 }
 
 /// The L3 header.
@@ -171,7 +223,7 @@ impl<F: Family> Headers<F> {
         Self {
             tuple,
             l4: 0,
-            fragment: Fragment::Whole,
+            fragment: Fragment::WHOLE,
             tcp_flags: 0,
             icmp: Icmp::None,
             icmp_type: 0,
@@ -212,9 +264,9 @@ pub(crate) fn network4<B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Networ
     let frag = u16::from_be(ip.fragment);
     let id = u32::from(ip.id);
     let fragment = match (frag & 0x1FFF, frag & 0x2000) {
-        (0, 0) => Fragment::Whole,
-        (0, _) => Fragment::First(id),
-        _ => Fragment::Later(id),
+        (0, 0) => Fragment::WHOLE,
+        (0, _) => Fragment::first(id),
+        _ => Fragment::later(id),
     };
     Ok(Network {
         src: ip.src,
@@ -236,7 +288,7 @@ pub(crate) fn network6<B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Networ
         return Err(Malformed::Invalid);
     }
     let (mut proto, mut payload, mut fragment) =
-        (ip.next, offset + V6::HEADER_LEN, Fragment::Whole);
+        (ip.next, offset + V6::HEADER_LEN, Fragment::WHOLE);
     if is_extension(proto) {
         (proto, payload, fragment) = extensions(b, proto, payload)?;
     }
@@ -271,7 +323,7 @@ fn extensions<B: Bytes + ?Sized>(
     mut proto: u8,
     mut at: usize,
 ) -> Result<(u8, usize, Fragment), Malformed> {
-    let mut fragment = Fragment::Whole;
+    let mut fragment = Fragment::WHOLE;
     for _ in 0..MAX_EXTENSIONS {
         if !is_extension(proto) {
             return Ok((proto, at, fragment));
@@ -283,10 +335,10 @@ fn extensions<B: Bytes + ?Sized>(
                 let word = u16::from_be(ext.word);
                 if word & 0xFFF8 != 0 {
                     // The rest is payload of a datagram whose headers came with the first fragment.
-                    return Ok((ext.next, at + 8, Fragment::Later(ext.id)));
+                    return Ok((ext.next, at + 8, Fragment::later(ext.id)));
                 }
                 if word & 1 != 0 {
-                    fragment = Fragment::First(ext.id);
+                    fragment = Fragment::first(ext.id);
                 }
                 8
             }
@@ -336,7 +388,7 @@ pub fn transport<F: Family, B: Bytes + ?Sized>(
         icmp_type: 0,
         icmp_code: 0,
     };
-    if matches!(net.fragment, Fragment::Later(_)) {
+    if net.fragment.is_later() {
         return Ok(h);
     }
     let at = net.payload;

@@ -59,7 +59,7 @@ fn theirs(packet: &[u8], fragment: Fragment) -> Read {
         tcp_flags: 0,
         icmp: (Icmp::None, 0, 0),
     };
-    if !matches!(fragment, Fragment::Later(_)) {
+    if !fragment.is_later() {
         read.transport(body.payload);
     }
     read
@@ -117,9 +117,9 @@ fn fragment4(packet: &[u8]) -> Fragment {
     let header = Ipv4HeaderSlice::from_slice(packet).unwrap();
     let id = u32::from(header.identification().to_be());
     match (header.fragments_offset().value(), header.more_fragments()) {
-        (0, false) => Fragment::Whole,
-        (0, true) => Fragment::First(id),
-        _ => Fragment::Later(id),
+        (0, false) => Fragment::WHOLE,
+        (0, true) => Fragment::first(id),
+        _ => Fragment::later(id),
     }
 }
 
@@ -132,13 +132,13 @@ fn fragment6(packet: &[u8]) -> Fragment {
         if let etherparse::Ipv6ExtensionSlice::Fragment(header) = extension {
             let id = header.identification().to_be();
             return match (header.fragment_offset().value(), header.more_fragments()) {
-                (0, false) => Fragment::Whole,
-                (0, true) => Fragment::First(id),
-                _ => Fragment::Later(id),
+                (0, false) => Fragment::WHOLE,
+                (0, true) => Fragment::first(id),
+                _ => Fragment::later(id),
             };
         }
     }
-    Fragment::Whole
+    Fragment::WHOLE
 }
 
 /// Parses `packet` at every length and demands the whole packet's answer, or an error.
@@ -173,7 +173,7 @@ proptest! {
             prop_assert!(extensions > 4);
             return Ok(());
         };
-        prop_assert!(extensions <= 4 || matches!(h.fragment, Fragment::Later(_)));
+        prop_assert!(extensions <= 4 || h.fragment.is_later());
         prop_assert_eq!(h.fragment, fragment6(&packet));
         prop_assert_eq!(ours(&h), theirs(&packet, h.fragment));
         truncated(&packet, &h)?;
