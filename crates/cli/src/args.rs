@@ -62,7 +62,7 @@ impl Command {
         let result = match self {
             Self::Agent(args) => return args.run(),
             // It starts what enters namespaces, so no thread may run yet.
-            Self::Lab(args) => return lab_status(args.run()),
+            Self::Lab(args) => return lab(args),
             Self::Status(args) => status::run(&args),
             Self::Dbg(args) => dbg::run(&args),
             Self::Connectivity(ConnectivityCommand::Test(args)) => {
@@ -75,8 +75,12 @@ impl Command {
     }
 }
 
-fn lab_status(result: Result<i32>) -> ExitCode {
-    match result {
+fn lab(args: LabArgs) -> ExitCode {
+    // The helpers that hold a lab up must not end because of a reader.
+    if !std::env::args_os().any(|word| word == "internal") {
+        output::end_quietly_when_closed();
+    }
+    match args.run() {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => error::exit(Err(error)),
     }

@@ -113,6 +113,18 @@ pub fn check(result: io::Result<()>) -> Result<()> {
     }
 }
 
+/// Lets `println!` in code that is only mounted here end the command quietly, not with a panic, when nobody reads any more.
+pub fn end_quietly_when_closed() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let text = panic.payload_as_str().unwrap_or_default();
+        if text.starts_with("failed printing to stdout") && text.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        usual(panic);
+    }));
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::expect;

@@ -201,6 +201,7 @@ fn a_reader_that_goes_away_is_no_panic() {
     let agent = FakeAgent::start();
     for arguments in [
         &["completion", "bash"][..],
+        &["lab", "list", "-o", "json"],
         &["dbg", "-H", agent.socket(), "bpf", "ct", "list"],
         &["dbg", "-H", agent.socket(), "monitor"],
     ] {
