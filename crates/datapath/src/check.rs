@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt};
 
 use abi::{LocalEndpoint, names};
 
-use crate::{Attachment, Datapath, Owner, Result};
+use crate::{Attachment, Datapath, Mechanism, Owner, Result};
 
 /// An endpoint that the caller knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,7 +162,7 @@ fn check_attachments(found: &[Attachment], endpoints: &BTreeMap<u16, &Expected>)
     for expected in endpoints.values() {
         let attached = found.iter().any(|a| {
             a.owner == Owner::Endpoint(expected.id)
-                && a.ifindex == expected.ifindex
+                && (a.ifindex == expected.ifindex || a.mechanism == Mechanism::Netkit)
                 && a.program == names::FROM_CONTAINER
         });
         if !attached {

@@ -128,7 +128,7 @@ pub fn all() -> Vec<Finding> {
 /// Kernels without tcx do not know the attach type; those with it look for the device.
 pub(crate) fn has_tcx() -> bool {
     const LOOPBACK: u32 = 1;
-    match sys::prog_query(LOOPBACK, AttachType::TcxIngress) {
+    match sys::attached_links(LOOPBACK, AttachType::TcxIngress) {
         Ok(_) => true,
         Err(e) => matches!(e.raw_os_error(), Some(libc::ENODEV | libc::ENOENT)),
     }
@@ -137,7 +137,7 @@ pub(crate) fn has_tcx() -> bool {
 /// Kernels with netkit say of the loopback device that it is none.
 fn has_netkit() -> bool {
     const LOOPBACK: u32 = 1;
-    sys::prog_query(LOOPBACK, AttachType::NetkitPrimary)
+    sys::attached_links(LOOPBACK, AttachType::NetkitPrimary)
         .is_err_and(|e| matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)))
 }
 

@@ -87,7 +87,7 @@ pub struct Attachment {
     pub owner: Owner,
     /// The program.
     pub program: &'static str,
-    /// The device; zero once it is gone.
+    /// The device, zero once it is gone; for [`names::FROM_CONTAINER`] on netkit the pod's end, as numbered in its namespace.
     pub ifindex: u32,
     /// How it is attached.
     pub mechanism: Mechanism,
@@ -303,8 +303,18 @@ fn find_link(path: &Path, hook: &Hook<'_>) -> Result<Option<(OwnedFd, LinkState)
         return Ok(None);
     };
     let state = sys::link_info(link.as_fd()).map_err(Error::pin("look at", path))?;
-    let fits = state.ifindex == hook.ifindex && state.attach_type == Some(hook.point.attach_type());
+    let fits = state.attach_type == Some(hook.point.attach_type()) && is_on(&state, hook)?;
     Ok(fits.then_some((link, state)))
+}
+
+/// Whether a link is on the hook's device. A link on the pod's end of a netkit pair names that end, by its ifindex in the pod's
+/// namespace: the kernel is asked for the device's links instead.
+fn is_on(link: &LinkState, hook: &Hook<'_>) -> Result<bool> {
+    if hook.point != Point::FromPod || link.ifindex == 0 {
+        return Ok(link.ifindex == hook.ifindex);
+    }
+    let links = sys::attached_links(hook.ifindex, hook.point.attach_type());
+    Ok(links.map_err(hook.failed("look at"))?.contains(&link.id))
 }
 
 /// Detaches and unpins a link, if there is one.

@@ -27,7 +27,9 @@ pub(crate) use map::{
     next_key, update, update_batch,
 };
 pub use prog::ProgramInfo;
-pub(crate) use prog::{Classifier, Records, btf_load, prog_info, prog_load, prog_query, test_run};
+pub(crate) use prog::{
+    Classifier, Records, attached_links, btf_load, prog_info, prog_load, test_run,
+};
 
 /// `enum bpf_cmd`.
 #[derive(Clone, Copy, Debug)]

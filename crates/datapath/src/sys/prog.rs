@@ -129,13 +129,19 @@ pub(crate) fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
     bpf_fd(Command::BtfLoad, &mut attr)
 }
 
-/// Number of programs attached to a device by links of this kind; an error where the kernel has no such kind.
-pub(crate) fn prog_query(ifindex: u32, attach_type: AttachType) -> io::Result<u32> {
+/// Numbers of the links of this kind on a device, up to as many as a device can have; an error where the kernel has no such kind.
+pub(crate) fn attached_links(ifindex: u32, attach_type: AttachType) -> io::Result<Vec<u32>> {
+    const MAX_PROGRAMS: usize = 64;
+    let mut programs = [0u32; MAX_PROGRAMS];
+    let mut links = [0u32; MAX_PROGRAMS];
     let mut attr = attr::ProgQuery::new_zeroed();
     attr.target_ifindex = ifindex;
     attr.attach_type = attach_type as u32;
+    attr.prog_ids = address_mut(&mut programs);
+    attr.prog_cnt = MAX_PROGRAMS as u32;
+    attr.link_ids = address_mut(&mut links);
     bpf(Command::ProgQuery, &mut attr)?;
-    Ok(attr.prog_cnt)
+    Ok(links.into_iter().take(attr.prog_cnt as usize).collect())
 }
 
 /// Runs `prog` once on `packet` and `context`, which are overwritten; returns its verdict and the packet's new length.
