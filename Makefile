@@ -16,8 +16,7 @@ build: ## Build target/release/hypha and target/release/hypha-cni
 	@cargo xtask build
 
 lab: ## Start a lab of nodes with sample pods and print the connectivity matrix (ROUTING=vxlan|native, NODES=3)
-	@cargo xtask setup --purpose lab
-	@cargo xtask build
+	@cargo xtask build --purpose lab
 	@$(HYPHA) lab up --nodes $(NODES) --routing $(ROUTING) --sample --test
 
 lab-down: ## Stop the lab and remove everything it made
@@ -27,14 +26,12 @@ test: ## Set up and run every check and test
 	@cargo xtask ci
 
 test-kernels: ## Run the programs and the matrix on other kernels in virtual machines (slow)
-	@cargo xtask setup --purpose kernels
-	@cargo xtask build
+	@cargo xtask build --purpose kernels
 	@cargo xtask test-kernels
 
 bench: ## Run the benchmarks
-	@cargo xtask setup --purpose lab
-	@cargo xtask build
-	@cargo bench --workspace --benches
+	@cargo xtask build --purpose lab
+	@cargo bench --workspace --bench '*'
 
 check: ## Look at the sources only: format, clippy, tidy, dependencies
 	@cargo xtask check

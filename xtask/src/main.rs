@@ -31,7 +31,7 @@ enum Task {
     /// Build the eBPF object into target/bpf/hypha.bpf.o (skipped when nothing changed)
     BuildBpf(bpf::Options),
     /// Build target/release/hypha and target/release/hypha-cni, and set up what that needs
-    Build,
+    Build(release::Options),
     /// Look at the sources only: format, clippy, tidy, dependencies
     Check,
     /// Everything that must hold before a change goes in
@@ -60,7 +60,7 @@ fn run(task: Task) -> Result<bool> {
     match task {
         Task::Setup(options) => setup::run(&options),
         Task::BuildBpf(options) => bpf::build(&options),
-        Task::Build => release::build(),
+        Task::Build(options) => release::build(&options),
         Task::Check => ci::check(),
         Task::Ci => return ci::ci(),
         Task::Tidy => tidy::run(),

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::Args;
 
 use crate::setup::Toolchain;
 use crate::{bpf, elf, paths, proc, setup};
@@ -11,9 +12,17 @@ use crate::{bpf, elf, paths, proc, setup};
 /// The plugin is read from disk for every pod that starts.
 const CNI_LIMIT: u64 = 3 << 20;
 
+/// How to build.
+#[derive(Args)]
+pub struct Options {
+    /// What is going to be done with it: sets up what that needs, too
+    #[arg(long, value_enum, default_value = "build")]
+    purpose: setup::Purpose,
+}
+
 /// Toolchain (nothing to do when it is there), eBPF object, `hypha`, `hypha-cni`.
-pub fn build() -> Result<()> {
-    setup::run(&setup::Options::new(setup::Purpose::Build))?;
+pub fn build(options: &Options) -> Result<()> {
+    setup::run(&setup::Options::new(options.purpose))?;
     bpf::build(&bpf::Options::default())?;
     binaries()
 }
