@@ -20,8 +20,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
-    let in_node = || std::path::Path::new(api::DEFAULT_SOCKET).exists();
-    let arguments = names::canonical(std::env::args_os().collect(), in_node);
+    let arguments = names::canonical(std::env::args_os().collect(), target::on_node);
     match args::Cli::try_parse_from(&arguments) {
         Ok(cli) => cli.command.run(),
         // Help and the version come this way, too.

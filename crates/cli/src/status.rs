@@ -13,7 +13,7 @@ use crate::error::Findings;
 use crate::labs;
 use crate::output::{self, Format};
 use crate::table::align;
-use crate::target::{Agent, TargetArgs};
+use crate::target::{Agent, TargetArgs, on_node};
 
 /// Options of `hypha status`.
 #[derive(Debug, Args)]
@@ -103,7 +103,7 @@ impl Cluster {
 /// # Errors
 /// [`Findings`] if something is not OK.
 pub fn run(args: &StatusArgs) -> Result<()> {
-    let all_nodes = args.host.is_none() && (args.name.is_some() || labs::any());
+    let all_nodes = args.host.is_none() && (args.name.is_some() || !on_node() && labs::any());
     let target = TargetArgs {
         name: args.name.clone(),
         node: None,

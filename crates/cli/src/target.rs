@@ -59,6 +59,12 @@ impl Agent {
     }
 }
 
+/// Whether this is a node: its own agent then comes before a lab that runs beside it.
+#[must_use]
+pub fn on_node() -> bool {
+    Path::new(api::DEFAULT_SOCKET).exists()
+}
+
 fn client(socket: PathBuf) -> Client {
     Client::new(socket).timeout(Duration::from_secs(10))
 }
@@ -72,10 +78,8 @@ impl TargetArgs {
         if let Some(socket) = &self.host {
             return Ok(vec![Agent::local(plain_path(socket))]);
         }
-        let in_lab = self.name.is_some() || self.node.is_some() || self.all_nodes || labs::any();
-        let own = PathBuf::from(api::DEFAULT_SOCKET);
-        if !in_lab && own.exists() {
-            return Ok(vec![Agent::local(own)]);
+        if !self.names_lab() && on_node() {
+            return Ok(vec![Agent::local(PathBuf::from(api::DEFAULT_SOCKET))]);
         }
         let lab = labs::find(self.name.as_deref()).map_err(|error| self.no_lab(error))?;
         let machines = self.machines(&lab)?;
@@ -83,6 +87,10 @@ impl TargetArgs {
             .iter()
             .map(|machine| Agent::of_machine(machine))
             .collect())
+    }
+
+    fn names_lab(&self) -> bool {
+        self.name.is_some() || self.node.is_some() || self.all_nodes
     }
 
     /// On a machine without a lab people may have meant a node's agent.
