@@ -1,5 +1,6 @@
 //! `hypha lab exec` and `shell`: enter a machine or a container with this very process.
 
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -99,9 +100,14 @@ fn find_container(
     })
 }
 
-/// `cannot find` for a program that is not there, and the reason otherwise.
-fn failed(command: &Command, error: std::io::Error) -> anyhow::Error {
-    anyhow::Error::new(error).context(format!("cannot run {:?}", command.get_program()))
+/// Says why a command did not start; the exit code is the one of shells.
+fn failed(command: &Command, error: &io::Error) -> i32 {
+    eprintln!("error: cannot run {:?}: {error}", command.get_program());
+    if error.kind() == io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    }
 }
 
 fn in_machine(lab: &Lab, machine: &MachineState, mut command: Command) -> anyhow::Result<i32> {
@@ -121,7 +127,7 @@ fn in_machine(lab: &Lab, machine: &MachineState, mut command: Command) -> anyhow
     }
     command.env(LAB_ENV, lab.state.spec.name.as_str());
     let error = command.exec();
-    Err(failed(&command, error))
+    Ok(failed(&command, &error))
 }
 
 fn in_container(
@@ -146,7 +152,10 @@ fn in_container(
         .env(LAB_ENV, lab.state.spec.name.as_str());
     command.current_dir(container.dir.as_deref().unwrap_or("/".as_ref()));
     // Only children are in the container's pid namespace.
-    let mut child = command.spawn().map_err(|e| failed(&command, e))?;
+    let mut child = match command.spawn() {
+        Ok(child) => child,
+        Err(e) => return Ok(failed(&command, &e)),
+    };
     // Ctrl-C is for the command; this process stays to report how it ended.
     let keys: SigSet = [Signal::SIGINT, Signal::SIGQUIT].into_iter().collect();
     keys.thread_block().context("cannot block signals")?;

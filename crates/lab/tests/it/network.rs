@@ -116,6 +116,8 @@ fn lab_machines_have_views_of_their_own() {
         ),
         "node2\n1\neth0\nlo\n"
     );
+    assert_eq!(lab.exec("node1", &["/no/such/program"]).code, 127);
+    assert_eq!(lab.exec("node1", &["sh", "-c", "exit 7"]).code, 7);
     assert!(
         lab.sh("node1", "cat /proc/self/cgroup")
             .contains("0::/exec")
