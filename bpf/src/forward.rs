@@ -101,44 +101,45 @@ impl<F: Maps> Flow<F> {
         Ok(unsafe { bpf_redirect(config::tunnel_ifindex(), 0) } as i32)
     }
 
-    /// Out of the device that the routing table names; what it cannot decide goes up the stack.
+    /// Out of the device that the routing table names, under the node's address if `masquerade` says so. What the table cannot
+    /// decide goes up the stack as it came: the pod hears from there why it goes no further.
     #[inline(always)]
-    pub fn to_network(&self) -> Outcome {
+    pub fn to_network(&mut self, masquerade: bool) -> Outcome {
         // SAFETY: all zeros is a valid request.
         let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+        let found = self.look_up_route(&mut fib);
+        if found != FIB_SUCCESS && found != FIB_NO_NEIGHBOUR {
+            return self.to_stack();
+        }
+        self.age()?;
+        if masquerade {
+            self.masquerade()?;
+        }
+        self.skb.set_mark(mark::SNAT_DONE);
+        if found == FIB_SUCCESS {
+            if !self.skb.write_macs(fib.dmac, fib.smac) {
+                return Err(drop_because!(ErrorWritingToPacket));
+            }
+            self.forwarded(TracePoint::ToNetwork, Direction::Egress);
+            // SAFETY: a helper call.
+            return Ok(unsafe { bpf_redirect(fib.ifindex, 0) } as i32);
+        }
+        self.forwarded(TracePoint::ToNetwork, Direction::Egress);
+        let mut next = next_hop(&fib);
+        let size = size_of::<bpf_redir_neigh>() as i32;
+        // SAFETY: `next` is initialised and of the length given.
+        Ok(unsafe { bpf_redirect_neigh(fib.ifindex, &mut next, size, 0) } as i32)
+    }
+
+    #[inline(always)]
+    fn look_up_route(&self, fib: &mut bpf_fib_lookup) -> i64 {
         fib.family = if F::IS_V6 { 10 } else { 2 };
         fib.l4_protocol = self.h.tuple.proto;
         fib.ifindex = self.skb.ifindex();
-        self.fib_addresses(&mut fib);
+        self.fib_addresses(fib);
+        let size = size_of::<bpf_fib_lookup>() as i32;
         // SAFETY: `fib` is initialised and of the length given.
-        let found = unsafe {
-            fib_lookup(
-                self.skb.0.cast(),
-                &mut fib,
-                size_of::<bpf_fib_lookup>() as i32,
-                0,
-            )
-        };
-        match found {
-            FIB_SUCCESS => {
-                self.age()?;
-                if !self.skb.write_macs(fib.dmac, fib.smac) {
-                    return Err(drop_because!(ErrorWritingToPacket));
-                }
-                self.forwarded(TracePoint::ToNetwork, Direction::Egress);
-                // SAFETY: a helper call.
-                Ok(unsafe { bpf_redirect(fib.ifindex, 0) } as i32)
-            }
-            FIB_NO_NEIGHBOUR => {
-                self.age()?;
-                self.forwarded(TracePoint::ToNetwork, Direction::Egress);
-                let mut next = next_hop(&fib);
-                let size = size_of::<bpf_redir_neigh>() as i32;
-                // SAFETY: `next` is initialised and of the length given.
-                Ok(unsafe { bpf_redirect_neigh(fib.ifindex, &mut next, size, 0) } as i32)
-            }
-            _ => self.to_stack(),
-        }
+        unsafe { fib_lookup(self.skb.0.cast(), fib, size, 0) }
     }
 
     #[inline(always)]
@@ -164,6 +165,11 @@ impl<F: Maps> Flow<F> {
             return Err(drop_because!(TtlExceeded));
         }
         let written = if F::IS_V6 {
+            // No checksum of the packet's own makes up for it.
+            self.skb.note_change(
+                u16::from_be_bytes([ttl, 0]),
+                u16::from_be_bytes([ttl - 1, 0]),
+            );
             self.skb.write(at, ttl - 1)
         } else {
             // TTL and protocol are one word of the checksum.

@@ -2,8 +2,8 @@
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::generated::{
-        bpf_csum_diff, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_pull_data,
-        bpf_skb_store_bytes,
+        bpf_csum_diff, bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace,
+        bpf_skb_pull_data, bpf_skb_store_bytes,
     },
 };
 use wire::{Bytes, Family};
@@ -19,6 +19,9 @@ const LONGEST_HEADERS: u32 = 256;
 pub const PSEUDO_HEADER: u64 = 0x10;
 /// UDP: a zero checksum means none.
 pub const MANGLED_0: u64 = 0x20;
+/// What is written is not made up for by a checksum in the packet: a device's sum over all of it has to follow. For addresses
+/// of IPv6, whose header has no checksum; the helper that updates a pseudo header's checksum assumes that it has one.
+pub const RECOMPUTE: u64 = 1;
 
 /// A packet: direct reads and small writes, bounds checked against the linear part.
 #[derive(Clone, Copy)]
@@ -116,12 +119,20 @@ impl Skb {
         true
     }
 
-    /// Writes through the kernel, wherever the bytes lie.
+    /// Writes through the kernel, wherever the bytes lie; `flags` of [`RECOMPUTE`].
     #[inline(always)]
-    pub fn store<T: Copy>(self, offset: usize, value: &T) -> bool {
+    pub fn store<T: Copy>(self, offset: usize, value: &T, flags: u64) -> bool {
         let from = (&raw const *value).cast();
-        // SAFETY: `from` has `size_of::<T>()` readable bytes.
-        unsafe { bpf_skb_store_bytes(self.0, offset as u32, from, size_of::<T>() as u32, 0) == 0 }
+        let size = size_of::<T>() as u32;
+        // SAFETY: `from` has `size` readable bytes.
+        unsafe { bpf_skb_store_bytes(self.0, offset as u32, from, size, flags) == 0 }
+    }
+
+    /// Tells the kernel of a 16-bit word that is written directly, where a device had summed up the whole packet.
+    #[inline(always)]
+    pub fn note_change(self, from: u16, to: u16) {
+        // SAFETY: a helper call on a valid context; without such a sum it fails, and there is nothing to do.
+        unsafe { bpf_csum_update(self.0, u32::from(!from) + u32::from(to)) };
     }
 
     /// Updates the IPv4 header checksum at `offset`.

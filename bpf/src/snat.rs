@@ -8,8 +8,8 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns},
 };
 use wire::{
-    Headers, Tuple,
-    headers::{Icmp, TCP, UDP},
+    Bytes, Headers, Tuple,
+    headers::{Icmp, TCP, UDP, echo_request},
     snat::ATTEMPTS,
 };
 
@@ -17,7 +17,7 @@ use crate::{
     config,
     flow::{Code, Drop, Flow, OK, State, attempt, drop_because, read_inner},
     maps::Maps,
-    skb::{L3, MANGLED_0, PSEUDO_HEADER, Skb},
+    skb::{L3, MANGLED_0, PSEUDO_HEADER, RECOMPUTE, Skb},
 };
 
 const NOEXIST: u64 = 1;
@@ -44,11 +44,19 @@ impl<F: Maps> Flow<F> {
         if self.h.icmp == Icmp::Error {
             return self.masquerade_error();
         }
-        let proto = self.h.tuple.proto;
-        if proto != TCP && proto != UDP && proto != F::ICMP {
+        let is_later = self.h.fragment.is_later();
+        let supported = match self.h.tuple.proto {
+            TCP | UDP => true,
+            proto => proto == F::ICMP && (self.h.icmp_type == echo_request::<F>() || is_later),
+        };
+        if !supported {
             return Err(drop_because!(NatUnsupportedProtocol));
         }
         if !find::<F>(self.state, snat_flags::OUT) {
+            if is_later {
+                // The first fragment would have made it.
+                return Err(drop_because!(NatNoMapping));
+            }
             attempt!(map_outgoing::<F>(self.state))?;
         } else if self.report {
             restore::<F>(self.state);
@@ -237,37 +245,56 @@ fn end_of<F: Maps>(t: &Tuple<F>, end: End) -> (F::Addr, u16) {
     }
 }
 
+/// Offset of the checksum in the L4 header, and the flags to update it with.
+#[inline(always)]
+fn checksum_of(proto: u8) -> (usize, u64) {
+    match proto {
+        TCP => (16, 0),
+        UDP => (6, MANGLED_0),
+        _ => (2, 0),
+    }
+}
+
+/// True if the L4 checksum covers the addresses.
+#[inline(always)]
+fn covers_addresses<F: Maps>(proto: u8) -> bool {
+    F::IS_V6 || proto != F::ICMP
+}
+
 /// Writes `to` over one end of the packet, and puts its checksums right. Errors keep their port: it is the inner packet's.
 #[inline(always)]
 fn rewrite<F: Maps>(skb: Skb, h: &Headers<F>, to: &Target<F>, end: End) -> Code {
     let (from, port) = end_of(&h.tuple, end);
     let proto = h.tuple.proto;
     if !h.fragment.is_later() {
-        let (offset, flags) = match proto {
-            TCP => (16, 0),
-            UDP => (6, MANGLED_0),
-            _ => (2, 0),
-        };
+        let (offset, flags) = checksum_of(proto);
         let sum = h.l4() + offset;
-        let covers_addresses = F::IS_V6 || proto != F::ICMP;
-        if covers_addresses
+        if covers_addresses::<F>(proto)
             && !skb.replace_l4_address::<F>(sum, &from, &to.addr, flags | PSEUDO_HEADER)
         {
             return DropReason::L4Checksum as u8;
         }
         if h.icmp != Icmp::Error && port != to.port {
             let at = h.l4() + port_offset(proto, end);
-            if !skb.replace_l4_port(sum, port, to.port, flags) || !skb.store(at, &to.port) {
+            if !skb.replace_l4_port(sum, port, to.port, flags) || !skb.store(at, &to.port, 0) {
                 return DropReason::L4Checksum as u8;
             }
         }
     }
-    write_address::<F>(skb, L3, &from, &to.addr, end)
+    let flags = if F::IS_V6 { RECOMPUTE } else { 0 };
+    write_address::<F>(skb, L3, &from, &to.addr, end, flags)
 }
 
 /// Writes an address into the L3 header at `l3`.
 #[inline(always)]
-fn write_address<F: Maps>(skb: Skb, l3: usize, from: &F::Addr, to: &F::Addr, end: End) -> Code {
+fn write_address<F: Maps>(
+    skb: Skb,
+    l3: usize,
+    from: &F::Addr,
+    to: &F::Addr,
+    end: End,
+    flags: u64,
+) -> Code {
     if !F::IS_V6 && !skb.replace_l3_checksum(l3 + 10, F::first_word(*from), F::first_word(*to)) {
         return DropReason::L3Checksum as u8;
     }
@@ -276,7 +303,7 @@ fn write_address<F: Maps>(skb: Skb, l3: usize, from: &F::Addr, to: &F::Addr, end
     } else {
         F::SRC_OFFSET + F::ADDR_LEN
     };
-    if skb.store(l3 + at, to) {
+    if skb.store(l3 + at, to, flags) {
         OK
     } else {
         DropReason::ErrorWritingToPacket as u8
@@ -293,11 +320,40 @@ fn rewrite_inner<F: Maps>(skb: Skb, state: &State<F>, end: End) -> Code {
     if F::IS_V6 && !skb.replace_l4_address::<F>(sum, &from, &to.addr, 0) {
         return DropReason::L4Checksum as u8;
     }
-    if !inner.fragment.is_later() && port != to.port {
+    if !inner.fragment.is_later() {
         let at = inner.l4() + port_offset(inner.tuple.proto, end);
-        if !skb.replace_l4_port(sum, port, to.port, 0) || !skb.store(at, &to.port) {
+        if !correct_inner(skb, sum, inner, to, end)
+            || !skb.replace_l4_port(sum, port, to.port, 0)
+            || !skb.store(at, &to.port, 0)
+        {
             return DropReason::L4Checksum as u8;
         }
     }
-    write_address::<F>(skb, h.l4() + 8, &from, &to.addr, end)
+    write_address::<F>(skb, h.l4() + 8, &from, &to.addr, end, 0)
+}
+
+/// Puts the L4 checksum of the packet inside an ICMP error right, if the error quotes as much of it; the checksum at `sum`
+/// covers it.
+#[inline(always)]
+fn correct_inner<F: Maps>(
+    skb: Skb,
+    sum: usize,
+    inner: &Headers<F>,
+    to: &Target<F>,
+    end: End,
+) -> bool {
+    let (from, port) = end_of(&inner.tuple, end);
+    let proto = inner.tuple.proto;
+    let (offset, flags) = checksum_of(proto);
+    let at = inner.l4() + offset;
+    let Some(before) = skb.get::<u16>(at) else {
+        return true;
+    };
+    let corrected = (!covers_addresses::<F>(proto)
+        || skb.replace_l4_address::<F>(at, &from, &to.addr, flags))
+        && skb.replace_l4_port(at, port, to.port, flags);
+    match skb.get::<u16>(at) {
+        Some(after) if corrected => skb.replace_l4_port(sum, before, after, 0),
+        _ => false,
+    }
 }

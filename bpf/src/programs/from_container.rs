@@ -1,6 +1,6 @@
 //! What a pod sends: ingress of the host side of its link.
 use abi::{
-    Direction, DropReason, LocalEndpoint, TracePoint, endpoint_flags, identity, ipcache_flags, mark,
+    Direction, DropReason, LocalEndpoint, TracePoint, endpoint_flags, identity, ipcache_flags,
 };
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::{Family, V4, V6};
@@ -114,9 +114,7 @@ fn leave<F: Maps>(flow: &mut Flow<F>) -> Outcome {
         return flow.to_stack();
     }
     // What answers the outside is translated where it came in; only what the pod opened needs a mapping.
-    if F::masquerade() && leaves_cluster(flow.dst_id) && !F::is_native(dst) && !flow.is_reply() {
-        flow.masquerade()?;
-    }
-    flow.skb.set_mark(mark::SNAT_DONE);
-    flow.to_network()
+    let masquerade =
+        F::masquerade() && leaves_cluster(flow.dst_id) && !F::is_native(dst) && !flow.is_reply();
+    flow.to_network(masquerade)
 }

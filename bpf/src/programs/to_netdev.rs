@@ -63,12 +63,11 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
 #[inline(always)]
 fn is_host_in_range<F: Maps>(flow: &Flow<F>) -> bool {
     let h = &flow.h;
-    match h.tuple.proto {
-        TCP | UDP => config::snat_range().contains(u16::from_be(h.tuple.sport)),
-        proto => {
-            proto == F::ICMP && h.icmp == Icmp::Echo && h.tuple.sport != 0 && h.fragment.is_whole()
-        }
-    }
+    let may_be = match h.tuple.proto {
+        TCP | UDP => true,
+        proto => proto == F::ICMP && h.icmp == Icmp::Echo && h.fragment.is_whole(),
+    };
+    may_be && config::snat_range().contains(u16::from_be(h.tuple.sport))
 }
 
 /// A pod's packet that came by the host's stack.
