@@ -10,3 +10,4 @@ mod devices;
 mod events;
 mod maps;
 mod open;
+mod programs;

@@ -1,0 +1,10 @@
+//! Every program by `BPF_PROG_TEST_RUN`: packet and map contents in; verdict, bytes, map contents, counters and events out.
+mod packet;
+mod scene;
+
+mod connections;
+mod fragments;
+mod from_container;
+mod masquerade;
+mod neighbours;
+mod node;
