@@ -148,7 +148,7 @@ async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
     let restored = agent
         .0
         .manager
-        .restore(endpoints)
+        .restore(endpoints, saved.departures)
         .context("taking endpoints over")?;
     tracing::info!(
         kept = restored.kept,
@@ -161,7 +161,7 @@ async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
 
 type Assembled = (
     Arc<Agent>,
-    tokio::sync::mpsc::UnboundedReceiver<crate::endpoint::Departed>,
+    tokio::sync::mpsc::UnboundedReceiver<model::Departure>,
 );
 
 #[expect(

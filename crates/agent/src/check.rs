@@ -8,8 +8,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::Arc,
+    time::{Duration, Instant},
 };
 use tables::Snapshot;
+
+/// How long the check waits for deletions under way.
+const DEPARTURES: Duration = Duration::from_secs(5);
 
 /// Compares everything; changes nothing.
 ///
@@ -20,6 +24,7 @@ pub fn check(agent: &Agent) -> Result<CheckReport, ApiError> {
 }
 
 fn compare(agent: &Agent) -> anyhow::Result<CheckReport> {
+    wait_for_departures(agent);
     let snapshot = agent.tables.db.snapshot();
     let endpoints: Vec<Arc<Endpoint>> = agent.tables.endpoints.iter(&snapshot).cloned().collect();
     let mut report = CheckReport::default();
@@ -35,6 +40,20 @@ fn compare(agent: &Agent) -> anyhow::Result<CheckReport> {
         .findings
         .sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.cmp(b)));
     Ok(report)
+}
+
+/// What was just deleted is being cleaned away; that is no leak.
+fn wait_for_departures(agent: &Agent) {
+    let deadline = Instant::now() + DEPARTURES;
+    let watch = agent.tables.departures.watch();
+    loop {
+        let snapshot = agent.tables.db.snapshot();
+        let left = deadline.saturating_duration_since(Instant::now());
+        if agent.tables.departures.is_empty(&snapshot) || left.is_zero() {
+            return;
+        }
+        watch.wait_timeout(agent.tables.departures.revision(&snapshot), left);
+    }
 }
 
 fn finding(severity: Severity, rule: &str, object: String, message: String, hint: &str) -> Finding {

@@ -2,7 +2,6 @@
 use crate::{
     agent::Agent,
     controllers,
-    endpoint::Departed,
     follow::Follower,
     metrics, rest,
     sweep::Sweeper,
@@ -13,6 +12,7 @@ use api::{
     conflist::Conflist,
     delete_queue::{DIRECTORY, DeleteQueue},
 };
+use model::Departure;
 use runtime::{
     health::Level,
     reconcile::{self, Watched},
@@ -40,7 +40,7 @@ const QUEUE_AGAIN: Duration = Duration::from_secs(60);
 /// A socket cannot be made.
 pub async fn run(
     agent: Arc<Agent>,
-    departed: mpsc::UnboundedReceiver<Departed>,
+    departed: mpsc::UnboundedReceiver<Departure>,
     stop: Stop,
 ) -> Result<()> {
     reconcilers(&agent, &stop)?;
@@ -93,7 +93,7 @@ fn reconcilers(agent: &Arc<Agent>, stop: &Stop) -> Result<()> {
 
 fn background(
     agent: &Arc<Agent>,
-    departed: mpsc::UnboundedReceiver<Departed>,
+    departed: mpsc::UnboundedReceiver<Departure>,
     stop: &Stop,
 ) -> Result<()> {
     let settings = &agent.loaded.settings;
@@ -119,6 +119,8 @@ fn background(
     ));
     let sweeper = Sweeper {
         conntrack: agent.datapath.conntrack()?,
+        datapath: agent.datapath.clone(),
+        manager: agent.manager.clone(),
         addresses: agent.addresses.clone(),
         interval: settings.conntrack_gc_interval,
         stats: agent.sweeps.clone(),

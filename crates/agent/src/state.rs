@@ -4,7 +4,7 @@
 //! file, renamed), so a reader sees the old one or the new one. It is not synced to a disk: the state directory is in
 //! memory on every node, and what it describes does not survive a reboot either.
 use anyhow::{Context, Result};
-use model::{Endpoint, LocalNode, Node, Tables};
+use model::{Departure, Endpoint, LocalNode, Node, Tables};
 use serde::{Deserialize, Serialize};
 use std::{
     fs, io,
@@ -26,6 +26,8 @@ pub struct State {
     pub node: Option<SavedNode>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Deleted endpoints that were not buried yet.
+    pub departures: Vec<Departure>,
 }
 
 /// What is kept of [`LocalNode`].
@@ -168,6 +170,12 @@ impl Inner {
                 .iter(&snapshot)
                 .map(AsRef::as_ref)
                 .collect(),
+            departures: self
+                .tables
+                .departures
+                .iter(&snapshot)
+                .map(AsRef::as_ref)
+                .collect(),
         };
         let text = serde_json::to_vec(&state)?;
         let temporary = self.path.with_extension("json.tmp");
@@ -188,6 +196,7 @@ struct View<'a> {
     format: u32,
     node: Option<SavedNode>,
     endpoints: Vec<&'a Endpoint>,
+    departures: Vec<&'a Departure>,
 }
 
 #[cfg(test)]

@@ -1,6 +1,11 @@
 //! The sweeper: connections that have ended, connections of deleted endpoints, addresses that nobody used.
-use crate::{addresses::Addresses, endpoint::Departed};
-use datapath::maps::{Conntrack, GcFilter, GcStats};
+use crate::{addresses::Addresses, endpoint::Manager};
+use datapath::{
+    Datapath,
+    maps::{Conntrack, GcFilter, GcStats},
+};
+use model::Departure;
+use netlink::Handle;
 use runtime::{health::Component, stop::Stop};
 use std::{
     net::IpAddr,
@@ -35,7 +40,11 @@ pub type SharedStats = Arc<Mutex<SweepStats>>;
 pub struct Sweeper {
     /// The connection tables.
     pub conntrack: Conntrack,
-    /// Where addresses go back to.
+    /// Attachments.
+    pub datapath: Arc<Datapath>,
+    /// Whom to tell of what is buried.
+    pub manager: Arc<Manager>,
+    /// Where unused addresses go back to.
     pub addresses: Arc<Addresses>,
     /// `conntrack-gc-interval`; zero adapts.
     pub interval: Duration,
@@ -47,7 +56,7 @@ pub struct Sweeper {
 
 impl Sweeper {
     /// Works until `stop`.
-    pub async fn run(self, mut departed: mpsc::UnboundedReceiver<Departed>, stop: Stop) {
+    pub async fn run(self, mut departed: mpsc::UnboundedReceiver<Departure>, stop: Stop) {
         let mut pause = if self.interval.is_zero() {
             FIRST
         } else {
@@ -76,28 +85,39 @@ impl Sweeper {
         }
     }
 
-    /// Removes the connections of deleted endpoints, all that wait in one pass, then frees their addresses.
-    async fn bury(&self, first: Departed, more: &mut mpsc::UnboundedReceiver<Departed>) {
-        let mut addresses: Vec<IpAddr> = first.addresses;
+    /// Removes devices, pins and connections of deleted endpoints, all that wait in one pass, then frees their addresses.
+    async fn bury(&self, first: Departure, more: &mut mpsc::UnboundedReceiver<Departure>) {
+        let mut all = vec![first];
         while let Ok(next) = more.try_recv() {
-            addresses.extend(next.addresses);
+            all.push(next);
         }
-        let (conntrack, gone) = (self.conntrack.clone(), addresses.clone());
-        let outcome = tokio::task::spawn_blocking(move || conntrack.remove_endpoint(&gone)).await;
-        match outcome {
-            Ok(Ok(stats)) => tracing::debug!(
-                ?addresses,
-                deleted = stats.deleted,
-                "connections of deleted endpoints removed"
-            ),
-            Ok(Err(error)) => {
-                tracing::warn!(?addresses, %error, "connections of deleted endpoints could not be removed; they expire");
-                self.health
-                    .degraded(format!("connections of deleted endpoints: {error}"));
+        let (conntrack, datapath, manager) = (
+            self.conntrack.clone(),
+            self.datapath.clone(),
+            self.manager.clone(),
+        );
+        let health = self.health.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            if let Err(error) = remove_devices(&all) {
+                tracing::warn!(%error, "devices of deleted endpoints could not be removed");
             }
-            Err(_) => {}
-        }
-        self.addresses.release_retired(addresses.into_iter());
+            for departure in &all {
+                if let Err(error) = datapath.detach_endpoint(departure.id) {
+                    tracing::warn!(endpoint = departure.id, %error, "pins of a deleted endpoint could not be removed");
+                }
+            }
+            let addresses: Vec<IpAddr> = all
+                .iter()
+                .flat_map(|departure| departure.addresses.iter().copied())
+                .collect();
+            if let Err(error) = conntrack.remove_endpoint(&addresses) {
+                tracing::warn!(?addresses, %error, "connections of deleted endpoints could not be removed; they expire");
+                health.degraded(format!("connections of deleted endpoints: {error}"));
+            }
+            manager.departed(&all);
+        });
+        // An error means that the runtime is stopping; the state file has the departures.
+        let _ = work.await;
     }
 
     async fn collect(&self) -> Option<GcStats> {
@@ -125,6 +145,18 @@ impl Sweeper {
             }
         }
     }
+}
+
+/// Removes the devices that are still there under the name and number they had.
+fn remove_devices(all: &[Departure]) -> netlink::Result<()> {
+    let mut handle = Handle::new()?;
+    for departure in all.iter().filter(|departure| departure.ifindex != 0) {
+        let found = handle.find_link(departure.ifname.as_str())?;
+        if found.is_some_and(|link| link.index == departure.ifindex) {
+            handle.link_delete_if_exists(departure.ifindex)?;
+        }
+    }
+    Ok(())
 }
 
 /// Shorter when much was found, longer when little was.

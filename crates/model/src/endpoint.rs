@@ -182,7 +182,33 @@ pub struct Endpoint {
     pub device: DeviceKind,
 }
 
+/// A deleted endpoint of which something is still in the kernel: its device, its connections. Its addresses are nobody's,
+/// but not to be given yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Departure {
+    /// Number it had.
+    pub id: u16,
+    /// Host-side device.
+    pub ifname: String,
+    /// Its number.
+    pub ifindex: u32,
+    /// Addresses it had.
+    pub addresses: Vec<IpAddr>,
+}
+
 impl Endpoint {
+    /// What is left of it once it is deleted.
+    #[must_use]
+    pub fn departure(&self) -> Departure {
+        let addresses = self.addresses().collect();
+        Departure {
+            id: self.id,
+            ifname: self.ifname.clone(),
+            ifindex: self.ifindex,
+            addresses,
+        }
+    }
+
     /// Its addresses, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         self.ipv4

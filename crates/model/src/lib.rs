@@ -16,7 +16,7 @@ mod schema;
 
 pub use allocation::Allocation;
 pub use device::Device;
-pub use endpoint::{Attachment, DeviceKind, Endpoint, EndpointState, PodRef};
+pub use endpoint::{Attachment, Departure, DeviceKind, Endpoint, EndpointState, PodRef};
 pub use identity::{identity_of, identity_text};
 pub use labels::{
     Labels, POD_CLUSTER, POD_NAMESPACE, POD_NAMESPACE_LABELS, POD_SERVICE_ACCOUNT, PodLabels,

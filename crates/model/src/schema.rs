@@ -1,6 +1,7 @@
 //! The agent's tables: which rows exist, by what they are found, who fills them.
 use crate::{
-    Allocation, Attachment, Device, Endpoint, LocalNode, Namespace, Node, Pod, Prefix, Route,
+    Allocation, Attachment, Departure, Device, Endpoint, LocalNode, Namespace, Node, Pod, Prefix,
+    Route,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -32,6 +33,7 @@ rows! {
     Namespace, String, |row| row.name.clone();
     LocalNode, String, |row| row.node.name.clone();
     Endpoint, u16, |row| row.id;
+    Departure, u16, |row| row.id;
     Allocation, IpAddr, |row| row.address;
     Device, String, |row| row.name.clone();
     Prefix, IpNet, |row| row.prefix;
@@ -65,6 +67,8 @@ pub struct Tables {
     pub endpoints_by_address: Index<Endpoint, IpAddr>,
     /// Endpoints by `namespace/name` of the pod.
     pub endpoints_by_pod: Index<Endpoint, String>,
+    /// Deleted endpoints that the sweeper has not buried yet.
+    pub departures: Table<Departure>,
     /// Addresses in use; the address manager writes it.
     pub allocations: Table<Allocation>,
     /// Desired: rows of `cilium_ipcache`.
@@ -103,6 +107,7 @@ impl Tables {
             endpoints_by_container,
             endpoints_by_address,
             endpoints_by_pod,
+            departures: db.register(TableDef::new("departures"))?,
             allocations: db.register(TableDef::new("allocations"))?,
             prefixes: db.register(desired("prefixes"))?,
             routes: db.register(desired("routes"))?,

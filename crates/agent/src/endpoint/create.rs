@@ -26,7 +26,7 @@ impl Manager {
             if let Some(same) = self.already_there(&wanted)? {
                 return Ok(same);
             }
-            self.remove_predecessors(&mut ids, &wanted);
+            self.remove_predecessors(&wanted);
             self.addresses.hold(
                 wanted.addresses(),
                 &wanted.pod.to_string(),
@@ -81,7 +81,7 @@ impl Manager {
     }
 
     /// Removes endpoints whose device is gone: its number is the new device's now.
-    fn remove_predecessors(&self, ids: &mut super::Ids, wanted: &Endpoint) {
+    fn remove_predecessors(&self, wanted: &Endpoint) {
         let snapshot = self.tables.db.snapshot();
         for old in self
             .tables
@@ -90,7 +90,7 @@ impl Manager {
             .filter(|old| old.ifindex == wanted.ifindex)
         {
             tracing::warn!(endpoint = old.id, pod = %old.pod, "device is gone and its number is in use again; endpoint removed");
-            self.remove_locked(ids, old);
+            self.remove_locked(old);
         }
     }
 
@@ -126,15 +126,16 @@ impl Manager {
 
     /// Takes back what [`Manager::realise`] did before it failed.
     fn undo(&self, endpoint: &Endpoint) {
-        if let Err(error) = self.withdraw(endpoint.id, endpoint.ifindex) {
+        let maps = self.withdraw(endpoint.id, endpoint.ifindex);
+        if let Err(error) = maps.and(self.datapath.detach_endpoint(endpoint.id).map(drop)) {
             tracing::warn!(endpoint = endpoint.id, %error, "what a failed endpoint left could not be removed");
         }
         // The addresses stay with their attachment: its deletion, which follows a failed ADD, gives them back.
     }
 
     fn remove_failed(&self, endpoint: &Endpoint) {
-        let mut ids = self.lock();
-        self.remove_locked(&mut ids, endpoint);
+        let _ids = self.lock();
+        self.remove_locked(endpoint);
     }
 }
 

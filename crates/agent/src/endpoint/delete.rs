@@ -1,12 +1,12 @@
 //! The end of an endpoint.
-use super::{Departed, Ids, Manager};
+use super::Manager;
 use api::{ApiError, path::EndpointId};
 use model::Endpoint;
 use std::sync::Arc;
 
 impl Manager {
-    /// Deletes the endpoint that `id` names; whether there was one. Its addresses are given out again only after its
-    /// connections are gone from the kernel.
+    /// Deletes the endpoint that `id` names; whether there was one. Its device, its connections and then its addresses follow in
+    /// the background: the kernel takes 10 to 40 ms to remove a device.
     ///
     /// # Errors
     /// The state file cannot be written; the endpoint is gone all the same.
@@ -42,10 +42,10 @@ impl Manager {
         find: impl Fn(&tables::Snapshot) -> Vec<Arc<Endpoint>>,
     ) -> Result<usize, ApiError> {
         let found = {
-            let mut ids = self.lock();
+            let _ids = self.lock();
             let found = find(&self.tables.db.snapshot());
             for endpoint in &found {
-                self.remove_locked(&mut ids, endpoint);
+                self.remove_locked(endpoint);
                 tracing::info!(endpoint = endpoint.id, pod = %endpoint.pod, "endpoint deleted");
             }
             found.len()
@@ -58,23 +58,13 @@ impl Manager {
 
     /// Removes an endpoint from kernel and tables. What the kernel refuses is logged and found by the consistency check: a
     /// deletion must always come to its end.
-    pub(super) fn remove_locked(&self, ids: &mut Ids, endpoint: &Endpoint) {
+    pub(super) fn remove_locked(&self, endpoint: &Endpoint) {
         if let Err(error) = self.withdraw(endpoint.id, endpoint.ifindex) {
             tracing::warn!(endpoint = endpoint.id, device = endpoint.ifname, %error, "the kernel keeps a part of a deleted endpoint");
         }
         let mut txn = self.tables.db.write();
         self.tables.endpoints.delete(&mut txn, &endpoint.id);
         txn.commit();
-        ids.free(endpoint.id);
-        let addresses: Vec<_> = endpoint.addresses().collect();
-        self.addresses.retire(addresses.iter().copied());
-        let departed = Departed {
-            id: endpoint.id,
-            addresses,
-        };
-        if let Err(lost) = self.departed.send(departed) {
-            // Nobody sweeps any more: the agent is stopping, and a start begins with the addresses in use.
-            self.addresses.release_retired(lost.0.addresses.into_iter());
-        }
+        self.depart(endpoint.departure());
     }
 }

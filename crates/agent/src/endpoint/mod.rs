@@ -11,10 +11,9 @@ pub(crate) use identity::relabel;
 use crate::{addresses::Addresses, state::StateFile};
 use api::{ApiError, path::EndpointId};
 use datapath::{Datapath, maps};
-use model::{Endpoint, Tables};
+use model::{Departure, Endpoint, Tables};
 use std::{
     collections::BTreeSet,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tables::Snapshot;
@@ -32,15 +31,6 @@ pub struct Options {
     pub to_container: bool,
 }
 
-/// A deleted endpoint whose connections are still in the kernel; its addresses are free once they are not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Departed {
-    /// Number it had.
-    pub id: u16,
-    /// Addresses it had.
-    pub addresses: Vec<IpAddr>,
-}
-
 /// The endpoint manager.
 #[derive(Debug)]
 pub struct Manager {
@@ -50,7 +40,7 @@ pub struct Manager {
     addresses: Arc<Addresses>,
     state: StateFile,
     options: Options,
-    departed: mpsc::UnboundedSender<Departed>,
+    departed: mpsc::UnboundedSender<Departure>,
     /// Held by whoever changes endpoints. The work under it is a few system calls.
     ids: Mutex<Ids>,
 }
@@ -66,7 +56,7 @@ impl Manager {
         addresses: Arc<Addresses>,
         state: StateFile,
         options: Options,
-    ) -> datapath::Result<(Self, mpsc::UnboundedReceiver<Departed>)> {
+    ) -> datapath::Result<(Self, mpsc::UnboundedReceiver<Departure>)> {
         let (departed, receiver) = mpsc::unbounded_channel();
         let maps = datapath.endpoints()?;
         let ids = Mutex::default();
@@ -153,17 +143,45 @@ impl Manager {
         Ok(())
     }
 
-    /// Takes the kernel's side of an endpoint away: the maps first, so that its program drops what still comes.
+    /// Takes an endpoint out of the maps: whatever it still sends is dropped by its program. The device, and with it the
+    /// program, goes later.
     fn withdraw(&self, id: u16, ifindex: u32) -> datapath::Result<()> {
         // The device number may be another endpoint's by now.
         let own = self.maps.get(ifindex)?.is_some_and(|row| row.info.id == id);
-        let maps = if own {
+        if own {
             self.maps.remove(ifindex).map(drop)
         } else {
             Ok(())
-        };
-        let links = self.datapath.detach_endpoint(id).map(drop);
-        maps.and(links)
+        }
+    }
+
+    /// Hands what is left of an endpoint to the sweeper. Its addresses stay taken until that is done.
+    fn depart(&self, departure: Departure) {
+        self.addresses.retire(departure.addresses.iter().copied());
+        let mut txn = self.tables.db.write();
+        // The table has no unique index that could refuse.
+        let _ = self.tables.departures.insert(&mut txn, departure.clone());
+        txn.commit();
+        // The receiver is gone when the agent stops; the state file has the departure then.
+        let _ = self.departed.send(departure);
+    }
+
+    /// The sweeper is done with an endpoint: its addresses are free, its number can be used again.
+    pub fn departed(&self, departures: &[Departure]) {
+        let mut txn = self.tables.db.write();
+        for departure in departures {
+            self.tables.departures.delete(&mut txn, &departure.id);
+        }
+        txn.commit();
+        self.addresses.release_retired(
+            departures
+                .iter()
+                .flat_map(|departure| departure.addresses.iter().copied()),
+        );
+        let mut ids = self.lock();
+        departures
+            .iter()
+            .for_each(|departure| ids.free(departure.id));
     }
 
     fn save(&self) -> Result<(), ApiError> {

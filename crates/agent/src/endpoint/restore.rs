@@ -1,8 +1,8 @@
 //! Taking endpoints over from before a restart.
-use super::{Departed, Manager};
+use super::Manager;
 use anyhow::{Context, Result};
 use datapath::Owner;
-use model::{Endpoint, EndpointState, RESTORE};
+use model::{Departure, Endpoint, EndpointState, RESTORE};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -25,7 +25,7 @@ impl Manager {
     ///
     /// # Errors
     /// Devices or maps cannot be listed.
-    pub fn restore(&self, saved: Vec<Endpoint>) -> Result<Restored> {
+    pub fn restore(&self, saved: Vec<Endpoint>, departures: Vec<Departure>) -> Result<Restored> {
         let mut ids = self.lock();
         let links = netlink::Handle::new()
             .and_then(|mut handle| handle.links())
@@ -45,13 +45,18 @@ impl Manager {
             gone: gone.len(),
             stray: 0,
         };
+        for departure in departures {
+            ids.claim(departure.id);
+            self.depart(departure);
+        }
         self.take_over(alive);
         for endpoint in gone {
             tracing::info!(endpoint = endpoint.id, pod = %endpoint.pod, device = endpoint.ifname, "device is gone; endpoint removed");
             if let Err(error) = self.withdraw(endpoint.id, endpoint.ifindex) {
                 tracing::warn!(endpoint = endpoint.id, %error, "the kernel keeps a part of a removed endpoint");
             }
-            self.forget_connections(endpoint.id, endpoint.addresses().collect());
+            ids.claim(endpoint.id);
+            self.depart(endpoint.departure());
         }
         restored.stray = self.remove_strays()?;
         let mut txn = self.tables.db.write();
@@ -108,12 +113,13 @@ impl Manager {
                     .remove(row.info.ifindex)
                     .context("removing a stray row")?;
                 strays.insert(row.info.id);
-                self.forget_connections(row.info.id, addresses(&row));
+                self.depart(stray(&row));
             }
         }
         for attachment in self.datapath.attachments().context("listing attachments")? {
             if let Owner::Endpoint(id) = attachment.owner
                 && !known.contains_key(&id)
+                && self.tables.departures.get(&snapshot, &id).is_none()
             {
                 self.datapath
                     .detach_endpoint(id)
@@ -126,12 +132,16 @@ impl Manager {
         }
         Ok(strays.len())
     }
+}
 
-    /// Has the connections of an endpoint of the past removed. Its addresses are not held, so nothing is released.
-    fn forget_connections(&self, id: u16, addresses: Vec<std::net::IpAddr>) {
-        self.addresses.retire(addresses.iter().copied());
-        // The receiver lives as long as the agent.
-        let _ = self.departed.send(Departed { id, addresses });
+/// A row of an endpoint that nobody knows. Its device is left alone (a plugin may be about to ask again for it): index zero
+/// is no device.
+fn stray(row: &abi::LocalEndpoint) -> Departure {
+    Departure {
+        id: row.info.id,
+        ifname: String::new(),
+        ifindex: 0,
+        addresses: addresses(row),
     }
 }
 

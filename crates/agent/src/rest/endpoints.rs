@@ -2,8 +2,8 @@
 use super::{Answer, Refusal, Shared, blocking, body};
 use crate::{addresses::Wish, agent::Agent};
 use api::{
-    AddressAllocation, ApiError, DeviceMode, EndpointRequest, EndpointState, ErrorCode, Family,
-    IpamRequest, IpamResponse, path::EndpointId,
+    AddressAllocation, ApiError, DeviceMode, EndpointDeleted, EndpointRequest, EndpointState,
+    ErrorCode, Family, IpamRequest, IpamResponse, path::EndpointId,
 };
 use axum::{
     Json,
@@ -152,14 +152,19 @@ pub(super) async fn one(
 }
 
 /// `DELETE /v1/endpoint/{id}`: 404 tells that there was none, which a repeated deletion takes for success.
-pub(super) async fn remove(State(agent): Shared, Path(id): Path<String>) -> Answer<StatusCode> {
+pub(super) async fn remove(
+    State(agent): Shared,
+    Path(id): Path<String>,
+) -> Answer<Json<EndpointDeleted>> {
     let id: EndpointId = id.parse()?;
     blocking(move || {
         if !agent.manager.delete(&id)? {
             return Err(ApiError::not_found(format!("endpoint {id}")));
         }
         agent.monitor.agent_event(format!("endpoint {id} deleted"));
-        Ok(StatusCode::NO_CONTENT)
+        Ok(Json(EndpointDeleted {
+            device_removed: true,
+        }))
     })
     .await
 }
