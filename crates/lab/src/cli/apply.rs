@@ -1,5 +1,6 @@
 //! `hypha lab apply` and `delete`: objects from files, through the ordinary Kubernetes API.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::time::Duration;
 
@@ -76,7 +77,38 @@ fn read(files: &[String]) -> anyhow::Result<Vec<Manifest>> {
     Ok(all)
 }
 
-/// Finds out how objects of a kind are called in paths.
+/// How objects of a kind are called in paths, asked once per kind.
+struct Kinds {
+    client: Client,
+    known: BTreeMap<(String, String), (ApiResource, bool)>,
+}
+
+impl Kinds {
+    fn new(client: Client) -> Kinds {
+        let known = BTreeMap::new();
+        Kinds { client, known }
+    }
+
+    async fn api(&mut self, manifest: &Manifest) -> anyhow::Result<Api<DynamicObject>> {
+        let key = (manifest.api_version.clone(), manifest.kind.clone());
+        let (resource, namespaced) = match self.known.get(&key) {
+            Some(known) => known.clone(),
+            None => {
+                let found = resource(&self.client, manifest).await?;
+                self.known.insert(key, found.clone());
+                found
+            }
+        };
+        let client = self.client.clone();
+        Ok(if namespaced {
+            let namespace = manifest.namespace.as_deref().unwrap_or("default");
+            Api::namespaced_with(client, namespace, &resource)
+        } else {
+            Api::all_with(client, &resource)
+        })
+    }
+}
+
 async fn resource(client: &Client, manifest: &Manifest) -> anyhow::Result<(ApiResource, bool)> {
     let bad = || {
         format!(
@@ -96,19 +128,6 @@ async fn resource(client: &Client, manifest: &Manifest) -> anyhow::Result<(ApiRe
     }
 }
 
-async fn api(client: &Client, manifest: &Manifest) -> anyhow::Result<Api<DynamicObject>> {
-    let (resource, namespaced) = resource(client, manifest).await?;
-    Ok(if namespaced {
-        Api::namespaced_with(
-            client.clone(),
-            manifest.namespace.as_deref().unwrap_or("default"),
-            &resource,
-        )
-    } else {
-        Api::all_with(client.clone(), &resource)
-    })
-}
-
 /// Creates it, with unknown fields refused.
 async fn create(
     client: &Client,
@@ -123,8 +142,8 @@ async fn create(
 }
 
 /// What was done, as kubectl says it.
-async fn apply_one(client: &Client, manifest: &Manifest) -> anyhow::Result<&'static str> {
-    let api = api(client, manifest).await?;
+async fn apply_one(kinds: &mut Kinds, manifest: &Manifest) -> anyhow::Result<&'static str> {
+    let api = kinds.api(manifest).await?;
     let place = || manifest.place.clone();
     let Some(before) = api
         .get_opt(&manifest.name)
@@ -132,7 +151,7 @@ async fn apply_one(client: &Client, manifest: &Manifest) -> anyhow::Result<&'sta
         .map_err(brief)
         .with_context(place)?
     else {
-        create(client, &api, manifest)
+        create(&kinds.client, &api, manifest)
             .await
             .map_err(brief)
             .with_context(place)?;
@@ -168,11 +187,12 @@ pub(super) fn apply(lab: &Lab, args: &ApplyArgs) -> anyhow::Result<()> {
     let limit = Duration::from_secs(args.timeout);
     block_on(async {
         let client = lab.client()?;
+        let mut kinds = Kinds::new(client.clone());
         for manifest in &manifests {
             println!(
                 "{} {}",
                 title(manifest),
-                apply_one(&client, manifest).await?
+                apply_one(&mut kinds, manifest).await?
             );
         }
         if !args.wait {
@@ -242,10 +262,10 @@ pub(super) fn delete(lab: &Lab, args: &DeleteArgs) -> anyhow::Result<()> {
         ..DeleteParams::default()
     };
     block_on(async {
-        let client = lab.client()?;
+        let mut kinds = Kinds::new(lab.client()?);
         let (mut waits, mut failures) = (Vec::new(), Vec::new());
         for manifest in &manifests {
-            match delete_one(&client, manifest, &params).await {
+            match delete_one(&mut kinds, manifest, &params).await {
                 Ok((api, uid)) => waits.push(gone(api, manifest, uid)),
                 Err(e) => failures.push(format!("{e:#}")),
             }
@@ -266,11 +286,11 @@ pub(super) fn delete(lab: &Lab, args: &DeleteArgs) -> anyhow::Result<()> {
 }
 
 async fn delete_one(
-    client: &Client,
+    kinds: &mut Kinds,
     manifest: &Manifest,
     params: &DeleteParams,
 ) -> anyhow::Result<(Api<DynamicObject>, String)> {
-    let api = api(client, manifest).await?;
+    let api = kinds.api(manifest).await?;
     let uid = api
         .get(&manifest.name)
         .await
