@@ -42,3 +42,12 @@ pub struct Datapath {
     /// Digest to be recorded once the programs just loaded are in place.
     pending: Option<[u8; 16]>,
 }
+
+/// Whoever opens the datapath may hand its parts to other threads.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    const fn sent<T: Send>() {}
+    shared::<Datapath>();
+    shared::<maps::Conntrack>();
+    sent::<events::EventReader>();
+};

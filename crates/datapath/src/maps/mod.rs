@@ -216,10 +216,12 @@ pub(crate) fn copy_entries(
     spec: &MapSpec,
 ) -> Result<usize> {
     let mut copied = 0;
-    let mut value = vec![0; spec.value_size as usize];
-    typed::each_key(from, spec.key_size as usize, spec.name, |key| {
-        if sys::lookup(from, key, &mut value).map_err(Error::bpf("read map", spec.name))? {
-            sys::update(to, key, &value, 0).map_err(Error::bpf("write map", spec.name))?;
+    typed::each_batch(from, spec, |keys, values| {
+        let entries = keys
+            .chunks(spec.key_size as usize)
+            .zip(values.chunks(spec.value_size as usize));
+        for (key, value) in entries {
+            sys::update(to, key, value, 0).map_err(Error::bpf("write map", spec.name))?;
             copied += 1;
         }
         Ok(())

@@ -6,9 +6,12 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
+use zerocopy::IntoBytes;
+
 use super::MapHandle;
 use crate::{
     Error, Result,
+    spec::MapSpec,
     sys::{self, Batch, Record},
 };
 
@@ -177,7 +180,15 @@ impl<K: Record, V: Record> TypedMap<K, V> {
         let mut keys = vec![K::new_zeroed(); BATCH];
         let mut values = vec![V::new_zeroed(); BATCH];
         loop {
-            match sys::lookup_batch(self.map.as_fd(), &mut batch, &mut keys, &mut values) {
+            let room = keys.len();
+            let read = sys::lookup_batch(
+                self.map.as_fd(),
+                &mut batch,
+                keys.as_mut_bytes(),
+                values.as_mut_bytes(),
+                room,
+            );
+            match read {
                 Ok((count, last)) => {
                     each(&keys[..count], &values[..count])?;
                     if last {
@@ -186,8 +197,8 @@ impl<K: Record, V: Record> TypedMap<K, V> {
                 }
                 // One bucket holds more than the buffers.
                 Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => {
-                    keys.resize(keys.len() * 2, K::new_zeroed());
-                    values.resize(values.len() * 2, V::new_zeroed());
+                    keys.resize(room * 2, K::new_zeroed());
+                    values.resize(room * 2, V::new_zeroed());
                 }
                 Err(e) if self.refused(&e) => return Ok(false),
                 Err(e) => return Err(self.failed("read map")(e)),
@@ -220,7 +231,7 @@ const ENOTSUPP: i32 = 524;
 
 /// Walks the keys of a map, tolerant of changes meanwhile: what is deleted under the walk may be missed, and the walk ends
 /// after as many steps as the map could have entries even if it must begin again.
-pub(super) fn each_key(
+fn each_key(
     map: BorrowedFd<'_>,
     key_size: usize,
     name: &'static str,
@@ -240,17 +251,52 @@ pub(super) fn each_key(
     Ok(())
 }
 
+fn has_no_batches(e: &io::Error) -> bool {
+    matches!(
+        e.raw_os_error(),
+        Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP)
+    )
+}
+
 /// Number of entries.
 pub(super) fn count(map: &MapHandle) -> Result<usize> {
     let mut count = 0;
-    each_key(
-        map.as_fd(),
-        map.spec.key_size as usize,
-        map.spec.name,
-        |_| {
-            count += 1;
-            Ok(())
-        },
-    )?;
+    each_batch(map.as_fd(), &map.spec, |keys, _| {
+        count += keys.len() / map.spec.key_size as usize;
+        Ok(())
+    })?;
     Ok(count)
+}
+
+/// Hands the keys and values of a map to `each` as bytes, many at a time where the kernel can.
+pub(super) fn each_batch(
+    map: BorrowedFd<'_>,
+    spec: &MapSpec,
+    mut each: impl FnMut(&[u8], &[u8]) -> Result<()>,
+) -> Result<()> {
+    let (key_size, value_size) = (spec.key_size as usize, spec.value_size as usize);
+    let mut batch = Batch::new(key_size);
+    let mut room = BATCH;
+    loop {
+        let mut keys = vec![0; key_size * room];
+        let mut values = vec![0; value_size * room];
+        match sys::lookup_batch(map, &mut batch, &mut keys, &mut values, room) {
+            Ok((count, last)) => {
+                each(&keys[..count * key_size], &values[..count * value_size])?;
+                if last {
+                    return Ok(());
+                }
+            }
+            Err(e) if e.raw_os_error() == Some(libc::ENOSPC) => room *= 2,
+            Err(e) if has_no_batches(&e) => break,
+            Err(e) => return Err(Error::bpf("read map", spec.name)(e)),
+        }
+    }
+    let mut value = vec![0; value_size];
+    each_key(map, key_size, spec.name, |key| {
+        match sys::lookup(map, key, &mut value).map_err(Error::bpf("read map", spec.name))? {
+            true => each(key, &value),
+            false => Ok(()),
+        }
+    })
 }

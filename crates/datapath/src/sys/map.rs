@@ -126,12 +126,13 @@ impl Batch {
     }
 }
 
-/// Reads the next entries into `keys` and `values`, which have the same length; how many, and whether they were the last.
-pub(crate) fn lookup_batch<K: Record, V: Record>(
+/// Reads the next entries into `keys` and `values`, which have room for `count` of them; how many, and whether they were the last.
+pub(crate) fn lookup_batch(
     map: BorrowedFd<'_>,
     batch: &mut Batch,
-    keys: &mut [K],
-    values: &mut [V],
+    keys: &mut [u8],
+    values: &mut [u8],
+    count: usize,
 ) -> io::Result<(usize, bool)> {
     let mut next = vec![0u8; batch.position.len()];
     let mut attr = attr::MapBatch {
@@ -143,7 +144,7 @@ pub(crate) fn lookup_batch<K: Record, V: Record>(
         out_batch: address_mut(next.as_mut_slice()),
         keys: address_mut(keys),
         values: address_mut(values),
-        count: keys.len().min(values.len()) as u32,
+        count: count as u32,
         map_fd: raw(map),
         elem_flags: 0,
         flags: 0,
