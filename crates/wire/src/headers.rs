@@ -64,20 +64,23 @@ struct Extension {
 
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes)]
-struct Ports {
+struct Udp {
     src: u16,
     dst: u16,
+    /// Length and checksum; the sequence number of TCP, the verification tag of SCTP.
+    rest: u32,
 }
 
 #[repr(C)]
 #[derive(Clone, Copy, FromBytes)]
 struct Tcp {
-    ports: Ports,
-    seq: u32,
+    begin: Udp,
     ack: u32,
     offset: u8,
     flags: u8,
     window: u16,
+    checksum: u16,
+    urgent: u16,
 }
 
 #[repr(C)]
@@ -367,7 +370,7 @@ pub fn parse<F: Family, B: Bytes + ?Sized>(b: &B, offset: usize) -> Result<Heade
 /// Reads the L4 header behind `net`.
 ///
 /// # Errors
-/// [`Malformed::Truncated`] if the ports are not in the packet, [`Malformed::Invalid`] for a TCP header shorter than its minimum.
+/// [`Malformed::Truncated`] if the header is not whole in the packet (of SCTP its first eight bytes), [`Malformed::Invalid`] for a TCP header shorter than its minimum.
 #[inline(always)]
 pub fn transport<F: Family, B: Bytes + ?Sized>(
     b: &B,
@@ -397,9 +400,9 @@ pub fn transport<F: Family, B: Bytes + ?Sized>(
         if tcp.offset >> 4 < 5 {
             return Err(Malformed::Invalid);
         }
-        (h.tuple.sport, h.tuple.dport, h.tcp_flags) = (tcp.ports.src, tcp.ports.dst, tcp.flags);
+        (h.tuple.sport, h.tuple.dport, h.tcp_flags) = (tcp.begin.src, tcp.begin.dst, tcp.flags);
     } else if net.proto == UDP || net.proto == SCTP {
-        let ports: Ports = b.get(at).ok_or(Malformed::Truncated)?;
+        let ports: Udp = b.get(at).ok_or(Malformed::Truncated)?;
         (h.tuple.sport, h.tuple.dport) = (ports.src, ports.dst);
     } else if net.proto == F::ICMP {
         icmp::<F, B>(b, at, &mut h)?;

@@ -8,3 +8,5 @@ mod from_container;
 mod masquerade;
 mod neighbours;
 mod node;
+mod overlay;
+mod reasons;

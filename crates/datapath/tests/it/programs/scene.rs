@@ -1,5 +1,10 @@
 //! A node with two pods, and the world around it; packets are run through its programs and everything that comes of it is told.
-use std::{cell::RefCell, net::IpAddr, path::PathBuf};
+use std::{
+    cell::RefCell,
+    net::IpAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use abi::{
     CtStatus, DatapathConfig, Direction, DropReason, EndpointInfo, EndpointKey, FlowEvent,
@@ -375,6 +380,24 @@ impl Scene {
             events,
             counted: self.moved(&before, packet.len()),
         }
+    }
+
+    /// Waits until there was, for each of `wanted`, an event whose words contain it.
+    #[track_caller]
+    pub fn wait_for(&self, wanted: &[&str]) {
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let mut seen = Vec::new();
+        while Instant::now() < deadline {
+            let mut events = self.events.borrow_mut();
+            events.poll(Duration::from_millis(50), |event| seen.push(words(event)));
+            if wanted
+                .iter()
+                .all(|what| seen.iter().any(|words| words.contains(what)))
+            {
+                return;
+            }
+        }
+        panic!("not all of {wanted:?} among {seen:#?}");
     }
 
     fn counters(&self) -> Vec<(u8, u8, u64, u64)> {
