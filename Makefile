@@ -3,6 +3,7 @@ SHELL := /bin/sh
 HYPHA := $(or $(CARGO_TARGET_DIR),target)/release/hypha
 ROUTING ?= vxlan
 NODES ?= 3
+LAB ?= demo
 
 .PHONY: help setup build lab lab-down test test-kernels bench check fmt clean
 
@@ -15,12 +16,14 @@ setup: ## Install what building and testing need (library sources, bpf-linker, p
 build: ## Build target/release/hypha and target/release/hypha-cni
 	@cargo xtask build
 
-lab: ## Start a lab of nodes with sample pods and print the connectivity matrix (ROUTING=vxlan|native, NODES=3)
+lab: ## Start a lab of nodes with sample pods and print the connectivity matrix (ROUTING=vxlan|native, NODES=3, LAB=demo)
 	@cargo xtask build --purpose lab
-	@$(HYPHA) lab up --nodes $(NODES) --routing $(ROUTING) --sample --test
+	@$(HYPHA) lab up --name $(LAB) --nodes $(NODES) --routing $(ROUTING) --sample
+	@$(HYPHA) connectivity test --name $(LAB)
+	@echo "The lab '$(LAB)' is running. Look around: $(HYPHA) lab status, lab exec, dbg --help. Stop it: make lab-down"
 
 lab-down: ## Stop the lab and remove everything it made
-	@$(HYPHA) lab down
+	@$(HYPHA) lab down --name $(LAB)
 
 test: ## Set up and run every check and test
 	@cargo xtask ci
