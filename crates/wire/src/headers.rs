@@ -457,7 +457,7 @@ fn icmp<F: Family, B: Bytes + ?Sized>(
 /// The packet that the ICMP error `h` is about; of TCP only the first eight bytes need be there.
 ///
 /// # Errors
-/// See [`Malformed`]; an error about an ICMP error is [`Malformed::Invalid`].
+/// See [`Malformed`]; an error about an ICMP message that is no flow's, another error above all, is [`Malformed::Invalid`].
 #[inline(always)]
 pub fn embedded<F: Family, B: Bytes + ?Sized>(
     b: &B,
@@ -471,9 +471,10 @@ pub fn embedded<F: Family, B: Bytes + ?Sized>(
         return Ok(inner);
     }
     let inner = transport(b, &net)?;
-    if inner.icmp == Icmp::Error {
-        Err(Malformed::Invalid)
-    } else {
+    let has_ports = net.proto != F::ICMP || inner.icmp == Icmp::Echo || inner.fragment.is_later();
+    if has_ports {
         Ok(inner)
+    } else {
+        Err(Malformed::Invalid)
     }
 }

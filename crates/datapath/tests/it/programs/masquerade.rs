@@ -375,6 +375,23 @@ fn a_pods_errors_are_about_what_the_others_know() {
     });
 }
 
+/// Of a message without identifier none may be rewritten, even where a mapping of identifier zero would fit.
+#[test]
+fn errors_about_messages_that_are_no_flows_are_refused() {
+    place(|here| {
+        let scene = Scene::new(here, native);
+        for ip in Ip::BOTH {
+            let (pod, far) = (ip.pod1(), ip.outside());
+            scene.from_pod1(&Packet::ping(pod, far, 0).bytes());
+            let message = Packet::icmp(far, pod, 250, 0, [1, 2, 3, 4], b"12345").bytes();
+            let error = Packet::unreachable(pod, far, &message).bytes();
+            scene
+                .from_pod1(&error)
+                .dropped(DropReason::InvalidPacket, Egress);
+        }
+    });
+}
+
 #[test]
 fn errors_that_are_nobodys_are_the_nodes() {
     place(|here| {

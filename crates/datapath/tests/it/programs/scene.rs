@@ -189,6 +189,7 @@ pub fn tunnel(config: &mut DatapathConfig) {
     config.tunnel_ifindex = 77;
 }
 
+#[allow(clippy::wrong_self_convention, reason = "named as the programs are")]
 impl Scene {
     pub fn new(here: &Place, change: impl FnOnce(&mut DatapathConfig)) -> Self {
         sysctl::write("net/ipv4/ip_forward", "1").unwrap();
