@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 /// The most nodes one lab may have.
 pub const MAX_NODES: u8 = 20;
+/// How long agents and sample pods may take to be ready where nothing else is said.
+pub const READY_LIMIT: Duration = Duration::from_secs(30);
 /// The name a lab gets when none is given.
 pub const DEFAULT_NAME: &str = "hypha";
 
@@ -146,6 +149,8 @@ pub struct LabSpec {
     pub agents: bool,
     /// Start two sample pods on every node.
     pub sample: bool,
+    /// How long the agents, and then the sample pods, may take to be ready.
+    pub ready_limit: Duration,
     /// Further agent settings, `key=value`, which win over those the lab derives.
     pub agent_config: Vec<(String, String)>,
 }
@@ -160,6 +165,7 @@ impl Default for LabSpec {
             router_routes: true,
             agents: true,
             sample: false,
+            ready_limit: READY_LIMIT,
             agent_config: Vec::new(),
         }
     }

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Output, others, running};
 use crate::init::LAB_ENV;
 use crate::proc::ProcId;
-use crate::spec::{Families, LabName, LabSpec, MAX_NODES, Routing};
+use crate::spec::{Families, LabName, LabSpec, MAX_NODES, READY_LIMIT, Routing};
 use crate::state::{StateDir, lab_names};
 use crate::supervisor::progress::Progress;
 
@@ -45,6 +45,9 @@ pub struct UpArgs {
     /// Start two sample pods on every node.
     #[arg(long)]
     sample: bool,
+    /// Seconds that the agents, and then the sample pods, may take to be ready.
+    #[arg(long, value_name = "SECONDS", default_value_t = READY_LIMIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
     /// A setting for the agents, by the name of their flag. May be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     agent_config: Vec<(String, String)>,
@@ -78,6 +81,7 @@ impl UpArgs {
             router_routes: !self.no_router_routes,
             agents: !self.no_agents,
             sample: self.sample,
+            ready_limit: Duration::from_secs(self.timeout),
             agent_config: self.agent_config.clone(),
         }
     }

@@ -38,8 +38,6 @@ use progress::Reporter;
 
 /// How long the end of all processes may take.
 const CLEAN_LIMIT: Duration = Duration::from_secs(10);
-/// How long agents may take to come up.
-const READY_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs a lab until it is told to stop. The description comes as the first line of standard input; as long as the lab is not
 /// in service, the end of standard input means that nobody wants it any more.
@@ -242,7 +240,7 @@ async fn bring_up(
         .map(|(name, net)| nodes::keep_condition(client.clone(), name, net))
         .collect();
     tokio::select! {
-        ready = nodes::wait_ready(ready, READY_LIMIT, dir) => ready?,
+        ready = nodes::wait_ready(ready, spec.ready_limit, dir) => ready?,
         how = agents.crashing() => bail!(how),
     }
     reporter.step(&format!("{}, all nodes ready", count(nodes.len(), "agent")));
@@ -250,7 +248,7 @@ async fn bring_up(
         let names = sample::create(&client, &state)
             .await
             .context("cannot create the sample pods")?;
-        sample::wait_ready(&client, &names, READY_LIMIT).await?;
+        sample::wait_ready(&client, &names, spec.ready_limit).await?;
         reporter.step(&format!("{} sample pods ready", names.len()));
     }
     Ok(state)
