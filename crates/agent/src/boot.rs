@@ -182,8 +182,6 @@ fn assemble(
     let state = StateFile::new(state_path, tables.clone());
     let options = Options {
         cluster: loaded.settings.cluster_name.clone(),
-        // Pods have no routes of their own: what the stack sends them goes by cilium_host.
-        to_container: false,
     };
     let (manager, departed) = Manager::new(
         tables.clone(),

@@ -2,6 +2,7 @@
 use crate::{
     agent::Agent,
     controllers,
+    endpoint::Manager,
     follow::Follower,
     metrics, rest,
     sweep::Sweeper,
@@ -33,6 +34,10 @@ use tokio::{
 const QUEUE_WAIT: Duration = Duration::from_secs(2);
 /// How often the deletion queue is looked at after the start, for what came in while the agent hung.
 const QUEUE_AGAIN: Duration = Duration::from_secs(60);
+
+/// How often to look for attachments to settle, and the pause between two.
+const SETTLE_LOOK: Duration = Duration::from_secs(1);
+const SETTLE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs everything until `stop`.
 ///
@@ -127,6 +132,7 @@ fn background(
         health: component("conntrack-gc"),
     };
     tokio::spawn(sweeper.run(departed, stop.clone()));
+    tokio::spawn(settle_loop(agent.manager.clone(), stop.clone()));
     let follower = Follower {
         tables: agent.tables.clone(),
         datapath: agent.datapath.clone(),
@@ -144,6 +150,20 @@ fn background(
         Err(error) => events.degraded(format!("no live events: {error}")),
     }
     Ok(())
+}
+
+/// Gives endpoints their final attachments, one after the other, when nothing else is going on.
+async fn settle_loop(manager: Arc<Manager>, stop: Stop) {
+    loop {
+        let one = manager.clone();
+        let more = tokio::task::spawn_blocking(move || one.settle_one())
+            .await
+            .unwrap_or(false);
+        let pause = if more { SETTLE_PAUSE } else { SETTLE_LOOK };
+        if stop.or(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
 }
 
 /// The API socket, for root alone. One that a dead agent left is replaced.

@@ -15,6 +15,7 @@ use model::{Departure, Endpoint, Tables};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 use tables::Snapshot;
 use tokio::sync::mpsc;
@@ -22,13 +23,14 @@ use tokio::sync::mpsc;
 /// Numbers from here on are for pods: 0 is none, 1 the node itself.
 const FIRST_ID: u16 = 2;
 
+/// How long no endpoint must have come before the quick attachments are replaced.
+const QUIET: Duration = Duration::from_secs(2);
+
 /// What the manager is told once.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Name of the cluster.
     pub cluster: String,
-    /// Attach a program to packets that the host stack routes to pods too.
-    pub to_container: bool,
 }
 
 /// The endpoint manager.
@@ -41,6 +43,7 @@ pub struct Manager {
     state: StateFile,
     options: Options,
     departed: mpsc::UnboundedSender<Departure>,
+    provisional: Mutex<Provisional>,
     /// Held by whoever changes endpoints. The work under it is a few system calls.
     ids: Mutex<Ids>,
 }
@@ -59,7 +62,7 @@ impl Manager {
     ) -> datapath::Result<(Self, mpsc::UnboundedReceiver<Departure>)> {
         let (departed, receiver) = mpsc::unbounded_channel();
         let maps = datapath.endpoints()?;
-        let ids = Mutex::default();
+        let (ids, provisional) = (Mutex::default(), Mutex::default());
         Ok((
             Self {
                 tables,
@@ -69,6 +72,7 @@ impl Manager {
                 state,
                 options,
                 departed,
+                provisional,
                 ids,
             },
             receiver,
@@ -116,6 +120,7 @@ impl Manager {
         self.attach(endpoint)
     }
 
+    /// Attaches the endpoint's program in the way that is quick; a better one may follow when there is time.
     fn attach(&self, endpoint: &Endpoint) -> datapath::Result<()> {
         let Endpoint {
             id,
@@ -123,24 +128,59 @@ impl Manager {
             ifname,
             ..
         } = endpoint;
-        let attached = if endpoint.device.is_netkit() {
-            self.datapath.attach_endpoint_netkit(
-                *id,
-                *ifindex,
-                ifname,
-                self.options.to_container,
-            )?
-        } else {
-            self.datapath
-                .attach_endpoint(*id, *ifindex, ifname, self.options.to_container)?
-        };
-        tracing::debug!(
-            endpoint = id,
-            device = ifname,
-            ?attached,
-            "programs attached"
-        );
+        if endpoint.device.is_netkit() {
+            return self
+                .datapath
+                .attach_endpoint_netkit(*id, *ifindex, ifname, false)
+                .map(drop);
+        }
+        if self
+            .datapath
+            .attach_endpoint_at_once(*id, *ifindex, ifname)?
+        {
+            let mut provisional = self.provisional();
+            provisional.endpoints.insert(*id);
+            provisional.since = Some(Instant::now());
+        }
         Ok(())
+    }
+
+    fn provisional(&self) -> MutexGuard<'_, Provisional> {
+        self.provisional
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives one endpoint its final attachment if none was made for a while; whether there may be more to do. Blocks for a
+    /// grace period of the kernel.
+    pub fn settle_one(&self) -> bool {
+        let _ids = self.lock();
+        let id = {
+            let mut provisional = self.provisional();
+            if provisional
+                .since
+                .is_none_or(|since| since.elapsed() < QUIET)
+            {
+                return false;
+            }
+            match provisional.endpoints.pop_first() {
+                Some(id) => id,
+                None => return false,
+            }
+        };
+        let snapshot = self.tables.db.snapshot();
+        if let Some(endpoint) = self.tables.endpoints.get(&snapshot, &id) {
+            let Endpoint {
+                id,
+                ifindex,
+                ifname,
+                ..
+            } = &**endpoint;
+            if let Err(error) = self.datapath.attach_endpoint(*id, *ifindex, ifname, false) {
+                tracing::warn!(endpoint = id, device = ifname, %error, "the endpoint keeps its filter; a link could not be made");
+            }
+        }
+        true
     }
 
     /// Takes an endpoint out of the maps: whatever it still sends is dropped by its program. The device, and with it the
@@ -194,6 +234,14 @@ impl Manager {
 /// An error that is nobody's mistake but ours.
 fn internal(message: String) -> ApiError {
     ApiError::new(api::ErrorCode::Internal, message)
+}
+
+/// Endpoints whose attachment is the quick one.
+#[derive(Debug, Default)]
+struct Provisional {
+    endpoints: BTreeSet<u16>,
+    /// When the last one was added.
+    since: Option<Instant>,
 }
 
 /// Numbers in use, and where to look for the next one: a number is not used again soon.

@@ -353,6 +353,29 @@ impl Datapath {
         )
     }
 
+    /// As [`Datapath::attach_endpoint`], but where nothing is attached yet always by a filter. A new tcx link costs one of the kernel's
+    /// grace periods, 10 ms and more, with the lock of all network configuration held; a filter costs none. Calling
+    /// [`Datapath::attach_endpoint`] later puts the link in the filter's place between two packets. Whether that is still to be done.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn attach_endpoint_at_once(&self, id: u16, ifindex: u32, ifname: &str) -> Result<bool> {
+        let owner = Owner::Endpoint(id);
+        let dir = owner.dir(&self.attacher.pins);
+        let hook = Hook {
+            program: names::FROM_CONTAINER,
+            point: Point::Ingress,
+            ifindex,
+            ifname,
+        };
+        if find_link(&dir.join(owner::LINKS).join(hook.program), &hook)?.is_some() {
+            self.attacher.attach(&owner, &[hook])?;
+            return Ok(false);
+        }
+        self.attacher.attach_filter(&dir, &hook)?;
+        Ok(self.attacher.mechanism != Mechanism::Clsact)
+    }
+
     /// As [`Datapath::attach_endpoint`], for the host side of a netkit pair (Linux 6.8).
     ///
     /// # Errors
