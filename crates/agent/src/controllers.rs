@@ -169,6 +169,7 @@ pub async fn identity_loop(tables: Tables, manager: Arc<Manager>, stop: Stop) {
 pub async fn node_loop(tables: Tables, health: Component, stop: Stop) {
     let watch = tables.nodes.watch();
     let mut told = None;
+    health.ok("node as at the last start; its object has not been seen since");
     loop {
         let snapshot = tables.db.snapshot();
         let seen = revision(&snapshot);
