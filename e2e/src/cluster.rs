@@ -1,0 +1,293 @@
+//! A lab of a test, with the insides of its nodes and pods.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use lab::ns::Namespaces;
+use lab::proc::ProcId;
+use lab::spec::LabName;
+use lab::state::StateDir;
+use netlink::{Netns, netns};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use testkit::{LabBuilder, LabGuard, Run, wait_until};
+
+/// How long an agent may take to be healthy again. On an idle machine it is a tenth of a second.
+const HEALTHY: Duration = Duration::from_secs(20);
+
+/// A lab that runs.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Ends it when dropped.
+    pub lab: LabGuard,
+    machines: Vec<Machine>,
+}
+
+/// A node, or the router.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Its name.
+    pub name: String,
+    /// The process that holds its namespaces.
+    pub holder: ProcId,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+impl Machine {
+    fn of(value: &Value) -> Option<Machine> {
+        let addresses = value["addresses"].as_array()?.iter();
+        Some(Machine {
+            name: value["name"].as_str()?.to_owned(),
+            holder: serde_json::from_value(value["holder"].clone()).ok()?,
+            ips: addresses
+                .filter_map(|ip| ip.as_str()?.split('/').next()?.parse().ok())
+                .collect(),
+        })
+    }
+}
+
+/// A network namespace with the addresses by which others reach it.
+#[derive(Debug)]
+pub struct Place {
+    /// As users call it.
+    pub name: String,
+    /// Its network namespace.
+    pub netns: Netns,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+}
+
+impl Place {
+    /// Its first address of a family.
+    ///
+    /// # Panics
+    /// If it has none.
+    #[must_use]
+    #[track_caller]
+    pub fn ip(&self, ipv4: bool) -> IpAddr {
+        let found = self.ips.iter().find(|ip| ip.is_ipv4() == ipv4);
+        *found.unwrap_or_else(|| panic!("{} has no such address: {:?}", self.name, self.ips))
+    }
+}
+
+impl Cluster {
+    /// Starts a lab.
+    ///
+    /// # Panics
+    /// If it does not come up.
+    #[must_use]
+    #[track_caller]
+    pub fn up(prefix: &str, args: &[&str]) -> Cluster {
+        // The plugin is looked for beside `hypha`.
+        let _ = crate::program("hypha-cni");
+        Self::of(
+            LabBuilder::new(crate::program("hypha"), prefix)
+                .args(args)
+                .up(),
+        )
+    }
+
+    /// A lab that runs.
+    ///
+    /// # Panics
+    /// If it does not say how it is.
+    #[must_use]
+    #[track_caller]
+    pub fn of(lab: LabGuard) -> Cluster {
+        let status = lab.status();
+        let nodes = status["nodes"].as_array().into_iter().flatten();
+        let machines = nodes
+            .chain([&status["router"]])
+            .map(|value| Machine::of(value).unwrap_or_else(|| panic!("no machine: {value}")));
+        let machines = machines.collect();
+        Cluster { lab, machines }
+    }
+
+    /// A node, or the router.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    #[track_caller]
+    pub fn machine(&self, name: &str) -> &Machine {
+        let found = self.machines.iter().find(|machine| machine.name == name);
+        found.unwrap_or_else(|| panic!("the lab has no {name}"))
+    }
+
+    /// The namespaces of a node.
+    ///
+    /// # Panics
+    /// If its holder is gone.
+    #[must_use]
+    #[track_caller]
+    pub fn inside(&self, node: &str) -> Namespaces {
+        Namespaces::of_machine(self.machine(node).holder.pid).expect("the node's namespaces")
+    }
+
+    /// A file of a node as this process reaches it. Links to absolute paths (`/var/run`) would lead out of the node.
+    #[must_use]
+    pub fn path(&self, node: &str, path: &str) -> PathBuf {
+        self.machine(node).holder.proc_path(&format!("root{path}"))
+    }
+
+    /// A node or the router as a place.
+    ///
+    /// # Panics
+    /// If its holder is gone.
+    #[must_use]
+    #[track_caller]
+    pub fn host(&self, name: &str) -> Place {
+        let machine = self.machine(name);
+        Place {
+            name: name.to_owned(),
+            netns: netns::open(machine.holder.proc_path("ns/net"))
+                .expect("the node's network namespace"),
+            ips: machine.ips.clone(),
+        }
+    }
+
+    /// A pod of namespace `default` as a place.
+    ///
+    /// # Panics
+    /// If it does not run.
+    #[must_use]
+    #[track_caller]
+    pub fn pod(&self, name: &str) -> Place {
+        let record = dir(self.lab.name())
+            .read_pod("default", name)
+            .expect("the pod's record");
+        let record = record.unwrap_or_else(|| panic!("pod {name} does not run"));
+        let process = &record
+            .containers
+            .first()
+            .expect("a pod has a container")
+            .process;
+        Place {
+            name: name.to_owned(),
+            netns: netns::open(process.proc_path("ns/net")).expect("the pod's network namespace"),
+            ips: self
+                .lab
+                .pod_ips(name)
+                .iter()
+                .filter_map(|ip| ip.parse().ok())
+                .collect(),
+        }
+    }
+
+    /// The API of a node's agent.
+    #[must_use]
+    pub fn agent(&self, node: &str) -> api::Client {
+        api::Client::new(self.path(node, "/run/cilium/cilium.sock"))
+    }
+
+    /// The process of a node's agent, while there is one.
+    #[must_use]
+    pub fn agent_process(&self, node: &str) -> Option<ProcId> {
+        let state = dir(self.lab.name()).read_agent(node).ok()??;
+        state.process.filter(ProcId::alive)
+    }
+
+    /// Kills a node's agent. The lab starts another one at once.
+    ///
+    /// # Panics
+    /// If none runs.
+    #[track_caller]
+    pub fn kill_agent(&self, node: &str) -> ProcId {
+        let process = self
+            .agent_process(node)
+            .unwrap_or_else(|| panic!("no agent runs on {node}"));
+        assert!(
+            process.signal(Signal::SIGKILL),
+            "the agent of {node} ended by itself"
+        );
+        process
+    }
+
+    /// Waits until another agent than `old` runs on a node and says that it is well; how long that took.
+    #[track_caller]
+    pub fn wait_replaced(&self, node: &str, old: Option<&ProcId>) -> Duration {
+        let start = Instant::now();
+        wait_until(&format!("a healthy new agent on {node}"), HEALTHY, || {
+            let process = self.agent_process(node)?;
+            (Some(&process) != old && self.is_healthy(node)).then_some(())
+        });
+        start.elapsed()
+    }
+
+    /// Whether a node's agent says that it is well.
+    #[must_use]
+    pub fn is_healthy(&self, node: &str) -> bool {
+        self.agent(node)
+            .healthz()
+            .is_ok_and(|status| status.state == api::ComponentState::Ok)
+    }
+
+    /// `hypha dbg check` of every node finds nothing.
+    ///
+    /// # Panics
+    /// With what it finds, if that is still there after five seconds.
+    #[track_caller]
+    pub fn assert_clean(&self) {
+        let mut last = None;
+        let end = Instant::now() + Duration::from_secs(5);
+        while Instant::now() < end {
+            let run = self.lab.hypha(&["dbg", "check", "--all-nodes"]);
+            if run.ok() {
+                return;
+            }
+            last = Some(run);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        panic!(
+            "the check finds: {}",
+            last.map(|run| run.stdout + &run.stderr).unwrap_or_default()
+        );
+    }
+
+    /// Runs `hypha connectivity test` without a second try; the rows.
+    ///
+    /// # Panics
+    /// If a cell fails.
+    #[track_caller]
+    pub fn assert_connected(&self, more: &[&str]) -> Vec<Value> {
+        let args = [
+            &[
+                "connectivity",
+                "test",
+                "-o",
+                "json",
+                "--retries",
+                "0",
+                "--timeout",
+                "5",
+            ],
+            more,
+        ]
+        .concat();
+        let run: Run = self.lab.hypha(&args);
+        let rows: Vec<Value> = serde_json::from_str(&run.stdout).unwrap_or_else(|e| {
+            panic!("the matrix is no JSON ({e}): {}{}", run.stdout, run.stderr)
+        });
+        let failed: Vec<String> = rows
+            .iter()
+            .filter(|row| row["passed"] != true)
+            .map(Value::to_string)
+            .collect();
+        assert!(
+            run.ok() && failed.is_empty(),
+            "{} of {} cells fail:\n{}\n{}",
+            failed.len(),
+            rows.len(),
+            failed.join("\n"),
+            run.stderr
+        );
+        rows
+    }
+}
+
+fn dir(name: &str) -> StateDir {
+    let name: LabName = name.parse().expect("a lab's name");
+    StateDir::of(&name)
+}

@@ -1,0 +1,5 @@
+//! End-to-end tests: whole clusters, real binaries, real packets. See README.md.
+#![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
+
+mod matrix;
+mod restarts;

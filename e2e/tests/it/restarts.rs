@@ -1,0 +1,150 @@
+//! Nothing is lost while agents die and programs are replaced.
+
+use std::fs;
+use std::time::Duration;
+
+use hypha_e2e::cluster::Cluster;
+use hypha_e2e::kernel;
+use hypha_e2e::load::{Load, Route};
+use testkit::{skip_unless_root, wait_until};
+
+/// Traffic goes on this long before, between and after restarts.
+const CALM: Duration = Duration::from_millis(100);
+
+/// Pod to pod on the same node, on another node, and out of the cluster, where the source is translated.
+fn routes(cluster: &Cluster) -> Vec<Route> {
+    let client = cluster.pod("echo-node1-a");
+    let targets = [
+        cluster.pod("echo-node1-b"),
+        cluster.pod("echo-node2-a"),
+        cluster.host("router"),
+    ];
+    let both = |to| [true, false].map(|ipv4| Route::new(&client, to, ipv4));
+    targets.iter().flat_map(both).collect()
+}
+
+#[track_caller]
+fn twenty_kills(routing: &str) {
+    let cluster = Cluster::up(
+        "e2e-restart",
+        &["--nodes", "2", "--routing", routing, "--sample"],
+    );
+    let programs = ["node1", "node2"].map(|node| kernel::loaded(&cluster, node));
+    let load = Load::start(&routes(&cluster));
+    std::thread::sleep(CALM);
+    let mut times = Vec::new();
+    for round in 0..20 {
+        let node = if round % 2 == 0 { "node1" } else { "node2" };
+        let old = cluster.kill_agent(node);
+        times.push(cluster.wait_replaced(node, Some(&old)));
+        std::thread::sleep(CALM);
+    }
+    let report = load.finish();
+    times.sort();
+    eprintln!(
+        "killed to healthy: median {:?}, slowest {:?}",
+        times[10], times[19]
+    );
+    report.assert_whole(&cluster, &format!("20 kills, {routing}"));
+    let after = ["node1", "node2"].map(|node| kernel::loaded(&cluster, node));
+    assert_eq!(
+        after, programs,
+        "a restart with the same settings loads no program"
+    );
+    cluster.assert_clean();
+}
+
+#[test]
+fn e2e_restart_vxlan_twenty_kills_lose_nothing() {
+    if skip_unless_root() {
+        return;
+    }
+    twenty_kills("vxlan");
+}
+
+#[test]
+fn e2e_restart_native_twenty_kills_lose_nothing() {
+    if skip_unless_root() {
+        return;
+    }
+    twenty_kills("native");
+}
+
+/// Other settings of the programs make other programs, as a rebuilt object does: they are loaded anew and take the place of the
+/// old ones.
+#[test]
+fn e2e_restart_replaced_programs_lose_nothing() {
+    if skip_unless_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("agent.yaml");
+    fs::write(&file, "monitor-aggregation: medium\n").unwrap();
+    let config = format!("config={}", file.display());
+    let cluster = Cluster::up(
+        "e2e-replace",
+        &["--nodes", "2", "--sample", "--agent-config", &config],
+    );
+    let load = Load::start(&routes(&cluster));
+    std::thread::sleep(CALM);
+    for level in ["none", "medium", "maximum", "low", "none", "medium"] {
+        fs::write(&file, format!("monitor-aggregation: {level}\n")).unwrap();
+        for node in ["node1", "node2"] {
+            let before = kernel::pinned_programs(&cluster, node);
+            let old = cluster.kill_agent(node);
+            cluster.wait_replaced(node, Some(&old));
+            let after = kernel::pinned_programs(&cluster, node);
+            let kept: Vec<_> = after
+                .iter()
+                .filter(|(name, id)| before.get(*name) == Some(id))
+                .collect();
+            assert!(
+                kept.is_empty() && !after.is_empty(),
+                "{level} on {node}: not replaced: {kept:?}"
+            );
+            assert!(before.keys().eq(after.keys()), "{before:?} {after:?}");
+            std::thread::sleep(CALM);
+        }
+    }
+    load.finish()
+        .assert_whole(&cluster, "12 replacements of all programs");
+    for node in ["node1", "node2"] {
+        let pinned = kernel::pinned_programs(&cluster, node).len();
+        wait_until("the old programs go", Duration::from_secs(5), || {
+            (kernel::loaded(&cluster, node).len() == pinned).then_some(())
+        });
+    }
+    cluster.assert_clean();
+}
+
+/// A pod is map rows, a device and a link to programs that are there.
+#[test]
+fn e2e_restart_pods_load_no_programs() {
+    if skip_unless_root() {
+        return;
+    }
+    let cluster = Cluster::up("e2e-noload", &["--nodes", "1", "--sample"]);
+    let before = kernel::loaded(&cluster, "node1");
+    let pod = |n: u32| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: more-{n}}}\nspec:\n  nodeName: node1\n  \
+             terminationGracePeriodSeconds: 0\n  containers: [{{name: c, image: hypha/echo}}]\n"
+        )
+    };
+    let yaml: Vec<String> = (0..20).map(pod).collect();
+    cluster.lab.apply(&yaml.join("---\n"));
+    assert_eq!(cluster.agent("node1").endpoints().unwrap().len(), 22);
+    assert_eq!(
+        kernel::loaded(&cluster, "node1"),
+        before,
+        "20 pods load no program"
+    );
+    let old = cluster.kill_agent("node1");
+    cluster.wait_replaced("node1", Some(&old));
+    assert_eq!(
+        kernel::loaded(&cluster, "node1"),
+        before,
+        "a restart loads no program"
+    );
+    cluster.assert_clean();
+}
