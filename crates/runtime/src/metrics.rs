@@ -38,11 +38,11 @@ pub mod names {
     /// `datapath_conntrack_gc_entries{family,protocol,status}`: entries alive and deleted in the last sweep.
     pub const CT_GC_ENTRIES: &str = "datapath_conntrack_gc_entries";
     /// `datapath_conntrack_gc_duration_seconds{family,protocol,status}`: time of a sweep.
-    pub const CT_GC_DURATION: &str = "datapath_conntrack_gc_duration";
+    pub const CT_GC_DURATION: &str = "datapath_conntrack_gc_duration_seconds";
     /// `agent_api_process_time_seconds{path,method,return_code}`: time of an API request.
     pub const API_TIME: &str = "agent_api_process_time";
     /// `agent_bootstrap_seconds{scope,outcome}`: time from start until a part is ready.
-    pub const BOOTSTRAP: &str = "agent_bootstrap";
+    pub const BOOTSTRAP: &str = "agent_bootstrap_seconds";
     /// `reconciler_count_total{module_id,op,status}`: operations of the reconcilers.
     pub const RECONCILER_COUNT: &str = "reconciler_count";
     /// `reconciler_duration_seconds_total{module_id,op}`: time they took.
@@ -58,7 +58,7 @@ pub mod names {
     /// `hive_degraded_status{module}`: 1 while a component is not well.
     pub const DEGRADED: &str = "hive_degraded_status";
     /// `process_resident_memory_bytes`: memory of the agent.
-    pub const MEMORY: &str = "process_resident_memory";
+    pub const MEMORY: &str = "process_resident_memory_bytes";
 }
 
 /// A registry whose metrics get the prefix `cilium_`.

@@ -165,8 +165,13 @@ fn read_file(path: &Path) -> Result<Vec<(String, String)>, SettingsError> {
     if text.trim().is_empty() {
         return Ok(Vec::new());
     }
-    let map: BTreeMap<String, serde_json::Value> = serde_saphyr::from_str(&text)
-        .map_err(|why| fail(format!("expected YAML `key: value` lines: {why}")))?;
+    let map: BTreeMap<String, serde_json::Value> =
+        serde_saphyr::from_str(&text).map_err(|why| {
+            let why = why.to_string();
+            // What follows the first line is a picture of the file.
+            let first = why.lines().next().unwrap_or_default();
+            fail(format!("expected YAML `key: value` lines: {first}"))
+        })?;
     map.into_iter()
         .map(|(key, value)| flat(&key, &value).map(|text| (key, text)).map_err(fail))
         .collect()
