@@ -25,6 +25,9 @@ pub struct Desired {
 }
 
 /// What should be in the kernel according to `snapshot`; none before the local node is known.
+///
+/// Of the cluster nothing is planned before all of it was listed. Half of it would give wrong rows, and after a restart they would
+/// take the place of right ones: a pod whose node is missing has no tunnel, one whose namespace is missing has another identity.
 #[must_use]
 pub fn desired(
     tables: &Tables,
@@ -33,7 +36,9 @@ pub fn desired(
     cluster: &str,
 ) -> Option<Desired> {
     let local = tables.local_node.iter(snapshot).next()?;
-    let nodes: Vec<&Node> = tables.nodes.iter(snapshot).map(AsRef::as_ref).collect();
+    let complete = complete(tables, snapshot);
+    let nodes = tables.nodes.iter(snapshot).filter(|_| complete);
+    let nodes: Vec<&Node> = nodes.map(AsRef::as_ref).collect();
     let by_name: BTreeMap<&str, &Node> = nodes
         .iter()
         .map(|node| (node.name.as_str(), *node))
@@ -41,7 +46,7 @@ pub fn desired(
     let remote = tables
         .pods
         .iter(snapshot)
-        .filter(|pod| pod.node != local.node.name);
+        .filter(|pod| complete && pod.node != local.node.name);
     let views: Vec<PodView<'_>> = remote
         .map(|pod| PodView {
             pod,
@@ -65,7 +70,7 @@ pub fn desired(
     Some(Desired {
         prefixes: prefixes.into_rows().collect(),
         routes: routing::routes(plan, local, nodes.into_iter()),
-        complete: complete(tables, snapshot),
+        complete,
     })
 }
 
@@ -295,6 +300,20 @@ mod tests {
         tables
     }
 
+    fn finish_kubernetes(tables: &Tables) {
+        let mut txn = tables.db.write();
+        tables.nodes.finish_initializer(&mut txn, KUBERNETES);
+        tables.pods.finish_initializer(&mut txn, KUBERNETES);
+        tables.namespaces.finish_initializer(&mut txn, KUBERNETES);
+        txn.commit();
+    }
+
+    fn finish_restore(tables: &Tables) {
+        let mut txn = tables.db.write();
+        tables.endpoints.finish_initializer(&mut txn, RESTORE);
+        txn.commit();
+    }
+
     fn plan_of(tables: &Tables) -> Desired {
         let settings = Settings {
             enable_ipv6: false,
@@ -320,6 +339,8 @@ mod tests {
     #[test]
     fn all_nodes_agree_on_the_identity_of_a_pod() {
         let tables = filled();
+        finish_kubernetes(&tables);
+        finish_restore(&tables);
         let changed = crate::endpoint::relabel(&tables, &tables.db.snapshot(), "default");
         assert_eq!(changed.len(), 1);
         assert_eq!(changed[0].state, EndpointState::Ready);
@@ -344,22 +365,40 @@ mod tests {
     }
 
     #[test]
+    fn half_of_the_cluster_changes_nothing() {
+        let tables = filled();
+        finish_restore(&tables);
+        let plan = plan_of(&tables);
+        assert_eq!(
+            identity(&plan, "10.244.2.5/32"),
+            None,
+            "its node or namespace may be missing yet"
+        );
+        assert_eq!(identity(&plan, "192.168.10.2/32"), None);
+        assert_eq!(
+            identity(&plan, "192.168.10.1/32"),
+            Some(HOST),
+            "the own node is known"
+        );
+        assert!(
+            identity(&plan, "10.244.1.5/32").is_some(),
+            "and its pods are"
+        );
+        finish_kubernetes(&tables);
+        assert!(identity(&plan_of(&tables), "10.244.2.5/32").is_some());
+    }
+
+    #[test]
     fn the_first_complete_plan_ends_the_initialisers() {
         let tables = filled();
         let component = Health::default().component("plan");
         publish(&tables, plan_of(&tables), &component);
         let initialised = || tables.prefixes.initialized(&tables.db.snapshot());
         assert!(!initialised(), "Kubernetes has not been listed");
-        let mut txn = tables.db.write();
-        tables.nodes.finish_initializer(&mut txn, KUBERNETES);
-        tables.pods.finish_initializer(&mut txn, KUBERNETES);
-        tables.namespaces.finish_initializer(&mut txn, KUBERNETES);
-        txn.commit();
+        finish_kubernetes(&tables);
         publish(&tables, plan_of(&tables), &component);
         assert!(!initialised(), "endpoints have not been restored");
-        let mut txn = tables.db.write();
-        tables.endpoints.finish_initializer(&mut txn, RESTORE);
-        txn.commit();
+        finish_restore(&tables);
         publish(&tables, plan_of(&tables), &component);
         assert!(initialised());
     }
