@@ -32,9 +32,10 @@ test-kernels: ## Run the programs and the matrix on other kernels in virtual mac
 	@cargo xtask build --purpose kernels
 	@cargo xtask test-kernels
 
-bench: ## Run the benchmarks
+bench: ## Measure data path and control path against kernel networking and the goals (target/bench/summary.json)
 	@cargo xtask build --purpose lab
-	@cargo bench --workspace --bench '*'
+	@cargo run --quiet --release --package hypha-bench
+	@cargo bench --package hypha-tables
 
 check: ## Look at the sources only: format, clippy, tidy, dependencies
 	@cargo xtask check

@@ -1,5 +1,7 @@
 //! `make bench`: every figure as a ratio to plain kernel networking of the same shape, measured in the same run.
+mod control;
 mod load;
+mod programs;
 mod report;
 mod topology;
 
@@ -29,10 +31,28 @@ struct Args {
     /// Where the figures are written as JSON.
     #[arg(long, default_value = "target/bench/summary.json")]
     output: PathBuf,
+    /// Where `hypha` and `hypha-cni` are.
+    #[arg(long, default_value = "target/release")]
+    bin: PathBuf,
+    #[command(subcommand)]
+    role: Option<Role>,
+}
+
+#[derive(clap::Subcommand)]
+enum Role {
+    /// What the bench starts inside a node.
+    #[command(hide = true)]
+    DriveCni {
+        #[arg(long)]
+        bin: PathBuf,
+    },
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(Role::DriveCni { bin }) = &args.role {
+        return control::drive_cni(bin);
+    }
     anyhow::ensure!(
         nix::unistd::Uid::effective().is_root(),
         "the bench makes network namespaces and loads programs: run it as root"
@@ -42,6 +62,20 @@ fn main() -> Result<()> {
         for family in Family::ALL {
             measure(&args, path, family, &mut report)?;
         }
+    }
+    programs::measure(&args.filter, &mut report)?;
+    if args
+        .filter
+        .as_ref()
+        .is_none_or(|text| "control/ size/".contains(text.as_str()))
+    {
+        let bin = args.bin.canonicalize().with_context(|| {
+            format!(
+                "{} is not there: run `make build` first",
+                args.bin.display()
+            )
+        })?;
+        control::measure(&bin, &mut report)?;
     }
     report.print();
     report

@@ -33,6 +33,20 @@ impl Row {
     }
 }
 
+impl Row {
+    /// A figure that has no counterpart in the kernel: the ratio is to the goal.
+    pub fn against_goal(name: String, unit: &'static str, value: f64, goal: f64) -> Self {
+        Self {
+            name,
+            value,
+            unit,
+            baseline: goal,
+            ratio: value / goal.max(f64::MIN_POSITIVE),
+            runs: 1,
+        }
+    }
+}
+
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
