@@ -26,13 +26,14 @@ const TUNNEL_KEY_LEN: u32 = 28;
 const TUNNEL_TTL: u8 = 64;
 
 impl<F: Maps> Flow<F> {
-    /// Into a pod of this node, past the host's stack. Only for programs on the ingress of a device.
+    /// Into a pod of this node, past the host's stack: directly if the program runs on the `ingress` of a device.
     #[inline(always)]
-    pub fn to_endpoint(&self, to: &EndpointInfo) -> Outcome {
+    pub fn to_endpoint(&self, to: &EndpointInfo, ingress: bool) -> Outcome {
         self.age()?;
         self.into_pod(to)?;
-        let direct =
-            !config::takes_host_stack() && to.flags & endpoint_flags::NO_PEER_REDIRECT == 0;
+        let direct = ingress
+            && !config::takes_host_stack()
+            && to.flags & endpoint_flags::NO_PEER_REDIRECT == 0;
         // SAFETY: helper calls.
         Ok(unsafe {
             if direct {

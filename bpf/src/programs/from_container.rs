@@ -1,4 +1,4 @@
-//! What a pod sends: ingress of the host side of its link.
+//! What a pod sends: ingress of the host side of its veth pair, or the way out of the pod by netkit.
 use abi::{
     Direction, DropReason, LocalEndpoint, TracePoint, endpoint_flags, identity, ipcache_flags,
 };
@@ -83,7 +83,7 @@ fn run<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint) -> Outcome {
         Some(to) => {
             flow.dst_id = to.sec_id;
             flow.track()?;
-            flow.to_endpoint(to)
+            flow.to_endpoint(to, ep.info.flags & endpoint_flags::NETKIT == 0)
         }
         None => leave(flow),
     }

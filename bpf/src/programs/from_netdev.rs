@@ -59,7 +59,7 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     if config::takes_host_stack() {
         return Ok(PASS);
     }
-    flow.to_endpoint(to)
+    flow.to_endpoint(to, true)
 }
 
 /// A cheap look at whether a packet to the node can be an answer to a pod.

@@ -64,7 +64,7 @@ fn to_pod<F: Maps>(flow: &mut Flow<F>, to: &EndpointInfo) -> Outcome {
     flow.endpoint = to.id;
     flow.dst_id = to.sec_id;
     flow.track()?;
-    flow.to_endpoint(to)
+    flow.to_endpoint(to, true)
 }
 
 /// The inner Ethernet header names no device of ours, but the packet is for this host.

@@ -13,8 +13,8 @@ pub mod family {
 pub mod endpoint_flags {
     /// An address of the node itself: packets go up the host stack.
     pub const HOST: u16 = 1;
-    /// The device has no link layer (netkit in L3 mode): no MAC addresses to write.
-    pub const L3_DEVICE: u16 = 2;
+    /// The device is a netkit pair: what the pod sends is seen as it leaves the pod, and not on the ingress of a device.
+    pub const NETKIT: u16 = 2;
     /// Hand packets over by `bpf_redirect` into the peer's device, not by `bpf_redirect_peer`.
     pub const NO_PEER_REDIRECT: u16 = 4;
 }

@@ -224,8 +224,8 @@ impl Endpoint {
             ifindex: self.ifindex,
             sec_id: self.identity,
             id: self.id,
-            flags: if self.device == DeviceKind::Netkit {
-                abi::endpoint_flags::L3_DEVICE
+            flags: if self.device.is_netkit() {
+                abi::endpoint_flags::NETKIT
             } else {
                 0
             },

@@ -17,7 +17,11 @@ pub use wait::wait_until;
 pub fn unique_name(prefix: &str) -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let prefix: String = prefix.chars().take(16).collect();
-    format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!(
+        "{prefix}-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// True when the test may not run, because it is not root; says so in one line.
@@ -43,7 +47,10 @@ mod tests {
 
     #[test]
     fn names_differ_and_fit() {
-        let (a, b) = (unique_name("a-rather-long-prefix"), unique_name("a-rather-long-prefix"));
+        let (a, b) = (
+            unique_name("a-rather-long-prefix"),
+            unique_name("a-rather-long-prefix"),
+        );
         assert_ne!(a, b);
         assert!(a.len() <= 31 && !a.ends_with('-'), "{a}");
     }
