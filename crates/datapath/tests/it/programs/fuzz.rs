@@ -262,10 +262,14 @@ fn fuzz(change: fn(&mut DatapathConfig), by_stack: bool, seed: u64) {
                     Err(e) => assert!(is_refused(&packet), "{e}: {}", place()),
                 }
             }
-            // No other verdict, and every one of these, or the packets would say nothing of the program.
+            // No other verdict, and of enough packets every one of these, or they would say nothing of the program.
             let expected = verdicts(program, by_stack);
             let found: Vec<i32> = (0..9).filter(|v| seen[*v as usize] > 0).collect();
-            assert_eq!(found, expected, "{program}: {seen:?}");
+            assert!(
+                found.iter().all(|v| expected.contains(v)),
+                "{program}: {seen:?}"
+            );
+            assert!(runs < RUNS || found == expected, "{program}: {seen:?}");
         }
     });
 }
