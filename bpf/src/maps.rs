@@ -142,7 +142,7 @@ pub fn events() -> &'static RingBuf {
 }
 
 const _: () = assert!(
-    size_of::<FlowEvent>() % 8 == 0,
+    size_of::<FlowEvent>().is_multiple_of(8),
     "the ring's records are eight-byte aligned"
 );
 

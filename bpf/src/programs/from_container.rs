@@ -1,13 +1,13 @@
 //! What a pod sends: ingress of the host side of its veth pair, or the way out of the pod by netkit.
 use abi::{
-    Direction, DropReason, LocalEndpoint, TracePoint, endpoint_flags, identity, ipcache_flags,
+    Direction, DropReason, IpcacheValue, LocalEndpoint, TracePoint, endpoint_flags, identity,
+    ipcache_flags,
 };
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::{Family, V4, V6};
 
 use crate::{
     config,
-    conntrack::identity_of,
     flow::{Flow, Hook, Outcome, SHOT, Unreadable, drop_because, tell},
     forward::leaves_cluster,
     maps::{self, Maps},
@@ -96,19 +96,16 @@ fn leave<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     if F::is_multicast(dst) {
         return Err(drop_because!(UnknownTarget));
     }
-    if config::is_tunnel() {
-        if let Some(remote) = maps::ipcache::<F>(dst) {
-            if remote.flags & (ipcache_flags::TUNNEL | ipcache_flags::SKIP_TUNNEL)
-                == ipcache_flags::TUNNEL
-            {
-                flow.dst_id = remote.sec_id;
-                flow.track()?;
-                flow.age()?;
-                return flow.to_overlay(remote);
-            }
-        }
+    if config::is_tunnel()
+        && let Some(remote) = maps::ipcache::<F>(dst)
+        && is_behind_tunnel(remote)
+    {
+        flow.dst_id = remote.sec_id;
+        flow.track()?;
+        flow.age()?;
+        return flow.to_overlay(remote);
     }
-    flow.dst_id = identity_of::<F>(dst);
+    // A known connection knows the other side's identity: only a new one looks it up.
     flow.track()?;
     if config::takes_host_stack() {
         return flow.to_stack();
@@ -117,4 +114,9 @@ fn leave<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     let masquerade =
         F::masquerade() && leaves_cluster(flow.dst_id) && !F::is_native(dst) && !flow.is_reply();
     flow.to_network(masquerade)
+}
+
+#[inline(always)]
+fn is_behind_tunnel(remote: &IpcacheValue) -> bool {
+    remote.flags & (ipcache_flags::TUNNEL | ipcache_flags::SKIP_TUNNEL) == ipcache_flags::TUNNEL
 }

@@ -41,10 +41,9 @@ fn v6(skb: Skb) -> i32 {
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
-    if flow.h.tuple.dst == F::node_addr() {
-        if !may_be_masqueraded(flow) || !flow.unmasquerade()? {
-            return Ok(PASS);
-        }
+    let to_node = flow.h.tuple.dst == F::node_addr();
+    if to_node && (!may_be_masqueraded(flow) || !flow.unmasquerade()?) {
+        return Ok(PASS);
     }
     let Some(to) = maps::endpoint::<F>(flow.h.tuple.dst) else {
         return Ok(PASS);
