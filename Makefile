@@ -18,9 +18,7 @@ build: ## Build target/release/hypha and target/release/hypha-cni
 
 lab: ## Start a lab of nodes with sample pods and print the connectivity matrix (ROUTING=vxlan|native, NODES=3, LAB=demo)
 	@cargo xtask build --purpose lab
-	@$(HYPHA) lab up --name $(LAB) --nodes $(NODES) --routing $(ROUTING) --sample
-	@$(HYPHA) connectivity test --name $(LAB)
-	@echo "The lab '$(LAB)' is running. Look around: $(HYPHA) lab status, lab exec, dbg --help. Stop it: make lab-down"
+	@$(HYPHA) lab up --name $(LAB) --nodes $(NODES) --routing $(ROUTING) --sample --test
 
 lab-down: ## Stop the lab and remove everything it made
 	@$(HYPHA) lab down --name $(LAB)

@@ -15,7 +15,7 @@ use super::{Output, others, running};
 use crate::init::LAB_ENV;
 use crate::proc::ProcId;
 use crate::spec::{Families, LabName, LabSpec, MAX_NODES, READY_LIMIT, Routing};
-use crate::state::{StateDir, lab_names};
+use crate::state::{Phase, StateDir, lab_names};
 use crate::supervisor::progress::Progress;
 
 /// How long a supervisor may take to clean up by itself.
@@ -45,6 +45,10 @@ pub struct UpArgs {
     /// Start two sample pods on every node.
     #[arg(long)]
     sample: bool,
+    /// Print the connectivity matrix once the lab is up; exit status 1 if a cell fails. The lab goes on running; one of this
+    /// name that runs already is tested as it is.
+    #[arg(long, conflicts_with_all = ["output", "no_agents"])]
+    test: bool,
     /// Seconds that the agents, and then the sample pods, may take to be ready.
     #[arg(long, value_name = "SECONDS", default_value_t = READY_LIMIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
@@ -92,10 +96,51 @@ pub(super) fn up(name: LabName, args: UpArgs) -> anyhow::Result<i32> {
         bail!("a lab needs root: it makes network namespaces and loads eBPF programs");
     }
     let spec = args.spec(name);
-    super::block_on(start(&spec, args.output))
+    let dir = StateDir::of(&spec.name);
+    let known = if args.test && dir.running() {
+        dir.read()?.filter(|state| state.phase == Phase::Ready)
+    } else {
+        None
+    };
+    match known {
+        Some(state) => say_running(&state.spec, &spec),
+        None => {
+            let ms = super::block_on(start(&spec, args.output))?;
+            finished(&spec, ms, args.output)?;
+        }
+    }
+    let code = if args.test { matrix(&spec.name)? } else { 0 };
+    if args.output == Output::Text {
+        hints(&spec.name);
+    }
+    Ok(code)
 }
 
-async fn start(spec: &LabSpec, output: Output) -> anyhow::Result<i32> {
+fn say_running(running: &LabSpec, asked: &LabSpec) {
+    let shape =
+        |spec: &LabSpec| format!("{} nodes, {}, {}", spec.nodes, spec.routing, spec.families);
+    println!(
+        "lab {:?} runs already: {}",
+        running.name.as_str(),
+        shape(running)
+    );
+    if shape(running) != shape(asked) {
+        println!("  not: {}; `hypha lab down` first, for that", shape(asked));
+    }
+}
+
+/// Runs `hypha connectivity test`; its exit code.
+fn matrix(name: &LabName) -> anyhow::Result<i32> {
+    let program = crate::init::hypha()?;
+    let status = std::process::Command::new(&program)
+        .args(["connectivity", "test", "--name", name.as_str()])
+        .status()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    Ok(status.code().unwrap_or(1))
+}
+
+/// Starts it; how many milliseconds that took.
+async fn start(spec: &LabSpec, output: Output) -> anyhow::Result<u64> {
     let (mut child, mut lines) = start_supervisor(spec).await?;
     let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
     let mut int = signal(SignalKind::interrupt()).context("cannot watch for Ctrl-C")?;
@@ -113,7 +158,7 @@ async fn start(spec: &LabSpec, output: Output) -> anyhow::Result<i32> {
                         let _ = child.wait().await;
                         bail!("lab {:?}: {message}", spec.name.as_str());
                     }
-                    Progress::Ready { ms } => return finished(spec, ms, output),
+                    Progress::Ready { ms } => return Ok(ms),
                 },
             },
             _ = int.recv() => interrupt(process.as_ref()),
@@ -178,32 +223,46 @@ async fn start_supervisor(
     Ok((child, BufReader::new(out).lines()))
 }
 
-fn finished(spec: &LabSpec, ms: u64, output: Output) -> anyhow::Result<i32> {
-    let dir = StateDir::of(&spec.name);
-    if output == Output::Json {
-        let state = dir.read()?.context("the lab has no state")?;
-        println!("{}", serde_json::to_string_pretty(&state)?);
-        return Ok(0);
+fn finished(spec: &LabSpec, ms: u64, output: Output) -> anyhow::Result<()> {
+    let name = spec.name.as_str();
+    match output {
+        Output::Json => {
+            let state = StateDir::of(&spec.name)
+                .read()?
+                .context("the lab has no state")?;
+            println!("{}", serde_json::to_string_pretty(&state)?);
+        }
+        Output::Text => println!(
+            "lab {name:?} is up after {}.{:02} s",
+            ms / 1000,
+            ms % 1000 / 10
+        ),
     }
-    let flag = if spec.name == LabName::default() {
+    Ok(())
+}
+
+/// How to look at it and how to end it, by the name that this program was called by.
+fn hints(name: &LabName) {
+    let hypha = std::env::args().next().unwrap_or_else(|| "hypha".into());
+    let flag = if *name == LabName::default() {
         String::new()
     } else {
-        format!(" --name {}", spec.name)
+        format!(" --name {name}")
     };
-    println!(
-        "lab {:?} is up after {}.{:02} s",
-        spec.name.as_str(),
-        ms / 1000,
-        ms % 1000 / 10
-    );
-    println!("  look:   hypha lab status{flag}");
-    println!("  enter:  hypha lab exec{flag} node1 -- ip addr");
+    let make = if std::env::var_os("MAKELEVEL").is_some() {
+        "   (or: make lab-down)"
+    } else {
+        ""
+    };
+    println!("  look:    {hypha} lab status{flag}   {hypha} dbg status --all-nodes{flag}");
+    println!("  watch:   {hypha} dbg monitor{flag}");
+    println!("  enter:   {hypha} lab exec{flag} node1 -- ip addr");
+    println!("  matrix:  {hypha} connectivity test{flag}");
     println!(
         "  kubectl: export KUBECONFIG={}",
-        dir.kubeconfig().display()
+        StateDir::of(name).kubeconfig().display()
     );
-    println!("  end:    hypha lab down{flag}");
-    Ok(0)
+    println!("  end:     {hypha} lab down{flag}{make}");
 }
 
 pub(super) fn down(name: Option<LabName>, all: bool) -> anyhow::Result<()> {

@@ -56,6 +56,13 @@ pub fn exe() -> anyhow::Result<PathBuf> {
     }
 }
 
+/// The program with all roles and commands: `hypha` beside this one, or this one.
+pub fn hypha() -> anyhow::Result<PathBuf> {
+    let exe = exe()?;
+    let beside = exe.with_file_name("hypha");
+    Ok(if beside.exists() { beside } else { exe })
+}
+
 /// A command that plays a role.
 pub fn command(role: &str) -> anyhow::Result<Command> {
     let mut command = Command::new(exe()?);

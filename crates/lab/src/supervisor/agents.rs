@@ -79,9 +79,7 @@ fn program() -> anyhow::Result<PathBuf> {
     if let Some(path) = std::env::var_os(AGENT_ENV) {
         return Ok(path.into());
     }
-    let exe = crate::init::exe()?;
-    let beside = exe.with_file_name("hypha");
-    Ok(if beside.exists() { beside } else { exe })
+    crate::init::hypha()
 }
 
 /// All agents of a lab.
