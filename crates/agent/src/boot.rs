@@ -8,7 +8,7 @@ use crate::{
     state::{self, StateFile},
 };
 use anyhow::{Context, Result, bail};
-use datapath::Datapath;
+use datapath::{Datapath, probes::Feature};
 use k8s::{ApiServer, Connection};
 use model::{LocalNode, Tables};
 use nix::sys::resource::{Resource, setrlimit};
@@ -87,6 +87,7 @@ async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
     let settings = &loaded.settings;
     let health = Health::default();
     let tables = Tables::new().context("making the tables")?;
+    plan::check_device_kind(settings.datapath_mode, || Feature::Netkit.is_there())?;
     for line in plan::advice(settings) {
         tracing::warn!("{line}");
     }

@@ -1,7 +1,8 @@
 //! Settings in the words of the crates that plan and carry out.
+use anyhow::{Result, bail};
 use datapath::{AttachMode, MapSizes};
 use routing::{Encapsulation, Events, Plan, Timeouts};
-use runtime::settings::{MonitorAggregation, RoutingMode, Settings, TunnelProtocol};
+use runtime::settings::{DatapathMode, MonitorAggregation, RoutingMode, Settings, TunnelProtocol};
 use std::time::Duration;
 
 /// What routing is planned by.
@@ -73,6 +74,24 @@ pub fn attach_mode(settings: &Settings) -> AttachMode {
     }
 }
 
+/// Whether pods can have devices of this kind on a kernel that has netkit or not.
+///
+/// # Errors
+/// They cannot: why, and what is accepted.
+pub fn check_device_kind(mode: DatapathMode, has_netkit: impl FnOnce() -> bool) -> Result<()> {
+    match mode {
+        DatapathMode::Netkit => bail!(
+            "datapath-mode=netkit is refused: these devices have no Ethernet header, which the programs read and write; \
+             accepted: netkit-l2 (has one), veth"
+        ),
+        DatapathMode::NetkitL2 if !has_netkit() => bail!(
+            "datapath-mode=netkit-l2 is refused: this kernel has no netkit devices (Linux 6.8, CONFIG_NETKIT); \
+             accepted here: veth"
+        ),
+        DatapathMode::Veth | DatapathMode::NetkitL2 => Ok(()),
+    }
+}
+
 /// What is odd about settings that are each fine.
 #[must_use]
 pub fn advice(settings: &Settings) -> Vec<String> {
@@ -122,4 +141,26 @@ fn aggregation(level: MonitorAggregation) -> abi::Aggregation {
 /// Whole seconds, at least one.
 fn seconds(time: Duration) -> u32 {
     u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_kinds_that_cannot_be_had_are_refused_in_one_line() {
+        let refusal = |mode, has| {
+            let refused = check_device_kind(mode, || has).err()?;
+            Some(refused.to_string())
+        };
+        assert_eq!(refusal(DatapathMode::Veth, false), None);
+        assert_eq!(refusal(DatapathMode::NetkitL2, true), None);
+        for (mode, has) in [
+            (DatapathMode::Netkit, true),
+            (DatapathMode::NetkitL2, false),
+        ] {
+            let line = refusal(mode, has).unwrap();
+            assert!(line.contains("accepted") && !line.contains('\n'), "{line}");
+        }
+    }
 }

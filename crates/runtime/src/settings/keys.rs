@@ -44,7 +44,7 @@ words! {
 
 words! {
     /// Kind of device between pod and node.
-    DatapathMode, "veth, netkit or netkit-l2" {
+    DatapathMode, "veth or netkit-l2 (netkit is not built yet)" {
         /// A pair of virtual Ethernet devices.
         Veth = "veth",
         /// A netkit pair without link-layer addresses.
