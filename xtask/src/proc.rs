@@ -41,11 +41,16 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Where the output of a command that runs under this name is.
+pub fn log(name: &str) -> PathBuf {
+    paths::target().join(format!("xtask/{name}.log"))
+}
+
 /// Runs a command with its output in `target/xtask/<name>.log`; the end of the log is in the error.
 pub fn logged(name: &str, command: &mut Command, limit: Duration) -> Result<()> {
-    let dir = paths::target().join("xtask");
-    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    let log = dir.join(format!("{name}.log"));
+    let log = log(name);
+    let dir = log.parent().unwrap_or(&log);
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
     let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
     let both = file
         .try_clone()

@@ -2,7 +2,7 @@
 
 mod apt;
 mod linker;
-mod packages;
+pub mod packages;
 mod rust_src;
 mod toolchain;
 pub mod tools;
