@@ -1,6 +1,7 @@
 //! A lab of a test, with the insides of its nodes and pods.
 
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -246,6 +247,55 @@ impl Cluster {
         );
     }
 
+    /// Objects of the lab's API server: the items of a list.
+    ///
+    /// # Panics
+    /// If it does not answer with a list.
+    #[must_use]
+    #[track_caller]
+    pub fn list(&self, path: &str) -> Vec<Value> {
+        let url = self.lab.status()["apiUrl"]
+            .as_str()
+            .expect("the API's URL")
+            .to_owned();
+        let address = url.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).expect("connecting to the API server");
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")
+            .expect("asking the API server");
+        let mut answer = String::new();
+        stream
+            .read_to_string(&mut answer)
+            .expect("the API server's answer");
+        let (_, body) = answer
+            .split_once("\r\n\r\n")
+            .unwrap_or_else(|| panic!("no answer: {answer}"));
+        let list: Value =
+            serde_json::from_str(body).unwrap_or_else(|e| panic!("no JSON ({e}): {answer}"));
+        list["items"]
+            .as_array()
+            .unwrap_or_else(|| panic!("no list: {list}"))
+            .clone()
+    }
+
+    /// Messages of the warnings about a pod of namespace `default`.
+    #[must_use]
+    #[track_caller]
+    pub fn warnings(&self, pod: &str) -> Vec<String> {
+        let events = self.list("/api/v1/namespaces/default/events");
+        let about = events
+            .iter()
+            .filter(|e| e["involvedObject"]["name"] == pod && e["type"] == "Warning");
+        about
+            .filter_map(|e| {
+                Some(format!(
+                    "{}: {}",
+                    e["reason"].as_str()?,
+                    e["message"].as_str()?
+                ))
+            })
+            .collect()
+    }
+
     /// Runs `hypha connectivity test` without a second try; the rows.
     ///
     /// # Panics
@@ -285,6 +335,15 @@ impl Cluster {
         );
         rows
     }
+}
+
+/// A pod of the built-in server that ends at once when it is told to.
+#[must_use]
+pub fn pod_yaml(name: &str, node: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  nodeName: {node}\n  \
+         terminationGracePeriodSeconds: 0\n  containers: [{{name: c, image: hypha/echo}}]\n"
+    )
 }
 
 fn dir(name: &str) -> StateDir {

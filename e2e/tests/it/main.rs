@@ -1,5 +1,9 @@
 //! End-to-end tests: whole clusters, real binaries, real packets. See README.md.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+mod faults;
+mod hygiene;
+mod input;
+mod leaks;
 mod matrix;
 mod restarts;

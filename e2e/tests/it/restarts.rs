@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use hypha_e2e::cluster::Cluster;
+use hypha_e2e::cluster::{Cluster, pod_yaml};
 use hypha_e2e::kernel;
 use hypha_e2e::load::{Load, Route};
 use testkit::{skip_unless_root, wait_until};
@@ -125,13 +125,9 @@ fn e2e_restart_pods_load_no_programs() {
     }
     let cluster = Cluster::up("e2e-noload", &["--nodes", "1", "--sample"]);
     let before = kernel::loaded(&cluster, "node1");
-    let pod = |n: u32| {
-        format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: more-{n}}}\nspec:\n  nodeName: node1\n  \
-             terminationGracePeriodSeconds: 0\n  containers: [{{name: c, image: hypha/echo}}]\n"
-        )
-    };
-    let yaml: Vec<String> = (0..20).map(pod).collect();
+    let yaml: Vec<String> = (0..20)
+        .map(|n| pod_yaml(&format!("more-{n}"), "node1"))
+        .collect();
     cluster.lab.apply(&yaml.join("---\n"));
     assert_eq!(cluster.agent("node1").endpoints().unwrap().len(), 22);
     assert_eq!(

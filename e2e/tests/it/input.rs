@@ -1,0 +1,280 @@
+//! Malformed input of every kind ends with one clear line that has the place, the value and what is accepted.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use hypha_e2e::cluster::Cluster;
+use hypha_e2e::plugin::Plugin;
+use testkit::{LabBuilder, skip_unless_root};
+
+/// Runs `hypha agent` with these flags and variables; it must end with status 2 and one line that contains all of `parts`.
+#[track_caller]
+fn agent(args: &[&str], env: &[(&str, &str)], parts: &[&str]) {
+    let output = Command::new(hypha_e2e::program("hypha"))
+        .arg("agent")
+        .args(args)
+        .envs(env.iter().copied())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{args:?} {env:?}: {text}");
+    assert_eq!(
+        text.trim_end().lines().count(),
+        1,
+        "{args:?} {env:?}: {text}"
+    );
+    for part in parts {
+        assert!(text.contains(part), "no `{part}` in: {text}");
+    }
+}
+
+fn file(dir: &Path, name: &str, text: &str) -> String {
+    let path = dir.join(name);
+    fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn e2e_input_agent_flags_and_environment() {
+    agent(
+        &["--enable-ipv4=maybe"],
+        &[],
+        &["--enable-ipv4", "\"maybe\"", "true or false"],
+    );
+    agent(
+        &["--routing-mode", "sideways"],
+        &[],
+        &["--routing-mode", "\"sideways\"", "tunnel or native"],
+    );
+    agent(
+        &["--conntrack-gc-interval=soon"],
+        &[],
+        &["--conntrack-gc-interval", "\"soon\"", "5s"],
+    );
+    agent(
+        &["--ipv4-native-routing-cidr=10.0.0.0/33"],
+        &[],
+        &["\"10.0.0.0/33\"", "10.0.0.0/8"],
+    );
+    agent(
+        &["--monitor-aggregation=lots"],
+        &[],
+        &["monitor-aggregation", "\"lots\"", "medium"],
+    );
+    agent(
+        &["--enable-ipv4=false", "--enable-ipv6=false"],
+        &[],
+        &["enable-ipv4", "enable-ipv6"],
+    );
+    agent(&["--mtu"], &[], &["--mtu", "value"]);
+    agent(&["--no-such-flag"], &[], &["--no-such-flag", "--help"]);
+    agent(
+        &[],
+        &[("CILIUM_MTU", "12x")],
+        &["environment", "CILIUM_MTU", "\"12x\"", "number"],
+    );
+    agent(
+        &[],
+        &[("CILIUM_ENABLE_TCX", "si")],
+        &["CILIUM_ENABLE_TCX", "\"si\"", "true or false"],
+    );
+}
+
+#[test]
+fn e2e_input_agent_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = |name: &str, text: &str| format!("--config={}", file(dir.path(), name, text));
+    agent(
+        &[&config("a.yaml", "routing-mode: sideways\n")],
+        &[],
+        &["a.yaml", "routing-mode", "\"sideways\"", "tunnel or native"],
+    );
+    agent(
+        &[&config("b.yaml", "mtu: 1400\nrouting-mode: [a\n")],
+        &[],
+        &["b.yaml", "line 2"],
+    );
+    agent(
+        &[&config("c.yaml", "no-such-key: 1\n")],
+        &[],
+        &["c.yaml", "\"no-such-key\"", "--help"],
+    );
+    agent(
+        &["--config=/none.yaml"],
+        &[],
+        &["/none.yaml", "No such file"],
+    );
+    let many = dir.path().join("many");
+    fs::create_dir(&many).unwrap();
+    file(&many, "bpf-ct-global-tcp-max", "many\n");
+    let many = format!("--config-dir={}", many.display());
+    agent(
+        &[&many],
+        &[],
+        &["bpf-ct-global-tcp-max", "\"many\"", "number"],
+    );
+    agent(&["--config-dir=/none"], &[], &["/none", "No such file"]);
+}
+
+#[test]
+fn e2e_input_lab_flags_and_manifests() {
+    if skip_unless_root() {
+        return;
+    }
+    let hypha = hypha_e2e::program("hypha");
+    let one_line = |args: &[&str], parts: &[&str]| {
+        let output = Command::new(&hypha).args(args).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            !output.status.success() && text.trim_end().lines().count() == 1,
+            "{args:?}: {text}"
+        );
+        parts
+            .iter()
+            .for_each(|part| assert!(text.contains(part), "no `{part}` in: {text}"));
+    };
+    one_line(
+        &["lab", "up", "--nodes", "99"],
+        &["'99'", "--nodes", "1..=20"],
+    );
+    one_line(
+        &["lab", "up", "--routing", "ipsec"],
+        &["'ipsec'", "vxlan", "native"],
+    );
+    one_line(
+        &["lab", "up", "--agent-config", "x"],
+        &["\"x\"", "key=value"],
+    );
+    one_line(
+        &["connectivity", "test", "--timeout", "soon"],
+        &["'soon'", "seconds"],
+    );
+    one_line(&["dbg", "status", "--nod", "x"], &["--nod", "--node"]);
+
+    let lab = LabBuilder::new(&hypha, "e2e-yaml")
+        .args(&["--nodes", "1", "--no-agents"])
+        .up();
+    let refused = |yaml: &str, parts: &[&str]| {
+        let run = lab.try_apply(yaml);
+        assert!(
+            !run.ok() && run.stderr.trim_end().lines().count() == 1,
+            "{yaml}: {}{}",
+            run.stdout,
+            run.stderr
+        );
+        parts
+            .iter()
+            .for_each(|part| assert!(run.stderr.contains(part), "no `{part}` in: {}", run.stderr));
+    };
+    refused(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: x\n",
+        &["3:11", "unclosed"],
+    );
+    refused(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: x}\nspec: {containers: 5}\n",
+        &["containers"],
+    );
+    refused(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: UPPER}\nspec: {containers: [{name: c, image: host}]}\n",
+        &["UPPER", "metadata.name"],
+    );
+    refused("apiVersion: v1\nkind: Pud\nmetadata: {name: x}\n", &["Pud"]);
+    refused("kind: Pod\n", &["apiVersion"]);
+}
+
+/// The agent's own mistakes reach the one who starts a lab.
+#[test]
+fn e2e_input_lab_with_a_bad_agent_setting() {
+    if skip_unless_root() {
+        return;
+    }
+    let name = testkit::unique_name("e2e-bad");
+    let args = [
+        "lab",
+        "up",
+        "--name",
+        &name,
+        "--nodes",
+        "1",
+        "--agent-config",
+        "mtu=x",
+    ];
+    let output = Command::new(hypha_e2e::program("hypha"))
+        .args(args)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && text.contains("--mtu: mtu=\"x\" is not accepted"),
+        "{text}"
+    );
+    assert_eq!(lab::leftovers::leftovers(&name.parse().unwrap(), &[]), []);
+}
+
+#[test]
+fn e2e_input_cni_configuration() {
+    if skip_unless_root() {
+        return;
+    }
+    let cluster = Cluster::up("e2e-cni", &["--nodes", "1"]);
+    let plugin = Plugin::on(&cluster, "node1");
+    let sandbox = plugin.sandbox("input");
+    let before = hypha_e2e::kernel::inventory(&cluster, "node1");
+    let refused = |env: &[(&str, &str)], config: &str, code: u64, parts: &[&str]| {
+        let output = plugin.raw("ADD", Some(&sandbox), env, config.as_bytes());
+        let text = String::from_utf8_lossy(&output.stdout);
+        let error: serde_json::Value =
+            serde_json::from_str(&text).unwrap_or_else(|e| panic!("no CNI error ({e}): {text}"));
+        assert!(
+            !output.status.success() && error["code"] == code,
+            "{config} {env:?}: {text}"
+        );
+        parts
+            .iter()
+            .for_each(|part| assert!(text.contains(part), "no `{part}` in: {text}"));
+    };
+    let good = plugin.config.to_string();
+    let with = |key: &str, value: serde_json::Value| {
+        let mut config = plugin.config.clone();
+        config[key] = value;
+        config.to_string()
+    };
+    refused(
+        &[],
+        "{\"cniVersion\": \"1.1.0\",\n \"name\": }",
+        6,
+        &["line 2"],
+    );
+    refused(&[], "", 6, &["empty"]);
+    refused(&[], &with("cniVersion", "9.9.9".into()), 1, &["9.9.9"]);
+    refused(
+        &[],
+        &with("name", 5.into()),
+        6,
+        &["column", "expected a string"],
+    );
+    refused(
+        &[("CNI_IFNAME", "a-name-that-is-too-long")],
+        &good,
+        4,
+        &["CNI_IFNAME"],
+    );
+    refused(&[("CNI_CONTAINERID", "")], &good, 4, &["CNI_CONTAINERID"]);
+    refused(&[("CNI_ARGS", "K8S_POD_NAME")], &good, 4, &["CNI_ARGS"]);
+    refused(
+        &[("CNI_NETNS", "/run/netns/none")],
+        &good,
+        3,
+        &["/run/netns/none"],
+    );
+    refused(
+        &[("CNI_NETNS", "/proc/self/ns/net")],
+        &good,
+        8,
+        &["/proc/self/ns/net"],
+    );
+    assert_eq!(hypha_e2e::kernel::inventory(&cluster, "node1"), before);
+    plugin.forget(&sandbox);
+    cluster.assert_clean();
+}
