@@ -4,6 +4,7 @@ extern crate hypha_wire as wire;
 
 mod checksum;
 mod conntrack;
+mod corpus;
 mod keys;
 mod packets;
 mod parser;
