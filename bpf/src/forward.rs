@@ -173,16 +173,13 @@ impl<F: Maps> Flow<F> {
             );
             self.skb.write(at, ttl - 1)
         } else {
-            // TTL and protocol are one word of the checksum.
-            let (Some(word), Some(sum)) = (self.skb.get::<u16>(at), self.skb.get::<u16>(L3 + 10))
-            else {
+            // TTL and protocol are one word of the header, its checksum is the next.
+            let Some([word, sum]) = self.skb.get::<[u16; 2]>(at) else {
                 return Err(drop_because!(InvalidPacket));
             };
             let aged = word.wrapping_sub(u16::from_ne_bytes([1, 0]));
-            self.skb.write(at, aged)
-                && self
-                    .skb
-                    .write(L3 + 10, checksum::replace16(sum, word, aged))
+            self.skb
+                .write(at, [aged, checksum::replace16(sum, word, aged)])
         };
         if written {
             Ok(())

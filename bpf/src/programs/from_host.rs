@@ -1,11 +1,10 @@
 //! What the node's own processes send to pods: egress of `cilium_host`, to which the pods' networks are routed.
 use abi::{Direction, TracePoint, endpoint_flags, identity, ipcache_flags, mark};
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use wire::{Family, V4, V6};
 
 use crate::{
     config,
-    flow::{Flow, Hook, Outcome, PASS, Unreadable, drop_because, tell},
+    flow::{Flow, Hook, Outcome, PASS, Unreadable, drop_because},
     maps::{self, Maps},
     skb::Skb,
 };
@@ -18,23 +17,10 @@ const HOOK: Hook = Hook {
 /// Entry point.
 #[classifier]
 pub fn cil_from_host(ctx: TcContext) -> i32 {
-    let skb = Skb(ctx.skb.skb);
-    match skb.ethertype() {
-        V4::ETHERTYPE if config::ipv4() => v4(skb),
-        V6::ETHERTYPE if config::ipv6() => v6(skb),
-        _ => PASS,
-    }
+    by_family(Skb(ctx.skb.skb))
 }
 
-#[inline(never)]
-fn v4(skb: Skb) -> i32 {
-    tell::<V4>(skb, HOOK, 0, Unreadable::Drop, run)
-}
-
-#[inline(never)]
-fn v6(skb: Skb) -> i32 {
-    tell::<V6>(skb, HOOK, 0, Unreadable::Drop, run)
-}
+by_family!(HOOK, Unreadable::Drop);
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
@@ -57,7 +43,7 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     match maps::ipcache::<F>(dst) {
         Some(remote) if config::is_tunnel() && remote.flags & ipcache_flags::TUNNEL != 0 => {
             flow.dst_id = remote.sec_id;
-            flow.report = true;
+            flow.track()?;
             flow.to_overlay(remote)
         }
         _ => Err(drop_because!(UnknownTarget)),

@@ -1,14 +1,11 @@
 //! What a node's device receives.
 use abi::{Direction, TracePoint, endpoint_flags};
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use wire::{
-    Family, V4, V6,
-    headers::{Icmp, TCP, UDP},
-};
+use wire::headers::{Icmp, TCP, UDP};
 
 use crate::{
     config,
-    flow::{Flow, Hook, Outcome, PASS, Unreadable, tell},
+    flow::{Flow, Hook, Outcome, PASS, Unreadable},
     maps::{self, Maps},
     skb::Skb,
 };
@@ -21,23 +18,10 @@ const HOOK: Hook = Hook {
 /// Entry point.
 #[classifier]
 pub fn cil_from_netdev(ctx: TcContext) -> i32 {
-    let skb = Skb(ctx.skb.skb);
-    match skb.ethertype() {
-        V4::ETHERTYPE if config::ipv4() => v4(skb),
-        V6::ETHERTYPE if config::ipv6() => v6(skb),
-        _ => PASS,
-    }
+    by_family(Skb(ctx.skb.skb))
 }
 
-#[inline(never)]
-fn v4(skb: Skb) -> i32 {
-    tell::<V4>(skb, HOOK, 0, Unreadable::Pass, run)
-}
-
-#[inline(never)]
-fn v6(skb: Skb) -> i32 {
-    tell::<V6>(skb, HOOK, 0, Unreadable::Pass, run)
-}
+by_family!(HOOK, Unreadable::Pass);
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {

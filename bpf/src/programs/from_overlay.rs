@@ -6,11 +6,9 @@ use aya_ebpf::{
     macros::classifier,
     programs::TcContext,
 };
-use wire::{Family, V4, V6};
 
 use crate::{
-    config,
-    flow::{Drop, Flow, Hook, Outcome, PASS, Unreadable, drop_because, tell},
+    flow::{Drop, Flow, Hook, Outcome, PASS, Unreadable, drop_because},
     maps::{self, Maps},
     skb::Skb,
 };
@@ -27,23 +25,10 @@ const PACKET_HOST: u32 = 0;
 /// Entry point.
 #[classifier]
 pub fn cil_from_overlay(ctx: TcContext) -> i32 {
-    let skb = Skb(ctx.skb.skb);
-    match skb.ethertype() {
-        V4::ETHERTYPE if config::ipv4() => v4(skb),
-        V6::ETHERTYPE if config::ipv6() => v6(skb),
-        _ => PASS,
-    }
+    by_family(Skb(ctx.skb.skb))
 }
 
-#[inline(never)]
-fn v4(skb: Skb) -> i32 {
-    tell::<V4>(skb, HOOK, 0, Unreadable::Drop, run)
-}
-
-#[inline(never)]
-fn v6(skb: Skb) -> i32 {
-    tell::<V6>(skb, HOOK, 0, Unreadable::Drop, run)
-}
+by_family!(HOOK, Unreadable::Drop);
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
@@ -71,6 +56,7 @@ fn to_pod<F: Maps>(flow: &mut Flow<F>, to: &EndpointInfo) -> Outcome {
 #[inline(always)]
 fn to_host<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     flow.dst_id = identity::HOST;
+    flow.track()?;
     // SAFETY: a helper call.
     if unsafe { bpf_skb_change_type(flow.skb.0, PACKET_HOST) } != 0 {
         return Err(drop_because!(InvalidPacket));

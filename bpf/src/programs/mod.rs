@@ -1,4 +1,30 @@
 //! One file per hook.
+
+/// Defines `by_family(skb)`, which tells `run`'s story in the packet's family; other packets pass. The families are calls of
+/// their own: their stacks do not add up, and the verifier looks at one at a time.
+macro_rules! by_family {
+    ($hook:expr, $unreadable:expr) => {
+        #[inline(always)]
+        fn by_family(skb: Skb) -> i32 {
+            match skb.ethertype() {
+                <wire::V4 as wire::Family>::ETHERTYPE if crate::config::ipv4() => v4(skb),
+                <wire::V6 as wire::Family>::ETHERTYPE if crate::config::ipv6() => v6(skb),
+                _ => PASS,
+            }
+        }
+
+        #[inline(never)]
+        fn v4(skb: Skb) -> i32 {
+            crate::flow::tell::<wire::V4>(skb, $hook, 0, $unreadable, run)
+        }
+
+        #[inline(never)]
+        fn v6(skb: Skb) -> i32 {
+            crate::flow::tell::<wire::V6>(skb, $hook, 0, $unreadable, run)
+        }
+    };
+}
+
 mod from_container;
 mod from_host;
 mod from_netdev;

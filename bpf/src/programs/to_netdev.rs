@@ -2,14 +2,14 @@
 use abi::{Direction, endpoint_flags, mark};
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::{
-    Family, V4, V6,
+    V4, V6,
     headers::{Icmp, TCP, UDP},
 };
 
 use crate::{
     config::{self, Settings},
     conntrack::identity_of,
-    flow::{Flow, Hook, Outcome, PASS, Unreadable, tell},
+    flow::{Flow, Hook, Outcome, PASS, Unreadable},
     forward::leaves_cluster,
     maps::{self, Maps},
     skb::Skb,
@@ -26,28 +26,19 @@ pub fn cil_to_netdev(ctx: TcContext) -> i32 {
     let skb = Skb(ctx.skb.skb);
     // Pods' packets were dealt with when they left the pod, and the tunnel's are our own.
     match skb.mark() & mark::MASK {
-        mark::SNAT_DONE | mark::OVERLAY => return PASS,
-        _ => {}
-    }
-    match skb.ethertype() {
-        V4::ETHERTYPE if config::ipv4() && V4::masquerade() => v4(skb),
-        V6::ETHERTYPE if config::ipv6() && V6::masquerade() => v6(skb),
+        mark::SNAT_DONE | mark::OVERLAY => PASS,
+        _ if V4::masquerade() || V6::masquerade() => by_family(skb),
         _ => PASS,
     }
 }
 
-#[inline(never)]
-fn v4(skb: Skb) -> i32 {
-    tell::<V4>(skb, HOOK, 0, Unreadable::Pass, run)
-}
-
-#[inline(never)]
-fn v6(skb: Skb) -> i32 {
-    tell::<V6>(skb, HOOK, 0, Unreadable::Pass, run)
-}
+by_family!(HOOK, Unreadable::Pass);
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+    if !F::masquerade() {
+        return Ok(PASS);
+    }
     let wanted = if flow.h.tuple.src == F::node_addr() {
         is_host_in_range(flow)
     } else {

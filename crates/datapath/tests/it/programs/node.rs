@@ -166,7 +166,7 @@ fn the_nodes_processes_reach_other_nodes_pods_by_the_tunnel() {
             );
             assert_eq!(
                 came.events[1],
-                format!("to-overlay: {tuple}, unknown tunnel, id 1 > 2001, ep 0")
+                format!("to-overlay: {tuple}, new forward tunnel, id 1 > 2001, ep 0")
             );
         }
     });

@@ -197,7 +197,7 @@ fn what_the_tunnel_should_not_bring_is_dropped() {
             tunnel.send(ip, 4321, &udp(ip.gateway()));
             tunnel
                 .scene
-                .wait_for(&[", unknown tunnel, id 4321 > 1, ep 0"]);
+                .wait_for(&[", new forward tunnel, id 4321 > 1, ep 0"]);
             let n = n as u64 + 1;
             assert_eq!(
                 (
