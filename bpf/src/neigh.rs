@@ -1,7 +1,7 @@
 //! Neighbours: pods ask who has their gateway, and the program answers with the MAC address of the host-side device.
-use abi::LocalEndpoint;
+use abi::{DropReason, LocalEndpoint};
 use aya_ebpf::helpers::generated::bpf_redirect;
-use wire::{Bytes, V6, checksum, headers};
+use wire::{Bytes, Family, V6, checksum, headers};
 
 use crate::{
     config::Settings,
@@ -51,10 +51,27 @@ const NA_FLAGS: u32 = 0xE000_0000;
 /// A solicitation with the one option that hosts send: header, target, source link-layer address.
 const NS_LEN: usize = 32;
 
-/// True for the ICMPv6 messages between neighbours, which never cross a router.
+/// True for the ICMPv6 messages between neighbours, which never cross a router: discovery and multicast membership.
 #[inline(always)]
-pub fn is_nd(h: &headers::Headers<V6>) -> bool {
-    h.tuple.proto == 58 && matches!(h.icmp_type, 133..=137)
+pub fn is_between_neighbours(h: &headers::Headers<V6>) -> bool {
+    let is_membership = matches!(h.icmp_type, 130..=132 | 143);
+    h.tuple.proto == 58
+        && (matches!(h.icmp_type, 133..=137) || is_membership && V6::is_multicast(h.tuple.dst))
+}
+
+/// What every system says when its link comes up, and nobody at the other end of a pod's link needs to hear: it is counted and ends
+/// here, without an event for each pod that starts.
+#[inline(always)]
+fn absorb(flow: &Flow<V6>) -> Outcome {
+    let (hook, len) = (flow.hook, flow.skb.len());
+    maps::count(
+        DropReason::MulticastHandled as u8,
+        hook.direction,
+        len,
+        line!() as u16,
+        hook.file,
+    );
+    Ok(SHOT)
 }
 
 /// Answers a solicitation for the gateway or for another address of this node.
@@ -63,8 +80,8 @@ pub fn nd(flow: &Flow<V6>, ep: &LocalEndpoint) -> Outcome {
     let skb = flow.skb;
     match flow.h.icmp_type {
         SOLICITATION => {}
-        // A pod's own announcements concern nobody: its link ends here.
-        ADVERTISEMENT => return Ok(SHOT),
+        // Membership reports, the search for a router (routes are set already), the pod's own announcements.
+        130..=133 | 143 | ADVERTISEMENT => return absorb(flow),
         _ => return Err(drop_because!(ForbiddenIcmpv6Message)),
     }
     let Some(target) = skb.get::<[u64; 2]>(flow.h.l4() + 8) else {
@@ -72,7 +89,7 @@ pub fn nd(flow: &Flow<V6>, ep: &LocalEndpoint) -> Outcome {
     };
     if flow.h.tuple.src == [0; 2] {
         // Nobody else can have the pod's address: silence is the answer to its duplicate detection.
-        return Ok(SHOT);
+        return absorb(flow);
     }
     let known = target == V6::router_addr() || maps::endpoint::<V6>(target).is_some();
     if !known || target == V6::addr_of(ep) {

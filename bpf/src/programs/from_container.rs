@@ -58,7 +58,7 @@ fn v4(skb: Skb, ep: &LocalEndpoint) -> i32 {
 #[inline(never)]
 fn v6(skb: Skb, ep: &LocalEndpoint) -> i32 {
     tell::<V6>(skb, HOOK, ep.info.id, Unreadable::Drop, |flow| {
-        if neigh::is_nd(&flow.h) {
+        if neigh::is_between_neighbours(&flow.h) {
             neigh::nd(flow, ep)
         } else {
             run(flow, ep)

@@ -43,6 +43,9 @@ fn request(target: IpAddr) -> ArpEthIpv4Packet {
     }
 }
 
+/// What is counted for messages that end at the pod's link, unreported.
+const ABSORBED: [(u8, abi::Direction); 1] = [(DropReason::MulticastHandled as u8, Egress)];
+
 #[test]
 fn arp_is_answered_with_the_host_sides_mac_address() {
     place(|here| {
@@ -157,7 +160,7 @@ fn solicitations_that_are_not_answered() {
             let came = scene.from_pod1(&packet.bytes());
             assert_eq!(
                 (came.verdict, came.counted, came.events),
-                (SHOT, vec![], vec![])
+                (SHOT, ABSORBED.to_vec(), vec![])
             );
         }
     });
@@ -168,10 +171,26 @@ fn pods_do_not_play_router() {
     place(|here| {
         let scene = Scene::new(here, native);
         let routers: IpAddr = "ff02::2".parse().unwrap();
-        for kind in [133, 134, 137] {
+        for kind in [134, 137] {
             let packet = Packet::icmp(Ip::V6.pod1(), routers, kind, 0, [0; 4], &[0; 32]).ttl(255);
             let came = scene.from_pod1(&packet.bytes());
             came.dropped(DropReason::ForbiddenIcmpv6Message, Egress);
+        }
+    });
+}
+
+#[test]
+fn what_every_pod_says_at_its_start_is_counted_and_not_reported() {
+    place(|here| {
+        let scene = Scene::new(here, native);
+        let everybody: IpAddr = "ff02::16".parse().unwrap();
+        for kind in [130, 131, 132, 133, 143] {
+            let packet = Packet::icmp(Ip::V6.pod1(), everybody, kind, 0, [0; 4], &[0; 32]).ttl(1);
+            let came = scene.from_pod1(&packet.bytes());
+            assert_eq!(
+                (came.verdict, came.counted, came.events),
+                (SHOT, ABSORBED.to_vec(), vec![])
+            );
         }
     });
 }

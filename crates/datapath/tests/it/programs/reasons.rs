@@ -29,7 +29,7 @@ const LATER: &str = "\
     UnsupportedL2 FibLookupFailed EncapsulationTrafficIsProhibited UnknownSender NatNotNeeded IsClusterIp LbSourceRange \
     SocketLookupFailed SocketAssignFailed ProxyUnsupportedProtocol PolicyDeny VlanFiltered InvalidVni InvalidTcBuffer NoSid \
     MissingSrv6State Nat46 Nat64 AuthenticationRequired CtNoMap SnatNoMap InvalidClusterid UnsupportedDsrProtocol \
-    NoEgressGateway UnencryptedTraffic NoNodeIdFound RateLimited IgmpHandled IgmpSubscribed MulticastHandled HostNotReady \
+    NoEgressGateway UnencryptedTraffic NoNodeIdFound RateLimited IgmpHandled IgmpSubscribed HostNotReady \
     NoEgressIp";
 
 /// The reasons that the programs' source names.
@@ -115,10 +115,15 @@ fn reached(scene: &Scene) -> Vec<(DropReason, Came)> {
     }
     let frame = [&MACS.concat(), &[0x88, 0xCC][..], &[0; 40]].concat();
     all.push((DropReason::UnsupportedL3, scene.from_pod1(&frame)));
-    let solicit = Packet::icmp(Ip::V6.pod1(), Ip::V6.multicast(), 133, 0, [0; 4], &[]);
+    let solicit = Packet::icmp(Ip::V6.pod1(), Ip::V6.multicast(), 134, 0, [0; 4], &[]);
     all.push((
         DropReason::ForbiddenIcmpv6Message,
         scene.from_pod1(&solicit.bytes()),
+    ));
+    let report = Packet::icmp(Ip::V6.pod1(), Ip::V6.multicast(), 143, 0, [0; 4], &[]);
+    all.push((
+        DropReason::MulticastHandled,
+        scene.from_pod1(&report.bytes()),
     ));
     // Five destination option headers in a row.
     let options: Vec<u8> = [60, 60, 60, 60, 17]
