@@ -360,7 +360,14 @@ impl Inner {
         self.pools
             .allocate_specific(ip, owner)
             .map(|()| true)
-            .map_err(|error| refusal(&error))
+            .map_err(|error| match error {
+                // Given before a restart and not put to use before it: the agent does not remember, and another pod was faster.
+                AllocateError::Taken { .. } => ApiError::new(
+                    ErrorCode::Busy,
+                    format!("{error} by now; ask for another one"),
+                ),
+                error => refusal(&error),
+            })
     }
 }
 
@@ -452,7 +459,7 @@ mod tests {
         let error = all
             .hold([other, given[0]].into_iter(), "ns/b", &key("b"))
             .unwrap_err();
-        assert_eq!(error.code, ErrorCode::Conflict);
+        assert_eq!(error.code, ErrorCode::Busy, "with another address it works");
         assert!(
             all.taken().iter().all(|(ip, ..)| *ip != other),
             "nothing is taken by a refused request"

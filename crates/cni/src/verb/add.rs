@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, path::Path};
 
-use api::{Client, EndpointRequest, IpamRequest, IpamResponse};
+use api::{Client, EndpointRequest, ErrorCode, IpamRequest, IpamResponse};
 use netlink::{Handle, Netns, netns};
 
 use super::{agent, del};
@@ -94,7 +94,7 @@ impl Add<'_> {
             .put_endpoint(&self.invocation.endpoint(), &request);
         if made
             .as_ref()
-            .is_err_and(|e| e.code() == Some(api::ErrorCode::Conflict))
+            .is_err_and(|e| e.code() == Some(ErrorCode::Conflict))
         {
             // The endpoint that is there is not ours.
             self.asked = false;
@@ -149,11 +149,10 @@ impl Add<'_> {
         .flatten()
         .collect();
         for ip in addresses {
-            match self.agent.release(ip) {
-                Err(more) if more.code() != Some(api::ErrorCode::NotFound) => {
-                    error = error.and(more)
-                }
-                _ => {}
+            match self.agent.release(ip).map_err(|more| (more.code(), more)) {
+                // After a restart of the agent it may be somebody else's by now.
+                Ok(()) | Err((Some(ErrorCode::NotFound | ErrorCode::Conflict), _)) => {}
+                Err((_, more)) => error = error.and(more),
             }
         }
         error
