@@ -93,11 +93,6 @@ impl<F: Maps> Flow<F> {
             attempt!(rewrite_inner_source::<F>(self.skb.0, self.state))?;
         }
         attempt!(rewrite_destination::<F>(self.skb.0, self.state))?;
-        let target = self.target;
-        self.h.tuple.dst = target.addr;
-        if !is_error {
-            self.h.tuple.dport = target.port;
-        }
         self.event_flags |= event_flags::SNAT;
         Ok(true)
     }
@@ -210,9 +205,16 @@ fn rewrite_source<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
     rewrite(Skb(skb), &state.h, &state.target, End::Source)
 }
 
+/// Also in the state. Not left to the caller, who knows from before the call whether the packet is an error: the verifier of
+/// Linux 5.10 forgets that it needs what a caller knows, follows one of the two cases only, and removes the other's code.
 #[inline(never)]
-fn rewrite_destination<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
-    rewrite(Skb(skb), &state.h, &state.target, End::Destination)
+fn rewrite_destination<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+    let code = rewrite(Skb(skb), &state.h, &state.target, End::Destination);
+    state.h.tuple.dst = state.target.addr;
+    if state.h.icmp != Icmp::Error {
+        state.h.tuple.dport = state.target.port;
+    }
+    code
 }
 
 #[inline(never)]
