@@ -22,7 +22,8 @@ impl ProcId {
     /// The identity of a running process; `None` when there is none.
     pub fn of(pid: i32) -> Option<ProcId> {
         let (state, start) = stat(pid)?;
-        (state != 'Z' && state != 'X').then_some(ProcId { pid, start })
+        let ended = state == 'X' || state == 'Z' && !has_other_threads(pid);
+        (!ended).then_some(ProcId { pid, start })
     }
 
     /// This very process runs still (a zombie does not count).
@@ -51,6 +52,11 @@ impl ProcId {
     pub fn proc_path(&self, rest: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/{rest}", self.pid))
     }
+}
+
+/// A killed process shows as a zombie as soon as its first thread ended, while the others still hold its files and locks.
+fn has_other_threads(pid: i32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|tasks| tasks.count() > 1)
 }
 
 /// State letter and start time out of /proc/<pid>/stat.
