@@ -1,11 +1,10 @@
 //! The lab: a cluster on one machine.
 //!
 //! Nodes are network namespaces joined by bridges and a router ([`topology`] plans, [`build`] and [`hosts`] carry out). One
-//! supervisor process per lab ([`supervisor`]) holds an embedded API server ([`apiserver`]) and a small kubelet per node
+//! supervisor process per lab ([`supervisor`]) holds an embedded API server (crate `apiserver`) and a small kubelet per node
 //! ([`kubelet`]); agents are processes inside the nodes. [`cli`] is `hypha lab …`.
 #![forbid(unsafe_code)]
 
-pub mod apiserver;
 pub mod build;
 pub mod cgroup;
 pub mod cli;

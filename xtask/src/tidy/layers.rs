@@ -10,7 +10,7 @@ use super::{Findings, crate_names};
 use crate::proc;
 
 /// Every crate and its layer: it may depend on lower layers.
-const LAYERS: [(&str, u32); 16] = [
+const LAYERS: [(&str, u32); 17] = [
     ("abi", 0),
     ("wire", 1),
     ("tables", 1),
@@ -23,6 +23,7 @@ const LAYERS: [(&str, u32); 16] = [
     ("datapath", 5),
     ("k8s", 5),
     ("testkit", 5),
+    ("apiserver", 6),
     ("agent", 6),
     ("cni", 6),
     ("lab", 7),

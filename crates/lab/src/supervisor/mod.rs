@@ -22,7 +22,6 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::apiserver::ApiServer;
 use crate::cgroup::Cgroup;
 use crate::hosts::{Host, Network};
 use crate::kubelet::Kubelet;
@@ -31,6 +30,7 @@ use crate::proc::ProcId;
 use crate::spec::{LabName, LabSpec};
 use crate::state::{LabState, MachineState, Phase, StateDir};
 use crate::topology::{API_PORT, Machine};
+use apiserver::ApiServer;
 
 use agents::Agents;
 use local::OwnerOnly;

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use hypha_lab::apiserver::{ApiServer, Kind};
+use hypha_apiserver::{ApiServer, Kind};
 use kube::api::{
     Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams, WatchParams,
 };
@@ -12,7 +12,7 @@ use kube::{Client, Config};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::apiserver::{code, start};
+use crate::client::{code, start};
 
 fn widgets() -> (Kind, ApiResource) {
     let gvk = GroupVersionKind::gvk("example.com", "v1", "Widget");

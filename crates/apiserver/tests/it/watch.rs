@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use hypha_lab::apiserver::object::Key;
-use hypha_lab::apiserver::selector::LabelSelector;
-use hypha_lab::apiserver::store::{EventType, Filter, Part, Store, WatchStart};
-use hypha_lab::apiserver::{ServerOptions, kinds};
+use hypha_apiserver::object::Key;
+use hypha_apiserver::selector::LabelSelector;
+use hypha_apiserver::store::{EventType, Filter, Part, Store, WatchStart};
+use hypha_apiserver::{ServerOptions, kinds};
 use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use kube::api::{
     Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
@@ -18,7 +18,7 @@ use kube::api::{
 use kube::runtime::{events, watcher};
 use serde_json::{Value, json};
 
-use crate::apiserver::{code, pod, start};
+use crate::client::{code, pod, start};
 
 /// Bounds a step, so that a missing event fails the test instead of hanging it.
 async fn soon<T>(step: impl Future<Output = T>) -> T {
@@ -171,7 +171,7 @@ async fn watcher_survives_a_short_history() {
                     .create(&kind, "default", object, &Default::default())
                     .unwrap();
                 if round > 0 {
-                    let key = hypha_lab::apiserver::object::Key::namespaced(
+                    let key = hypha_apiserver::object::Key::namespaced(
                         "default",
                         format!("r{}-{i}", round - 1),
                     );
@@ -268,8 +268,8 @@ fn churn(store: &Store, writer: usize, writes: usize) {
 async fn follow(
     store: Arc<Store>,
     filter: Filter,
-    first: Vec<hypha_lab::apiserver::store::WatchEvent>,
-    mut watch: hypha_lab::apiserver::store::Watch,
+    first: Vec<hypha_apiserver::store::WatchEvent>,
+    mut watch: hypha_apiserver::store::Watch,
 ) {
     let kind = store.kind("nodes").unwrap();
     let mut picture: BTreeMap<String, String> = BTreeMap::new();
@@ -315,7 +315,7 @@ async fn follow(
                 .to_owned(),
         );
     }
-    let options = hypha_lab::apiserver::store::ListOptions {
+    let options = hypha_apiserver::store::ListOptions {
         filter,
         ..Default::default()
     };

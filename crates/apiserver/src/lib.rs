@@ -1,4 +1,4 @@
-//! A Kubernetes-compatible API server that lives inside the lab.
+//! A small Kubernetes-compatible API server for one machine.
 //!
 //! One machine is enough to run the project because of this module: it keeps objects of every registered kind in one
 //! generic store and answers the Kubernetes REST protocol for them, well enough for `kube`'s client and for `kubectl`.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use hypha_lab::apiserver::{ApiServer, ServerOptions};
+use hypha_apiserver::{ApiServer, ServerOptions};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};

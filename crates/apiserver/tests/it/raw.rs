@@ -2,7 +2,7 @@
 
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
-use hypha_lab::apiserver::{ApiServer, ServerOptions};
+use hypha_apiserver::{ApiServer, ServerOptions};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};

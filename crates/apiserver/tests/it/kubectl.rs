@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use crate::apiserver::{Running, start};
+use crate::client::{Running, start};
 
 const KUBECTL: &str = "/usr/bin/kubectl";
 
