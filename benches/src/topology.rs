@@ -380,7 +380,6 @@ impl Node {
         } else {
             Routing::Native as u8
         };
-        config.tunnel_port = 8472;
         config.aggregation = Aggregation::Medium as u8;
         config.report_interval = 5;
         (
@@ -390,7 +389,7 @@ impl Node {
             config.ct_any,
         ) = (8000, 60, 10, 60);
         (config.snat_min, config.snat_max) = (32768, 65535);
-        (config.ipv4, config.ipv6, config.ethernet) = (1, 1, 1);
+        (config.ipv4, config.ipv6) = (1, 1);
         (config.masquerade4, config.masquerade6) = (1, 1);
         (config.native4, config.native4_len) = ([10, 244, 0, 0], 16);
         (config.native6, config.native6_len) = (pod_v6(0, 0).octets(), 32);

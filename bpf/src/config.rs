@@ -42,6 +42,11 @@ mod inner {
         setting!(accounting) != 0
     }
 
+    #[inline(always)]
+    pub fn coarse_clock() -> bool {
+        setting!(coarse_clock) != 0
+    }
+
     /// True if every packet is reported.
     #[inline(always)]
     pub fn reports_all() -> bool {

@@ -1,23 +1,15 @@
 //! The one conntrack lookup of a packet.
 use abi::{CtEntry, CtStatus, DropReason, event_flags};
-use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use wire::{
     conntrack::{Segment, account, advance, is_over, open},
     headers::{Icmp, SCTP, TCP, UDP},
 };
 
 use crate::{
-    config,
+    clock, config,
     flow::{Code, Drop, Flow, OK, State, attempt, read_inner},
     maps::{self, Maps},
 };
-
-/// Seconds of the monotonic clock.
-#[inline(always)]
-fn seconds() -> u32 {
-    // SAFETY: a helper call.
-    (unsafe { bpf_ktime_get_ns() } / 1_000_000_000) as u32
-}
 
 impl<F: Maps> Flow<F> {
     /// Finds or makes the packet's connection; identities that the program does not know yet come from it.
@@ -61,7 +53,7 @@ fn track<F: Maps>(state: &mut State<F>, len: u32) -> Code {
         tcp_flags: state.h.tcp_flags,
         from_b,
         len,
-        now: seconds(),
+        now: clock::seconds(),
     };
     let Some(entry) = F::ct().get_ptr_mut(&key) else {
         state.opened(CtStatus::New);

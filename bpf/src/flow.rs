@@ -2,11 +2,11 @@
 use core::ops::{Deref, DerefMut};
 
 use abi::{CtStatus, Direction, DropReason, EventKind, FlowEvent, TracePoint, event_flags};
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_ktime_get_ns};
+use aya_ebpf::bindings::__sk_buff;
 use wire::{Headers, Malformed, headers::Icmp};
 
 use crate::{
-    config, fragments,
+    clock, config, fragments,
     maps::{self, Maps},
     skb::{L3, Skb},
     snat::Target,
@@ -152,13 +152,18 @@ pub enum Unreadable {
 #[inline(never)]
 fn read_headers<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let skb = Skb(skb);
-    state.h = Headers::empty();
-    if !skb.linearise(L3 + F::HEADER_LEN + 20) {
-        return DropReason::InvalidPacket as u8;
-    }
-    state.h = match wire::parse::<F, Skb>(&skb, L3) {
+    let parsed = if skb.linearise(L3 + F::HEADER_LEN + 20) {
+        wire::parse::<F, Skb>(&skb, L3)
+    } else {
+        Err(Malformed::Invalid)
+    };
+    state.h = match parsed {
         Ok(h) => h,
-        Err(e) => return malformed(e) as u8,
+        Err(e) => {
+            // Not the last packet's, which its report would show.
+            state.h = Headers::empty();
+            return malformed(e) as u8;
+        }
     };
     state.tcp_flags = if F::ICMP == state.h.tuple.proto {
         state.h.icmp_type
@@ -275,8 +280,7 @@ fn emit<F: Maps>(skb: *mut __sk_buff, state: &State<F>, what: u32, line: u16) {
         h.tuple.dport
     };
     record.write(FlowEvent {
-        // SAFETY: a helper call.
-        time: unsafe { bpf_ktime_get_ns() },
+        time: clock::exact(),
         kind: (what >> 8) as u8,
         subtype: what as u8,
         ct_status: state.status as u8,

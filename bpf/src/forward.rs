@@ -4,10 +4,9 @@ use abi::{
     ipcache_flags, mark,
 };
 use aya_ebpf::{
-    bindings::{bpf_fib_lookup, bpf_redir_neigh, bpf_tunnel_key},
+    bindings::{bpf_redir_neigh, bpf_tunnel_key},
     helpers::generated::{
-        bpf_fib_lookup as fib_lookup, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer,
-        bpf_skb_set_tunnel_key,
+        bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key,
     },
 };
 use wire::{Bytes, checksum};
@@ -106,53 +105,27 @@ impl<F: Maps> Flow<F> {
     /// decide goes up the stack as it came: the pod hears from there why it goes no further.
     #[inline(always)]
     pub fn to_network(&mut self, masquerade: bool) -> Outcome {
-        // SAFETY: all zeros is a valid request.
-        let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
-        let found = self.look_up_route(&mut fib);
-        if found != FIB_SUCCESS && found != FIB_NO_NEIGHBOUR {
+        let Some(route) = self.route() else {
             return self.to_stack();
-        }
+        };
         self.age()?;
         if masquerade {
             self.masquerade()?;
         }
         self.skb.set_mark(mark::SNAT_DONE);
-        if found == FIB_SUCCESS {
-            if !self.skb.write_macs(fib.dmac, fib.smac) {
+        if route.is_resolved() {
+            if !self.skb.write_macs(route.dmac, route.smac) {
                 return Err(drop_because!(ErrorWritingToPacket));
             }
             self.forwarded(TracePoint::ToNetwork, Direction::Egress);
             // SAFETY: a helper call.
-            return Ok(unsafe { bpf_redirect(fib.ifindex, 0) } as i32);
+            return Ok(unsafe { bpf_redirect(route.ifindex, 0) } as i32);
         }
         self.forwarded(TracePoint::ToNetwork, Direction::Egress);
-        let mut next = next_hop(&fib);
+        let mut next_hop = route.next_hop;
         let size = size_of::<bpf_redir_neigh>() as i32;
-        // SAFETY: `next` is initialised and of the length given.
-        Ok(unsafe { bpf_redirect_neigh(fib.ifindex, &mut next, size, 0) } as i32)
-    }
-
-    #[inline(always)]
-    fn look_up_route(&self, fib: &mut bpf_fib_lookup) -> i64 {
-        fib.family = if F::IS_V6 { 10 } else { 2 };
-        fib.l4_protocol = self.h.tuple.proto;
-        fib.ifindex = self.skb.ifindex();
-        self.fib_addresses(fib);
-        let size = size_of::<bpf_fib_lookup>() as i32;
-        // SAFETY: `fib` is initialised and of the length given.
-        unsafe { fib_lookup(self.skb.0.cast(), fib, size, 0) }
-    }
-
-    #[inline(always)]
-    fn fib_addresses(&self, fib: &mut bpf_fib_lookup) {
-        let t = &self.h.tuple;
-        if F::IS_V6 {
-            fib.__bindgen_anon_3.ipv6_src = zerocopy::transmute!(F::widen(t.src));
-            fib.__bindgen_anon_4.ipv6_dst = zerocopy::transmute!(F::widen(t.dst));
-        } else {
-            fib.__bindgen_anon_3.ipv4_src = F::first_word(t.src);
-            fib.__bindgen_anon_4.ipv4_dst = F::first_word(t.dst);
-        }
+        // SAFETY: `next_hop` is initialised and of the length given.
+        Ok(unsafe { bpf_redirect_neigh(route.ifindex, &mut next_hop, size, 0) } as i32)
     }
 
     /// One hop less to live.
@@ -186,21 +159,6 @@ impl<F: Maps> Flow<F> {
         } else {
             Err(drop_because!(ErrorWritingToPacket))
         }
-    }
-}
-
-const FIB_SUCCESS: i64 = 0;
-const FIB_NO_NEIGHBOUR: i64 = 7;
-
-/// The next hop that a routing answer names: the kernel wrote it over the destination.
-#[inline(always)]
-fn next_hop(fib: &bpf_fib_lookup) -> bpf_redir_neigh {
-    // SAFETY: all zeros is a valid request, and the union's members are plain words.
-    unsafe {
-        let mut next: bpf_redir_neigh = core::mem::zeroed();
-        next.nh_family = u32::from(fib.family);
-        next.__bindgen_anon_1.ipv6_nh = fib.__bindgen_anon_4.ipv6_dst;
-        next
     }
 }
 

@@ -6,6 +6,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod clock;
 mod config;
 mod conntrack;
 mod flow;
@@ -14,6 +15,7 @@ mod fragments;
 mod maps;
 mod neigh;
 mod programs;
+mod routes;
 mod skb;
 mod snat;
 

@@ -10,7 +10,11 @@ use aya_ebpf::{
 };
 use wire::{Family, V4, V6};
 
-use crate::{config::Settings, flow::State};
+use crate::{
+    config::Settings,
+    flow::State,
+    routes::{Route, SLOTS},
+};
 
 const NO_PREALLOC: u32 = 1;
 
@@ -44,6 +48,12 @@ static STATE4: PerCpuArray<State<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map(name = "hypha_state6")]
 static STATE6: PerCpuArray<State<V6>> = PerCpuArray::with_max_entries(1, 0);
 
+/// What each CPU knows of the routing table.
+#[map(name = "hypha_routes4")]
+static ROUTES4: PerCpuArray<Route<V4>> = PerCpuArray::with_max_entries(SLOTS, 0);
+#[map(name = "hypha_routes6")]
+static ROUTES6: PerCpuArray<Route<V6>> = PerCpuArray::with_max_entries(SLOTS, 0);
+
 /// The family's own maps and settings.
 pub trait Maps: Family + Settings {
     fn ct() -> &'static LruHashMap<Self::CtKey, CtEntry>;
@@ -51,6 +61,8 @@ pub trait Maps: Family + Settings {
     fn fragments() -> &'static LruHashMap<Self::FragKey, FragValue>;
     /// This CPU's memory for a packet's state.
     fn state() -> Option<&'static mut State<Self>>;
+    /// One of this CPU's places for routes.
+    fn route(place: u32) -> Option<&'static mut Route<Self>>;
     /// The endpoint's address of this family; zero if it has none.
     fn addr_of(endpoint: &LocalEndpoint) -> Self::Addr;
 }
@@ -75,6 +87,12 @@ impl Maps for V4 {
     fn state() -> Option<&'static mut State<V4>> {
         // SAFETY: each program asks once, and ends before the next one on its CPU begins; all zeros is a valid state.
         STATE4.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn route(place: u32) -> Option<&'static mut Route<V4>> {
+        // SAFETY: as for the state.
+        ROUTES4.get_ptr_mut(place).map(|p| unsafe { &mut *p })
     }
 
     #[inline(always)]
@@ -103,6 +121,12 @@ impl Maps for V6 {
     fn state() -> Option<&'static mut State<V6>> {
         // SAFETY: each program asks once, and ends before the next one on its CPU begins; all zeros is a valid state.
         STATE6.get_ptr_mut(0).map(|p| unsafe { &mut *p })
+    }
+
+    #[inline(always)]
+    fn route(place: u32) -> Option<&'static mut Route<V6>> {
+        // SAFETY: as for the state.
+        ROUTES6.get_ptr_mut(place).map(|p| unsafe { &mut *p })
     }
 
     #[inline(always)]

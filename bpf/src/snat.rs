@@ -3,10 +3,7 @@
 //! A mapping is a pair of entries: the original tuple says what the source becomes, the returning tuple says what the destination
 //! was. The node's own connections from ports of the range enter as mappings to themselves, so that no pod is given their port.
 use abi::{DropReason, event_flags, snat_flags};
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::{bpf_get_prandom_u32, bpf_ktime_get_ns},
-};
+use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_get_prandom_u32};
 use wire::{
     Bytes, Headers, Tuple,
     headers::{Icmp, TCP, UDP, echo_request},
@@ -14,7 +11,7 @@ use wire::{
 };
 
 use crate::{
-    config,
+    clock, config,
     flow::{Code, Drop, Flow, OK, State, attempt, drop_because, read_inner},
     maps::Maps,
     skb::{L3, MANGLED_0, PSEUDO_HEADER, RECOMPUTE, Skb},
@@ -132,7 +129,7 @@ fn map_outgoing<F: Maps>(state: &mut State<F>) -> Code {
     if !take_port::<F>(state) {
         return DropReason::NatNoMapping as u8;
     }
-    let entry = F::snat_entry(now(), state.target.addr, state.target.port);
+    let entry = F::snat_entry(clock::now(), state.target.addr, state.target.port);
     match F::snat().insert(&F::snat_key(&state.h.tuple, snat_flags::OUT), &entry, ANY) {
         Ok(()) => OK,
         Err(_) => DropReason::NatNoMapping as u8,
@@ -185,13 +182,7 @@ fn returning<F: Maps>(state: &State<F>, port: u16) -> F::SnatKey {
 /// What packets that return become.
 #[inline(always)]
 fn original<F: Maps>(state: &State<F>) -> F::SnatEntry {
-    F::snat_entry(now(), state.h.tuple.src, state.h.tuple.sport)
-}
-
-#[inline(always)]
-fn now() -> u64 {
-    // SAFETY: a helper call.
-    unsafe { bpf_ktime_get_ns() }
+    F::snat_entry(clock::now(), state.h.tuple.src, state.h.tuple.sport)
 }
 
 #[inline(always)]

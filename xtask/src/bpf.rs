@@ -16,7 +16,13 @@ use crate::{elf, paths, proc};
 
 const TARGET: &str = "bpfel-unknown-none";
 /// `v3` has 32-bit jumps and arithmetic, which every kernel since 5.1 knows.
-const RUSTFLAGS: [&str; 3] = ["-Ctarget-cpu=v3", "-Cdebuginfo=2", "-Clink-arg=--btf"];
+const RUSTFLAGS: [&str; 4] = [
+    "-Ctarget-cpu=v3",
+    "-Cdebuginfo=2",
+    "-Clink-arg=--btf",
+    // Else the linker asks LLVM to keep every small zeroing or copy a call of a loop over bytes.
+    "-Clink-arg=--disable-expand-memcpy-in-order",
+];
 /// What the object is made from.
 const INPUTS: [&str; 3] = ["bpf", "crates/abi", "crates/wire"];
 

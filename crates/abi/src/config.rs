@@ -33,8 +33,6 @@ pub enum Aggregation {
 pub struct DatapathConfig {
     /// Tunnel device; zero without a tunnel.
     pub tunnel_ifindex: u32,
-    /// `cilium_host`.
-    pub host_ifindex: u32,
     /// Seconds between two reports of a busy connection.
     pub report_interval: u32,
     /// Lifetime of an established TCP connection, seconds.
@@ -49,8 +47,6 @@ pub struct DatapathConfig {
     pub snat_min: u16,
     /// Last port of the masquerade range, host order.
     pub snat_max: u16,
-    /// UDP port of the tunnel, host order.
-    pub tunnel_port: u16,
     /// A [`Routing`].
     pub routing: u8,
     /// An [`Aggregation`].
@@ -67,10 +63,10 @@ pub struct DatapathConfig {
     pub host_legacy: u8,
     /// 1: count packets and bytes per connection.
     pub accounting: u8,
-    /// Link-layer header of node devices: 1 Ethernet, 0 none.
-    pub ethernet: u8,
+    /// 1: the kernel has a clock that is cheap to read (Linux 5.11). The loader finds that out and sets it.
+    pub coarse_clock: u8,
     /// Always zero.
-    pub pad: u8,
+    pub pad: [u8; 3],
     /// Prefix length of `native4`.
     pub native4_len: u32,
     /// Prefix length of `native6`.
@@ -81,10 +77,6 @@ pub struct DatapathConfig {
     pub router_ipv4: [u8; 4],
     /// Destinations that are not masqueraded, IPv4; see `native4_len`.
     pub native4: [u8; 4],
-    /// MAC address of `cilium_host`.
-    pub host_mac: [u8; 6],
-    /// MAC address of `cilium_net`, to which host-bound packets are addressed.
-    pub net_mac: [u8; 6],
     /// Address that IPv6 traffic is masqueraded to.
     pub node_ipv6: [u8; 16],
     /// Address of `cilium_host`, the pods' IPv6 gateway.

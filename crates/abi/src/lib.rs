@@ -33,4 +33,4 @@ pub use nat::{
 
 /// Bumped by hand whenever a key, value or event changes its layout or meaning: pinned maps of another version are
 /// not adopted but made anew.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;

@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 use crate::{
     Error, Object, Result,
     object::Program,
-    pins,
+    pins, probes,
     spec::MapSpec,
     sys::{self, Classifier, MapShape, Records},
 };
@@ -41,6 +41,10 @@ pub(crate) fn load(
     }
     raise_memory_limit();
     let mut parsed = aya_obj::Object::parse(object.bytes()).map_err(failed("parse"))?;
+    let config = DatapathConfig {
+        coarse_clock: probes::has_coarse_clock().into(),
+        ..*config
+    };
     let globals = HashMap::from([(names::CONFIG_GLOBAL, (config.as_bytes(), true))]);
     parsed
         .patch_map_data(globals)

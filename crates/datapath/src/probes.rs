@@ -141,6 +141,11 @@ fn has_netkit() -> bool {
         .is_err_and(|e| matches!(e.raw_os_error(), Some(libc::ENXIO | libc::ENODEV)))
 }
 
+/// `bpf_ktime_get_coarse_ns` (Linux 5.11).
+pub(crate) fn has_coarse_clock() -> bool {
+    has_helper(160)
+}
+
 /// Whether classifiers may call a helper: loads a program that calls it with zeros.
 fn has_helper(number: u8) -> bool {
     const SET: u8 = 0xB7;

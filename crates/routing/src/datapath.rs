@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use model::{LocalNode, Mac};
 use std::net::IpAddr;
 
-/// The virtual devices that the config names.
+/// The virtual devices of a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HostPair {
     /// Number of `cilium_host`.
@@ -31,7 +31,6 @@ pub fn datapath_config(plan: &Plan, local: &LocalNode, pair: &HostPair) -> Datap
     let flag = u8::from;
     DatapathConfig {
         tunnel_ifindex: pair.tunnel_ifindex,
-        host_ifindex: pair.host_ifindex,
         report_interval: plan.events.interval,
         ct_tcp: plan.timeouts.tcp,
         ct_tcp_syn: plan.timeouts.tcp_syn,
@@ -39,7 +38,6 @@ pub fn datapath_config(plan: &Plan, local: &LocalNode, pair: &HostPair) -> Datap
         ct_any: plan.timeouts.any,
         snat_min: plan.snat_min,
         snat_max: u16::MAX,
-        tunnel_port: plan.tunnel.map_or(0, |(_, port)| port),
         routing: if plan.tunnel.is_some() {
             abi::Routing::Tunnel
         } else {
@@ -52,15 +50,13 @@ pub fn datapath_config(plan: &Plan, local: &LocalNode, pair: &HostPair) -> Datap
         masquerade6: flag(plan.ipv6 && plan.masquerade6 && node6.is_some()),
         host_legacy: flag(plan.host_legacy),
         accounting: flag(plan.accounting),
-        ethernet: flag(local.devices.iter().all(|device| !device.mac.is_zero())),
-        pad: 0,
+        coarse_clock: 0,
+        pad: [0; 3],
         native4_len,
         native6_len,
         node_ipv4: octets4(node4),
         router_ipv4: octets4(local.router(false)),
         native4: octets4(Some(native4)),
-        host_mac: pair.host_mac.0,
-        net_mac: pair.net_mac.0,
         node_ipv6: octets6(node6),
         router_ipv6: octets6(local.router(true)),
         native6: octets6(Some(native6)),

@@ -281,17 +281,11 @@ fn the_config_holds_addresses_ranges_and_devices() {
         tunnel_ifindex: 7,
     };
     let config = datapath_config(&plan(true), &local(), &devices);
-    assert_eq!(
-        (config.tunnel_ifindex, config.tunnel_port, config.routing),
-        (7, 8472, 1)
-    );
+    assert_eq!((config.tunnel_ifindex, config.routing), (7, 1));
     assert_eq!((config.native4, config.native4_len), ([10, 244, 1, 0], 24));
     assert_eq!(config.node_ipv4, [192, 168, 10, 100]);
     assert_eq!((config.snat_min, config.snat_max), (32768, 65535));
-    assert_eq!(
-        (config.masquerade4, config.masquerade6, config.ethernet),
-        (1, 1, 1)
-    );
+    assert_eq!((config.masquerade4, config.masquerade6), (1, 1));
     let native = Plan {
         native4: Some("10.244.0.0/16".parse().unwrap()),
         ..plan(false)

@@ -55,9 +55,9 @@ fn layout() {
         }
         MetricsValue { packets, bytes, line, file }
         DatapathConfig {
-            tunnel_ifindex, host_ifindex, report_interval, ct_tcp, ct_tcp_syn, ct_tcp_fin, ct_any, snat_min, snat_max,
-            tunnel_port, routing, aggregation, ipv4, ipv6, masquerade4, masquerade6, host_legacy, accounting, ethernet, pad,
-            native4_len, native6_len, node_ipv4, router_ipv4, native4, host_mac, net_mac, node_ipv6, router_ipv6, native6,
+            tunnel_ifindex, report_interval, ct_tcp, ct_tcp_syn, ct_tcp_fin, ct_any, snat_min, snat_max,
+            routing, aggregation, ipv4, ipv6, masquerade4, masquerade6, host_legacy, accounting, coarse_clock, pad,
+            native4_len, native6_len, node_ipv4, router_ipv4, native4, node_ipv6, router_ipv6, native6,
         }
     }
     expect_file!["./layout.txt"].assert_eq(&out);

@@ -1,0 +1,103 @@
+//! Ways out of the node: what the routing table says of a destination, remembered for a moment.
+//!
+//! Asking takes as long as everything else that a pod's program does. An answer is believed for a few ticks of the clock, on the
+//! CPU that asked: a busy destination is asked for once in hundreds of packets, and a route or neighbour that changes is followed
+//! before anybody could notice. There is nothing to invalidate, also while no agent runs.
+use aya_ebpf::{
+    bindings::{__sk_buff, bpf_fib_lookup, bpf_redir_neigh},
+    helpers::generated::bpf_fib_lookup as fib_lookup,
+};
+use wire::Family;
+
+use crate::{
+    clock,
+    flow::{Flow, State},
+    maps::Maps,
+    skb::Skb,
+};
+
+/// Answers that one CPU remembers; a power of two. A destination has one place, which the latest takes.
+pub const SLOTS: u32 = 256;
+/// Nanoseconds that an answer is believed.
+const BELIEVED: u64 = 20_000_000;
+
+/// `BPF_FIB_LKUP_RET_SUCCESS`: device and both MAC addresses are known.
+const SUCCESS: i64 = 0;
+/// `BPF_FIB_LKUP_RET_NO_NEIGH`: the device is known, its neighbour is not.
+const NO_NEIGHBOUR: i64 = 7;
+
+/// A way out, and for whom it was asked.
+#[repr(C)]
+pub struct Route<F: Family> {
+    until: u64,
+    dst: F::Addr,
+    /// The device that the packets come from, and their protocol: rules may look at either.
+    from: u32,
+    proto: u32,
+    pub ifindex: u32,
+    pub dmac: [u8; 6],
+    pub smac: [u8; 6],
+    /// What to resolve if the neighbour is not known.
+    pub next_hop: bpf_redir_neigh,
+}
+
+impl<F: Family> Route<F> {
+    /// True if the MAC addresses are known.
+    #[inline(always)]
+    pub fn is_resolved(&self) -> bool {
+        self.until != 0
+    }
+}
+
+impl<F: Maps> Flow<F> {
+    /// The way to the packet's destination; none if the kernel's stack has to decide.
+    #[inline(always)]
+    pub fn route(&mut self) -> Option<&'static Route<F>> {
+        let t = &self.state.h.tuple;
+        let route = F::route(place::<F>(t.dst))?;
+        let known = route.until > clock::now()
+            && route.dst == t.dst
+            && route.from == self.skb.ifindex()
+            && route.proto == u32::from(t.proto);
+        (known || ask::<F>(self.skb.0, self.state, route)).then_some(route)
+    }
+}
+
+/// Where the answer for a destination stands: hosts of one network get different places.
+#[inline(always)]
+fn place<F: Family>(dst: F::Addr) -> u32 {
+    let [a, b, c, d]: [u32; 4] = zerocopy::transmute!(F::widen(dst));
+    ((a ^ b ^ c ^ d).wrapping_mul(0x9E37_79B1) >> 24) & (SLOTS - 1)
+}
+
+/// Asks the routing table and notes the answer; false if the packet is not to be forwarded on its word.
+#[inline(never)]
+fn ask<F: Maps>(skb: *mut __sk_buff, state: &State<F>, route: &mut Route<F>) -> bool {
+    let t = &state.h.tuple;
+    // SAFETY: all zeros is a valid request.
+    let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
+    fib.family = if F::IS_V6 { 10 } else { 2 };
+    fib.l4_protocol = t.proto;
+    fib.ifindex = Skb(skb).ifindex();
+    if F::IS_V6 {
+        fib.__bindgen_anon_3.ipv6_src = zerocopy::transmute!(F::widen(t.src));
+        fib.__bindgen_anon_4.ipv6_dst = zerocopy::transmute!(F::widen(t.dst));
+    } else {
+        fib.__bindgen_anon_3.ipv4_src = F::first_word(t.src);
+        fib.__bindgen_anon_4.ipv4_dst = F::first_word(t.dst);
+    }
+    (route.dst, route.from, route.proto) = (t.dst, fib.ifindex, u32::from(t.proto));
+    let size = size_of::<bpf_fib_lookup>() as i32;
+    // SAFETY: `fib` is initialised and of the length given.
+    let found = unsafe { fib_lookup(skb.cast(), &mut fib, size, 0) };
+    route.until = if found == SUCCESS {
+        clock::now() + BELIEVED
+    } else {
+        0
+    };
+    (route.ifindex, route.dmac, route.smac) = (fib.ifindex, fib.dmac, fib.smac);
+    route.next_hop.nh_family = u32::from(fib.family);
+    // The kernel wrote the next hop over the destination. SAFETY: the union's members are plain words.
+    route.next_hop.__bindgen_anon_1.ipv6_nh = unsafe { fib.__bindgen_anon_4.ipv6_dst };
+    found == SUCCESS || found == NO_NEIGHBOUR
+}
