@@ -10,7 +10,7 @@ use super::{Findings, crate_names};
 use crate::proc;
 
 /// Every crate and its layer: it may depend on lower layers.
-const LAYERS: [(&str, u32); 17] = [
+const LAYERS: [(&str, u32); 18] = [
     ("abi", 0),
     ("wire", 1),
     ("tables", 1),
@@ -21,6 +21,7 @@ const LAYERS: [(&str, u32); 17] = [
     ("ipam", 4),
     ("routing", 4),
     ("datapath", 5),
+    ("controllers", 5),
     ("k8s", 5),
     ("testkit", 5),
     ("apiserver", 6),

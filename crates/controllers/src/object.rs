@@ -1,0 +1,182 @@
+//! The API server as the driver needs it: any kind through one type, so that little is compiled per kind.
+use std::sync::Arc;
+
+use kube::{
+    Api, Client, Error,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
+    core::{ApiResource, Request},
+};
+use serde_json::{Value, json};
+use tokio::sync::Semaphore;
+
+use crate::{
+    Kind, Object, scheduler,
+    write::{Effect, Failure, Target},
+};
+
+/// Requests at once, all controllers together.
+const AT_ONCE: usize = 64;
+
+/// A client with a limit of requests at once; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Server {
+    client: Client,
+    limit: Arc<Semaphore>,
+}
+
+/// An object of a kind, from what the client gave.
+pub(crate) fn typed(kind: Kind, object: &DynamicObject) -> Result<Object, serde_json::Error> {
+    kind.parse(serde_json::to_value(object)?)
+}
+
+/// The patch, guarded by the version that the same job has made.
+pub(crate) fn rebased(patch: &Value, version: Option<&Option<String>>) -> Value {
+    let mut patch = patch.clone();
+    if let Some(Some(version)) = version {
+        patch["metadata"]["resourceVersion"] = json!(version);
+    }
+    patch
+}
+
+impl Server {
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            client,
+            limit: Arc::new(Semaphore::new(AT_ONCE)),
+        }
+    }
+
+    fn api(&self, resource: &ApiResource, namespace: &str) -> Api<DynamicObject> {
+        if namespace.is_empty() {
+            Api::all_with(self.client.clone(), resource)
+        } else {
+            Api::namespaced_with(self.client.clone(), namespace, resource)
+        }
+    }
+
+    pub(crate) async fn create(&self, object: &Object) -> Result<Object, Failure> {
+        let namespace = object.meta().namespace.clone().unwrap_or_default();
+        let kind = object.kind();
+        let value = object.json().map_err(unreadable)?;
+        let made = self
+            .create_json(&kind.resource(), &namespace, value)
+            .await?;
+        typed(kind, &made).map_err(unreadable)
+    }
+
+    pub(crate) async fn create_json(
+        &self,
+        resource: &ApiResource,
+        namespace: &str,
+        value: Value,
+    ) -> Result<DynamicObject, Failure> {
+        let _permit = self.limit.acquire().await;
+        let object: DynamicObject = serde_json::from_value(value).map_err(unreadable)?;
+        let api = self.api(resource, namespace);
+        api.create(&PostParams::default(), &object)
+            .await
+            .map_err(failure)
+    }
+
+    pub(crate) async fn patch(
+        &self,
+        at: &Target,
+        status: bool,
+        patch: &Value,
+    ) -> Result<Object, Failure> {
+        let resource = at.kind.resource();
+        let made = self
+            .patch_json(&resource, &at.key.namespace, &at.key.name, status, patch)
+            .await?;
+        typed(at.kind, &made).map_err(unreadable)
+    }
+
+    pub(crate) async fn patch_json(
+        &self,
+        resource: &ApiResource,
+        namespace: &str,
+        name: &str,
+        status: bool,
+        patch: &Value,
+    ) -> Result<DynamicObject, Failure> {
+        let _permit = self.limit.acquire().await;
+        let api = self.api(resource, namespace);
+        let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
+        let result = if status {
+            api.patch_status(name, &params, &patch).await
+        } else {
+            api.patch(name, &params, &patch).await
+        };
+        result.map_err(failure)
+    }
+
+    /// What is gone already is no failure.
+    pub(crate) async fn delete(&self, at: &Target, grace: Option<u32>) -> Result<Effect, Failure> {
+        let _permit = self.limit.acquire().await;
+        let api = self.api(&at.kind.resource(), &at.key.namespace);
+        let mut params = DeleteParams::background().preconditions(Preconditions {
+            uid: Some(at.uid.clone()),
+            resource_version: None,
+        });
+        params.grace_period_seconds = grace;
+        match api.delete(&at.key.name, &params).await {
+            // It is still there, about to go; what is gone for good the watch tells.
+            Ok(answer) => match answer.left().filter(is_lingering) {
+                Some(object) => typed(at.kind, &object).map(Effect::Put).map_err(unreadable),
+                None => Ok(Effect::Nothing),
+            },
+            Err(error) => Some(failure(error))
+                .filter(|failure| !failure.is_gone())
+                .map_or(Ok(Effect::Nothing), Err),
+        }
+    }
+
+    pub(crate) async fn bind(&self, at: &Target, node: &str) -> Result<Effect, Failure> {
+        let _permit = self.limit.acquire().await;
+        let url = format!("/api/v1/namespaces/{}/pods", at.key.namespace);
+        let body = scheduler::binding(at, node).to_string().into_bytes();
+        let params = PostParams::default();
+        let request = Request::new(url)
+            .create_subresource("binding", &at.key.name, &params, body)
+            .map_err(|error| failure(Error::BuildRequest(error)))?;
+        self.client
+            .request::<Value>(request)
+            .await
+            .map_err(failure)?;
+        Ok(Effect::Bound(at.key.clone(), node.to_owned()))
+    }
+}
+
+/// Whether a deleted object is still there: it has finalizers, or time to end.
+fn is_lingering(object: &DynamicObject) -> bool {
+    let meta = &object.metadata;
+    let finalizers = meta
+        .finalizers
+        .as_ref()
+        .is_some_and(|list| !list.is_empty());
+    meta.deletion_timestamp.is_some()
+        && (finalizers || meta.deletion_grace_period_seconds.unwrap_or(0) > 0)
+}
+
+fn unreadable(error: serde_json::Error) -> Failure {
+    Failure {
+        code: 0,
+        reason: "Unreadable".into(),
+        message: format!("the server's answer cannot be read: {error}"),
+    }
+}
+
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Api(status) => Failure {
+            code: status.code,
+            reason: status.reason.clone(),
+            message: status.message.clone(),
+        },
+        other => Failure {
+            code: 0,
+            reason: "NoAnswer".into(),
+            message: other.to_string(),
+        },
+    }
+}
