@@ -31,6 +31,8 @@ pub enum Reason {
     UnsupportedMediaType,
     /// 504: the revision asked for lies in the future.
     Timeout,
+    /// 429: not now.
+    TooManyRequests,
     /// 500: a fault of the server.
     InternalError,
 }
@@ -49,6 +51,7 @@ impl Reason {
             Self::RequestEntityTooLarge => 413,
             Self::UnsupportedMediaType => 415,
             Self::Invalid => 422,
+            Self::TooManyRequests => 429,
             Self::InternalError => 500,
             Self::Timeout => 504,
         }
@@ -186,6 +189,11 @@ impl ApiError {
             message: "Too large resource version".to_owned(),
         };
         Self::new(Reason::Timeout, message).with_cause(cause)
+    }
+
+    /// An error about one object, in words of its own.
+    pub fn of(reason: Reason, message: String, kind: &Kind, name: &str) -> Self {
+        Self::about(reason, message, kind, name)
     }
 
     fn about(reason: Reason, message: String, kind: &Kind, name: &str) -> Self {

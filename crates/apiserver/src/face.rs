@@ -67,6 +67,12 @@ impl Kind {
     pub fn shown<'a>(&self, object: &'a Value) -> Cow<'a, Value> {
         match self.face {
             Some(face) => Cow::Owned(face.restored(self, object)),
+            // The versions of a custom kind differ in their name alone.
+            None if !self.built_in && object["apiVersion"] != self.api_version() => {
+                let mut object = object.clone();
+                object["apiVersion"] = json!(self.api_version());
+                Cow::Owned(object)
+            }
             None => Cow::Borrowed(object),
         }
     }
@@ -87,7 +93,7 @@ mod tests {
 
     #[test]
     fn there_and_back() {
-        let kind = kinds::new_event();
+        let kind = kinds::named("events.k8s.io", "Event");
         let event = json!({"apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "e"}, "note": "n",
             "regarding": {"kind": "Pod"}, "reportingController": "c", "deprecatedCount": 2, "reason": "r"});
         let stored = kind.stored(event.clone());

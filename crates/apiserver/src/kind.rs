@@ -7,20 +7,19 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::face::Face;
+use super::schema::{self, Schema};
 use super::validate::FieldErrors;
 
 /// What is particular to a kind beyond the generic rules. Every method has a default that adds nothing.
 pub trait Strategy: Send + Sync {
-    /// Checks the shape of the fields (types, unknown names); see [`ShapeReport`].
-    fn shape(&self, _object: &Value) -> ShapeReport {
-        ShapeReport::default()
-    }
-
     /// Fills in what the user may leave out. Must be idempotent.
     fn defaults(&self, _object: &mut Value) {}
 
     /// Brings a new object into its first state (such as `status.phase`).
     fn prepare_create(&self, _object: &mut Value) {}
+
+    /// Brings a changed object in step with what changed.
+    fn prepare_update(&self, _new: &mut Value, _old: &Value) {}
 
     /// Whether a status given at creation is kept (node agents register with theirs).
     fn keeps_status_on_create(&self) -> bool {
@@ -32,6 +31,17 @@ pub trait Strategy: Send + Sync {
 
     /// Adds what may not change from `old` to `new`.
     fn validate_update(&self, _new: &Value, _old: &Value, _errors: &mut FieldErrors) {}
+
+    /// What depends on other objects: addresses and ports that nobody else has. Runs with the store locked, right before
+    /// the object is written.
+    fn settle(
+        &self,
+        _new: &mut Value,
+        _old: Option<&Value>,
+        _others: &dyn Others,
+        _errors: &mut FieldErrors,
+    ) {
+    }
 
     /// Field selector keys besides `metadata.name` and `metadata.namespace`.
     fn field_labels(&self) -> &[&str] {
@@ -49,13 +59,32 @@ pub trait Strategy: Send + Sync {
     }
 }
 
-/// What the check of an object's shape found.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct ShapeReport {
-    /// A field of the wrong type, with its place.
-    pub mismatch: Option<String>,
-    /// Fields that the kind does not have; they are not stored.
-    pub unknown: Vec<Vec<String>>,
+/// The other objects of the store, for [`Strategy::settle`].
+pub trait Others {
+    /// Calls `visit` with every object of a table (`services`).
+    fn each(&self, table: &str, visit: &mut dyn FnMut(&Value));
+    /// What the server was told to give to services.
+    fn networks(&self) -> &Networks;
+}
+
+/// What services get their addresses and ports from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Networks {
+    /// Cluster addresses, one range for each family; the first one's family is the default of services.
+    pub service_cidrs: Vec<ipnet::IpNet>,
+    /// Node ports.
+    pub node_ports: std::ops::RangeInclusive<u16>,
+}
+
+impl Default for Networks {
+    fn default() -> Self {
+        let v4 = ipnet::Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 16);
+        let v6 = std::net::Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0);
+        Self {
+            service_cidrs: vec![v4.into(), ipnet::Ipv6Net::new_assert(v6, 112).into()],
+            node_ports: 30_000..=32_767,
+        }
+    }
 }
 
 /// A strategy without particulars.
@@ -82,10 +111,28 @@ pub struct Kind {
     pub categories: Vec<String>,
     /// Whether objects live in namespaces.
     pub namespaced: bool,
+    /// Whether objects are kept; the others (reviews) are answered and forgotten: they can be created, nothing else.
+    pub stored: bool,
     /// Whether `status` is written through a subresource of its own.
     pub has_status: bool,
     /// Further subresources: path segment, kind of its body, verbs.
     pub subresources: Vec<Subresource>,
+    /// Where the subresource `scale` finds its numbers.
+    pub scale: Option<Scale>,
+    /// Whether a definition in the store makes the kind.
+    pub defined: bool,
+    /// Further fields that can be selected by (custom kinds), such as `spec.color`.
+    pub fields: Vec<String>,
+    /// The columns that the definition of a custom kind adds (`additionalPrinterColumns`).
+    pub columns: Vec<Value>,
+    /// Schema of a custom kind, ready for use.
+    pub custom_schema: Option<Arc<Schema>>,
+    /// Schema of a custom kind as its definition has it (`openAPIV3Schema`).
+    pub open_api: Option<Arc<Value>>,
+    /// Version in which objects are kept, if it is another one than this kind's. They differ in `apiVersion` alone.
+    pub storage_version: Option<String>,
+    /// Said to everybody who uses this version.
+    pub deprecation: Option<String>,
     /// Whether `metadata.generation` counts changes of what users want.
     pub counts_generations: bool,
     /// Whether a PUT may leave the resource version out.
@@ -102,7 +149,18 @@ pub struct Kind {
     pub strategy: Arc<dyn Strategy>,
 }
 
-/// A subresource other than `status`.
+/// Where the numbers of the subresource `scale` are in an object, as paths such as `.spec.replicas`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Scale {
+    /// How many are wanted.
+    pub spec: String,
+    /// How many there are.
+    pub status: String,
+    /// Which pods they are: a label selector as text or object.
+    pub selector: Option<String>,
+}
+
+/// A subresource other than `status` and `scale`.
 #[derive(Debug, Clone)]
 pub struct Subresource {
     /// Path segment.
@@ -129,8 +187,17 @@ impl Kind {
             short_names: Vec::new(),
             categories: Vec::new(),
             namespaced: true,
+            stored: true,
             has_status: true,
             subresources: Vec::new(),
+            scale: None,
+            defined: false,
+            fields: Vec::new(),
+            columns: Vec::new(),
+            custom_schema: None,
+            open_api: None,
+            storage_version: None,
+            deprecation: None,
             counts_generations: true,
             unconditional_update: false,
             returns_deleted: false,
@@ -174,6 +241,42 @@ impl Kind {
         }
     }
 
+    /// `apiVersion` of the objects as they are kept.
+    pub fn stored_api_version(&self) -> String {
+        match &self.storage_version {
+            Some(version) if self.group.is_empty() => version.clone(),
+            Some(version) => format!("{}/{version}", self.group),
+            None => self.api_version(),
+        }
+    }
+
+    /// What the fields of the objects are.
+    pub fn schema(&self) -> Arc<Schema> {
+        match &self.custom_schema {
+            Some(schema) => Arc::clone(schema),
+            None if self.built_in => schema::builtin(&self.group, &self.version, &self.kind),
+            None => Schema::any(),
+        }
+    }
+
+    /// The verbs of the objects themselves, for discovery.
+    pub fn verbs(&self) -> &'static [&'static str] {
+        if self.stored {
+            &[
+                "create",
+                "delete",
+                "deletecollection",
+                "get",
+                "list",
+                "patch",
+                "update",
+                "watch",
+            ]
+        } else {
+            &["create"]
+        }
+    }
+
     /// `pods` or `leases.coordination.k8s.io`; names the kind's storage too, for all versions alike.
     pub fn qualified_plural(&self) -> String {
         qualify(&self.plural, &self.group)
@@ -187,6 +290,11 @@ impl Kind {
     /// Whether the objects are namespaces, whose deletion takes their content along.
     pub fn is_namespace(&self) -> bool {
         self.group.is_empty() && self.plural == "namespaces"
+    }
+
+    /// Whether the objects define custom kinds.
+    pub fn is_definition(&self) -> bool {
+        self.group == "apiextensions.k8s.io" && self.plural == "customresourcedefinitions"
     }
 
     /// Kind of a list of these objects.
@@ -240,12 +348,30 @@ impl Registry {
             .cloned()
     }
 
-    /// The kind with a qualified plural (`pods`, `leases.coordination.k8s.io`), whatever its version.
+    /// The kind with a qualified plural (`pods`, `leases.coordination.k8s.io`), in the version that is kept.
     pub fn find(&self, qualified_plural: &str) -> Option<Arc<Kind>> {
-        self.kinds
-            .values()
-            .find(|k| k.qualified_plural() == qualified_plural)
+        let (plural, group) = qualified_plural
+            .split_once('.')
+            .unwrap_or((qualified_plural, ""));
+        let named = || {
+            self.kinds
+                .values()
+                .filter(|k| k.plural == plural && k.group == group)
+        };
+        named()
+            .find(|k| k.storage_version.is_none())
+            .or_else(|| named().next())
             .cloned()
+    }
+
+    /// A kind by its name in manifests.
+    pub fn by_kind(&self, api_version: &str, kind: &str) -> Option<Arc<Kind>> {
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let found = self
+            .kinds
+            .values()
+            .find(|k| k.group == group && k.version == version && k.kind == kind);
+        found.cloned()
     }
 
     /// All kinds, ordered by group, version and plural.
@@ -253,7 +379,12 @@ impl Registry {
         self.kinds.values()
     }
 
-    /// The versions of every group, newest registered name order.
+    /// Takes kinds away.
+    pub fn retain(&mut self, keep: impl Fn(&Kind) -> bool) {
+        self.kinds.retain(|_, kind| keep(kind));
+    }
+
+    /// The versions of every group, the preferred one first.
     pub fn groups(&self) -> BTreeMap<&str, Vec<&str>> {
         let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         for kind in self.kinds.values() {
@@ -262,6 +393,41 @@ impl Registry {
                 versions.push(&kind.version);
             }
         }
+        for versions in groups.values_mut() {
+            versions.sort_by_key(|version| std::cmp::Reverse(rank(version)));
+        }
         groups
+    }
+}
+
+/// Orders versions: `v2` above `v1` above `v1beta2` above `v1alpha3`, those above all other names.
+pub fn rank(version: &str) -> (u8, u32, u32, std::cmp::Reverse<&str>) {
+    let number = |text: &str| text.parse::<u32>().ok();
+    let parsed = version.strip_prefix('v').and_then(|rest| {
+        for (word, level) in [("beta", 2), ("alpha", 1)] {
+            if let Some((major, minor)) = rest.split_once(word) {
+                return Some((level, number(major)?, number(minor)?));
+            }
+        }
+        Some((3, number(rest)?, 0))
+    });
+    let (level, major, minor) = parsed.unwrap_or((0, 0, 0));
+    (level, major, minor, std::cmp::Reverse(version))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_ordered_by_their_stage() {
+        let mut versions = vec![
+            "foo", "v1alpha1", "v10", "v1beta2", "v2", "v1beta10", "bar", "v1",
+        ];
+        versions.sort_by_key(|version| std::cmp::Reverse(rank(version)));
+        let expected = [
+            "v10", "v2", "v1", "v1beta10", "v1beta2", "v1alpha1", "bar", "foo",
+        ];
+        assert_eq!(versions, expected);
     }
 }

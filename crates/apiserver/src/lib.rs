@@ -14,6 +14,8 @@
 //!
 //! It never looks at what an object means beyond what the protocol needs: controllers live elsewhere and use the API.
 
+pub mod apply;
+pub mod crd;
 pub mod error;
 mod face;
 pub mod http;
@@ -21,11 +23,13 @@ pub mod kind;
 pub mod kinds;
 pub mod object;
 pub mod patch;
-mod schema;
+mod printers;
+pub mod schema;
 pub mod selector;
 mod server;
 pub mod store;
 mod table;
+pub mod types;
 pub mod validate;
 
 pub use error::ApiError;

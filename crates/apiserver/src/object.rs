@@ -1,7 +1,60 @@
 //! Small helpers over objects kept as JSON values.
 
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+
+/// An object as it is kept: its value, and its text, which is written once for all who read it.
+pub struct Object {
+    value: Value,
+    text: OnceLock<Bytes>,
+}
+
+impl Object {
+    /// An object to be shared.
+    pub fn shared(value: Value) -> Arc<Self> {
+        Arc::new(Self {
+            value,
+            text: OnceLock::new(),
+        })
+    }
+
+    /// The object as JSON text.
+    pub fn json(&self) -> Bytes {
+        self.text
+            .get_or_init(|| Bytes::from(self.value.to_string()))
+            .clone()
+    }
+
+    /// The value.
+    pub fn value(&self) -> &Value {
+        &self.value
+    }
+}
+
+impl Deref for Object {
+    type Target = Value;
+
+    fn deref(&self) -> &Value {
+        &self.value
+    }
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.value.fmt(f)
+    }
+}
+
+impl PartialEq for Object {
+    fn eq(&self, other: &Self) -> bool {
+        self.value == other.value
+    }
+}
 
 /// Name of an object within its kind.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +138,21 @@ pub fn is_deleting(object: &Value) -> bool {
     object["metadata"]["deletionTimestamp"].is_string()
 }
 
+/// Unique identifiers of the objects that own an object.
+pub fn owners(object: &Value) -> impl Iterator<Item = &str> {
+    let references = object["metadata"]["ownerReferences"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    references.filter_map(|reference| reference["uid"].as_str())
+}
+
+/// Whether the object has a finalizer.
+pub fn has_finalizer(object: &Value, finalizer: &str) -> bool {
+    let list = object["metadata"]["finalizers"].as_array();
+    list.is_some_and(|list| list.iter().any(|f| f == finalizer))
+}
+
 /// Whether somebody still has to finish something before the object may go.
 pub fn has_finalizers(object: &Value) -> bool {
     object["metadata"]["finalizers"]
@@ -156,6 +224,13 @@ mod tests {
         assert_ne!(a, b);
         assert_eq!(a.len(), 36);
         assert_eq!(a.as_bytes()[14], b'4');
+    }
+
+    #[test]
+    fn the_text_of_an_object_is_written_once() {
+        let object = Object::shared(json!({"a": 1}));
+        assert_eq!(object.json(), "{\"a\":1}");
+        assert_eq!(object.json().as_ptr(), object.json().as_ptr());
     }
 
     #[test]

@@ -71,11 +71,63 @@ impl LabelSelector {
         Ok(Self { requirements })
     }
 
+    /// A selector as objects write it: `matchLabels` and `matchExpressions`, or (older kinds) a plain map. `None`: it is
+    /// malformed, or there is none.
+    pub fn from_object(selector: &Value) -> Option<Self> {
+        let text = selector_text(selector);
+        let nothing = selector
+            .as_object()?
+            .values()
+            .all(|v| v.as_object().is_some_and(serde_json::Map::is_empty));
+        if text.is_empty() && !nothing {
+            return None;
+        }
+        Self::parse(&text).ok()
+    }
+
     /// Whether an object's labels meet every requirement.
     pub fn matches(&self, object: &Value) -> bool {
         let labels = &object["metadata"]["labels"];
         self.requirements.iter().all(|r| r.matches(labels))
     }
+}
+
+/// A selector of an object (`matchLabels` and `matchExpressions`, or a plain map) as text.
+pub fn selector_text(selector: &Value) -> String {
+    if let Some(text) = selector.as_str() {
+        return text.to_owned();
+    }
+    let Some(map) = selector.as_object() else {
+        return String::new();
+    };
+    let structured = map.contains_key("matchLabels") || map.contains_key("matchExpressions");
+    let labels = if structured {
+        selector["matchLabels"].as_object()
+    } else {
+        Some(map)
+    };
+    let mut terms: Vec<String> = labels
+        .into_iter()
+        .flatten()
+        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+        .collect();
+    for expression in selector["matchExpressions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
+        let key = expression["key"].as_str().unwrap_or_default();
+        let values = expression["values"].as_array().into_iter().flatten();
+        let values: Vec<&str> = values.filter_map(Value::as_str).collect();
+        let values = values.join(",");
+        terms.push(match expression["operator"].as_str().unwrap_or_default() {
+            "In" => format!("{key} in ({values})"),
+            "NotIn" => format!("{key} notin ({values})"),
+            "DoesNotExist" => format!("!{key}"),
+            _ => key.to_owned(),
+        });
+    }
+    terms.join(",")
 }
 
 struct Parser<'a> {
@@ -252,7 +304,8 @@ fn parse_term(kind: &Kind, part: &str) -> Result<FieldTerm, ApiError> {
         .ok_or_else(invalid)?;
     let label = label.trim();
     let known = matches!(label, "metadata.name" | "metadata.namespace");
-    if !known && !kind.strategy.field_labels().contains(&label) {
+    let further = || kind.fields.iter().any(|f| f == label);
+    if !known && !kind.strategy.field_labels().contains(&label) && !further() {
         return Err(ApiError::bad_request(format!(
             "field label not supported: {label}"
         )));

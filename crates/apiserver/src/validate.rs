@@ -51,6 +51,27 @@ impl FieldErrors {
         );
     }
 
+    /// A list or map is too long.
+    pub fn too_many(&mut self, field: impl Into<String>, count: usize, max: usize) {
+        let message = format!("Too many: {count}: must have at most {max} items");
+        self.push("FieldValueTooMany", field, message);
+    }
+
+    /// Something that an object names does not exist or is gone.
+    pub fn internal(&mut self, field: impl Into<String>, why: &str) {
+        self.push("InternalError", field, format!("Internal error: {why}"));
+    }
+
+    /// Whether nothing was found.
+    pub fn is_empty(&self) -> bool {
+        self.causes.is_empty()
+    }
+
+    /// What was found.
+    pub fn take(self) -> Vec<Cause> {
+        self.causes
+    }
+
     /// A change is not allowed.
     pub fn forbidden(&mut self, field: impl Into<String>, why: &str) {
         self.push("FieldValueForbidden", field, format!("Forbidden: {why}"));

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::super::error::{ApiError, Reason};
+use super::super::types::proto;
 use super::MAX_BODY;
 
 /// The media type of the body, in lower case and without parameters.
@@ -46,14 +47,34 @@ pub async fn read_json(request: Request) -> Result<Value, ApiError> {
     if body.is_empty() {
         return Ok(Value::Null);
     }
-    match content_type.as_str() {
-        "" | "application/json" => serde_json::from_slice(&body)
+    parse(&content_type, &body)
+}
+
+/// Reads a body by its media type.
+pub fn parse(content_type: &str, body: &[u8]) -> Result<Value, ApiError> {
+    match content_type {
+        "" | "application/json" => serde_json::from_slice(body)
             .map_err(|e| ApiError::bad_request(format!("the request body is not valid JSON: {e}"))),
+        "application/yaml" | "application/apply-patch+yaml" => yaml(body),
+        "application/vnd.kubernetes.protobuf" => proto::decode(body)
+            .map_err(|e| ApiError::new(Reason::UnsupportedMediaType, e.to_string())),
         other => Err(ApiError::new(
             Reason::UnsupportedMediaType,
             format!(
-                "the body of the request was in an unknown format ({other}); this server understands application/json"
+                "the body of the request was in an unknown format ({other}); this server understands \
+                 application/json, application/yaml and application/vnd.kubernetes.protobuf"
             ),
         )),
     }
+}
+
+/// YAML, of which JSON is a part.
+fn yaml(body: &[u8]) -> Result<Value, ApiError> {
+    if let Ok(value) = serde_json::from_slice(body) {
+        return Ok(value);
+    }
+    let text = std::str::from_utf8(body)
+        .map_err(|_| ApiError::bad_request("the request body is not UTF-8"))?;
+    serde_saphyr::from_str(text)
+        .map_err(|e| ApiError::bad_request(format!("the request body is not valid YAML: {e}")))
 }

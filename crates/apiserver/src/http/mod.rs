@@ -2,11 +2,14 @@
 
 mod body;
 mod discovery;
+mod disruption;
 mod openapi;
 mod path;
 mod query;
 mod render;
 mod resource;
+mod review;
+mod scale;
 mod subresource;
 mod watch;
 

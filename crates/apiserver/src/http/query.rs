@@ -6,7 +6,8 @@ use super::super::error::ApiError;
 use super::super::kind::Kind;
 use super::super::selector::{FieldSelector, LabelSelector};
 use super::super::store::{
-    DeleteOptions, Filter, ListOptions, RevisionMatch, UnknownFields, WatchStart, WriteOptions,
+    DeleteOptions, Filter, ListOptions, Propagation, RevisionMatch, UnknownFields, Warnings,
+    WatchStart, WriteOptions,
 };
 use super::path::percent_decode;
 
@@ -175,10 +176,11 @@ impl Query {
         })
     }
 
-    /// Options of a write.
-    pub fn write(&self) -> Result<WriteOptions, ApiError> {
+    /// Options of a write by somebody who calls itself `agent` unless the request says otherwise.
+    pub fn write(&self, agent: &str) -> Result<WriteOptions, ApiError> {
         let unknown = match self.get("fieldValidation") {
-            None | Some("Ignore" | "Warn") => UnknownFields::Drop,
+            Some("Ignore") => UnknownFields::Drop,
+            None | Some("Warn") => UnknownFields::Warn,
             Some("Strict") => UnknownFields::Refuse,
             Some(other) => {
                 return Err(ApiError::bad_request(format!(
@@ -189,7 +191,47 @@ impl Query {
         Ok(WriteOptions {
             dry_run: self.dry_run()?,
             unknown,
+            manager: Some(self.manager(agent)?),
+            force: self.flag("force")?.unwrap_or(false),
+            warnings: Warnings::default(),
         })
+    }
+
+    /// Under what name fields are owned.
+    fn manager(&self, agent: &str) -> Result<String, ApiError> {
+        match self.get("fieldManager") {
+            Some(name) if name.len() > 128 || name.chars().any(char::is_control) => {
+                Err(ApiError::bad_request(
+                    "fieldManager: must have at most 128 characters that can be printed",
+                ))
+            }
+            Some(name) => Ok(name.to_owned()),
+            None => {
+                let name = agent.split('/').next().unwrap_or_default();
+                let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
+                Ok(if name.is_empty() {
+                    "unknown".to_owned()
+                } else {
+                    name
+                })
+            }
+        }
+    }
+
+    fn propagation(&self, body: &serde_json::Value) -> Result<Propagation, ApiError> {
+        let given = body["propagationPolicy"]
+            .as_str()
+            .or(self.get("propagationPolicy"));
+        match given {
+            Some("Background") => Ok(Propagation::Background),
+            Some("Foreground") => Ok(Propagation::Foreground),
+            Some("Orphan") => Ok(Propagation::Orphan),
+            Some(other) => Err(ApiError::bad_request(format!(
+                "propagationPolicy: \"{other}\" is none of Background, Foreground, Orphan"
+            ))),
+            None if body["orphanDependents"] == true => Ok(Propagation::Orphan),
+            None => Ok(Propagation::default()),
+        }
     }
 
     fn dry_run(&self) -> Result<bool, ApiError> {
@@ -227,6 +269,7 @@ impl Query {
             grace_period,
             uid: text("uid"),
             resource_version: text("resourceVersion"),
+            propagation: self.propagation(body)?,
             dry_run,
         })
     }
@@ -282,7 +325,7 @@ mod tests {
         fn any_query_is_fine(text in "((limit|watch|continue|resourceVersion|labelSelector|fieldSelector|dryRun)=[a-z0-9%=!,+]{0,8}&?){0,5}") {
             let pod = kinds::pod();
             if let Ok(query) = Query::parse(Some(&text)) {
-                let _ = (query.list(&pod, None), query.watch(&pod, Some("d")), query.write(), query.is_watch());
+                let _ = (query.list(&pod, None), query.watch(&pod, Some("d")), query.write("x/1"), query.is_watch());
                 let _ = query.delete(&serde_json::Value::Null);
             }
         }

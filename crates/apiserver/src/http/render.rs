@@ -1,5 +1,6 @@
 //! How objects are shown: whole, as a table for people, or their metadata alone.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use axum::http::HeaderMap;
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::super::kind::Kind;
+use super::super::object::Object;
 use super::super::store::{List, WatchEvent};
 use super::super::table;
 use super::query::Query;
@@ -75,13 +77,13 @@ impl View {
     }
 
     /// One object.
-    pub fn object(self, kind: &Kind, object: &Value) -> Bytes {
+    pub fn object(self, kind: &Kind, object: &Object) -> Bytes {
         match self {
-            Self::Whole => Bytes::from(kind.shown(object).to_string()),
+            Self::Whole => whole(kind, object),
             Self::Metadata => Bytes::from(metadata_only(object).to_string()),
             Self::Table(row) => {
                 let revision = object["metadata"]["resourceVersion"].clone();
-                let rows = std::iter::once(object);
+                let rows = std::iter::once(object.value());
                 Bytes::from(
                     table::table(
                         kind,
@@ -111,17 +113,17 @@ impl View {
                 &kind.api_version(),
                 &meta,
                 list.items.iter(),
-                |o| kind.shown(o).to_string(),
+                |o| whole(kind, o),
             ),
             Self::Metadata => items(
                 "PartialObjectMetadataList",
                 "meta.k8s.io/v1",
                 &meta,
                 list.items.iter(),
-                |o| metadata_only(o).to_string(),
+                |o| Bytes::from(metadata_only(o).to_string()),
             ),
             Self::Table(row) => Bytes::from(
-                table::table(kind, list.items.iter().map(AsRef::as_ref), meta, row, true)
+                table::table(kind, list.items.iter().map(|o| o.value()), meta, row, true)
                     .to_string(),
             ),
         }
@@ -130,12 +132,10 @@ impl View {
     /// The object of a watch event. Only the first table of a watch repeats the columns.
     pub fn event(self, kind: &Kind, event: &WatchEvent, first: bool) -> Bytes {
         match self {
-            Self::Whole if kind.face.is_none() => event.json(),
-            Self::Whole => self.object(kind, &event.object),
-            Self::Metadata => self.object(kind, &event.object),
+            Self::Whole | Self::Metadata => self.object(kind, &event.object),
             Self::Table(row) => {
                 let revision = event.object["metadata"]["resourceVersion"].clone();
-                let rows = std::iter::once(event.object.as_ref());
+                let rows = std::iter::once(event.object.value());
                 Bytes::from(
                     table::table(
                         kind,
@@ -174,6 +174,14 @@ impl RowObject {
     }
 }
 
+/// A whole object as text; the text that is kept with it where possible.
+fn whole(kind: &Kind, object: &Object) -> Bytes {
+    match kind.shown(object) {
+        Cow::Borrowed(_) => object.json(),
+        Cow::Owned(shown) => Bytes::from(shown.to_string()),
+    }
+}
+
 /// The metadata of an object as an object of its own.
 pub fn metadata_only(object: &Value) -> Value {
     json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] })
@@ -184,18 +192,19 @@ fn items<'a>(
     kind: &str,
     api_version: &str,
     meta: &Value,
-    items: impl Iterator<Item = &'a Arc<Value>>,
-    show: impl Fn(&Value) -> String,
+    items: impl Iterator<Item = &'a Arc<Object>>,
+    show: impl Fn(&Object) -> Bytes,
 ) -> Bytes {
-    let mut out = format!(
+    let head = format!(
         "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":["
     );
+    let mut out = head.into_bytes();
     for (i, item) in items.enumerate() {
         if i > 0 {
-            out.push(',');
+            out.push(b',');
         }
-        out.push_str(&show(item));
+        out.extend_from_slice(&show(item));
     }
-    out.push_str("]}\n");
+    out.extend_from_slice(b"]}\n");
     Bytes::from(out)
 }

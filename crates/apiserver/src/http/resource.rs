@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::http::Method;
+use axum::http::header::{HeaderName, HeaderValue, USER_AGENT};
+use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use bytes::Bytes;
-use serde_json::Value;
 
 use super::super::error::{self, ApiError, Reason};
 use super::super::kind::Kind;
-use super::super::object::{Key, meta_str};
+use super::super::object::{Key, Object, meta_str};
 use super::super::patch::Patch;
 use super::super::server::Shared;
-use super::super::store::{Deleted, List, Part};
+use super::super::store::{Deleted, List, Part, WriteOptions};
 use super::query::Query;
 use super::render::View;
 use super::watch::{WatchBody, error_body};
-use super::{body, is_get, json, not_allowed, respond, value};
+use super::{body, is_get, json, not_allowed, respond, review};
+
+const APPLY: &str = "application/apply-patch+yaml";
 
 /// Verbs on the objects of a kind.
 pub async fn collection(
@@ -28,6 +30,9 @@ pub async fn collection(
 ) -> Result<Response, ApiError> {
     let query = Query::parse(request.uri().query())?;
     let view = View::choose(request.headers(), &query);
+    if !kind.stored {
+        return review::answer(kind, request).await;
+    }
     let placed = namespace.is_some() || !kind.namespaced;
     match request.method() {
         method if is_get(method) && query.is_watch()? => {
@@ -35,18 +40,24 @@ pub async fn collection(
         }
         method if is_get(method) => list(server, kind, namespace, &query, view),
         &Method::POST if placed => {
-            let options = query.write()?;
+            let options = write_options(&query, request.headers())?;
             let object = kind.stored(body::read_json(request).await?);
             let home = server.stored_kind(kind)?;
             let namespace = namespace.unwrap_or_default();
             let stored = server.store.create(&home, namespace, object, &options)?;
-            Ok(json(201, view.object(kind, &stored)))
+            server.store.kept().await?;
+            Ok(warned(
+                json(201, view.object(kind, &stored)),
+                kind,
+                &options,
+            ))
         }
         &Method::DELETE if placed => {
             let filter = query.filter(kind, namespace)?;
             let options = query.delete(&body::read_json(request).await?)?;
             let home = server.stored_kind(kind)?;
             let items = server.store.delete_collection(&home, &filter, &options)?;
+            server.store.kept().await?;
             let revision = server.store.revision();
             let list = List {
                 items,
@@ -58,6 +69,34 @@ pub async fn collection(
         }
         _ => Err(not_allowed()),
     }
+}
+
+/// How a request wants to write.
+pub fn write_options(query: &Query, headers: &HeaderMap) -> Result<WriteOptions, ApiError> {
+    let agent = headers
+        .get(USER_AGENT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
+    query.write(agent)
+}
+
+/// Adds what the writer should know.
+pub fn warned(mut response: Response, kind: &Kind, options: &WriteOptions) -> Response {
+    for warning in kind
+        .deprecation
+        .iter()
+        .cloned()
+        .chain(options.warnings.list())
+    {
+        let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
+        let text: String = quoted.chars().filter(|c| !c.is_control()).collect();
+        if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{text}\"")) {
+            response
+                .headers_mut()
+                .append(HeaderName::from_static("warning"), value);
+        }
+    }
+    response
 }
 
 fn list(
@@ -123,12 +162,12 @@ pub async fn object(
             Ok(json(200, view.object(kind, &stored)))
         }
         &Method::PUT | &Method::PATCH => {
-            let stored = write(server, kind, key, Part::Main, &query, request).await?;
-            Ok(json(200, view.object(kind, &stored)))
+            write(server, kind, key, Part::Main, &query, request).await
         }
         &Method::DELETE => {
             let options = query.delete(&body::read_json(request).await?)?;
             let deleted = server.store.delete(&home, key, &options)?;
+            server.store.kept().await?;
             Ok(json(200, show_deleted(kind, view, &deleted)))
         }
         _ => Err(not_allowed()),
@@ -152,25 +191,51 @@ pub async fn write(
     part: Part,
     query: &Query,
     request: Request,
-) -> Result<Arc<Value>, ApiError> {
-    let options = query.write()?;
-    let stored = server.stored_kind(kind)?;
+) -> Result<Response, ApiError> {
+    let options = write_options(query, request.headers())?;
+    let view = View::choose(request.headers(), query);
+    let (stored, made) = change(server, kind, key, part, query, request, &options).await?;
+    server.store.kept().await?;
+    let code = if made { 201 } else { 200 };
+    Ok(warned(
+        json(code, view.object(kind, &stored)),
+        kind,
+        &options,
+    ))
+}
+
+async fn change(
+    server: &Arc<Shared>,
+    kind: &Arc<Kind>,
+    key: &Key,
+    part: Part,
+    query: &Query,
+    request: Request,
+    options: &WriteOptions,
+) -> Result<(Arc<Object>, bool), ApiError> {
+    let home = server.stored_kind(kind)?;
+    let store = &server.store;
     if request.method() == Method::PUT {
-        let object = body::read_json(request).await?;
-        return server
-            .store
-            .update(&stored, key, kind.stored(object), part, &options);
+        let object = kind.stored(body::read_json(request).await?);
+        return Ok((store.update(&home, key, object, part, options)?, false));
     }
     let content_type = body::content_type(request.headers());
     let body = body::read(request.into_body()).await?;
+    if content_type == APPLY {
+        if query.get("fieldManager").is_none() {
+            return Err(ApiError::bad_request(
+                "fieldManager is required for apply patch",
+            ));
+        }
+        let config = kind.stored(body::parse(APPLY, &body)?);
+        return store.apply(&home, key, &config, part, options);
+    }
     let patch = Patch::parse(kind, &content_type, &body)?;
-    server
-        .store
-        .modify(&stored, key, part, &options, |current| {
-            patch
-                .apply(kind, &kind.shown(current))
-                .map(|object| kind.stored(object))
-        })
+    let patched = |current: &serde_json::Value| {
+        let object = patch.apply(kind, &kind.shown(current))?;
+        Ok(kind.stored(object))
+    };
+    Ok((store.modify(&home, key, part, options, patched)?, false))
 }
 
 /// The status of an object, which is read and written apart from the rest.
@@ -181,12 +246,14 @@ pub async fn status(
     request: Request,
 ) -> Result<Response, ApiError> {
     let query = Query::parse(request.uri().query())?;
-    let stored = match request.method() {
-        method if is_get(method) => server.store.get(kind, key)?,
-        &Method::PUT | &Method::PATCH => {
-            write(server, kind, key, Part::Status, &query, request).await?
+    match request.method() {
+        method if is_get(method) => {
+            let view = View::choose(request.headers(), &query);
+            Ok(json(200, view.object(kind, &*server.store.get(kind, key)?)))
         }
-        _ => return Err(not_allowed()),
-    };
-    Ok(value(200, &stored))
+        &Method::PUT | &Method::PATCH => {
+            write(server, kind, key, Part::Status, &query, request).await
+        }
+        _ => Err(not_allowed()),
+    }
 }

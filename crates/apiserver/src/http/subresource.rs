@@ -11,9 +11,10 @@ use super::super::error::{self, ApiError};
 use super::super::kind::Kind;
 use super::super::object::{Key, child_mut, is_deleting, meta_mut, meta_str, now};
 use super::super::server::Shared;
+use super::super::store::Part;
 use super::super::validate::check_dns_subdomain;
 use super::query::Query;
-use super::{body, not_allowed, resource, value};
+use super::{body, disruption, json, not_allowed, resource, scale, value};
 
 /// A request for a subresource.
 pub async fn answer(
@@ -25,6 +26,8 @@ pub async fn answer(
 ) -> Result<Response, ApiError> {
     match sub {
         "status" if kind.has_status => resource::status(server, kind, key, request).await,
+        "scale" if kind.scale.is_some() => scale::answer(server, kind, key, request).await,
+        "ephemeralcontainers" if serves(kind, sub) => ephemeral(server, kind, key, request).await,
         "finalize" if kind.is_namespace() => finalize(server, kind, key, request).await,
         "binding" if serves(kind, sub) => bind(server, kind, key, request).await,
         "eviction" if serves(kind, sub) => evict(server, kind, key, request).await,
@@ -34,6 +37,23 @@ pub async fn answer(
 
 fn serves(kind: &Kind, sub: &str) -> bool {
     kind.subresources.iter().any(|s| s.name == sub)
+}
+
+/// Containers for debugging, which only ever come.
+async fn ephemeral(
+    server: &Arc<Shared>,
+    kind: &Arc<Kind>,
+    key: &Key,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let query = Query::parse(request.uri().query())?;
+    match request.method() {
+        &Method::GET => Ok(json(200, server.store.get(kind, key)?.json())),
+        &Method::PUT | &Method::PATCH => {
+            resource::write(server, kind, key, Part::Main, &query, request).await
+        }
+        _ => Err(not_allowed()),
+    }
 }
 
 async fn post(request: Request, expected: &str) -> Result<(Query, Value), ApiError> {
@@ -62,7 +82,7 @@ async fn bind(
     let node = body["target"]["name"].as_str().unwrap_or_default();
     check_dns_subdomain(node)
         .map_err(|why| ApiError::bad_request(format!("target.name: \"{node}\": {why}")))?;
-    let dry_run = query.write()?.dry_run;
+    let dry_run = query.write("")?.dry_run;
     let bound = server.store.modify_unchecked(kind, key, dry_run, |pod| {
         let uid = meta_str(&body, "uid");
         if !uid.is_empty() && uid != meta_str(pod, "uid") {
@@ -87,6 +107,7 @@ async fn bind(
             None => Ok(bound_to(pod, node)),
         }
     })?;
+    server.store.kept().await?;
     let mut status = error::success(kind, &key.name, meta_str(&bound, "uid"));
     status["code"] = json!(201);
     Ok(value(201, &status))
@@ -106,7 +127,7 @@ fn bound_to(pod: &Value, node: &str) -> Value {
     pod
 }
 
-/// Deletes a pod the way a drain asks for it. There are no disruption budgets that could refuse.
+/// Deletes a pod the way a drain asks for it, unless a disruption budget refuses.
 async fn evict(
     server: &Arc<Shared>,
     kind: &Kind,
@@ -115,7 +136,9 @@ async fn evict(
 ) -> Result<Response, ApiError> {
     let (query, body) = post(request, "Eviction").await?;
     let options = query.delete(&body["deleteOptions"])?;
+    disruption::check(&server.store, kind, key)?;
     server.store.delete(kind, key, &options)?;
+    server.store.kept().await?;
     Ok(value(
         201,
         &json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 }),
@@ -134,22 +157,24 @@ async fn finalize(
     }
     let query = Query::parse(request.uri().query())?;
     let body = body::read_json(request).await?;
-    let stored = server
-        .store
-        .modify_unchecked(kind, key, query.write()?.dry_run, |namespace| {
-            let given = meta_str(&body, "resourceVersion");
-            if !given.is_empty() && given != meta_str(namespace, "resourceVersion") {
-                return Err(ApiError::stale(kind, &key.name));
-            }
-            let mut namespace = namespace.clone();
-            let finalizers = body["spec"]["finalizers"]
-                .as_array()
-                .cloned()
-                .unwrap_or_default();
-            child_mut(&mut namespace, "spec")
-                .insert("finalizers".to_owned(), Value::Array(finalizers));
-            meta_mut(&mut namespace);
-            Ok(namespace)
-        })?;
-    Ok(value(200, &stored))
+    let stored =
+        server
+            .store
+            .modify_unchecked(kind, key, query.write("")?.dry_run, |namespace| {
+                let given = meta_str(&body, "resourceVersion");
+                if !given.is_empty() && given != meta_str(namespace, "resourceVersion") {
+                    return Err(ApiError::stale(kind, &key.name));
+                }
+                let mut namespace = namespace.clone();
+                let finalizers = body["spec"]["finalizers"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
+                child_mut(&mut namespace, "spec")
+                    .insert("finalizers".to_owned(), Value::Array(finalizers));
+                meta_mut(&mut namespace);
+                Ok(namespace)
+            })?;
+    server.store.kept().await?;
+    Ok(json(200, stored.json()))
 }

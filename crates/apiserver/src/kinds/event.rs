@@ -1,12 +1,10 @@
 //! `Event` of the core group.
 
-use k8s_openapi::api::core::v1 as core;
 use serde_json::Value;
 
 use super::super::face::Face;
-use super::super::kind::{ShapeReport, Strategy};
+use super::super::kind::Strategy;
 use super::super::object::meta_str;
-use super::super::schema;
 use super::super::validate::FieldErrors;
 
 /// Seconds that an event is kept.
@@ -30,10 +28,6 @@ pub(super) static NEW_FACE: Face = Face {
 pub(super) struct EventStrategy;
 
 impl Strategy for EventStrategy {
-    fn shape(&self, object: &Value) -> ShapeReport {
-        schema::shape::<core::Event>(object)
-    }
-
     fn validate(&self, object: &Value, errors: &mut FieldErrors) {
         let about = &object["involvedObject"];
         let expected = about["namespace"]

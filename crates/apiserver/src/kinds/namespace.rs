@@ -1,19 +1,13 @@
 //! `Namespace`.
 
-use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
-use super::super::kind::{ShapeReport, Strategy};
+use super::super::kind::Strategy;
 use super::super::object::{child_mut, meta_str, set_default};
-use super::super::schema;
 
 pub(super) struct NamespaceStrategy;
 
 impl Strategy for NamespaceStrategy {
-    fn shape(&self, object: &Value) -> ShapeReport {
-        schema::shape::<core::Namespace>(object)
-    }
-
     /// Every namespace is selectable by its name through a label of its own.
     fn defaults(&self, object: &mut Value) {
         let name = meta_str(object, "name").to_owned();

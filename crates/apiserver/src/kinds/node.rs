@@ -2,21 +2,15 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1 as core;
 use serde_json::{Value, json};
 
-use super::super::kind::{ShapeReport, Strategy};
+use super::super::kind::Strategy;
 use super::super::object::child_mut;
-use super::super::schema;
 use super::super::validate::FieldErrors;
 
 pub(super) struct NodeStrategy;
 
 impl Strategy for NodeStrategy {
-    fn shape(&self, object: &Value) -> ShapeReport {
-        schema::shape::<core::Node>(object)
-    }
-
     /// `podCIDR` and the first of `podCIDRs` say the same.
     fn defaults(&self, object: &mut Value) {
         let spec = child_mut(object, "spec");

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1 as core;
 use serde_json::{Map, Value, json};
 
-use super::super::kind::{ShapeReport, Strategy};
+use super::super::kind::Strategy;
 use super::super::object::{child_mut, set_default};
-use super::super::schema;
 use super::super::validate::{FieldErrors, check_dns_label, check_dns_subdomain};
 
 const DEFAULT_GRACE: i64 = 30;
@@ -16,10 +14,6 @@ const CONTAINER_LISTS: [&str; 2] = ["initContainers", "containers"];
 pub(super) struct PodStrategy;
 
 impl Strategy for PodStrategy {
-    fn shape(&self, object: &Value) -> ShapeReport {
-        schema::shape::<core::Pod>(object)
-    }
-
     fn defaults(&self, object: &mut Value) {
         let spec = child_mut(object, "spec");
         set_default(spec, "restartPolicy", "Always");

@@ -40,18 +40,16 @@ impl Patch {
         match content_type {
             "application/json-patch+json" => json_patch::parse(&value()?).map(Self::Json),
             "application/merge-patch+json" => object().map(Self::Merge),
-            "application/strategic-merge-patch+json" if kind.built_in => object().map(Self::Strategic),
+            "application/strategic-merge-patch+json" if kind.built_in => {
+                object().map(Self::Strategic)
+            }
             "application/strategic-merge-patch+json" => unsupported(format!(
                 "strategic merge patches work for built-in kinds only; send {} as application/merge-patch+json",
                 kind.qualified_plural()
             )),
-            "application/apply-patch+yaml" | "application/apply-patch+cbor" => unsupported(
-                "server-side apply is not supported by this server yet; use client-side apply or another patch type"
-                    .to_owned(),
-            ),
             other => unsupported(format!(
                 "unknown patch type \"{other}\"; accepted: application/json-patch+json, \
-                 application/merge-patch+json, application/strategic-merge-patch+json"
+                 application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"
             )),
         }
     }
@@ -71,9 +69,8 @@ impl Patch {
                 })?
             }
             Self::Merge(patch) => merge::apply(&mut object, patch),
-            Self::Strategic(patch) => {
-                strategic::apply(&kind.kind, &mut object, patch).map_err(ApiError::bad_request)?
-            }
+            Self::Strategic(patch) => strategic::apply(&kind.schema(), &mut object, patch)
+                .map_err(ApiError::bad_request)?,
         }
         Ok(object)
     }

@@ -2,46 +2,26 @@
 
 use serde_json::{Map, Value};
 
+use super::super::apply::reorder;
+use super::super::schema::Schema;
+
 /// How a list is merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ListRule {
+enum ListRule<'a> {
     /// The list of the patch replaces the list.
     Replace,
     /// Elements with the same value under this key are one element.
-    ByKey(&'static str),
+    ByKey(&'a str),
     /// A set of plain values.
     Set,
 }
 
-/// The rule for a list by the names of the field and of the map around it (for elements: the list's own name).
-fn list_rule(kind: &str, parent: &str, field: &str) -> ListRule {
-    use ListRule::{ByKey, Replace, Set};
-    match (parent, field) {
-        ("metadata", "finalizers") | ("spec", "podCIDRs") => Set,
-        ("metadata", "ownerReferences") => ByKey("uid"),
-        ("status", "conditions" | "addresses") => ByKey("type"),
-        ("status", "podIPs" | "hostIPs") | ("spec", "hostAliases") => ByKey("ip"),
-        ("spec", "ports") if kind == "Service" => ByKey("port"),
-        ("spec", "topologySpreadConstraints") => ByKey("topologyKey"),
-        (
-            "spec",
-            "containers"
-            | "initContainers"
-            | "ephemeralContainers"
-            | "volumes"
-            | "imagePullSecrets"
-            | "schedulingGates"
-            | "resourceClaims",
-        ) => ByKey("name"),
-        ("containers" | "initContainers" | "ephemeralContainers", field) => match field {
-            "env" => ByKey("name"),
-            "ports" => ByKey("containerPort"),
-            "volumeMounts" => ByKey("mountPath"),
-            "volumeDevices" => ByKey("devicePath"),
-            _ => Replace,
-        },
-        ("", "secrets") if kind == "ServiceAccount" => ByKey("name"),
-        _ => Replace,
+/// The rule for a list.
+fn list_rule(schema: &Schema) -> ListRule<'_> {
+    match schema.merge.as_deref() {
+        Some("") => ListRule::Set,
+        Some(key) => ListRule::ByKey(key),
+        None => ListRule::Replace,
     }
 }
 
@@ -65,16 +45,15 @@ fn check_size(field: &str, a: usize, b: usize) -> Result<(), String> {
 }
 
 /// Merges `patch` into an object of the kind.
-pub fn apply(kind: &str, target: &mut Value, patch: &Value) -> Result<(), String> {
+pub fn apply(schema: &Schema, target: &mut Value, patch: &Value) -> Result<(), String> {
     let Value::Object(patch) = patch else {
         return Err("the patch is not a JSON object".to_owned());
     };
-    merge_map(kind, "", target, patch)
+    merge_map(schema, target, patch)
 }
 
 fn merge_map(
-    kind: &str,
-    parent: &str,
+    schema: &Schema,
     target: &mut Value,
     patch: &Map<String, Value>,
 ) -> Result<(), String> {
@@ -100,26 +79,28 @@ fn merge_map(
         map.retain(|key, _| keep.iter().any(|k| k == key));
     }
     for (key, value) in patch.iter().filter(|(key, _)| !key.starts_with('$')) {
-        merge_field(kind, parent, map, key, value)?;
+        merge_field(schema, map, key, value)?;
     }
     patch
         .iter()
-        .try_for_each(|(key, value)| merge_list_directive(kind, parent, map, key, value))
+        .try_for_each(|(key, value)| merge_list_directive(schema, map, key, value))
 }
 
 fn merge_field(
-    kind: &str,
-    parent: &str,
+    schema: &Schema,
     map: &mut Map<String, Value>,
     key: &str,
     value: &Value,
 ) -> Result<(), String> {
+    let any = Schema::any();
+    let field = schema.field(key).unwrap_or(&any);
     match value {
         Value::Null => drop(map.remove(key)),
+        Value::Object(_) if field.replace => drop(map.insert(key.to_owned(), value.clone())),
         Value::Object(patch) if patch.get(DIRECTIVE).is_some_and(|d| d == "delete") => {
             drop(map.remove(key))
         }
-        Value::Object(patch) => merge_map(kind, key, map.entry(key).or_insert(Value::Null), patch)?,
+        Value::Object(patch) => merge_map(field, map.entry(key).or_insert(Value::Null), patch)?,
         Value::Array(patch) => {
             let list = map.entry(key).or_insert_with(|| Value::Array(Vec::new()));
             if !list.is_array() {
@@ -128,7 +109,7 @@ fn merge_field(
             let Value::Array(list) = list else {
                 return Ok(());
             };
-            merge_list(kind, key, list_rule(kind, parent, key), list, patch)?;
+            merge_list(field, key, list, patch)?;
         }
         plain => drop(map.insert(key.to_owned(), plain.clone())),
     }
@@ -136,12 +117,12 @@ fn merge_field(
 }
 
 fn merge_list(
-    kind: &str,
+    schema: &Schema,
     field: &str,
-    rule: ListRule,
     list: &mut Vec<Value>,
     patch: &[Value],
 ) -> Result<(), String> {
+    let rule = list_rule(schema);
     if rule != ListRule::Replace {
         check_size(field, list.len() + patch.len(), patch.len())?;
     }
@@ -165,14 +146,14 @@ fn merge_list(
             }
             patch
                 .iter()
-                .try_for_each(|element| merge_element(kind, field, key, list, element))?;
+                .try_for_each(|element| merge_element(schema, field, key, list, element))?;
         }
     }
     Ok(())
 }
 
 fn merge_element(
-    kind: &str,
+    schema: &Schema,
     field: &str,
     key: &str,
     list: &mut Vec<Value>,
@@ -191,18 +172,17 @@ fn merge_element(
         return Ok(());
     }
     if let Some(found) = list.iter_mut().find(|e| e.get(key) == Some(id)) {
-        return merge_map(kind, field, found, patch);
+        return merge_map(schema.element(), found, patch);
     }
     let mut new = Value::Null;
-    merge_map(kind, field, &mut new, patch)?;
+    merge_map(schema.element(), &mut new, patch)?;
     list.push(new);
     Ok(())
 }
 
 /// Directives about a list that stand beside it.
 fn merge_list_directive(
-    kind: &str,
-    parent: &str,
+    schema: &Schema,
     map: &mut Map<String, Value>,
     key: &str,
     value: &Value,
@@ -223,51 +203,38 @@ fn merge_list_directive(
             map.get_mut(field).filter(|v| v.is_array()).map(Value::take)
         {
             check_size(field, elements.len(), arguments.len().max(elements.len()))?;
-            let rule = list_rule(kind, parent, field);
+            let any = Schema::any();
+            let rule = list_rule(schema.field(field).unwrap_or(&any));
+            let id = |element: &Value| match rule {
+                ListRule::ByKey(key) => element.get(key).cloned().unwrap_or(Value::Null),
+                _ => element.clone(),
+            };
+            let order: Vec<Value> = arguments.iter().map(id).collect();
             map.insert(
                 field.to_owned(),
-                Value::Array(reorder(rule, elements, arguments)),
+                Value::Array(reorder(elements, &order, id)),
             );
         }
     }
     Ok(())
 }
 
-/// Puts the elements that `order` names into that order; each other one stays behind the element it stood behind.
-fn reorder(rule: ListRule, elements: Vec<Value>, order: &[Value]) -> Vec<Value> {
-    let id = |element: &Value| match rule {
-        ListRule::ByKey(key) => element.get(key).cloned().unwrap_or(Value::Null),
-        _ => element.clone(),
-    };
-    let place = |element: &Value| order.iter().position(|o| id(o) == id(element));
-    let mut named: Vec<(usize, Value)> = elements
-        .iter()
-        .filter_map(|e| place(e).map(|at| (at, e.clone())))
-        .collect();
-    named.sort_by_key(|(at, _)| *at);
-    let mut result: Vec<Value> = named.into_iter().map(|(_, e)| e).collect();
-    let mut previous: Option<Value> = None;
-    for element in elements {
-        if place(&element).is_none() {
-            let behind = previous
-                .as_ref()
-                .and_then(|p| result.iter().position(|e| id(e) == *p));
-            result.insert(behind.map_or(0, |at| at + 1), element.clone());
-        }
-        previous = Some(id(&element));
-    }
-    result
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::super::kinds;
     use super::*;
+    use std::sync::Arc;
+
+    fn pod() -> Arc<Schema> {
+        kinds::pod().schema()
+    }
+
     use proptest::prelude::*;
     use serde_json::json;
 
     fn patched(target: Value, patch: Value) -> Value {
         let mut target = target;
-        apply("Pod", &mut target, &patch).unwrap();
+        apply(&pod(), &mut target, &patch).unwrap();
         target
     }
 
@@ -319,7 +286,7 @@ mod tests {
     fn a_missing_merge_key_is_an_error() {
         let patch = json!({"spec": {"containers": [{"image": "x"}]}});
         assert!(
-            apply("Pod", &mut json!({}), &patch)
+            apply(&pod(), &mut json!({}), &patch)
                 .unwrap_err()
                 .contains("merge key")
         );
@@ -361,9 +328,9 @@ mod tests {
         #[test]
         fn no_patch_panics_and_merging_twice_changes_nothing(target in any_json(), patch in any_json()) {
             let mut once = target;
-            if apply("Pod", &mut once, &patch).is_ok() && !patch.to_string().contains('$') {
+            if apply(&pod(), &mut once, &patch).is_ok() && !patch.to_string().contains('$') {
                 let mut twice = once.clone();
-                prop_assert!(apply("Pod", &mut twice, &patch).is_ok());
+                prop_assert!(apply(&pod(), &mut twice, &patch).is_ok());
                 prop_assert_eq!(once, twice);
             }
         }

@@ -8,13 +8,32 @@ use serde_json::{Value, json};
 use super::super::error::ApiError;
 use super::super::kind::Kind;
 use super::super::object::{
-    Key, child_mut, format_time, has_finalizers, is_deleting, meta_mut, meta_str,
+    Key, Object, child_mut, format_time, has_finalizer, has_finalizers, is_deleting, meta_mut,
+    meta_str,
 };
+use super::gc::{CLEANUP, Sweep, disown, with_finalizer};
 use super::memory::Transaction;
 use super::{Filter, Store};
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
+
+/// The finalizer of an object that goes after those it owns.
+pub(super) const FOREGROUND: &str = "foregroundDeletion";
+/// The finalizer of an object that leaves those it owns behind.
+const ORPHAN: &str = "orphan";
+
+/// What happens to the objects that a deleted object owns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Propagation {
+    /// They go after it.
+    #[default]
+    Background,
+    /// They go before it.
+    Foreground,
+    /// They stay, without owner.
+    Orphan,
+}
 
 /// How to delete.
 #[derive(Debug, Clone, Default)]
@@ -25,6 +44,8 @@ pub struct DeleteOptions {
     pub uid: Option<String>,
     /// Only if the object is at this revision.
     pub resource_version: Option<String>,
+    /// What happens to the objects that it owns.
+    pub propagation: Propagation,
     /// Check only.
     pub dry_run: bool,
 }
@@ -33,14 +54,14 @@ pub struct DeleteOptions {
 #[derive(Debug, Clone)]
 pub enum Deleted {
     /// It is gone; this was its last state.
-    Gone(Arc<Value>),
+    Gone(Arc<Object>),
     /// It is marked, and goes when its finalizers and its grace period are done.
-    Pending(Arc<Value>),
+    Pending(Arc<Object>),
 }
 
 impl Deleted {
     /// The object's last or present state.
-    pub fn object(&self) -> &Arc<Value> {
+    pub fn object(&self) -> &Arc<Object> {
         match self {
             Self::Gone(object) | Self::Pending(object) => object,
         }
@@ -62,15 +83,28 @@ impl Store {
                 "this namespace may not be deleted",
             ));
         }
-        self.memory.transact(|txn| {
-            let current = txn.get(&kind.qualified_plural(), key);
-            let current = current.ok_or_else(|| ApiError::not_found(kind, &key.name))?;
-            check_preconditions(kind, &current, options)?;
-            if options.dry_run {
-                return Ok(Deleted::Pending(current));
-            }
-            Ok(self.delete_in(txn, kind, &current, options.grace_period))
-        })
+        self.memory
+            .transact(|txn| {
+                let current = txn.get(&kind.qualified_plural(), key);
+                let current = current.ok_or_else(|| ApiError::not_found(kind, &key.name))?;
+                check_preconditions(kind, &current, options)?;
+                if options.dry_run {
+                    return Ok(Deleted::Pending(current));
+                }
+                let mut sweep = Sweep::default();
+                let grace = options.grace_period;
+                let deleted =
+                    self.delete_in(txn, kind, &current, grace, options.propagation, &mut sweep);
+                self.sweep(txn, sweep);
+                // What followed may have been the end of what was only marked.
+                Ok(match deleted {
+                    Deleted::Pending(last) if txn.get(&kind.qualified_plural(), key).is_none() => {
+                        Deleted::Gone(last)
+                    }
+                    other => other,
+                })
+            })
+            .inspect(|_| self.after_write(kind))
     }
 
     /// Deletes everything that a filter lets through, one after another; returns what was there.
@@ -79,7 +113,7 @@ impl Store {
         kind: &Kind,
         filter: &Filter,
         options: &DeleteOptions,
-    ) -> Result<Vec<Arc<Value>>, ApiError> {
+    ) -> Result<Vec<Arc<Object>>, ApiError> {
         let (objects, _) = self.matching(kind, filter, None)?;
         let mut deleted = Vec::with_capacity(objects.len());
         for object in objects {
@@ -93,50 +127,88 @@ impl Store {
         Ok(deleted)
     }
 
-    fn delete_in(
+    /// Deletes an object; what follows for others is left in `sweep`.
+    pub(super) fn delete_in(
         &self,
         txn: &mut Transaction<'_>,
         kind: &Kind,
-        current: &Arc<Value>,
+        current: &Arc<Object>,
         asked: Option<i64>,
+        propagation: Propagation,
+        sweep: &mut Sweep,
     ) -> Deleted {
         if kind.is_namespace() {
-            return self.delete_namespace(txn, kind, current);
+            return self.delete_namespace(txn, kind, current, sweep);
+        }
+        if kind.is_definition() {
+            return self.delete_definition(txn, kind, current, sweep);
+        }
+        let table = kind.qualified_plural();
+        let (mut object, uid) = (Value::clone(current), meta_str(current, "uid"));
+        match propagation {
+            Propagation::Orphan => self.let_go(txn, uid),
+            Propagation::Foreground if !txn.dependents(uid).is_empty() => {
+                for place in txn.dependents(uid) {
+                    let below = match txn.get(&place.0, &place.1) {
+                        Some(o) if !txn.dependents(meta_str(&o, "uid")).is_empty() => {
+                            Propagation::Foreground
+                        }
+                        _ => Propagation::Background,
+                    };
+                    sweep.delete(place, None, below);
+                }
+                if self.is_blocked(txn, uid) {
+                    object = with_finalizer(object, FOREGROUND);
+                }
+            }
+            _ => {}
         }
         let grace = kind
             .strategy
             .grace_period(current, asked)
             .unwrap_or(0)
             .max(0);
-        if grace == 0 && !has_finalizers(current) {
-            return Deleted::Gone(self.remove_in(
-                txn,
-                kind,
-                &Key::of(current),
-                Value::clone(current),
-            ));
+        if grace == 0 && !has_finalizers(&object) {
+            return Deleted::Gone(self.remove_in(txn, kind, &Key::of(current), object, sweep));
         }
         let left = current["metadata"]["deletionGracePeriodSeconds"]
             .as_i64()
             .unwrap_or(0);
-        if is_deleting(current) && left <= grace {
+        if is_deleting(current)
+            && left <= grace
+            && has_finalizer(&object, FOREGROUND) == has_finalizer(current, FOREGROUND)
+        {
             return Deleted::Pending(Arc::clone(current));
         }
-        Deleted::Pending(txn.put(&kind.qualified_plural(), marked(kind, current, grace)))
+        Deleted::Pending(txn.put(&table, marked(kind, &object, grace)))
     }
 
-    /// Removes an object for good, and its namespace if that only waited for it.
+    /// Takes an owner out of everything that it owns.
+    fn let_go(&self, txn: &mut Transaction<'_>, uid: &str) {
+        for (table, key) in txn.dependents(uid) {
+            if let (Some(object), Some(kind)) =
+                (txn.get(&table, &key), self.registry().find(&table))
+            {
+                disown(txn, &kind, &object, |reference| reference["uid"] == uid);
+            }
+        }
+    }
+
+    /// Removes an object for good; what follows for others is left in `sweep`.
     pub(super) fn remove_in(
         &self,
         txn: &mut Transaction<'_>,
         kind: &Kind,
         key: &Key,
         last: Value,
-    ) -> Arc<Value> {
-        let last = txn.remove(&kind.qualified_plural(), key, last);
-        if kind.namespaced {
-            self.finish_namespace(txn, &key.namespace);
+        sweep: &mut Sweep,
+    ) -> Arc<Object> {
+        if has_finalizer(&last, ORPHAN) {
+            self.let_go(txn, meta_str(&last, "uid"));
         }
+        let table = kind.qualified_plural();
+        let last = txn.remove(&table, key, last);
+        sweep.removed(txn, &table, key, &last);
         last
     }
 
@@ -144,7 +216,8 @@ impl Store {
         &self,
         txn: &mut Transaction<'_>,
         kind: &Kind,
-        current: &Arc<Value>,
+        current: &Arc<Object>,
+        sweep: &mut Sweep,
     ) -> Deleted {
         let name = meta_str(current, "name").to_owned();
         let mut stored = Arc::clone(current);
@@ -152,35 +225,44 @@ impl Store {
             let mut terminating = marked(kind, current, 0);
             meta_mut(&mut terminating).remove("deletionGracePeriodSeconds");
             child_mut(&mut terminating, "status").insert("phase".to_owned(), json!("Terminating"));
-            stored = txn.put(&kind.qualified_plural(), terminating);
+            stored = txn.put("namespaces", terminating);
         }
-        for content in self.registry().iter().filter(|k| k.namespaced) {
-            for object in txn.in_namespace(&content.qualified_plural(), &name) {
-                self.delete_in(txn, content, &object, None);
+        for table in self.namespaced_tables() {
+            for object in txn.in_namespace(&table, &name) {
+                sweep.delete(
+                    (table.clone(), Key::of(&object)),
+                    None,
+                    Propagation::Background,
+                );
             }
         }
-        self.finish_namespace(txn, &name);
-        match txn.get(&kind.qualified_plural(), &Key::cluster(name)) {
-            Some(_) => Deleted::Pending(stored),
-            None => Deleted::Gone(stored),
-        }
+        sweep.released("namespaces", &Key::cluster(name));
+        Deleted::Pending(stored)
     }
 
-    /// Removes a namespace that is to go once nothing is left in it.
-    pub(super) fn finish_namespace(&self, txn: &mut Transaction<'_>, name: &str) {
-        let key = Key::cluster(name);
-        let Some(namespace) = txn.get("namespaces", &key) else {
-            return;
-        };
-        let waiting = is_deleting(&namespace) && !has_finalizers(&namespace);
-        if waiting
-            && !self
-                .namespaced_tables()
-                .iter()
-                .any(|t| txn.any_in_namespace(t, name))
-        {
-            txn.remove("namespaces", &key, Value::clone(&namespace));
+    /// A definition takes its objects along, and goes when they are gone.
+    fn delete_definition(
+        &self,
+        txn: &mut Transaction<'_>,
+        kind: &Kind,
+        current: &Arc<Object>,
+        sweep: &mut Sweep,
+    ) -> Deleted {
+        let table = meta_str(current, "name").to_owned();
+        let mut stored = Arc::clone(current);
+        if !is_deleting(current) {
+            let object = with_finalizer(Value::clone(current), CLEANUP);
+            stored = txn.put(&kind.qualified_plural(), marked(kind, &object, 0));
         }
+        for object in txn.all(&table) {
+            sweep.delete(
+                (table.clone(), Key::of(&object)),
+                None,
+                Propagation::Background,
+            );
+        }
+        sweep.released(&kind.qualified_plural(), &Key::cluster(table));
+        Deleted::Pending(stored)
     }
 }
 

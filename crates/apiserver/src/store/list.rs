@@ -3,11 +3,10 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::super::error::ApiError;
 use super::super::kind::Kind;
-use super::super::object::Key;
+use super::super::object::{Key, Object};
 use super::{Filter, Store};
 
 /// How fresh a list has to be.
@@ -39,7 +38,7 @@ pub struct ListOptions {
 #[derive(Debug, Clone)]
 pub struct List {
     /// The objects, ordered by namespace and name.
-    pub items: Vec<Arc<Value>>,
+    pub items: Vec<Arc<Object>>,
     /// The revision that the list shows.
     pub revision: u64,
     /// Token for the next page, if there is one.
@@ -107,7 +106,7 @@ impl Store {
         kind: &Kind,
         filter: &Filter,
         at: Option<u64>,
-    ) -> Option<(Vec<Arc<Value>>, u64)> {
+    ) -> Option<(Vec<Arc<Object>>, u64)> {
         let name = filter.fields.name()?;
         let namespace = match (&filter.namespace, kind.namespaced) {
             (Some(namespace), true) => namespace.clone(),
@@ -138,7 +137,7 @@ impl Store {
     }
 }
 
-fn page(mut items: Vec<Arc<Value>>, revision: u64, limit: Option<usize>) -> List {
+fn page(mut items: Vec<Arc<Object>>, revision: u64, limit: Option<usize>) -> List {
     let limit = limit.filter(|l| *l > 0).unwrap_or(usize::MAX);
     let remaining = items.len().saturating_sub(limit);
     items.truncate(limit);

@@ -1,17 +1,18 @@
 //! Where objects are: tables of revisioned objects in memory, with the recent changes of each table.
 //!
-//! This is the part that an embedded database can replace: ordered keys, one global revision, and transactions that
-//! read and write several tables at once. It knows nothing of Kubernetes but where the revision stands in an object.
+//! Ordered keys, one global revision, and transactions that read and write several tables at once. It knows nothing of
+//! Kubernetes but where revision, identifier and owners stand in an object. What is written goes into the journal, if there is one,
+//! in the same order.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::super::object::{Key, set_revision};
+use super::super::object::{Key, Object, meta_str, owners, set_revision};
+use super::journal::{Journal, Record};
 
 /// One change of one object.
 #[derive(Debug)]
@@ -19,41 +20,42 @@ pub struct Change {
     /// Revision of the change.
     pub revision: u64,
     /// The object after the change; `None` when it was removed.
-    pub new: Option<Arc<Value>>,
+    pub new: Option<Arc<Object>>,
     /// The object before the change; `None` when it was made.
-    pub old: Option<Arc<Value>>,
+    pub old: Option<Arc<Object>>,
     /// The object as the change shows it: its new state, or for a removal its last one, at the revision of the change.
-    pub shown: Arc<Value>,
-    /// The same as text, written once for all watchers.
-    json: OnceLock<Bytes>,
-}
-
-impl Change {
-    /// What the change shows as JSON text.
-    pub fn json(&self) -> Bytes {
-        self.json
-            .get_or_init(|| Bytes::from(self.shown.to_string()))
-            .clone()
-    }
+    pub shown: Arc<Object>,
 }
 
 struct Table {
-    objects: BTreeMap<Key, Arc<Value>>,
+    objects: BTreeMap<Key, Arc<Object>>,
     changes: VecDeque<Arc<Change>>,
     /// Revision of the newest change that is no longer in `changes`: what lies at or before it cannot be told any more.
     floor: u64,
     wake: watch::Sender<u64>,
 }
 
+/// Table and key of an object.
+pub type Place = (String, Key);
+
 struct Inner {
     revision: u64,
+    /// Changes up to this revision are not known: those before the last start.
+    floor: u64,
     tables: BTreeMap<String, Table>,
+    /// Where the object with an identifier is.
+    places: HashMap<String, Place>,
+    /// The objects that name an identifier as their owner.
+    dependents: HashMap<String, BTreeSet<Place>>,
+    /// What the running transaction has written, for the journal.
+    records: Vec<Record>,
 }
 
 /// All tables, behind one lock that is held for map operations only.
 pub struct Memory {
     inner: Mutex<Inner>,
     history: usize,
+    journal: Option<Journal>,
 }
 
 /// Objects of a table at one revision.
@@ -61,7 +63,7 @@ pub struct Snapshot {
     /// The revision.
     pub revision: u64,
     /// The objects in key order.
-    pub objects: Vec<Arc<Value>>,
+    pub objects: Vec<Arc<Object>>,
 }
 
 /// Why a table cannot be read at a revision.
@@ -76,14 +78,42 @@ pub enum Unavailable {
 impl Memory {
     /// Empty tables that remember `history` changes each.
     pub fn new(history: usize) -> Self {
-        let inner = Inner {
-            revision: 1,
-            tables: BTreeMap::new(),
-        };
+        Self {
+            inner: Mutex::new(Inner::new()),
+            history: history.max(1),
+            journal: None,
+        }
+    }
+
+    /// Tables that hold what a journal has kept, and go on at `revision`.
+    pub fn restored(
+        history: usize,
+        journal: Journal,
+        revision: u64,
+        objects: Vec<(String, Value)>,
+    ) -> Self {
+        let mut inner = Inner::new();
+        inner.revision = revision;
+        for (table, object) in objects {
+            let key = Key::of(&object);
+            let object = Object::shared(object);
+            inner.index(&table, &key, None, Some(&object));
+            inner.table_mut(&table).objects.insert(key, object);
+        }
+        for table in inner.tables.values_mut() {
+            table.floor = revision;
+        }
+        inner.floor = revision;
         Self {
             inner: Mutex::new(inner),
             history: history.max(1),
+            journal: Some(journal),
         }
+    }
+
+    /// The journal, if objects are kept.
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
     }
 
     // A panic while the lock is held leaves complete tables behind (each write is one insert), so poisoning is ignored.
@@ -97,17 +127,24 @@ impl Memory {
     }
 
     /// One object.
-    pub fn get(&self, table: &str, key: &Key) -> Option<Arc<Value>> {
+    pub fn get(&self, table: &str, key: &Key) -> Option<Arc<Object>> {
         self.lock().tables.get(table)?.objects.get(key).cloned()
     }
 
     /// Runs `work` with exclusive access. What it wrote stays, also when it returns an error: check before writing.
     pub fn transact<T>(&self, work: impl FnOnce(&mut Transaction<'_>) -> T) -> T {
         let mut inner = self.lock();
-        work(&mut Transaction {
+        let outcome = work(&mut Transaction {
             inner: &mut inner,
             history: self.history,
-        })
+            keeps: self.journal.is_some(),
+        });
+        let records = std::mem::take(&mut inner.records);
+        if let Some(journal) = self.journal.as_ref().filter(|_| !records.is_empty()) {
+            // Still under the lock: the journal has the order of the revisions.
+            journal.add(records, inner.revision);
+        }
+        outcome
     }
 
     /// Objects of a table, optionally of one namespace, as they were at a revision (`None`: now).
@@ -129,14 +166,14 @@ impl Memory {
             });
         };
         let undo = table.since(revision)?;
-        let now: Vec<(&Key, &Arc<Value>)> = table.range(namespace).collect();
+        let now: Vec<(&Key, &Arc<Object>)> = table.range(namespace).collect();
         if undo.is_empty() {
             return Ok(Snapshot {
                 revision,
                 objects: now.into_iter().map(|(_, o)| Arc::clone(o)).collect(),
             });
         }
-        let mut then: BTreeMap<Key, Arc<Value>> = now
+        let mut then: BTreeMap<Key, Arc<Object>> = now
             .into_iter()
             .map(|(k, o)| (k.clone(), Arc::clone(o)))
             .collect();
@@ -168,6 +205,7 @@ impl Memory {
         }
         let changes = match inner.tables.get(table) {
             Some(table) => table.since(revision)?,
+            None if revision < inner.floor => return Err(Unavailable::TooOld(inner.floor)),
             None => Vec::new(),
         };
         Ok((changes, inner.revision))
@@ -180,13 +218,61 @@ impl Memory {
 }
 
 impl Inner {
+    fn new() -> Self {
+        Self {
+            revision: 1,
+            floor: 0,
+            tables: BTreeMap::new(),
+            places: HashMap::new(),
+            dependents: HashMap::new(),
+            records: Vec::new(),
+        }
+    }
+
     fn table_mut(&mut self, name: &str) -> &mut Table {
+        let floor = self.floor;
         self.tables.entry(name.to_owned()).or_insert_with(|| Table {
             objects: BTreeMap::new(),
             changes: VecDeque::new(),
-            floor: 0,
+            floor,
             wake: watch::Sender::new(0),
         })
+    }
+
+    /// Keeps identifiers and owners in step with a change of an object.
+    fn index(&mut self, table: &str, key: &Key, old: Option<&Object>, new: Option<&Object>) {
+        let uid = |object: Option<&Object>| {
+            object
+                .map(|o| meta_str(o, "uid").to_owned())
+                .filter(|uid| !uid.is_empty())
+        };
+        let (before, after) = (uid(old), uid(new));
+        if before != after {
+            if let Some(uid) = before {
+                self.places.remove(&uid);
+            }
+            if let Some(uid) = after {
+                self.places.insert(uid, (table.to_owned(), key.clone()));
+            }
+        }
+        let named = |object: Option<&Object>| {
+            object
+                .map(|o| owners(o).map(str::to_owned).collect())
+                .unwrap_or_default()
+        };
+        let (before, after): (BTreeSet<String>, BTreeSet<String>) = (named(old), named(new));
+        for owner in before.difference(&after) {
+            if let Some(places) = self.dependents.get_mut(owner) {
+                places.remove(&(table.to_owned(), key.clone()));
+                if places.is_empty() {
+                    self.dependents.remove(owner);
+                }
+            }
+        }
+        for owner in after.difference(&before) {
+            let places = self.dependents.entry(owner.clone()).or_default();
+            places.insert((table.to_owned(), key.clone()));
+        }
     }
 }
 
@@ -202,7 +288,7 @@ impl Table {
     fn range<'a>(
         &'a self,
         namespace: Option<&'a str>,
-    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Value>)> {
+    ) -> impl Iterator<Item = (&'a Key, &'a Arc<Object>)> {
         let from = namespace.map_or(Bound::Unbounded, |n| {
             Bound::Included(Key::namespaced(n, ""))
         });
@@ -227,16 +313,17 @@ impl Table {
 pub struct Transaction<'a> {
     inner: &'a mut Inner,
     history: usize,
+    keeps: bool,
 }
 
 impl Transaction<'_> {
     /// One object.
-    pub fn get(&self, table: &str, key: &Key) -> Option<Arc<Value>> {
+    pub fn get(&self, table: &str, key: &Key) -> Option<Arc<Object>> {
         self.inner.tables.get(table)?.objects.get(key).cloned()
     }
 
     /// Objects of a table in one namespace.
-    pub fn in_namespace(&self, table: &str, namespace: &str) -> Vec<Arc<Value>> {
+    pub fn in_namespace(&self, table: &str, namespace: &str) -> Vec<Arc<Object>> {
         let table = self.inner.tables.get(table);
         table
             .into_iter()
@@ -253,49 +340,89 @@ impl Transaction<'_> {
             .is_some_and(|t| t.range(Some(namespace)).next().is_some())
     }
 
+    /// All objects of a table.
+    pub fn all(&self, table: &str) -> Vec<Arc<Object>> {
+        let table = self.inner.tables.get(table);
+        table
+            .into_iter()
+            .flat_map(|t| t.objects.values())
+            .map(Arc::clone)
+            .collect()
+    }
+
+    /// Calls `visit` with every object of a table.
+    pub fn each(&self, table: &str, visit: &mut dyn FnMut(&Value)) {
+        let table = self.inner.tables.get(table);
+        table
+            .into_iter()
+            .flat_map(|t| t.objects.values())
+            .for_each(|object| visit(object));
+    }
+
+    /// Whether a table has nothing in it.
+    pub fn is_empty(&self, table: &str) -> bool {
+        self.inner
+            .tables
+            .get(table)
+            .is_none_or(|t| t.objects.is_empty())
+    }
+
+    /// Where the object with an identifier is.
+    pub fn place(&self, uid: &str) -> Option<&Place> {
+        self.inner.places.get(uid)
+    }
+
+    /// The objects that name an identifier as their owner.
+    pub fn dependents(&self, uid: &str) -> Vec<Place> {
+        let places = self.inner.dependents.get(uid);
+        places.into_iter().flatten().cloned().collect()
+    }
+
     /// Writes an object at a new revision and returns it as stored.
-    pub fn put(&mut self, table: &str, mut object: Value) -> Arc<Value> {
+    pub fn put(&mut self, table: &str, mut object: Value) -> Arc<Object> {
         let revision = self.next_revision();
         set_revision(&mut object, revision);
         let key = Key::of(&object);
-        let object = Arc::new(object);
-        let history = self.history;
-        let table = self.inner.table_mut(table);
-        let old = table.objects.insert(key, Arc::clone(&object));
-        let new = Some(Arc::clone(&object));
-        table.record(
-            Change {
-                revision,
-                new,
-                old,
-                shown: Arc::clone(&object),
-                json: OnceLock::new(),
-            },
-            history,
-        );
+        let object = Object::shared(object);
+        let old = self
+            .inner
+            .table_mut(table)
+            .objects
+            .insert(key.clone(), Arc::clone(&object));
+        self.inner.index(table, &key, old.as_deref(), Some(&object));
+        if self.keeps {
+            self.inner
+                .records
+                .push(Record::put(table, &key, Arc::clone(&object)));
+        }
+        let change = Change {
+            revision,
+            new: Some(Arc::clone(&object)),
+            old,
+            shown: Arc::clone(&object),
+        };
+        self.inner.table_mut(table).record(change, self.history);
         object
     }
 
     /// Removes an object; `last` is its final state, which the change shows. Returns it as shown.
-    pub fn remove(&mut self, table: &str, key: &Key, mut last: Value) -> Arc<Value> {
+    pub fn remove(&mut self, table: &str, key: &Key, mut last: Value) -> Arc<Object> {
         let revision = self.next_revision();
         set_revision(&mut last, revision);
-        let last = Arc::new(last);
-        let history = self.history;
-        let table = self.inner.table_mut(table);
-        let old = table.objects.remove(key);
+        let last = Object::shared(last);
+        let old = self.inner.table_mut(table).objects.remove(key);
         if old.is_some() {
-            let shown = Arc::clone(&last);
-            table.record(
-                Change {
-                    revision,
-                    new: None,
-                    old,
-                    shown,
-                    json: OnceLock::new(),
-                },
-                history,
-            );
+            self.inner.index(table, key, old.as_deref(), None);
+            if self.keeps {
+                self.inner.records.push(Record::remove(table, key));
+            }
+            let change = Change {
+                revision,
+                new: None,
+                old,
+                shown: Arc::clone(&last),
+            };
+            self.inner.table_mut(table).record(change, self.history);
         }
         last
     }
@@ -316,7 +443,7 @@ mod tests {
         json!({"metadata": {"name": format!("o{name}"), "namespace": format!("n{}", name % 2)}, "v": value})
     }
 
-    fn names_and_values(objects: &[Arc<Value>]) -> Vec<String> {
+    fn names_and_values(objects: &[Arc<Object>]) -> Vec<String> {
         objects
             .iter()
             .map(|o| format!("{}={}", o["metadata"]["name"], o["v"]))

@@ -1,34 +1,42 @@
 //! The object store with Kubernetes semantics: what the HTTP side offers, without HTTP.
 //!
-//! All calls are synchronous and short; [`Watch::next`] alone waits. Objects are shared (`Arc<Value>`) and never change
+//! All calls are synchronous and short; [`Watch::next`] alone waits. Objects are shared (`Arc<Object>`) and never change
 //! once stored: a write makes a new one at a new revision.
 
+mod admit;
 mod delete;
 mod expire;
+mod gc;
+mod journal;
 mod list;
 mod memory;
 mod watch;
 mod write;
 
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::error::{ApiError, Reason};
-use super::kind::{Kind, Registry};
-use super::object::{Key, is_deleting};
+use super::kind::{Kind, Networks, Registry};
+use super::object::{Key, Object, is_deleting};
+use super::{crd, kinds};
+use journal::Journal;
 use memory::{Memory, Transaction, Unavailable};
 
-pub use delete::{DeleteOptions, Deleted};
+pub use super::schema::UnknownFields;
+pub use delete::{DeleteOptions, Deleted, Propagation};
+pub use journal::StoreError;
 pub use list::{List, ListOptions, RevisionMatch};
 pub use watch::{EventType, Filter, Watch, WatchEvent};
-pub use write::{Part, UnknownFields, WriteOptions};
+pub use write::{Part, Warnings, WriteOptions};
 
 /// Namespaces that are there from the start.
 const INITIAL_NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
 /// How many changes of each kind a watcher may be behind before it has to list again.
-pub const DEFAULT_HISTORY: usize = 4096;
+pub const DEFAULT_HISTORY: usize = 16_384;
 
 /// Where a watch begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,30 +49,112 @@ pub enum WatchStart {
     After(u64),
 }
 
+/// What can be set.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// How many changes of each kind are remembered.
+    pub history: usize,
+    /// The file that keeps the objects; `None`: they end with the process.
+    pub data: Option<PathBuf>,
+    /// What services get their addresses and ports from.
+    pub networks: Networks,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            history: DEFAULT_HISTORY,
+            data: None,
+            networks: Networks::default(),
+        }
+    }
+}
+
 /// All objects of all kinds.
 pub struct Store {
     memory: Arc<Memory>,
     registry: RwLock<Arc<Registry>>,
+    networks: Networks,
     swept: expire::Swept,
 }
 
 impl Store {
-    /// A store for the given kinds that holds the initial namespaces and remembers `history` changes of each kind.
+    /// A store for the given kinds, in memory alone, that holds the initial namespaces and remembers `history` changes of each kind.
     pub fn new(registry: Registry, history: usize) -> Self {
+        let options = StoreOptions {
+            history,
+            ..StoreOptions::default()
+        };
+        Self::over(Memory::new(history), registry, &options)
+    }
+
+    /// A store for the given kinds with what its file holds.
+    pub fn open(registry: Registry, options: &StoreOptions) -> Result<Self, StoreError> {
+        let memory = match &options.data {
+            None => Memory::new(options.history),
+            Some(file) => {
+                let (journal, kept) = Journal::open(file)?;
+                Memory::restored(options.history, journal, kept.revision, kept.objects)
+            }
+        };
+        Ok(Self::over(memory, registry, options))
+    }
+
+    fn over(memory: Memory, registry: Registry, options: &StoreOptions) -> Self {
         let store = Self {
-            memory: Arc::new(Memory::new(history)),
+            memory: Arc::new(memory),
             registry: RwLock::new(Arc::new(registry)),
+            networks: options.networks.clone(),
             swept: expire::Swept::default(),
         };
-        if let Ok(kind) = store.kind("namespaces") {
-            for name in INITIAL_NAMESPACES {
-                let object = json!({ "metadata": { "name": name } });
-                if let Err(error) = store.create(&kind, "", object, &WriteOptions::default()) {
-                    tracing::error!(namespace = name, %error, "cannot create an initial namespace");
+        store.sync_definitions();
+        for (table, namespace, object) in initial_objects(&options.networks) {
+            let Ok(kind) = store.kind(table) else {
+                continue;
+            };
+            match store.create(&kind, namespace, object, &WriteOptions::default()) {
+                Err(error) if error.reason() != Reason::AlreadyExists => {
+                    tracing::error!(table, %error, "cannot create an initial object");
                 }
+                _ => {}
             }
         }
         store
+    }
+
+    /// Waits until everything that has been written so far is on disk, if it is kept there.
+    pub async fn kept(&self) -> Result<(), ApiError> {
+        let Some(journal) = self.memory.journal() else {
+            return Ok(());
+        };
+        let written = journal.written(self.revision()).await;
+        written.map_err(|why| {
+            ApiError::new(
+                Reason::InternalError,
+                format!("the change is not on disk: {why}"),
+            )
+        })
+    }
+
+    /// Brings the registry in step with the definitions of custom kinds.
+    fn sync_definitions(&self) {
+        let mut definitions = Vec::new();
+        self.memory
+            .transact(|txn| definitions = txn.all(crd::TABLE));
+        let mut slot = self
+            .registry
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut registry = Registry::clone(&slot);
+        crd::sync(&mut registry, definitions.iter().map(|d| d.value()));
+        *slot = Arc::new(registry);
+    }
+
+    /// What a write of some kinds means for the server itself.
+    fn after_write(&self, kind: &Kind) {
+        if kind.is_definition() {
+            self.sync_definitions();
+        }
     }
 
     /// The kinds served now.
@@ -100,7 +190,7 @@ impl Store {
     }
 
     /// One object.
-    pub fn get(&self, kind: &Kind, key: &Key) -> Result<Arc<Value>, ApiError> {
+    pub fn get(&self, kind: &Kind, key: &Key) -> Result<Arc<Object>, ApiError> {
         let found = self.memory.get(&kind.qualified_plural(), key);
         found.ok_or_else(|| ApiError::not_found(kind, &key.name))
     }
@@ -136,7 +226,7 @@ impl Store {
         kind: &Kind,
         filter: &Filter,
         at: Option<u64>,
-    ) -> Result<(Vec<Arc<Value>>, u64), ApiError> {
+    ) -> Result<(Vec<Arc<Object>>, u64), ApiError> {
         let snapshot =
             self.memory
                 .snapshot(&kind.qualified_plural(), filter.namespace.as_deref(), at);
@@ -157,12 +247,40 @@ impl Store {
         let mut tables: Vec<String> = self
             .registry()
             .iter()
-            .filter(|k| k.namespaced)
+            .filter(|k| k.namespaced && k.stored && k.face.is_none())
             .map(|k| k.qualified_plural())
             .collect();
         tables.dedup();
         tables
     }
+}
+
+/// What is there from the start: table, namespace, object.
+fn initial_objects(networks: &Networks) -> Vec<(&'static str, &'static str, serde_json::Value)> {
+    let mut objects: Vec<_> = INITIAL_NAMESPACES
+        .iter()
+        .map(|name| ("namespaces", "", json!({ "metadata": { "name": name } })))
+        .collect();
+    // The server's own service, at the first address of the range.
+    if let Some(address) = networks
+        .service_cidrs
+        .first()
+        .and_then(|cidr| cidr.hosts().next())
+    {
+        let service = json!({
+            "metadata": { "name": "kubernetes", "labels": { "component": "apiserver", "provider": "kubernetes" } },
+            "spec": { "clusterIP": address, "ports": [{ "name": "https", "port": 443, "targetPort": 6443 }] },
+        });
+        objects.push(("services", "default", service));
+    }
+    for (name, value) in [
+        ("system-cluster-critical", 2_000_000_000),
+        ("system-node-critical", 2_000_001_000),
+    ] {
+        let class = json!({ "metadata": { "name": name }, "value": value });
+        objects.push(("priorityclasses.scheduling.k8s.io", "", class));
+    }
+    objects
 }
 
 /// Refuses new objects in a namespace that is not there or on its way out.
@@ -172,7 +290,7 @@ fn check_namespace(txn: &Transaction<'_>, kind: &Kind, key: &Key) -> Result<(), 
     }
     let namespace = &key.namespace;
     let Some(found) = txn.get("namespaces", &Key::cluster(namespace)) else {
-        return Err(ApiError::not_found(&super::kinds::namespace(), namespace));
+        return Err(ApiError::not_found(&kinds::namespace(), namespace));
     };
     if is_deleting(&found) {
         let why = format!(

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::super::error::ApiError;
 use super::super::kind::Kind;
-use super::super::object::{meta_str, with_revision};
+use super::super::object::{Object, meta_str, with_revision};
 use super::super::selector::{FieldSelector, LabelSelector};
 use super::memory::{Change, Memory, Unavailable};
 
@@ -62,26 +62,20 @@ pub struct WatchEvent {
     /// What happened.
     pub event: EventType,
     /// The object: its new state, or for a deletion the last one, at the revision of the event.
-    pub object: Arc<Value>,
-    /// The change that the object was taken from as it is.
-    source: Option<Arc<Change>>,
+    pub object: Arc<Object>,
 }
 
 impl WatchEvent {
-    pub(super) fn added(object: Arc<Value>) -> Self {
+    pub(super) fn added(object: Arc<Object>) -> Self {
         Self {
             event: EventType::Added,
             object,
-            source: None,
         }
     }
 
     /// The object as JSON text, shared among watchers where possible.
     pub fn json(&self) -> Bytes {
-        match &self.source {
-            Some(change) => change.json(),
-            None => Bytes::from(self.object.to_string()),
-        }
+        self.object.json()
     }
 }
 
@@ -147,7 +141,7 @@ impl Watch {
 /// What a change looks like through a filter: an object that stops matching is gone for this watcher.
 fn view(kind: &Kind, filter: &Filter, change: &Arc<Change>) -> Option<WatchEvent> {
     let matching =
-        |side: &Option<Arc<Value>>| side.as_ref().is_some_and(|o| filter.matches(kind, o));
+        |side: &Option<Arc<Object>>| side.as_ref().is_some_and(|o| filter.matches(kind, o));
     let event = match (matching(&change.old), matching(&change.new)) {
         (false, false) => return None,
         (false, true) => EventType::Added,
@@ -158,13 +152,11 @@ fn view(kind: &Kind, filter: &Filter, change: &Arc<Change>) -> Option<WatchEvent
         // It still exists, but not for this watcher, which is shown the state that it knew.
         Some(old) if event == EventType::Deleted && change.new.is_some() => Some(WatchEvent {
             event,
-            object: Arc::new(with_revision(old, change.revision)),
-            source: None,
+            object: Object::shared(with_revision(old, change.revision)),
         }),
         _ => Some(WatchEvent {
             event,
             object: Arc::clone(&change.shown),
-            source: Some(Arc::clone(change)),
         }),
     }
 }

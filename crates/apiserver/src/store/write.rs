@@ -1,49 +1,62 @@
-//! Creating and changing objects: what the server owns in them, validation, optimistic concurrency.
+//! Creating and changing objects, with optimistic concurrency and a record of who wrote what.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::super::apply::{self, Manager, Managers};
 use super::super::error::{ApiError, Reason};
-use super::super::kind::Kind;
+use super::super::kind::{Kind, Networks, Others};
 use super::super::object::{
-    Key, child_mut, has_finalizers, is_deleting, meta_mut, meta_str, name_suffix, new_uid, now,
-    set_revision,
+    Key, Object, has_finalizers, is_deleting, meta_mut, meta_str, name_suffix, now, set_revision,
 };
-use super::super::schema;
-use super::super::validate::{FieldErrors, metadata};
+use super::super::schema::UnknownFields;
+use super::super::validate::FieldErrors;
+use super::admit::{admit_changed, admit_new, check_type, remove, validate};
+use super::gc::Sweep;
+use super::memory::Transaction;
 use super::{Store, check_namespace};
 
 /// How often a write is tried again when another writer was quicker.
 const ATTEMPTS: usize = 64;
 
-/// Metadata that writers cannot change.
-const SERVER_OWNED: [&str; 6] = [
-    "uid",
-    "creationTimestamp",
-    "deletionTimestamp",
-    "deletionGracePeriodSeconds",
-    "generation",
-    "generateName",
-];
+/// What a writer is told beside the answer. Clones share what is in it.
+#[derive(Debug, Clone, Default)]
+pub struct Warnings(Arc<Mutex<Vec<String>>>);
 
-/// What happens with fields that the kind does not have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum UnknownFields {
-    /// They are left out.
-    #[default]
-    Drop,
-    /// The request is refused.
-    Refuse,
+impl Warnings {
+    /// Adds warnings that are not there yet.
+    pub fn add(&self, warnings: Vec<String>) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for warning in warnings {
+            if !all.contains(&warning) {
+                all.push(warning);
+            }
+        }
+    }
+
+    /// Everything so far.
+    pub fn list(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
 }
 
 /// How to write.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct WriteOptions {
     /// Do everything but keep the result.
     pub dry_run: bool,
     /// What happens with fields that the kind does not have.
     pub unknown: UnknownFields,
+    /// Who writes; nobody for the server's own writes, which are not recorded.
+    pub manager: Option<String>,
+    /// Take fields that others own (server-side apply).
+    pub force: bool,
+    /// What the writer is told.
+    pub warnings: Warnings,
 }
 
 /// Which part of an object an update is for.
@@ -55,10 +68,35 @@ pub enum Part {
     Status,
 }
 
+impl Part {
+    fn subresource(self) -> &'static str {
+        match self {
+            Self::Main => "",
+            Self::Status => "status",
+        }
+    }
+}
+
 /// What became of an attempt to commit.
 enum Commit {
-    Done(Arc<Value>),
+    Done(Arc<Object>),
     Raced,
+}
+
+/// The other objects, as a strategy sees them.
+struct Seen<'a, 'b> {
+    txn: &'a Transaction<'b>,
+    networks: &'a Networks,
+}
+
+impl Others for Seen<'_, '_> {
+    fn each(&self, table: &str, visit: &mut dyn FnMut(&Value)) {
+        self.txn.each(table, visit);
+    }
+
+    fn networks(&self) -> &Networks {
+        self.networks
+    }
 }
 
 impl Store {
@@ -69,8 +107,24 @@ impl Store {
         namespace: &str,
         object: Value,
         options: &WriteOptions,
-    ) -> Result<Arc<Value>, ApiError> {
-        let mut object = self.admit_new(kind, namespace, object, options)?;
+    ) -> Result<Arc<Object>, ApiError> {
+        let mut object = admit_new(kind, namespace, object, options)?;
+        if let Some(name) = &options.manager {
+            let who = Manager::update(name, &kind.api_version(), "");
+            let mut managers = Managers::default();
+            let nothing = json!({});
+            apply::record_update(kind, &mut managers, &who, &nothing, &object, &now());
+            set_managers(&mut object, &managers);
+        }
+        self.create_admitted(kind, object, options)
+    }
+
+    fn create_admitted(
+        &self,
+        kind: &Kind,
+        mut object: Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, ApiError> {
         self.expire(kind);
         let prefix = meta_str(&object, "generateName").to_owned();
         let generated = meta_str(&object, "name").is_empty();
@@ -80,11 +134,15 @@ impl Store {
             if generated {
                 let name = generated_name(&prefix);
                 meta_mut(&mut object).insert("name".to_owned(), json!(name));
+                kind.strategy.defaults(&mut object);
             }
             validate(kind, &object, None)?;
             match self.insert(kind, object.clone(), options.dry_run) {
                 Err(error) if error.reason() == Reason::AlreadyExists && attempts > 0 => {}
-                result => return result,
+                result => {
+                    self.after_write(kind);
+                    return result;
+                }
             }
         }
     }
@@ -94,62 +152,40 @@ impl Store {
         kind: &Kind,
         mut object: Value,
         dry_run: bool,
-    ) -> Result<Arc<Value>, ApiError> {
+    ) -> Result<Arc<Object>, ApiError> {
         let table = kind.qualified_plural();
         let key = Key::of(&object);
         self.memory.transact(|txn| {
-            check_namespace(txn, kind, &key)?;
             if txn.get(&table, &key).is_some() {
                 return Err(ApiError::already_exists(kind, &key.name));
             }
+            check_namespace(txn, kind, &key)?;
+            self.settle(txn, kind, &mut object, None)?;
             if dry_run {
                 set_revision(&mut object, 0);
                 meta_mut(&mut object).remove("resourceVersion");
-                return Ok(Arc::new(object));
+                return Ok(Object::shared(object));
             }
-            Ok(txn.put(&table, object))
+            let stored = txn.put(&table, stored_form(kind, object));
+            self.sweep(txn, Sweep::made(&stored, &table, &key));
+            Ok(stored)
         })
     }
 
-    fn admit_new(
+    fn settle(
         &self,
+        txn: &Transaction<'_>,
         kind: &Kind,
-        namespace: &str,
-        mut object: Value,
-        options: &WriteOptions,
-    ) -> Result<Value, ApiError> {
-        check_type(kind, &mut object)?;
-        place(kind, namespace, &mut object)?;
-        if !meta_str(&object, "resourceVersion").is_empty() {
-            return Err(ApiError::bad_request(
-                "resourceVersion should not be set on objects to be created",
-            ));
-        }
-        if meta_str(&object, "name").is_empty() && meta_str(&object, "generateName").is_empty() {
-            let mut errors = FieldErrors::default();
-            errors.required("metadata.name", "name or generateName is required");
-            errors.into_result(kind, "")?;
-        }
-        schema::admit(kind, &mut object, options.unknown == UnknownFields::Refuse)?;
-        let meta = meta_mut(&mut object);
-        for field in SERVER_OWNED
-            .iter()
-            .filter(|f| **f != "generateName")
-            .chain(&["managedFields", "selfLink"])
-        {
-            meta.remove(*field);
-        }
-        meta.insert("uid".to_owned(), json!(new_uid()));
-        meta.insert("creationTimestamp".to_owned(), json!(now()));
-        if kind.counts_generations {
-            meta.insert("generation".to_owned(), json!(1));
-        }
-        if kind.has_status && !kind.strategy.keeps_status_on_create() {
-            remove(&mut object, "status");
-        }
-        kind.strategy.defaults(&mut object);
-        kind.strategy.prepare_create(&mut object);
-        Ok(object)
+        new: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<(), ApiError> {
+        let mut errors = FieldErrors::default();
+        let others = Seen {
+            txn,
+            networks: &self.networks,
+        };
+        kind.strategy.settle(new, old, &others, &mut errors);
+        errors.into_result(kind, meta_str(new, "name"))
     }
 
     /// Replaces an object, or its status. The resource version in `object`, if any, must be the current one.
@@ -160,7 +196,7 @@ impl Store {
         object: Value,
         part: Part,
         options: &WriteOptions,
-    ) -> Result<Arc<Value>, ApiError> {
+    ) -> Result<Arc<Object>, ApiError> {
         self.modify(kind, key, part, options, |_| Ok(object.clone()))
     }
 
@@ -172,15 +208,113 @@ impl Store {
         part: Part,
         options: &WriteOptions,
         change: impl Fn(&Value) -> Result<Value, ApiError>,
-    ) -> Result<Arc<Value>, ApiError> {
+    ) -> Result<Arc<Object>, ApiError> {
         for _ in 0..ATTEMPTS {
             let old = self.get(kind, key)?;
-            let new = admit_changed(kind, &old, change(&old)?, part, options)?;
+            let shown = kind.shown(&old);
+            let mut new = admit_changed(kind, &shown, change(&shown)?, part, options)?;
+            record(kind, &shown, &mut new, part, options);
             if let Commit::Done(stored) = self.commit(kind, key, &old, new, options.dry_run)? {
+                self.after_write(kind);
                 return Ok(stored);
             }
         }
         Err(ApiError::stale(kind, &key.name))
+    }
+
+    /// Applies a configuration (server-side apply). Returns the object, and whether it was made.
+    pub fn apply(
+        &self,
+        kind: &Kind,
+        key: &Key,
+        config: &Value,
+        part: Part,
+        options: &WriteOptions,
+    ) -> Result<(Arc<Object>, bool), ApiError> {
+        let config = applied_config(kind, key, config, options)?;
+        for _ in 0..ATTEMPTS {
+            let done = match self.get(kind, key) {
+                Ok(old) => self
+                    .apply_to(kind, key, &old, &config, part, options)?
+                    .map(|stored| (stored, false)),
+                Err(error) if error.code() == 404 && part == Part::Main => {
+                    match self.apply_new(kind, key, &config, options) {
+                        Err(error) if error.reason() == Reason::AlreadyExists => None,
+                        result => Some((result?, true)),
+                    }
+                }
+                Err(error) => return Err(error),
+            };
+            if let Some(done) = done {
+                self.after_write(kind);
+                return Ok(done);
+            }
+        }
+        Err(ApiError::stale(kind, &key.name))
+    }
+
+    fn apply_new(
+        &self,
+        kind: &Kind,
+        key: &Key,
+        config: &Value,
+        options: &WriteOptions,
+    ) -> Result<Arc<Object>, ApiError> {
+        if !meta_str(config, "uid").is_empty() || !meta_str(config, "resourceVersion").is_empty() {
+            return Err(ApiError::not_found(kind, &key.name));
+        }
+        let who = applier(kind, Part::Main, options)?;
+        let managers = Managers::default();
+        let applied = apply::apply(
+            kind,
+            &key.name,
+            &Value::Null,
+            config,
+            managers,
+            &who,
+            (options.force, &now()),
+        )?;
+        let mut object = admit_new(kind, &key.namespace, config.clone(), options)?;
+        set_managers(&mut object, &applied.managers);
+        self.create_admitted(kind, object, options)
+    }
+
+    /// One attempt; `None` if another writer was quicker.
+    fn apply_to(
+        &self,
+        kind: &Kind,
+        key: &Key,
+        old: &Arc<Object>,
+        config: &Value,
+        part: Part,
+        options: &WriteOptions,
+    ) -> Result<Option<Arc<Object>>, ApiError> {
+        let shown = kind.shown(old);
+        let who = applier(kind, part, options)?;
+        let at = now();
+        let mut managers =
+            Managers::from_json(&shown["metadata"]["managedFields"]).unwrap_or_default();
+        if managers.is_empty() {
+            let before = Manager::update("before-first-apply", &kind.api_version(), "");
+            apply::record_update(kind, &mut managers, &before, &json!({}), &shown, &at);
+        }
+        let applied = apply::apply(
+            kind,
+            &key.name,
+            &shown,
+            config,
+            managers,
+            &who,
+            (options.force, &at),
+        )?;
+        let mut object = applied.object;
+        set_managers(&mut object, &applied.managers);
+        let mut new = admit_changed(kind, &shown, object, part, options)?;
+        set_managers(&mut new, &applied.managers);
+        Ok(match self.commit(kind, key, old, new, options.dry_run)? {
+            Commit::Done(stored) => Some(stored),
+            Commit::Raced => None,
+        })
     }
 
     /// Changes an object past the rules for users, for subresources whose effect is the server's own (such as binding).
@@ -190,7 +324,7 @@ impl Store {
         key: &Key,
         dry_run: bool,
         change: impl Fn(&Value) -> Result<Value, ApiError>,
-    ) -> Result<Arc<Value>, ApiError> {
+    ) -> Result<Arc<Object>, ApiError> {
         for _ in 0..ATTEMPTS {
             let old = self.get(kind, key)?;
             let new = change(&old)?;
@@ -205,11 +339,12 @@ impl Store {
         &self,
         kind: &Kind,
         key: &Key,
-        old: &Arc<Value>,
+        old: &Arc<Object>,
         new: Value,
         dry_run: bool,
     ) -> Result<Commit, ApiError> {
-        if new == **old {
+        let mut new = stored_form(kind, new);
+        if new == ***old {
             return Ok(Commit::Done(Arc::clone(old)));
         }
         let table = kind.qualified_plural();
@@ -220,28 +355,37 @@ impl Store {
             if !Arc::ptr_eq(&current, old) {
                 return Ok(Commit::Raced);
             }
+            self.settle(txn, kind, &mut new, Some(old.value()))?;
             if dry_run {
-                return Ok(Commit::Done(Arc::new(new)));
+                return Ok(Commit::Done(Object::shared(new)));
             }
-            if kind.is_namespace() {
-                let stored = txn.put(&table, new);
-                self.finish_namespace(txn, &key.name);
-                return Ok(Commit::Done(stored));
-            }
-            if may_go(&new) {
-                return Ok(Commit::Done(self.remove_in(txn, kind, key, new)));
-            }
-            Ok(Commit::Done(txn.put(&table, new)))
+            let mut sweep = Sweep::default();
+            let stored = if may_go(kind, &new) {
+                self.remove_in(txn, kind, key, new, &mut sweep)
+            } else {
+                sweep.released(&table, key);
+                txn.put(&table, new)
+            };
+            self.sweep(txn, sweep);
+            Ok(Commit::Done(stored))
         })
     }
 }
 
-/// Whether the last thing an object waited for before its removal has been done.
-fn may_go(object: &Value) -> bool {
+/// The form in which an object is kept: that of the kind's storage version.
+fn stored_form(kind: &Kind, mut object: Value) -> Value {
+    if kind.storage_version.is_some() {
+        object["apiVersion"] = json!(kind.stored_api_version());
+    }
+    object
+}
+
+/// Whether the last thing an object waited for before its removal has been done. Namespaces and definitions wait for more.
+fn may_go(kind: &Kind, object: &Value) -> bool {
     let grace = object["metadata"]["deletionGracePeriodSeconds"]
         .as_i64()
         .unwrap_or(0);
-    is_deleting(object) && !has_finalizers(object) && grace == 0
+    is_deleting(object) && !has_finalizers(object) && grace == 0 && !kind.is_namespace()
 }
 
 fn generated_name(prefix: &str) -> String {
@@ -250,214 +394,85 @@ fn generated_name(prefix: &str) -> String {
     format!("{prefix}{}", name_suffix())
 }
 
-fn remove(object: &mut Value, field: &str) {
-    if let Some(map) = object.as_object_mut() {
-        map.remove(field);
+fn set_managers(object: &mut Value, managers: &Managers) {
+    if managers.is_empty() {
+        meta_mut(object).remove("managedFields");
+    } else {
+        meta_mut(object).insert("managedFields".to_owned(), managers.to_json());
     }
 }
 
-/// Checks that the body is an object of the kind that the path says; leaves a complete type in it.
-fn check_type(kind: &Kind, object: &mut Value) -> Result<(), ApiError> {
-    let Some(map) = object.as_object_mut() else {
-        return Err(ApiError::bad_request(format!(
-            "the body is not an object: expected a {}",
-            kind.kind
-        )));
+/// Records an ordinary write in the object.
+fn record(kind: &Kind, old: &Value, new: &mut Value, part: Part, options: &WriteOptions) {
+    let stored = || Managers::from_json(&old["metadata"]["managedFields"]).unwrap_or_default();
+    // A writer may move fields between managers; one that sends nothing leaves them as they are, and an empty list clears them.
+    let sent = new["metadata"].get("managedFields");
+    let cleared = sent
+        .and_then(Value::as_array)
+        .is_some_and(|l| l.is_empty() || l.iter().all(|e| e == &json!({})));
+    let mut managers = match sent.map(Managers::from_json) {
+        _ if cleared => Managers::default(),
+        Some(Some(managers)) if !managers.is_empty() => managers,
+        _ => stored(),
     };
-    for (field, expected) in [
-        ("apiVersion", kind.api_version()),
-        ("kind", kind.kind.clone()),
-    ] {
-        match map.get(field) {
-            None | Some(Value::Null) => {}
-            Some(Value::String(given)) if given.is_empty() || *given == expected => {}
-            Some(given) => {
-                let why = format!(
-                    "{field} in the data ({given}) does not match the expected one (\"{expected}\")"
-                );
-                return Err(ApiError::bad_request(why));
-            }
-        }
-        map.insert(field.to_owned(), json!(expected));
+    if let Some(name) = options.manager.as_ref().filter(|_| !cleared) {
+        let who = Manager::update(name, &kind.api_version(), part.subresource());
+        apply::record_update(kind, &mut managers, &who, old, new, &now());
     }
-    match map.get("metadata") {
-        None | Some(Value::Null | Value::Object(_)) => Ok(()),
-        Some(_) => Err(ApiError::bad_request("metadata: expected an object")),
-    }
+    set_managers(new, &managers);
 }
 
-/// Makes the namespace of the path and that of the body agree.
-fn place(kind: &Kind, namespace: &str, object: &mut Value) -> Result<(), ApiError> {
-    let given = meta_str(object, "namespace");
-    if !kind.namespaced {
-        if !given.is_empty() {
-            let why = format!(
-                "metadata.namespace is \"{given}\" but {} do not live in namespaces",
-                kind.plural
-            );
-            return Err(ApiError::bad_request(why));
-        }
-        meta_mut(object).remove("namespace");
-        return Ok(());
+fn applier(kind: &Kind, part: Part, options: &WriteOptions) -> Result<Manager, ApiError> {
+    let name = options.manager.as_deref().unwrap_or_default();
+    if name.is_empty() {
+        return Err(ApiError::bad_request(
+            "fieldManager is required for apply patch",
+        ));
     }
-    if namespace.is_empty() && given.is_empty() {
-        return Err(ApiError::bad_request(format!(
-            "a namespace is required for {}",
-            kind.plural
-        )));
-    }
-    if !namespace.is_empty() && !given.is_empty() && namespace != given {
-        return Err(ApiError::bad_request(format!(
-            "the namespace of the provided object (\"{given}\") does not match the namespace sent on the request (\"{namespace}\")"
-        )));
-    }
-    if given.is_empty() {
-        meta_mut(object).insert("namespace".to_owned(), json!(namespace));
-    }
-    Ok(())
+    let mut who = Manager::apply(name, &kind.api_version());
+    part.subresource().clone_into(&mut who.subresource);
+    Ok(who)
 }
 
-fn validate(kind: &Kind, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
-    let mut errors = FieldErrors::default();
-    metadata(kind, new, &mut errors);
-    kind.strategy.validate(new, &mut errors);
-    if let Some(old) = old {
-        check_finalizers(new, old, &mut errors);
-        kind.strategy.validate_update(new, old, &mut errors);
-    }
-    errors.into_result(kind, meta_str(new, "name"))
-}
-
-fn check_finalizers(new: &Value, old: &Value, errors: &mut FieldErrors) {
-    let list = |object: &Value| {
-        object["metadata"]["finalizers"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default()
-    };
-    if is_deleting(old) && list(new).iter().any(|f| !list(old).contains(f)) {
-        errors.forbidden(
-            "metadata.finalizers",
-            "no new finalizers can be added while the object is being deleted",
-        );
-    }
-}
-
-/// Turns what a writer sent into what will be stored.
-fn admit_changed(
+/// An applied configuration in the shape of its kind, without what cannot be applied.
+fn applied_config(
     kind: &Kind,
-    old: &Value,
-    mut new: Value,
-    part: Part,
+    key: &Key,
+    config: &Value,
     options: &WriteOptions,
 ) -> Result<Value, ApiError> {
-    check_type(kind, &mut new)?;
-    check_identity(kind, old, &mut new)?;
-    schema::admit(kind, &mut new, options.unknown == UnknownFields::Refuse)?;
-    keep_server_owned(old, &mut new);
-    let mut new = match part {
-        Part::Main => {
-            if kind.has_status {
-                copy_field(old, &mut new, "status");
-            }
-            new
-        }
-        Part::Status => status_only(kind, old, new),
-    };
-    kind.strategy.defaults(&mut new);
-    count_generation(kind, old, &mut new);
-    validate(kind, &new, Some(old))?;
-    Ok(new)
-}
-
-/// Name, namespace, uid and revision of a changed object have to be those of the stored one.
-fn check_identity(kind: &Kind, old: &Value, new: &mut Value) -> Result<(), ApiError> {
-    for field in ["name", "namespace"] {
-        let (given, stored) = (meta_str(new, field), meta_str(old, field));
-        if !given.is_empty() && given != stored {
+    let mut config = config.clone();
+    for field in ["apiVersion", "kind"] {
+        if config[field].as_str().is_none_or(str::is_empty) {
             return Err(ApiError::bad_request(format!(
-                "the {field} of the object (\"{given}\") does not match the {field} on the URL (\"{stored}\")"
+                "{field} is required in an applied configuration"
             )));
         }
     }
-    let name = meta_str(old, "name");
-    let uid = meta_str(new, "uid");
-    if !uid.is_empty() && uid != meta_str(old, "uid") {
-        let stored = meta_str(old, "uid");
-        let why = format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {stored}"
-        );
-        return Err(ApiError::conflict(kind, name, &why));
-    }
-    let given = meta_str(new, "resourceVersion");
-    if given.is_empty() && !kind.unconditional_update {
-        let mut errors = FieldErrors::default();
-        errors.invalid(
-            "metadata.resourceVersion",
-            &json!(""),
-            "must be specified for an update",
-        );
-        errors.into_result(kind, name)?;
-    }
-    if !given.is_empty() && given != meta_str(old, "resourceVersion") {
-        return Err(ApiError::stale(kind, name));
-    }
-    Ok(())
-}
-
-fn keep_server_owned(old: &Value, new: &mut Value) {
-    let meta = meta_mut(new);
-    meta.remove("managedFields");
-    meta.remove("selfLink");
-    for field in SERVER_OWNED
-        .iter()
-        .chain(&["name", "namespace", "resourceVersion"])
+    check_type(kind, &mut config)?;
+    if config["metadata"]
+        .get("managedFields")
+        .is_some_and(|m| !m.is_null())
     {
-        match old["metadata"].get(*field) {
-            Some(value) => meta.insert((*field).to_owned(), value.clone()),
-            None => meta.remove(*field),
-        };
+        return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
-}
-
-fn copy_field(from: &Value, to: &mut Value, field: &str) {
-    match from.get(field) {
-        Some(value) => to[field] = value.clone(),
-        None => remove(to, field),
-    }
-}
-
-/// The stored object with the status of the new one; writers of built-in kinds may set labels and annotations on the way.
-fn status_only(kind: &Kind, old: &Value, new: Value) -> Value {
-    let mut result = old.clone();
-    copy_field(&new, &mut result, "status");
-    if kind.built_in {
-        for field in ["labels", "annotations"] {
-            let meta: &mut Map<String, Value> = child_mut(&mut result, "metadata");
-            match new["metadata"].get(field) {
-                Some(value) => meta.insert(field.to_owned(), value.clone()),
-                None => meta.remove(field),
-            };
+    for (field, expected) in [("name", &key.name), ("namespace", &key.namespace)] {
+        let given = meta_str(&config, field);
+        if !given.is_empty() && given != expected {
+            return Err(ApiError::bad_request(format!(
+                "the {field} of the object (\"{given}\") does not match the {field} on the URL (\"{expected}\")"
+            )));
+        }
+        if !expected.is_empty() {
+            meta_mut(&mut config).insert(field.to_owned(), json!(expected));
         }
     }
-    result
+    let unknown = super::super::schema::admit(kind, &mut config, options.unknown)?;
+    options.warnings.add(unknown);
+    remove(meta_value(&mut config), "creationTimestamp");
+    Ok(config)
 }
 
-/// Counts a change of anything but metadata and status as a new generation.
-fn count_generation(kind: &Kind, old: &Value, new: &mut Value) {
-    if !kind.counts_generations {
-        return;
-    }
-    let wanted = |object: &Value| {
-        let mut object = object.clone();
-        remove(&mut object, "metadata");
-        if kind.has_status {
-            remove(&mut object, "status");
-        }
-        object
-    };
-    if wanted(old) != wanted(new) {
-        let generation = old["metadata"]["generation"].as_i64().unwrap_or(0) + 1;
-        meta_mut(new).insert("generation".to_owned(), json!(generation));
-    }
+fn meta_value(object: &mut Value) -> &mut Value {
+    &mut object["metadata"]
 }

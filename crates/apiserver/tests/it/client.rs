@@ -213,9 +213,19 @@ async fn patches() {
         (422, "Invalid".into())
     );
     let apply = PatchParams::apply("test").force();
+    let applied = pods
+        .patch("web", &apply, &Patch::Apply(&pod("web")))
+        .await
+        .unwrap();
     assert_eq!(
-        code(pods.patch("web", &apply, &Patch::Apply(&pod("web"))).await),
-        (415, "UnsupportedMediaType".into())
+        applied.spec.unwrap().containers[0].image.as_deref(),
+        Some("nginx")
+    );
+    let managers = applied.metadata.managed_fields.unwrap();
+    assert!(
+        managers.iter().any(
+            |m| m.manager.as_deref() == Some("test") && m.operation.as_deref() == Some("Apply")
+        )
     );
 }
 

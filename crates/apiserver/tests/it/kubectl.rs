@@ -211,16 +211,7 @@ async fn kubectl_writes() {
             .contains("deleted")
     );
     assert!(!kubectl.run("get pod web", None).await.ok);
-    // (`create namespace` by name would send protobuf, which is refused with a clear message.)
-    let by_name = kubectl.run("create namespace team", None).await;
-    assert!(
-        by_name.err.contains("understands application/json"),
-        "{by_name:?}"
-    );
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "team"}});
-    kubectl
-        .good("create --validate=false -f -", Some(&namespace))
-        .await;
+    kubectl.good("create namespace team", None).await;
     kubectl.good("delete namespace team", None).await;
     assert!(!kubectl.run("get ns team", None).await.ok);
 }
@@ -285,14 +276,62 @@ async fn kubectl_shows_what_is_wrong() {
             .contains("spec.containers[0].ports[0].containerPort"),
         "{outcome:?}"
     );
+    let mut unknown = pod("nginx");
+    unknown["spec"]["colour"] = json!("red");
+    let outcome = kubectl.run("create -f -", Some(&unknown)).await;
+    assert!(
+        outcome
+            .err
+            .contains("strict decoding error: unknown field \"spec.colour\""),
+        "{outcome:?}"
+    );
     let outcome = kubectl
-        .run(
-            "apply --server-side --validate=false -f -",
-            Some(&pod("nginx")),
-        )
+        .run("create --validate=warn -f -", Some(&unknown))
         .await;
     assert!(
-        !outcome.ok && outcome.err.contains("server-side apply"),
+        outcome.ok
+            && outcome
+                .err
+                .contains("Warning: unknown field \"spec.colour\""),
         "{outcome:?}"
+    );
+
+    let mine = pod("nginx:1");
+    let other = |image: &str| {
+        let mut pod = pod(image);
+        pod["metadata"]["name"] = json!("shared");
+        pod
+    };
+    kubectl
+        .good(
+            "apply --server-side --field-manager=a -f -",
+            Some(&other("nginx:1")),
+        )
+        .await;
+    let outcome = kubectl
+        .run(
+            "apply --server-side --field-manager=b -f -",
+            Some(&other("nginx:2")),
+        )
+        .await;
+    let told =
+        "Apply failed with 1 conflict: conflict with \"a\": .spec.containers[name=\"main\"].image";
+    assert!(!outcome.ok && outcome.err.contains(told), "{outcome:?}");
+    kubectl
+        .good(
+            "apply --server-side --force-conflicts --field-manager=b -f -",
+            Some(&other("nginx:2")),
+        )
+        .await;
+    // What was applied on the client's side can be applied on the server's side afterwards.
+    kubectl.good("delete pod web", None).await;
+    kubectl.good("apply -f -", Some(&mine)).await;
+    kubectl.good("apply --server-side -f -", Some(&mine)).await;
+    kubectl
+        .good("apply --server-side -f -", Some(&pod("nginx:2")))
+        .await;
+    assert_eq!(
+        kubectl.json("get pod web -o json").await["spec"]["containers"][0]["image"],
+        "nginx:2"
     );
 }
