@@ -16,6 +16,7 @@ impl<F: Maps> Flow<F> {
     #[inline(always)]
     pub fn track(&mut self) -> Result<(), Drop> {
         if self.h.icmp == Icmp::Error {
+            core::hint::cold_path();
             let readable = read_inner::<F>(self.skb.0, self.state);
             track_error::<F>(self.state, readable);
             return Ok(());
@@ -69,6 +70,7 @@ fn track<F: Maps>(state: &mut State<F>, len: u32) -> Code {
     // SAFETY: see `CtEntry` on concurrent writers; the entry outlives this program.
     let entry = unsafe { &mut *entry };
     if is_over(entry, &segment) {
+        core::hint::cold_path();
         state.opened(CtStatus::Reopened);
         *entry = open(&segment, &config::timeouts(), state.src_id, state.dst_id);
     } else {

@@ -39,12 +39,14 @@ pub type Outcome = Result<i32, Drop>;
 
 /// Gives the packet up here for the named [`DropReason`].
 macro_rules! drop_because {
-    ($reason:ident) => {
+    ($reason:ident) => {{
+        // Keeps what packets rarely need out of the way of the others: programs are short of the CPU's instruction cache.
+        core::hint::cold_path();
         $crate::flow::Drop {
             reason: abi::DropReason::$reason as u8,
             line: line!() as u16,
         }
-    };
+    }};
 }
 pub(crate) use drop_because;
 
@@ -53,10 +55,13 @@ macro_rules! attempt {
     ($call:expr) => {
         match $call {
             $crate::flow::OK => Ok(()),
-            reason => Err($crate::flow::Drop {
-                reason,
-                line: line!() as u16,
-            }),
+            reason => {
+                core::hint::cold_path();
+                Err($crate::flow::Drop {
+                    reason,
+                    line: line!() as u16,
+                })
+            }
         }
     };
 }
@@ -131,11 +136,16 @@ pub fn tell<F: Maps>(
     let mut flow = Flow { skb, state };
     let outcome = match read {
         OK => run(&mut flow),
-        _ if matches!(unreadable, Unreadable::Pass) => Ok(PASS),
-        reason => Err(Drop {
-            reason,
-            line: line!() as u16,
-        }),
+        reason => {
+            core::hint::cold_path();
+            match unreadable {
+                Unreadable::Pass => Ok(PASS),
+                Unreadable::Drop => Err(Drop {
+                    reason,
+                    line: line!() as u16,
+                }),
+            }
+        }
     };
     flow.finish(outcome)
 }
@@ -160,6 +170,7 @@ fn read_headers<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     state.h = match parsed {
         Ok(h) => h,
         Err(e) => {
+            core::hint::cold_path();
             // Not the last packet's, which its report would show.
             state.h = Headers::empty();
             return malformed(e) as u8;
@@ -170,7 +181,11 @@ fn read_headers<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     } else {
         state.h.tcp_flags
     };
-    if state.h.fragment.is_whole() || fragments::resolve::<F>(&mut state.h) {
+    if state.h.fragment.is_whole() {
+        return OK;
+    }
+    core::hint::cold_path();
+    if fragments::resolve::<F>(&mut state.h) {
         OK
     } else {
         DropReason::FragmentNotFound as u8
@@ -216,6 +231,7 @@ impl<F: Maps> Flow<F> {
         match outcome {
             Ok(verdict) => verdict,
             Err(drop) => {
+                core::hint::cold_path();
                 let skb = self.skb;
                 maps::count(
                     drop.reason,

@@ -15,6 +15,7 @@ use crate::{
     config,
     flow::{Drop, Flow, Outcome, PASS, drop_because},
     maps::Maps,
+    routes::Route,
     skb::L3,
 };
 
@@ -101,13 +102,9 @@ impl<F: Maps> Flow<F> {
         Ok(unsafe { bpf_redirect(config::tunnel_ifindex(), 0) } as i32)
     }
 
-    /// Out of the device that the routing table names, under the node's address if `masquerade` says so. What the table cannot
-    /// decide goes up the stack as it came: the pod hears from there why it goes no further.
+    /// Out of the device that the route names, under the node's address if `masquerade` says so.
     #[inline(always)]
-    pub fn to_network(&mut self, masquerade: bool) -> Outcome {
-        let Some(route) = self.route() else {
-            return self.to_stack();
-        };
+    pub fn to_network(&mut self, route: &Route<F>, masquerade: bool) -> Outcome {
         self.age()?;
         if masquerade {
             self.masquerade()?;

@@ -50,16 +50,23 @@ impl<F: Family> Route<F> {
 }
 
 impl<F: Maps> Flow<F> {
-    /// The way to the packet's destination; none if the kernel's stack has to decide.
+    /// The way to the packet's destination, if it was asked for a moment ago: it then was not on this node.
     #[inline(always)]
-    pub fn route(&mut self) -> Option<&'static Route<F>> {
+    pub fn known_route(&self) -> Option<&'static Route<F>> {
         let t = &self.state.h.tuple;
         let route = F::route(place::<F>(t.dst))?;
         let known = route.until > clock::now()
             && route.dst == t.dst
             && route.from == self.skb.ifindex()
             && route.proto == u32::from(t.proto);
-        (known || ask::<F>(self.skb.0, self.state, route)).then_some(route)
+        known.then_some(route)
+    }
+
+    /// The way to the packet's destination, asked for now; none if the kernel's stack has to decide.
+    #[inline(always)]
+    pub fn ask_route(&self) -> Option<&'static Route<F>> {
+        let route = F::route(place::<F>(self.state.h.tuple.dst))?;
+        ask::<F>(self.skb.0, self.state, route).then_some(route)
     }
 }
 

@@ -65,7 +65,11 @@ impl Skb {
         // SAFETY: see `len`.
         let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
         let linear = end - data;
-        linear >= headers || linear as u32 >= self.len() || self.pull(LONGEST_HEADERS)
+        if linear >= headers || linear as u32 >= self.len() {
+            return true;
+        }
+        core::hint::cold_path();
+        self.pull(LONGEST_HEADERS)
     }
 
     /// Brings the first `len` bytes, or all there are, into the linear part.
@@ -83,6 +87,7 @@ impl Skb {
         let (data, end) = unsafe { ((*self.0).data as usize, (*self.0).data_end as usize) };
         let at = opaque(data + (offset & MAX_OFFSET));
         if opaque(at + size) > end {
+            core::hint::cold_path();
             None
         } else {
             Some(at as *mut u8)

@@ -1,7 +1,7 @@
 //! What a pod sends: ingress of the host side of its veth pair, or the way out of the pod by netkit.
 use abi::{
-    Direction, DropReason, IpcacheValue, LocalEndpoint, TracePoint, endpoint_flags, identity,
-    ipcache_flags,
+    Direction, DropReason, EndpointInfo, IpcacheValue, LocalEndpoint, TracePoint, endpoint_flags,
+    identity, ipcache_flags,
 };
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::{Family, V4, V6};
@@ -12,6 +12,7 @@ use crate::{
     forward::leaves_cluster,
     maps::{self, Maps},
     neigh,
+    routes::Route,
     skb::Skb,
 };
 
@@ -74,24 +75,36 @@ fn run<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint) -> Outcome {
         return Err(drop_because!(InvalidSourceIp));
     }
     flow.received(TracePoint::FromEndpoint);
-    match maps::endpoint::<F>(dst) {
-        Some(to) if to.flags & endpoint_flags::HOST != 0 => {
-            flow.dst_id = identity::HOST;
-            flow.track()?;
-            flow.to_host()
-        }
-        Some(to) => {
-            flow.dst_id = to.sec_id;
-            flow.track()?;
-            flow.to_endpoint(to, ep.info.flags & endpoint_flags::NETKIT == 0)
-        }
-        None => leave(flow),
+    let route = if config::is_tunnel() || config::takes_host_stack() {
+        None
+    } else {
+        flow.known_route()
+    };
+    if route.is_none()
+        && let Some(to) = maps::endpoint::<F>(dst)
+    {
+        return stay(flow, ep, to);
     }
+    leave(flow, route)
 }
 
-/// The destination is not on this node.
+/// The destination is a pod of this node, or the node itself.
 #[inline(always)]
-fn leave<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+fn stay<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint, to: &EndpointInfo) -> Outcome {
+    if to.flags & endpoint_flags::HOST != 0 {
+        flow.dst_id = identity::HOST;
+        flow.track()?;
+        return flow.to_host();
+    }
+    flow.dst_id = to.sec_id;
+    flow.track()?;
+    flow.to_endpoint(to, ep.info.flags & endpoint_flags::NETKIT == 0)
+}
+
+/// The destination is not on this node. What the routing table cannot decide goes up the stack as it came: the pod hears from
+/// there why it goes no further.
+#[inline(always)]
+fn leave<F: Maps>(flow: &mut Flow<F>, known: Option<&Route<F>>) -> Outcome {
     let dst = flow.h.tuple.dst;
     if F::is_multicast(dst) {
         return Err(drop_because!(UnknownTarget));
@@ -113,7 +126,10 @@ fn leave<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     // What answers the outside is translated where it came in; only what the pod opened needs a mapping.
     let masquerade =
         F::masquerade() && leaves_cluster(flow.dst_id) && !F::is_native(dst) && !flow.is_reply();
-    flow.to_network(masquerade)
+    match known.or_else(|| flow.ask_route()) {
+        Some(route) => flow.to_network(route, masquerade),
+        None => flow.to_stack(),
+    }
 }
 
 #[inline(always)]
