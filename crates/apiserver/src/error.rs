@@ -9,6 +9,10 @@ use super::kind::Kind;
 pub enum Reason {
     /// 400: the request itself is malformed.
     BadRequest,
+    /// 401: nobody knows who asks.
+    Unauthorized,
+    /// 408: the request did not come in time.
+    RequestTimeout,
     /// 404: no such object, kind or path.
     NotFound,
     /// 409: an object of that name exists.
@@ -42,10 +46,12 @@ impl Reason {
     pub fn code(self) -> u16 {
         match self {
             Self::BadRequest => 400,
+            Self::Unauthorized => 401,
             Self::Forbidden => 403,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::NotAcceptable => 406,
+            Self::RequestTimeout => 408,
             Self::AlreadyExists | Self::Conflict => 409,
             Self::Expired => 410,
             Self::RequestEntityTooLarge => 413,

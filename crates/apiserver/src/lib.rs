@@ -15,6 +15,7 @@
 //! It never looks at what an object means beyond what the protocol needs: controllers live elsewhere and use the API.
 
 pub mod apply;
+pub mod auth;
 pub mod crd;
 pub mod error;
 mod face;
@@ -22,17 +23,20 @@ pub mod http;
 pub mod kind;
 pub mod kinds;
 pub mod object;
+mod openapi;
 pub mod patch;
 mod printers;
+mod proxy;
 pub mod schema;
 pub mod selector;
 mod server;
 pub mod store;
 mod table;
+pub mod tls;
 pub mod types;
 pub mod validate;
 
 pub use error::ApiError;
 pub use kind::{Kind, Registry};
-pub use server::{ApiServer, ServerOptions};
-pub use store::Store;
+pub use server::{ApiServer, Kubelets, NoKubelets, ServerOptions, StartError};
+pub use store::{Store, StoreOptions};

@@ -1,15 +1,21 @@
 //! Request bodies: size, encoding, JSON.
 
+use std::time::Duration;
+
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use bytes::Bytes;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::super::error::{ApiError, Reason};
 use super::super::types::proto;
 use super::MAX_BODY;
+
+/// How long a body may take to come.
+const READ_LIMIT: Duration = Duration::from_secs(60);
 
 /// The media type of the body, in lower case and without parameters.
 pub fn content_type(headers: &HeaderMap) -> String {
@@ -27,7 +33,12 @@ pub fn content_type(headers: &HeaderMap) -> String {
 
 /// The whole body, if it is not too big.
 pub async fn read(body: Body) -> Result<Bytes, ApiError> {
-    to_bytes(body, MAX_BODY).await.map_err(|error| {
+    let read = timeout(READ_LIMIT, to_bytes(body, MAX_BODY)).await;
+    let read = read.map_err(|_| {
+        let why = format!("the request body did not come within {} s", READ_LIMIT.as_secs());
+        ApiError::new(Reason::RequestTimeout, why)
+    })?;
+    read.map_err(|error| {
         let too_big = std::error::Error::source(&error)
             .is_some_and(|e| e.to_string().contains("length limit"));
         if too_big {

@@ -1,32 +1,35 @@
 //! The REST side: from a request to the store and back. Semantics live in the store.
 
-mod body;
+pub(super) mod body;
 mod discovery;
 mod disruption;
-mod openapi;
 mod path;
 mod query;
 mod render;
 mod resource;
-mod review;
 mod scale;
 mod subresource;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, StatusCode};
+use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
 use axum::response::Response;
 use bytes::Bytes;
 use serde_json::Value;
 
+pub(super) use discovery::{api_path, git_version};
+pub(super) use query::Query;
 pub(super) use render::{RowObject, metadata_only};
 
+use super::auth::{self, Peer};
 use super::error::{ApiError, Reason};
 use super::server::Shared;
+use super::proxy;
 use path::Route;
 
 /// Largest request body.
@@ -34,18 +37,27 @@ pub const MAX_BODY: usize = 3 << 20;
 
 /// Answers any request.
 pub(super) async fn handle(State(server): State<Arc<Shared>>, request: Request) -> Response {
+    let began = Instant::now();
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let response = match answer(&server, request).await {
+    let mut who = String::new();
+    let response = match answer(&server, request, &mut who).await {
         Ok(response) => response,
         Err(error) => json(error.code(), Bytes::from(error.to_status().to_string())),
     };
-    tracing::debug!(%method, %uri, status = response.status().as_u16(), "API request");
+    let (status, took) = (response.status().as_u16(), began.elapsed());
+    tracing::debug!(user = who, %method, %uri, status, ?took, "API request");
     response
 }
 
-async fn answer(server: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
+async fn answer(server: &Arc<Shared>, mut request: Request, who: &mut String) -> Result<Response, ApiError> {
+    let peer = request.extensions_mut().remove::<Peer>();
+    let user = auth::authenticate(server, peer.as_ref(), request.headers())?;
+    who.clone_from(&user.name);
+    auth::authorize(&user, request.method(), request.uri().path())?;
+    request.extensions_mut().insert(user);
     let registry = server.store.registry();
     let route = path::parse(&registry, request.uri().path())?;
+    let accept = accepted(request.headers());
     let fixed = match &route {
         Route::Collection(kind, namespace) => {
             return resource::collection(server, kind, namespace.as_deref(), request).await;
@@ -56,21 +68,56 @@ async fn answer(server: &Arc<Shared>, request: Request) -> Result<Response, ApiE
         Route::Object(kind, key, Some(sub)) => {
             return subresource::answer(server, kind, key, sub, request).await;
         }
-        Route::Health => {
+        Route::NodeProxy(name, path) => return proxy::node(server, name, path, request).await,
+        Route::Health(wanted) => {
             only_get(request.method())?;
-            return Ok(text("ok"));
+            return Ok(health(wanted, request.uri().query()));
         }
-        Route::Version => Some(discovery::version()),
+        Route::OpenApi2 => {
+            only_get(request.method())?;
+            return Ok(server.documents.version_2(&registry, &accept));
+        }
+        Route::OpenApi(group, version) => {
+            only_get(request.method())?;
+            let document = server.documents.version_3(&registry, group, version);
+            return document.ok_or_else(ApiError::no_such_path);
+        }
+        Route::CoreVersions | Route::Groups if discovery::wants_all(&accept).is_some() => {
+            only_get(request.method())?;
+            return Ok(discovery::all(&registry, &route, &accept));
+        }
         Route::CoreVersions => Some(discovery::core_versions(&registry)),
         Route::Groups => Some(discovery::groups(&registry)),
-        Route::Group(group) => discovery::group(&registry, group).filter(|_| !group.is_empty()),
-        Route::OpenApiIndex => Some(openapi::index(&registry)),
-        Route::OpenApi(group, version) => openapi::document(&registry, group, version),
+        Route::Version => Some(discovery::version()),
+        Route::Group(group) => discovery::group(&registry, group),
+        Route::OpenApiIndex => Some(server.documents.index(&registry)),
+        Route::Root => Some(discovery::root(&registry)),
         Route::Kinds(group, version) => discovery::kinds(&registry, group, version),
     };
     only_get(request.method())?;
     let fixed = fixed.ok_or_else(ApiError::no_such_path)?;
-    Ok(json(200, Bytes::from(fixed.to_string())))
+    Ok(value(200, &fixed))
+}
+
+/// What the client would like to get.
+fn accepted(headers: &HeaderMap) -> String {
+    let accept = headers.get(ACCEPT).and_then(|v| v.to_str().ok());
+    accept.unwrap_or_default().to_owned()
+}
+
+/// The checks of which health is made, by name.
+const CHECKS: [&str; 2] = ["ping", "store"];
+
+fn health(wanted: &str, query: Option<&str>) -> Response {
+    let verbose = query.is_some_and(|q| q.split('&').any(|o| o == "verbose" || o.starts_with("verbose=")));
+    if wanted.is_empty() && verbose {
+        let checks: String = CHECKS.iter().map(|check| format!("[+]{check} ok\n")).collect();
+        return text(200, format!("{checks}healthz check passed\n"));
+    }
+    match wanted.is_empty() || CHECKS.contains(&wanted) {
+        true => text(200, "ok"),
+        false => text(404, "404 page not found\n"),
+    }
 }
 
 fn only_get(method: &Method) -> Result<(), ApiError> {
@@ -85,31 +132,32 @@ fn is_get(method: &Method) -> bool {
     method == Method::GET || method == Method::HEAD
 }
 
-fn not_allowed() -> ApiError {
+pub(super) fn not_allowed() -> ApiError {
     ApiError::new(
         Reason::MethodNotAllowed,
         "the server does not allow this method on the requested resource",
     )
 }
 
-fn text(body: &'static str) -> Response {
-    respond(200, "text/plain; charset=utf-8", Body::from(body))
+fn text(code: u16, body: impl Into<Body>) -> Response {
+    respond(code, "text/plain; charset=utf-8", body.into())
 }
 
 fn json(code: u16, body: Bytes) -> Response {
     respond(code, "application/json", Body::from(body))
 }
 
-fn value(code: u16, body: &Value) -> Response {
+pub(super) fn value(code: u16, body: &Value) -> Response {
     json(code, Bytes::from(body.to_string()))
 }
 
-fn respond(code: u16, content_type: &'static str, body: Body) -> Response {
+pub(super) fn respond(code: u16, content_type: &'static str, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() =
         StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
     response
 }

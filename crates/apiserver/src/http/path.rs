@@ -9,8 +9,10 @@ use super::super::object::Key;
 /// Where a path leads.
 #[derive(Debug, Clone)]
 pub enum Route {
-    /// Health and readiness.
-    Health,
+    /// Where everything is.
+    Root,
+    /// Health and readiness, or one check of it.
+    Health(String),
     /// The server's version.
     Version,
     /// Versions of the core group.
@@ -21,6 +23,8 @@ pub enum Route {
     Group(String),
     /// The kinds of a group and version.
     Kinds(String, String),
+    /// The whole OpenAPI document of version 2.
+    OpenApi2,
     /// Where the OpenAPI documents are.
     OpenApiIndex,
     /// The OpenAPI document of a group and version.
@@ -29,6 +33,8 @@ pub enum Route {
     Collection(Arc<Kind>, Option<String>),
     /// An object, or a subresource of it.
     Object(Arc<Kind>, Key, Option<String>),
+    /// What a node's kubelet serves: node and path.
+    NodeProxy(String, String),
 }
 
 /// Finds out where a path leads.
@@ -42,7 +48,13 @@ pub fn parse(registry: &Registry, path: &str) -> Result<Route, ApiError> {
         .ok_or_else(|| ApiError::bad_request("the path is not valid percent-encoded UTF-8"))?;
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let route = match segments.as_slice() {
-        ["healthz" | "livez" | "readyz", ..] => Some(Route::Health),
+        [] => Some(Route::Root),
+        ["healthz" | "livez" | "readyz"] => Some(Route::Health(String::new())),
+        ["healthz" | "livez" | "readyz", check] => Some(Route::Health((*check).to_owned())),
+        ["openapi", "v2"] => Some(Route::OpenApi2),
+        ["api", "v1", "nodes", name, "proxy", rest @ ..] => {
+            Some(Route::NodeProxy((*name).to_owned(), rest.join("/")))
+        }
         ["version"] => Some(Route::Version),
         ["openapi", "v3"] => Some(Route::OpenApiIndex),
         ["openapi", "v3", "api", version] => {
@@ -147,7 +159,13 @@ mod tests {
     fn paths() {
         for (path, expected) in [
             ("/api", "CoreVersions"),
-            ("/readyz/ping", "Health"),
+            ("/readyz/ping", "Health(\"ping\")"),
+            ("/healthz", "Health(\"\")"),
+            ("/openapi/v2", "OpenApi2"),
+            (
+                "/api/v1/nodes/n/proxy/metrics/x",
+                "NodeProxy(\"n\", \"metrics/x\")",
+            ),
             ("/api/v1/pods", "pods in None"),
             ("/api/v1/namespaces/d/pods", "pods in Some(\"d\")"),
             ("/api/v1/namespaces/d/pods/p", "pods d/p None"),
@@ -171,7 +189,7 @@ mod tests {
             ("/api/v2/pods", "404"),
             ("/api/v1/namespaces/d/pods/p/a/b", "404"),
             ("/nothing", "404"),
-            ("/", "404"),
+            ("/", "Root"),
             ("/api/v1/nodes/%zz", "400"),
             ("/api/v1/nodes/%ff", "400"),
         ] {

@@ -63,6 +63,12 @@ impl Query {
             .filter(|v| !v.is_empty())
     }
 
+    /// Every value of an option that may be given several times.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let same = move |(n, value): &'a (String, String)| (n == name).then_some(value.as_str());
+        self.0.iter().filter_map(same)
+    }
+
     fn flag(&self, name: &str) -> Result<Option<bool>, ApiError> {
         match self.get(name) {
             None => Ok(None),

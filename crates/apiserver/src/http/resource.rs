@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, Method};
 use axum::response::Response;
 use bytes::Bytes;
 
+use super::super::auth::{self, User};
 use super::super::error::{self, ApiError, Reason};
 use super::super::kind::Kind;
 use super::super::object::{Key, Object, meta_str};
@@ -17,7 +18,7 @@ use super::super::store::{Deleted, List, Part, WriteOptions};
 use super::query::Query;
 use super::render::View;
 use super::watch::{WatchBody, error_body};
-use super::{body, is_get, json, not_allowed, respond, review};
+use super::{body, is_get, json, not_allowed, respond, value};
 
 const APPLY: &str = "application/apply-patch+yaml";
 
@@ -31,7 +32,7 @@ pub async fn collection(
     let query = Query::parse(request.uri().query())?;
     let view = View::choose(request.headers(), &query);
     if !kind.stored {
-        return review::answer(kind, request).await;
+        return review(server, kind, namespace, request).await;
     }
     let placed = namespace.is_some() || !kind.namespaced;
     match request.method() {
@@ -97,6 +98,23 @@ pub fn warned(mut response: Response, kind: &Kind, options: &WriteOptions) -> Re
         }
     }
     response
+}
+
+/// Answers a question and forgets it.
+async fn review(
+    server: &Arc<Shared>,
+    kind: &Kind,
+    namespace: Option<&str>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    if request.method() != Method::POST {
+        return Err(not_allowed());
+    }
+    let user = request.extensions().get::<User>().cloned();
+    let object = body::read_json(request).await?;
+    let user = user.unwrap_or_else(User::anonymous);
+    let answer = auth::review(server, kind, namespace, &user, object)?;
+    Ok(value(201, &answer))
 }
 
 fn list(

@@ -7,9 +7,11 @@ use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::super::auth;
 use super::super::error::{self, ApiError};
 use super::super::kind::Kind;
 use super::super::object::{Key, child_mut, is_deleting, meta_mut, meta_str, now};
+use super::super::proxy;
 use super::super::server::Shared;
 use super::super::store::Part;
 use super::super::validate::check_dns_subdomain;
@@ -31,6 +33,10 @@ pub async fn answer(
         "finalize" if kind.is_namespace() => finalize(server, kind, key, request).await,
         "binding" if serves(kind, sub) => bind(server, kind, key, request).await,
         "eviction" if serves(kind, sub) => evict(server, kind, key, request).await,
+        "token" if serves(kind, sub) => auth::token(server, key, request).await,
+        "log" | "exec" | "attach" | "portforward" if serves(kind, sub) => {
+            proxy::pod(server, key, sub, request).await
+        }
         _ => Err(ApiError::no_such_path()),
     }
 }

@@ -23,7 +23,7 @@ impl Drop for Running {
 }
 
 pub async fn start(options: ServerOptions) -> Running {
-    let server = ApiServer::with_options(options);
+    let server = ApiServer::open(options).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let serving = server.clone();

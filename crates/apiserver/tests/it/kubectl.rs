@@ -144,7 +144,7 @@ async fn kubectl_reads() {
         kubectl
             .good("version", None)
             .await
-            .contains("v1.34.0+hypha")
+            .contains("v1.33.0+hypha")
     );
     assert!(
         kubectl

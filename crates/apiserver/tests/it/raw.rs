@@ -256,7 +256,7 @@ async fn representations() {
 
 #[tokio::test]
 async fn a_watch_ends_in_time_with_a_bookmark() {
-    let server = ApiServer::with_options(ServerOptions::default());
+    let server = ApiServer::open(ServerOptions::default()).unwrap();
     let path = "/api/v1/namespaces?watch=1&timeoutSeconds=1&allowWatchBookmarks=true\
                 &sendInitialEvents=true&resourceVersionMatch=NotOlderThan";
     let answer = send(&server, "GET", path, &[], "").await;

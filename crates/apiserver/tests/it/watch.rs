@@ -10,7 +10,7 @@ use futures::{StreamExt, TryStreamExt};
 use hypha_apiserver::object::Key;
 use hypha_apiserver::selector::LabelSelector;
 use hypha_apiserver::store::{EventType, Filter, Part, Store, WatchStart};
-use hypha_apiserver::{ServerOptions, kinds};
+use hypha_apiserver::{ServerOptions, StoreOptions, kinds};
 use k8s_openapi::api::core::v1::{Event, ObjectReference};
 use kube::api::{
     Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams,
@@ -109,7 +109,10 @@ async fn watches_tell_every_change_and_resume() {
 #[tokio::test]
 async fn a_revision_that_is_forgotten_is_gone() {
     let running = start(ServerOptions {
-        history: 4,
+        store: StoreOptions {
+            history: 4,
+            ..Default::default()
+        },
         ..Default::default()
     })
     .await;
@@ -151,7 +154,10 @@ async fn watcher_survives_a_short_history() {
         watcher::Config::default().streaming_lists().timeout(1),
     ] {
         let running = start(ServerOptions {
-            history: 3,
+            store: StoreOptions {
+                history: 3,
+                ..Default::default()
+            },
             ..Default::default()
         })
         .await;
