@@ -64,3 +64,55 @@ pub struct NotHeld {
     /// Who holds it.
     pub by: Option<Owner>,
 }
+
+/// A range was not given, or a space makes no sense.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BlockError {
+    /// A space without ranges.
+    #[error("the pool has no range")]
+    NoRange,
+    /// Ranges of both families in one space.
+    #[error("{a} and {b} are of different families")]
+    Families {
+        /// One range.
+        a: IpNet,
+        /// One of the other family.
+        b: IpNet,
+    },
+    /// Two ranges of a space share addresses.
+    #[error("{a} and {b} overlap")]
+    Overlap {
+        /// One range.
+        a: IpNet,
+        /// The other one.
+        b: IpNet,
+    },
+    /// A part does not fit into a range.
+    #[error("mask size {mask} does not fit {range}; accepted: {} to {longest}", range.prefix_len())]
+    Mask {
+        /// Wanted prefix length of parts.
+        mask: u8,
+        /// The range.
+        range: IpNet,
+        /// The longest prefix of the family.
+        longest: u8,
+    },
+    /// All parts are held.
+    #[error("no /{mask} is left in {}", ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    Exhausted {
+        /// The ranges.
+        ranges: Vec<IpNet>,
+        /// Prefix length of parts.
+        mask: u8,
+    },
+    /// Somebody has it, or a part of it.
+    #[error("{net} overlaps {other} of {by}")]
+    Held {
+        /// The wanted range.
+        net: IpNet,
+        /// What is held.
+        other: IpNet,
+        /// By whom.
+        by: String,
+    },
+}

@@ -3,6 +3,7 @@
 
 mod model;
 mod node;
+mod planner;
 mod pool;
 
 use std::net::IpAddr;
