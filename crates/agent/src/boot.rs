@@ -4,7 +4,7 @@ use crate::{
     agent::{Agent, Facts},
     caps,
     endpoint::{Manager, Options},
-    machine, node, plan, serve, setup,
+    kube, machine, node, plan, serve, setup,
     state::{self, StateFile},
 };
 use anyhow::{Context, Result, bail};
@@ -25,7 +25,7 @@ use std::{
 use tokio::{runtime::Builder, sync::watch};
 
 /// Name of the state directory's part that holds the state file.
-const STATE: &str = "state";
+pub const STATE: &str = "state";
 /// How long everything may take to end after a signal, before the process goes without waiting.
 const STOP_LIMIT: Duration = Duration::from_millis(700);
 /// Threads for calls that block: endpoint creation, map dumps.
@@ -97,6 +97,13 @@ async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
     let saved = state::read(&state_path).unwrap_or_default();
     let client = k8s::client(&api_server(settings)).await?;
     let connection = k8s::watch_all(&client, &tables, &health, &stop);
+    tokio::spawn(kube::cluster::follow(
+        tables.clone(),
+        settings.ipam,
+        node_name(settings)?,
+        health.component("controller/nodes"),
+        stop.clone(),
+    ));
     let node = node::wait(
         settings,
         &tables,
@@ -204,7 +211,9 @@ fn assemble(
     Ok((Arc::new(agent), departed))
 }
 
-fn api_server(settings: &Settings) -> ApiServer {
+/// Where the API server is.
+#[must_use]
+pub fn api_server(settings: &Settings) -> ApiServer {
     if !settings.k8s_api_server.is_empty() {
         ApiServer::Url(settings.k8s_api_server.clone())
     } else if !settings.k8s_kubeconfig_path.is_empty() {

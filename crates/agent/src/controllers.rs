@@ -229,8 +229,8 @@ mod tests {
         Node {
             name: format!("node{n}"),
             addresses: vec![format!("192.168.10.{n}").parse().unwrap()],
-            external: Vec::new(),
             pod_cidrs: vec![format!("10.244.{n}.0/24").parse().unwrap()],
+            ..Node::default()
         }
     }
 

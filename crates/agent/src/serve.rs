@@ -213,22 +213,13 @@ async fn side_servers(agent: &Arc<Agent>, stop: &Stop) -> Result<()> {
         tokio::spawn(rest::serve_health(agent.clone(), listener, stop.clone()));
     }
     if !settings.prometheus_serve_addr.is_empty() {
-        let address = metrics_address(&settings.prometheus_serve_addr);
+        let address = runtime::listen_address(&settings.prometheus_serve_addr);
         let listener = TcpListener::bind(&address)
             .await
             .with_context(|| format!("listening at {address} (prometheus-serve-addr)"))?;
         tokio::spawn(metrics::serve(agent.clone(), listener, stop.clone()));
     }
     Ok(())
-}
-
-/// `:9962` means every address, of both families where the node has them.
-fn metrics_address(given: &str) -> String {
-    match given.strip_prefix(':') {
-        Some(port) if Path::new("/proc/net/if_inet6").exists() => format!("[::]:{port}"),
-        Some(port) => format!("0.0.0.0:{port}"),
-        None => given.to_owned(),
-    }
 }
 
 /// Does what the CNI plugin could not hand over. The agent listens by now, so no deletion can fall between.

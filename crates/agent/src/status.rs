@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use k8s::Connection;
 use runtime::{
     health::{Level, Report},
-    settings::{KEYS, Loaded, Origin},
+    settings::{Loaded, Origin, Settings},
 };
 use std::{collections::BTreeMap, net::IpAddr, sync::PoisonError};
 
@@ -175,9 +175,10 @@ pub fn config(loaded: &Loaded) -> Vec<Setting> {
         source: match loaded.origin(key.name) {
             Origin::Default => "default".to_owned(),
             Origin::ConfigDir(path) | Origin::ConfigFile(path) => format!("file {path}"),
+            Origin::Object(object) => object,
             Origin::Environment(name) => format!("environment {name}"),
             Origin::Flag => "flag".to_owned(),
         },
     };
-    KEYS.iter().map(setting).collect()
+    Settings::KEYS.iter().map(setting).collect()
 }

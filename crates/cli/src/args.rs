@@ -2,7 +2,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use agent::cli::AgentArgs;
+use agent::cli::AgentFlags;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use lab::cli::LabArgs;
@@ -25,7 +25,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// The agent of one node: its datapath, its addresses, its API
-    Agent(AgentArgs),
+    Agent(AgentFlags),
     /// Clusters on this machine: nodes as network namespaces, with an embedded API server
     Lab(LabArgs),
     /// State of the cluster
@@ -60,7 +60,7 @@ impl Command {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let result = match self {
-            Self::Agent(args) => return args.run(),
+            Self::Agent(flags) => return agent::cli::run(&flags),
             // It starts what enters namespaces, so no thread may run yet.
             Self::Lab(args) => return lab(args),
             Self::Status(args) => status::run(&args),

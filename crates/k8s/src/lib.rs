@@ -1,11 +1,17 @@
-//! The Kubernetes side: a client, and watches that fill the input tables.
+//! The Kubernetes side: a client, our custom resources, watches that fill input tables, leader election.
 //!
 //! The API server may be away at any time: the watches try again with growing pauses, say so in the health, and the tables
 //! keep what they last held.
 mod client;
+pub mod config;
+pub mod crd;
+pub mod error;
+pub mod lease;
 mod objects;
 mod watch;
+pub mod write;
 
 pub use client::{ApiServer, ClientError, client, server_version};
 pub use kube::Client;
-pub use watch::{Connection, watch_all};
+pub use objects::{Node, Pod};
+pub use watch::{Connection, Presence, Watcher, watch_all};

@@ -1,27 +1,29 @@
 //! Kubernetes objects with only the fields that are read: the rest is skipped while parsing, which is most of a pod.
+use crate::crd;
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::Resource;
+use model::PoolNames;
 use serde::Deserialize;
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 macro_rules! resource {
-    ($type:ident, $scope:ty, $plural:literal) => {
+    ($type:ty, $kind:literal, $group:literal, $version:literal, $scope:ty, $plural:literal) => {
         impl Resource for $type {
             type DynamicType = ();
             type Scope = $scope;
 
             fn kind((): &()) -> Cow<'_, str> {
-                stringify!($type).into()
+                $kind.into()
             }
 
             fn group((): &()) -> Cow<'_, str> {
-                "".into()
+                $group.into()
             }
 
             fn version((): &()) -> Cow<'_, str> {
-                "v1".into()
+                $version.into()
             }
 
             fn plural((): &()) -> Cow<'_, str> {
@@ -39,12 +41,61 @@ macro_rules! resource {
     };
 }
 
-resource!(Node, ClusterResourceScope, "nodes");
-resource!(Pod, NamespaceResourceScope, "pods");
-resource!(Namespace, ClusterResourceScope, "namespaces");
+resource!(Node, "Node", "", "v1", ClusterResourceScope, "nodes");
+resource!(Pod, "Pod", "", "v1", NamespaceResourceScope, "pods");
+resource!(
+    Namespace,
+    "Namespace",
+    "",
+    "v1",
+    ClusterResourceScope,
+    "namespaces"
+);
+resource!(
+    crd::CiliumNode,
+    "CiliumNode",
+    "cilium.io",
+    "v2",
+    ClusterResourceScope,
+    "ciliumnodes"
+);
+resource!(
+    crd::CiliumEndpoint,
+    "CiliumEndpoint",
+    "cilium.io",
+    "v2",
+    NamespaceResourceScope,
+    "ciliumendpoints"
+);
+resource!(
+    crd::CiliumIdentity,
+    "CiliumIdentity",
+    "cilium.io",
+    "v2",
+    ClusterResourceScope,
+    "ciliumidentities"
+);
+resource!(
+    crd::CiliumPodIpPool,
+    "CiliumPodIPPool",
+    "cilium.io",
+    "v2alpha1",
+    ClusterResourceScope,
+    "ciliumpodippools"
+);
+resource!(
+    crd::CiliumNodeConfig,
+    "CiliumNodeConfig",
+    "cilium.io",
+    "v2",
+    NamespaceResourceScope,
+    "ciliumnodeconfigs"
+);
 
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Node {
+/// A node, with only what is read.
+#[allow(missing_docs)]
+pub struct Node {
     #[serde(default)]
     metadata: ObjectMeta,
     #[serde(default)]
@@ -76,7 +127,8 @@ struct NodeAddress {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Pod {
+/// A pod, with only what is read.
+pub struct Pod {
     #[serde(default)]
     metadata: ObjectMeta,
     #[serde(default)]
@@ -149,7 +201,51 @@ impl From<Node> for model::Node {
                     .cloned()
                     .chain(object.spec.pod_cidr.clone()),
             ),
+            uid: object.metadata.uid.unwrap_or_default(),
             name: object.metadata.name.unwrap_or_default(),
+        }
+    }
+}
+
+/// The pools that annotations name, by family.
+fn wanted_pools(annotations: Option<&BTreeMap<String, String>>) -> Option<Box<PoolNames>> {
+    let annotations = annotations?;
+    let get = |name: &str| annotations.get(name).filter(|pool| !pool.is_empty());
+    let both = get("ipam.cilium.io/ip-pool");
+    let names = PoolNames {
+        ipv4: get("ipam.cilium.io/ipv4-pool").or(both).cloned(),
+        ipv6: get("ipam.cilium.io/ipv6-pool").or(both).cloned(),
+    };
+    // Few pods have any, and all pods of the cluster are held.
+    (names != PoolNames::default()).then(|| Box::new(names))
+}
+
+impl From<crd::CiliumNode> for model::CiliumNode {
+    fn from(object: crd::CiliumNode) -> Self {
+        let spec = object.spec;
+        let of = |kind: &str| -> Vec<IpAddr> {
+            let fits = spec.addresses.iter().filter(|a| a.kind == kind);
+            parsed(fits.map(|a| a.ip.clone()))
+        };
+        let ipam = spec.ipam;
+        let ranges = |pool: crd::PoolAllocation| (pool.pool, parsed(pool.cidrs.into_iter()));
+        Self {
+            addresses: of("InternalIP"),
+            external: of("ExternalIP"),
+            routers: of("CiliumInternalIP"),
+            pod_cidrs: parsed(ipam.pod_cidrs.into_iter()),
+            pools: ipam.pools.allocated.into_iter().map(ranges).collect(),
+            requested: ipam
+                .pools
+                .requested
+                .into_iter()
+                .map(|one| (one.pool, (one.needed.ipv4_addrs, one.needed.ipv6_addrs)))
+                .collect(),
+            singles: parsed(ipam.pool.into_keys().chain(ipam.ipv6_pool.into_keys())),
+            error: object.status.ipam.operator_status.error,
+            name: object.metadata.name.unwrap_or_default(),
+            uid: object.metadata.uid.unwrap_or_default(),
+            version: object.metadata.resource_version.unwrap_or_default(),
         }
     }
 }
@@ -169,6 +265,7 @@ impl From<Pod> for model::Pod {
             namespace: object.metadata.namespace.unwrap_or_default(),
             name: object.metadata.name.unwrap_or_default(),
             uid: object.metadata.uid.unwrap_or_default(),
+            pools: wanted_pools(object.metadata.annotations.as_ref()),
             labels: object.metadata.labels.unwrap_or_default(),
             node: object.spec.node_name,
             host_network: object.spec.host_network,
@@ -181,6 +278,7 @@ impl From<Namespace> for model::Namespace {
     fn from(object: Namespace) -> Self {
         Self {
             name: object.metadata.name.unwrap_or_default(),
+            pools: wanted_pools(object.metadata.annotations.as_ref()),
             labels: object.metadata.labels.unwrap_or_default(),
         }
     }

@@ -1,5 +1,9 @@
 //! One watch per kind: list, then changes, into a table.
-use crate::objects;
+use crate::{
+    crd,
+    error::{causes, is_not_found},
+    objects,
+};
 use futures::{StreamExt, pin_mut};
 use kube::{
     Api, Client, Resource,
@@ -32,7 +36,7 @@ pub enum Connection {
     Connected(String),
 }
 
-/// Starts the watches of nodes, pods and namespaces; they end with `stop`. The receiver tells whether the server answered.
+/// Starts the watches of the agent's input tables; they end with `stop`. The receiver tells whether the server answered.
 #[must_use]
 pub fn watch_all(
     client: &Client,
@@ -41,13 +45,15 @@ pub fn watch_all(
     stop: &Stop,
 ) -> watch::Receiver<Connection> {
     let (sender, receiver) = watch::channel(Connection::Connecting);
-    follow::<objects::Node, _>(client, &tables.db, &tables.nodes, health, stop);
-    follow::<objects::Pod, _>(client, &tables.db, &tables.pods, health, stop);
-    follow::<objects::Namespace, _>(client, &tables.db, &tables.namespaces, health, stop);
+    let watcher = Watcher::new(client, &tables.db, health, stop);
+    watcher.follow::<objects::Node, _>(&tables.node_objects, Presence::Always);
+    watcher.follow::<crd::CiliumNode, _>(&tables.cilium_nodes, Presence::Optional);
+    watcher.follow::<objects::Pod, _>(&tables.pods, Presence::Always);
+    watcher.follow::<objects::Namespace, _>(&tables.namespaces, Presence::Always);
     let (client, stop) = (client.clone(), stop.clone());
     tokio::spawn(async move {
         stop.or(async {
-            let mut pauses = Pauses(FIRST_PAUSE);
+            let mut pauses = Pauses::new(LONGEST_PAUSE);
             loop {
                 if let Ok(version) = crate::server_version(&client).await {
                     sender.send_replace(Connection::Connected(version));
@@ -61,21 +67,68 @@ pub fn watch_all(
     receiver
 }
 
-fn follow<K, T>(client: &Client, db: &Db, table: &Table<T>, health: &Health, stop: &Stop)
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    T: Row<Key = String> + From<K> + PartialEq,
-{
-    let sink = Sink {
-        db: db.clone(),
-        table: table.clone(),
-        initial: Vec::new(),
-        health: health.component(&format!("kubernetes/{}", table.name())),
-    };
-    let stream = watcher(Api::<K>::all(client.clone()), watcher::Config::default())
-        .backoff(Pauses(FIRST_PAUSE));
-    let stop = stop.clone();
-    tokio::spawn(async move { stop.or(drain(stream, sink)).await });
+/// Whether every API server has a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Presence {
+    /// It has.
+    Always,
+    /// Only once somebody has installed it: until then the table is empty, and complete.
+    Optional,
+}
+
+/// Starts watches.
+#[derive(Clone)]
+pub struct Watcher {
+    client: Client,
+    db: Db,
+    health: Health,
+    stop: Stop,
+}
+
+impl Debug for Watcher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watcher").finish_non_exhaustive()
+    }
+}
+
+impl Watcher {
+    /// Watches by `client` into tables of `db`, until `stop`.
+    #[must_use]
+    pub fn new(client: &Client, db: &Db, health: &Health, stop: &Stop) -> Self {
+        Self {
+            client: client.clone(),
+            db: db.clone(),
+            health: health.clone(),
+            stop: stop.clone(),
+        }
+    }
+
+    /// Keeps `table` as the API server's objects of kind `K` are. The table's initialiser [`KUBERNETES`] ends with the first
+    /// complete list; the health is that of `kubernetes/<table>`.
+    pub fn follow<K, T>(&self, table: &Table<T>, presence: Presence)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        T: Row<Key = String> + From<K> + PartialEq,
+    {
+        let sink = Sink {
+            db: self.db.clone(),
+            table: table.clone(),
+            initial: Vec::new(),
+            presence,
+            health: self
+                .health
+                .component(&format!("kubernetes/{}", table.name())),
+        };
+        let longest = match presence {
+            Presence::Always => LONGEST_PAUSE,
+            // Somebody may wait for the kind to be installed.
+            Presence::Optional => LONGEST_PAUSE / 5,
+        };
+        let api = Api::<K>::all(self.client.clone());
+        let stream = watcher(api, watcher::Config::default()).backoff(Pauses::new(longest));
+        let stop = self.stop.clone();
+        tokio::spawn(async move { stop.or(drain(stream, sink)).await });
+    }
 }
 
 async fn drain<K, T: Row<Key = String> + From<K> + PartialEq>(
@@ -97,6 +150,7 @@ struct Sink<T: Row> {
     table: Table<T>,
     /// Objects of a list that is under way; the table keeps its old rows until the list is complete.
     initial: Vec<Arc<T>>,
+    presence: Presence,
     health: Component,
 }
 
@@ -143,7 +197,14 @@ impl<T: Row<Key = String> + PartialEq> Sink<T> {
             .ok(format!("synced, {count} objects at the last list"));
     }
 
-    fn failed(&self, error: &watcher::Error) {
+    fn failed(&mut self, error: &watcher::Error) {
+        if self.presence == Presence::Optional && is_absent(error) {
+            self.initial.clear();
+            self.complete();
+            return self
+                .health
+                .ok("the API server does not have this kind (yet)");
+        }
         let causes = causes(error);
         tracing::debug!(table = self.table.name(), error = %causes, "watch interrupted");
         self.health.degraded(format!(
@@ -153,36 +214,43 @@ impl<T: Row<Key = String> + PartialEq> Sink<T> {
     }
 }
 
-/// An error with what is behind it, each message once.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let message = cause.to_string();
-        if !text.contains(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
+/// The API server has no such kind.
+fn is_absent(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::InitialListFailed(error) | watcher::Error::WatchStartFailed(error) => {
+            is_not_found(error)
         }
-        next = cause.source();
+        _ => false,
     }
-    text
 }
 
-struct Pauses(Duration);
+struct Pauses {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Pauses {
+    fn new(longest: Duration) -> Self {
+        Self {
+            next: FIRST_PAUSE,
+            longest,
+        }
+    }
+}
 
 impl Iterator for Pauses {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST_PAUSE);
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
         Some(pause)
     }
 }
 
 impl Backoff for Pauses {
     fn reset(&mut self) {
-        self.0 = FIRST_PAUSE;
+        self.next = FIRST_PAUSE;
     }
 }
 
@@ -196,6 +264,7 @@ mod tests {
             db: tables.db.clone(),
             table: tables.namespaces.clone(),
             initial: Vec::new(),
+            presence: Presence::Always,
             health: Health::default().component("x"),
         }
     }
@@ -238,7 +307,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_limit_and_reset() {
-        let mut pauses = Pauses(FIRST_PAUSE);
+        let mut pauses = Pauses::new(LONGEST_PAUSE);
         let longest = pauses.by_ref().take(20).max().unwrap();
         assert_eq!(longest, LONGEST_PAUSE);
         pauses.reset();

@@ -22,8 +22,8 @@ pub use labels::{
     Labels, POD_CLUSTER, POD_NAMESPACE, POD_NAMESPACE_LABELS, POD_SERVICE_ACCOUNT, PodLabels,
 };
 pub use mac::{Mac, MacError};
-pub use node::{LocalNode, Node};
-pub use pod::{Namespace, Pod};
+pub use node::{CiliumNode, LocalNode, Node};
+pub use pod::{Namespace, Pod, PoolNames};
 pub use prefix::{Prefix, PrefixSource};
 pub use route::{Route, RouteOrigin};
 pub use schema::{KUBERNETES, PLAN, RESTORE, Tables};

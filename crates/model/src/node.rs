@@ -2,13 +2,19 @@
 use crate::Device;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 /// A node object of the API server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// Name.
     pub name: String,
+    /// Unique number of the node object; empty where there is none.
+    #[serde(default)]
+    pub uid: String,
     /// Addresses of type `InternalIP`, in the object's order.
     pub addresses: Vec<IpAddr>,
     /// Further addresses that belong to the node (`ExternalIP`): they have its identity, nothing is sent to them.
@@ -33,6 +39,42 @@ impl Node {
             .iter()
             .copied()
             .filter(move |net| net.addr().is_ipv6() == ipv6)
+    }
+}
+
+/// A node as its agent and the operator describe it (`CiliumNode`).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CiliumNode {
+    /// Name, the node's.
+    pub name: String,
+    /// Unique number of this incarnation of the object.
+    pub uid: String,
+    /// Version of the object.
+    pub version: String,
+    /// Addresses of type `InternalIP`.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses of type `ExternalIP`.
+    pub external: Vec<IpAddr>,
+    /// Addresses of type `CiliumInternalIP`: the pods' gateways.
+    pub routers: Vec<IpAddr>,
+    /// Ranges of the node's pods.
+    pub pod_cidrs: Vec<IpNet>,
+    /// Ranges of the node's pods by pool.
+    pub pools: BTreeMap<String, Vec<IpNet>>,
+    /// IPv4 and IPv6 addresses that the node asks for, by pool.
+    pub requested: BTreeMap<String, (u32, u32)>,
+    /// Single addresses for the node's pods.
+    pub singles: Vec<IpAddr>,
+    /// What the operator complains of.
+    pub error: String,
+}
+
+impl CiliumNode {
+    /// Every range of the node's pods: its own, those of its pools, and its single addresses.
+    pub fn ranges(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let pools = self.pools.values().flatten().copied();
+        let singles = self.singles.iter().copied().map(IpNet::from);
+        self.pod_cidrs.iter().copied().chain(pools).chain(singles)
     }
 }
 

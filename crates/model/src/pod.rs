@@ -2,6 +2,15 @@
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
 
+/// Names of address pools, as far as annotations give any.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolNames {
+    /// For the IPv4 address.
+    pub ipv4: Option<String>,
+    /// For the IPv6 address.
+    pub ipv6: Option<String>,
+}
+
 /// A pod object of the API server.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
@@ -19,6 +28,9 @@ pub struct Pod {
     pub service_account: String,
     /// Labels of the object.
     pub labels: BTreeMap<String, String>,
+    /// Pools that its annotations ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pools: Option<Box<PoolNames>>,
     /// Addresses from the status.
     pub addresses: Vec<IpAddr>,
     /// The pod ran to its end (`Succeeded`, `Failed`): its addresses may belong to another pod by now.
@@ -40,4 +52,7 @@ pub struct Namespace {
     pub name: String,
     /// Labels of the object.
     pub labels: BTreeMap<String, String>,
+    /// Pools that its annotations ask for, for its pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pools: Option<Box<PoolNames>>,
 }

@@ -1,7 +1,7 @@
 //! The agent's tables: which rows exist, by what they are found, who fills them.
 use crate::{
-    Allocation, Attachment, Departure, Device, Endpoint, LocalNode, Namespace, Node, Pod, Prefix,
-    Route,
+    Allocation, Attachment, CiliumNode, Departure, Device, Endpoint, LocalNode, Namespace, Node,
+    Pod, Prefix, Route,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -29,6 +29,7 @@ macro_rules! rows {
 
 rows! {
     Node, String, |row| row.name.clone();
+    CiliumNode, String, |row| row.name.clone();
     Pod, String, |row| row.key();
     Namespace, String, |row| row.name.clone();
     LocalNode, String, |row| row.node.name.clone();
@@ -45,7 +46,11 @@ rows! {
 pub struct Tables {
     /// The database.
     pub db: Db,
-    /// Input, from Kubernetes: all nodes.
+    /// Input, from Kubernetes: all node objects.
+    pub node_objects: Table<Node>,
+    /// Input, from Kubernetes: what agents and operator say of the nodes.
+    pub cilium_nodes: Table<CiliumNode>,
+    /// All nodes, from the two before.
     pub nodes: Table<Node>,
     /// Input, from Kubernetes: all pods that have or may get an address.
     pub pods: Table<Pod>,
@@ -96,6 +101,8 @@ impl Tables {
             endpoints.unique_index("address", |e: &Endpoint| e.addresses().collect::<Vec<_>>());
         let endpoints_by_pod = endpoints.index("pod", |e: &Endpoint| [e.pod.to_string()]);
         Ok(Self {
+            node_objects: db.register(from_kubernetes("node-objects"))?,
+            cilium_nodes: db.register(from_kubernetes("cilium-nodes"))?,
             nodes: db.register(from_kubernetes("nodes"))?,
             pods: db.register(pods)?,
             pods_by_node,

@@ -33,6 +33,7 @@ fn plan(tunnel: bool) -> Plan {
 
 fn node(n: u8, subnet: u8, host: u8) -> Node {
     Node {
+        uid: String::new(),
         name: format!("node{n}"),
         addresses: vec![
             format!("192.168.{subnet}.{host}").parse().unwrap(),

@@ -1,5 +1,6 @@
 //! Log output: one line per event on standard error, text or JSON.
-use crate::settings::{Settings, SettingsError};
+use crate::settings::SettingsError;
+use std::collections::BTreeMap;
 use tracing::Level;
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -17,16 +18,15 @@ impl Logging {
     ///
     /// # Errors
     /// An option or value of `log-opt` that does not exist.
-    pub fn from_settings(settings: &Settings) -> Result<Self, SettingsError> {
+    pub fn from_options(
+        debug: bool,
+        options: &BTreeMap<String, String>,
+    ) -> Result<Self, SettingsError> {
         let mut logging = Self {
-            level: if settings.debug {
-                Level::DEBUG
-            } else {
-                Level::INFO
-            },
+            level: if debug { Level::DEBUG } else { Level::INFO },
             json: false,
         };
-        for (key, value) in &settings.log_opt {
+        for (key, value) in options {
             let bad = |accepted| SettingsError::Value {
                 key: format!("log-opt {key}"),
                 value: value.clone(),
@@ -86,6 +86,7 @@ impl Logging {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::Settings;
 
     #[test]
     fn options_are_checked() {
@@ -94,7 +95,7 @@ mod tests {
             .set("log-opt", "level=debug,format=json", "test")
             .unwrap();
         assert_eq!(
-            Logging::from_settings(&settings).unwrap(),
+            Logging::from_options(settings.debug, &settings.log_opt).unwrap(),
             Logging {
                 level: Level::DEBUG,
                 json: true
@@ -102,12 +103,12 @@ mod tests {
         );
         settings.set("log-opt", "level=loud", "test").unwrap();
         assert!(
-            Logging::from_settings(&settings)
+            Logging::from_options(settings.debug, &settings.log_opt)
                 .unwrap_err()
                 .to_string()
                 .contains("error, warn, info")
         );
         settings.set("log-opt", "colour=red", "test").unwrap();
-        assert!(Logging::from_settings(&settings).is_err());
+        assert!(Logging::from_options(settings.debug, &settings.log_opt).is_err());
     }
 }

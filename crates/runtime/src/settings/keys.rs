@@ -1,7 +1,8 @@
 //! Every key of the agent: name, type, default and the text that `--help` and the docs show.
 use super::{
     SettingsError,
-    value::{PortRange, Ratio, Value, words},
+    define::settings,
+    value::{PortRange, Ratio, words},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
 use std::{collections::BTreeMap, time::Duration};
@@ -56,99 +57,28 @@ words! {
 
 words! {
     /// Where pod addresses come from.
-    IpamMode, "kubernetes (others are not built yet)" {
+    IpamMode, "kubernetes, cluster-pool, multi-pool or crd" {
         /// The node object's pod CIDRs.
         Kubernetes = "kubernetes",
+        /// One range per family from the operator.
+        ClusterPool = "cluster-pool" | "cluster-pool-v2beta",
+        /// Ranges of several pools from the operator, as pods need them.
+        MultiPool = "multi-pool",
+        /// Single addresses that somebody lists in the CiliumNode.
+        Crd = "crd",
     }
-}
-
-/// One key: what help, docs and messages say of it.
-#[derive(Clone, Copy, Debug)]
-pub struct Key {
-    /// Name, as in `--name`.
-    pub name: &'static str,
-    /// What it does.
-    pub help: &'static str,
-    /// What it accepts.
-    pub accepted: &'static str,
-    /// True if the flag may stand without a value (`--name` is `--name=true`).
-    pub is_switch: bool,
-    default: fn() -> String,
-}
-
-impl Key {
-    /// The default as a text.
-    #[must_use]
-    pub fn default(&self) -> String {
-        (self.default)()
-    }
-
-    /// The environment variable that sets it, as `CILIUM_ROUTING_MODE`.
-    #[must_use]
-    pub fn env(&self) -> String {
-        format!(
-            "CILIUM_{}",
-            self.name.replace('-', "_").to_ascii_uppercase()
-        )
-    }
-}
-
-macro_rules! settings {
-    ($($(#[doc = $help:literal])+ $key:literal $field:ident: $type:ty = $default:expr;)+) => {
-        /// Every setting of the agent with its value.
-        #[derive(Clone, Debug, PartialEq)]
-        pub struct Settings {
-            $($(#[doc = $help])+ pub $field: $type,)+
-        }
-
-        impl Default for Settings {
-            fn default() -> Self {
-                Self { $($field: $default,)+ }
-            }
-        }
-
-        /// Every key, in the order in which help shows them.
-        pub const KEYS: &[Key] = &[
-            $(Key {
-                name: $key,
-                help: concat!($($help),+).trim_ascii(),
-                accepted: <$type as Value>::ACCEPTED,
-                is_switch: <$type as Value>::IS_SWITCH,
-                default: || { let value: $type = $default; value.show() },
-            },)+
-        ];
-
-        impl Settings {
-            /// Sets `key` from a text found at `place`.
-            ///
-            /// # Errors
-            /// The key is not known, or the text means nothing to it.
-            pub fn set(&mut self, key: &str, text: &str, place: &str) -> Result<(), SettingsError> {
-                match key {
-                    $($key => match <$type as Value>::parse(text) {
-                        Some(value) => self.$field = value,
-                        None => return Err(SettingsError::value(key, text, place, <$type as Value>::ACCEPTED)),
-                    },)+
-                    _ => return Err(SettingsError::unknown(key, place)),
-                }
-                Ok(())
-            }
-
-            /// The value of `key` as a text.
-            #[must_use]
-            pub fn get(&self, key: &str) -> Option<String> {
-                match key {
-                    $($key => Some(self.$field.show()),)+
-                    _ => None,
-                }
-            }
-        }
-    };
 }
 
 settings! {
+    /// Every setting of the agent with its value.
+    Settings of "agent", checked by check;
+
     /// Directory with one file per key, as Kubernetes mounts a ConfigMap.
     "config-dir" config_dir: String = String::new();
+    /// ConfigMap that is read from the API server at start, and the CiliumNodeConfigs that select this node, which stand above it; nothing: none is read.
+    "config-map" config_map: String = String::new();
+    /// Namespace of the ConfigMap and the CiliumNodeConfigs.
+    "k8s-namespace" k8s_namespace: String = "kube-system".to_owned();
     /// YAML file of keys and values; stands above config-dir, below environment and flags.
     "config" config: String = String::new();
     /// Name of this node's object in Kubernetes; the environment's K8S_NODE_NAME stands in, then the host name.
@@ -171,8 +101,18 @@ settings! {
     "enable-ipv4" enable_ipv4: bool = true;
     /// Give pods IPv6 addresses.
     "enable-ipv6" enable_ipv6: bool = true;
-    /// Where pod addresses come from: the pod CIDRs of the node object.
+    /// Where pod addresses come from: the pod CIDRs of the node object (kubernetes), one range per family from the operator (cluster-pool), ranges of several pools as pods need them (multi-pool), or addresses listed in the CiliumNode (crd).
     "ipam" ipam: IpamMode = IpamMode::Kubernetes;
+    /// Addresses to keep in reserve, by pool, in the multi-pool mode.
+    "ipam-multi-pool-pre-allocation" ipam_multi_pool_pre_allocation: BTreeMap<String, String> = BTreeMap::from([("default".to_owned(), "8".to_owned())]);
+    /// Pool of pods that ask for none, in the multi-pool mode.
+    "ipam-default-ip-pool" ipam_default_ip_pool: String = "default".to_owned();
+    /// Least time between two reports of the addresses in use to the CiliumNode, in the crd mode.
+    "ipam-cilium-node-update-rate" ipam_cilium_node_update_rate: Duration = Duration::from_secs(15);
+    /// Make the CiliumNode of this node, and keep it up to date.
+    "auto-create-cilium-node-resource" auto_create_cilium_node_resource: bool = true;
+    /// Make no CiliumEndpoint objects.
+    "disable-endpoint-crd" disable_endpoint_crd: bool = false;
 
     /// How packets reach pods on other nodes: encapsulated (tunnel), or routed by the network (native).
     "routing-mode" routing_mode: RoutingMode = RoutingMode::Tunnel;
@@ -257,4 +197,41 @@ settings! {
     "debug" debug: bool = false;
     /// How to log: level=error|warn|info|debug|trace and format=text|json.
     "log-opt" log_opt: BTreeMap<String, String> = BTreeMap::new();
+}
+
+fn check(settings: &Settings) -> Result<(), SettingsError> {
+    let conflict = |text: &str| Err(SettingsError::Conflict(text.to_owned()));
+    if !settings.enable_ipv4 && !settings.enable_ipv6 {
+        return conflict(
+            "enable-ipv4 and enable-ipv6 are both false; pods need at least one family",
+        );
+    }
+    if settings.node_port_range.last == u16::MAX {
+        return conflict("node-port-range leaves no ports for masquerading; end it below 65535");
+    }
+    if settings.k8s_require_ipv4_pod_cidr && !settings.enable_ipv4 {
+        return conflict("k8s-require-ipv4-pod-cidr is true, but enable-ipv4 is false");
+    }
+    if settings.k8s_require_ipv6_pod_cidr && !settings.enable_ipv6 {
+        return conflict("k8s-require-ipv6-pod-cidr is true, but enable-ipv6 is false");
+    }
+    for (pool, count) in &settings.ipam_multi_pool_pre_allocation {
+        if count.parse::<u32>().is_err() {
+            return conflict(&format!(
+                "ipam-multi-pool-pre-allocation: {pool}={count} is no number of addresses"
+            ));
+        }
+    }
+    if settings.ipam != IpamMode::Kubernetes
+        && !settings.auto_create_cilium_node_resource
+        && settings.ipam != IpamMode::Crd
+    {
+        return conflict(
+            "auto-create-cilium-node-resource is false, but ipam needs the CiliumNode; accepted with it: kubernetes, crd",
+        );
+    }
+    if settings.mtu != 0 && settings.mtu < 1280 {
+        return conflict("mtu is below 1280, the least that IPv6 works with");
+    }
+    Ok(())
 }

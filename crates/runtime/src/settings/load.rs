@@ -1,6 +1,6 @@
 //! Reading settings from all places, in order.
-use super::{KEYS, Settings, SettingsError};
-use serde::Serialize;
+use super::{Key, Keyed, Settings, SettingsError, similar};
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fs, path::Path};
 
 /// Where a value came from.
@@ -13,6 +13,8 @@ pub enum Origin {
     ConfigDir(String),
     /// The `config` file.
     ConfigFile(String),
+    /// An object of the API server: a ConfigMap or a CiliumNodeConfig.
+    Object(String),
     /// An environment variable.
     Environment(String),
     /// The command line.
@@ -25,7 +27,7 @@ impl Origin {
     pub fn place(&self, key: &str) -> String {
         match self {
             Self::Default => "default".to_owned(),
-            Self::ConfigDir(path) | Self::ConfigFile(path) => path.clone(),
+            Self::ConfigDir(path) | Self::ConfigFile(path) | Self::Object(path) => path.clone(),
             Self::Environment(name) => format!("environment variable {name}"),
             Self::Flag => format!("flag --{key}"),
         }
@@ -34,29 +36,62 @@ impl Origin {
 
 /// Settings with their origins.
 #[derive(Clone, Debug)]
-pub struct Loaded {
+pub struct Loaded<S = Settings> {
     /// The values.
-    pub settings: Settings,
+    pub settings: S,
     /// Where each key's value came from; a key that is not here has its default.
     pub origins: BTreeMap<&'static str, Origin>,
     /// What looks wrong but does not stop the start.
     pub warnings: Vec<String>,
 }
 
-/// Reads settings from all places; `flags` and `env` are pairs of name and value.
+/// Keys and values of one object of the API server.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layer {
+    /// What the object is, as messages name it: `ConfigMap kube-system/cilium-config`.
+    pub place: String,
+    /// Its keys and values.
+    pub values: BTreeMap<String, String>,
+}
+
+/// What is read from the API server: the ConfigMap, and what stands above it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Remote {
+    /// The ConfigMap.
+    pub config_map: Option<Layer>,
+    /// The CiliumNodeConfigs that are meant for this node, the weakest first.
+    pub node_configs: Vec<Layer>,
+}
+
+/// Reads the agent's settings from all places but the API server; `flags` and `env` are pairs of name and value.
 ///
 /// # Errors
-/// The first key or value that is not accepted, with its place; values that exclude each other; an unreadable file.
+/// As [`load_all`].
 pub fn load(
     flags: &[(String, String)],
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Loaded, SettingsError> {
+    load_all(flags, env, &Remote::default())
+}
+
+/// Reads settings from all places; `flags` and `env` are pairs of name and value.
+///
+/// Files and objects may have keys of other roles and releases: what is not known there is a warning. In flags it is an error.
+///
+/// # Errors
+/// The first key or value that is not accepted, with its place; values that exclude each other; an unreadable file.
+pub fn load_all<S: Keyed>(
+    flags: &[(String, String)],
+    env: impl IntoIterator<Item = (String, String)>,
+    remote: &Remote,
+) -> Result<Loaded<S>, SettingsError> {
     let mut loaded = Loaded {
-        settings: Settings::default(),
+        settings: S::default(),
         origins: BTreeMap::new(),
         warnings: Vec::new(),
     };
-    let env = from_env(env, &mut loaded.warnings);
+    let env = from_env(S::keys(), env, &mut loaded.warnings);
     // Where the files are is known only from flags and environment.
     let find = |key: &str| {
         let flag = flags
@@ -69,15 +104,25 @@ pub fn load(
                 .map(|(_, value, _)| value.clone())
         })
     };
+    let mut shared = Vec::new();
     if let Some(dir) = find("config-dir").filter(|dir| !dir.is_empty()) {
-        for (key, value, path) in read_dir(Path::new(&dir))? {
-            loaded.apply(&key, &value, Origin::ConfigDir(path))?;
-        }
+        let rows = read_dir(Path::new(&dir))?;
+        shared.extend(
+            rows.into_iter()
+                .map(|(key, value, path)| (key, value, Origin::ConfigDir(path))),
+        );
     }
+    shared.extend(rows_of(remote.config_map.iter()));
     if let Some(file) = find("config").filter(|file| !file.is_empty()) {
-        for (key, value) in read_file(Path::new(&file))? {
-            loaded.apply(&key, &value, Origin::ConfigFile(file.clone()))?;
-        }
+        let rows = read_file(Path::new(&file))?;
+        shared.extend(
+            rows.into_iter()
+                .map(|(key, value)| (key, value, Origin::ConfigFile(file.clone()))),
+        );
+    }
+    shared.extend(rows_of(remote.node_configs.iter()));
+    for (key, value, origin) in shared {
+        loaded.apply_known(&key, &value, origin)?;
     }
     for (key, value, variable) in env {
         loaded.apply(key, &value, Origin::Environment(variable))?;
@@ -85,15 +130,42 @@ pub fn load(
     for (key, value) in flags {
         loaded.apply(key, value, Origin::Flag)?;
     }
-    check(&loaded.settings)?;
+    loaded.settings.check()?;
     Ok(loaded)
 }
 
-impl Loaded {
+fn rows_of<'a>(
+    layers: impl Iterator<Item = &'a Layer>,
+) -> impl Iterator<Item = (String, String, Origin)> {
+    layers.flat_map(|layer| {
+        let origin = Origin::Object(layer.place.clone());
+        layer
+            .values
+            .iter()
+            .map(move |(key, value)| (key.clone(), value.trim().to_owned(), origin.clone()))
+    })
+}
+
+impl<S: Keyed> Loaded<S> {
     fn apply(&mut self, key: &str, value: &str, origin: Origin) -> Result<(), SettingsError> {
-        self.settings.set(key, value, &origin.place(key))?;
-        if let Some(known) = KEYS.iter().find(|known| known.name == key) {
+        self.settings.assign(key, value, &origin.place(key))?;
+        if let Some(known) = S::keys().iter().find(|known| known.name == key) {
             self.origins.insert(known.name, origin);
+        }
+        Ok(())
+    }
+
+    /// Leaves out what this role does not know; what looks like a slip of the pen is told.
+    fn apply_known(&mut self, key: &str, value: &str, origin: Origin) -> Result<(), SettingsError> {
+        if S::keys().iter().any(|known| known.name == key) {
+            return self.apply(key, value, origin);
+        }
+        if let Some(meant) = similar(S::keys(), key, 2) {
+            self.warnings.push(format!(
+                "{}: {key} means nothing to the {} and is ignored; did you mean {meant}?",
+                origin.place(key),
+                S::ROLE
+            ));
         }
         Ok(())
     }
@@ -107,18 +179,19 @@ impl Loaded {
 
 /// (key, value, variable) of the variables that are meant for us, the weakest first.
 fn from_env(
+    keys: &'static [Key],
     env: impl IntoIterator<Item = (String, String)>,
     warnings: &mut Vec<String>,
 ) -> Vec<(&'static str, String, String)> {
     let mut found = Vec::new();
     for (name, value) in env {
-        if name == "K8S_NODE_NAME" {
+        if name == "K8S_NODE_NAME" && keys.iter().any(|key| key.name == "node-name") {
             found.insert(0, ("node-name", value, name));
-        } else if let Some(key) = KEYS.iter().find(|key| key.env() == name) {
+        } else if let Some(key) = keys.iter().find(|key| key.env() == name) {
             found.push((key.name, value, name));
         } else if name.starts_with("CILIUM_") && !is_service_link(&name) {
             warnings.push(format!(
-                "environment variable {name} means nothing to the agent and is ignored"
+                "environment variable {name} means nothing here and is ignored"
             ));
         }
     }
@@ -200,28 +273,6 @@ fn flat(key: &str, value: &serde_json::Value) -> Result<String, String> {
             pairs.collect::<Result<Vec<_>, _>>()?.join(",")
         }
     })
-}
-
-fn check(settings: &Settings) -> Result<(), SettingsError> {
-    let conflict = |text: &str| Err(SettingsError::Conflict(text.to_owned()));
-    if !settings.enable_ipv4 && !settings.enable_ipv6 {
-        return conflict(
-            "enable-ipv4 and enable-ipv6 are both false; pods need at least one family",
-        );
-    }
-    if settings.node_port_range.last == u16::MAX {
-        return conflict("node-port-range leaves no ports for masquerading; end it below 65535");
-    }
-    if settings.k8s_require_ipv4_pod_cidr && !settings.enable_ipv4 {
-        return conflict("k8s-require-ipv4-pod-cidr is true, but enable-ipv4 is false");
-    }
-    if settings.k8s_require_ipv6_pod_cidr && !settings.enable_ipv6 {
-        return conflict("k8s-require-ipv6-pod-cidr is true, but enable-ipv6 is false");
-    }
-    if settings.mtu != 0 && settings.mtu < 1280 {
-        return conflict("mtu is below 1280, the least that IPv6 works with");
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -309,9 +360,57 @@ mod tests {
     }
 
     #[test]
+    fn objects_stand_between_files_and_environment() {
+        let layer = |place: &str, values: &[(&str, &str)]| Layer {
+            place: place.to_owned(),
+            values: pairs(values).into_iter().collect(),
+        };
+        let remote = Remote {
+            config_map: Some(layer(
+                "ConfigMap kube-system/cilium-config",
+                &[
+                    ("mtu", "1400"),
+                    ("debug", "true"),
+                    ("cluster-pool-ipv4-cidr", "10.0.0.0/8"),
+                    ("routing-mod", "native"),
+                    ("enable-ipv6", "true"),
+                ],
+            )),
+            node_configs: vec![
+                layer("CiliumNodeConfig kube-system/a", &[("mtu", "1450")]),
+                layer("CiliumNodeConfig kube-system/b", &[("mtu", "1460")]),
+            ],
+        };
+        let env = pairs(&[("CILIUM_ENABLE_IPV6", "false")]);
+        let loaded: Loaded = load_all(&[], env, &remote).unwrap();
+        assert_eq!((loaded.settings.mtu, loaded.settings.debug), (1460, true));
+        assert!(!loaded.settings.enable_ipv6);
+        assert_eq!(
+            loaded.origin("mtu"),
+            Origin::Object("CiliumNodeConfig kube-system/b".to_owned())
+        );
+        assert_eq!(loaded.warnings.len(), 1, "{:?}", loaded.warnings);
+        assert!(loaded.warnings[0].contains("did you mean routing-mode?"));
+        let bad = Remote {
+            config_map: Some(layer("ConfigMap x", &[("ipam", "magic")])),
+            ..Remote::default()
+        };
+        assert_eq!(
+            load_all::<Settings>(&[], [], &bad).unwrap_err().to_string(),
+            "ConfigMap x: ipam=\"magic\" is not accepted; expected kubernetes, cluster-pool, multi-pool or crd"
+        );
+    }
+
+    #[test]
     fn every_default_reads_back() {
+        let mut operator = super::super::OperatorSettings::default();
+        for key in super::super::OperatorSettings::KEYS {
+            operator.set(key.name, &key.default(), "test").unwrap();
+            assert!(key.help.ends_with('.'), "{}: help is a sentence", key.name);
+        }
+        assert_eq!(operator, super::super::OperatorSettings::default());
         let mut settings = Settings::default();
-        for key in KEYS {
+        for key in Settings::KEYS {
             settings.set(key.name, &key.default(), "test").unwrap();
             assert!(key.help.ends_with('.'), "{}: help is a sentence", key.name);
         }

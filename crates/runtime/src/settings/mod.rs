@@ -1,19 +1,22 @@
-//! Settings: defaults < `config-dir` < `config` file < environment < flags, each value with the place it came from.
+//! Settings: defaults < `config-dir` < ConfigMap < `config` file < CiliumNodeConfigs < environment < flags, each value with the place
+//! it came from.
+mod define;
 mod keys;
 mod load;
+mod operator;
 mod value;
 
-pub use keys::{
-    DatapathMode, IpamMode, KEYS, Key, MonitorAggregation, RoutingMode, Settings, TunnelProtocol,
-};
-pub use load::{Loaded, Origin, load};
+pub use define::{Key, Keyed};
+pub use keys::{DatapathMode, IpamMode, MonitorAggregation, RoutingMode, Settings, TunnelProtocol};
+pub use load::{Layer, Loaded, Origin, Remote, load, load_all};
+pub use operator::OperatorSettings;
 pub use value::{PortRange, Ratio, Value};
 
 /// A setting that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SettingsError {
     /// There is no such key.
-    #[error("{place}: unknown setting {key:?}{hint}; `hypha agent --help` lists all")]
+    #[error("{place}: unknown setting {key:?}{hint}; `hypha {role} --help` lists all")]
     Unknown {
         /// The key.
         key: String,
@@ -21,6 +24,8 @@ pub enum SettingsError {
         place: String,
         /// A similar key, as a half sentence.
         hint: String,
+        /// The role that was asked.
+        role: &'static str,
     },
     /// The value means nothing.
     #[error("{place}: {key}={value:?} is not accepted; expected {accepted}")]
@@ -57,25 +62,26 @@ impl SettingsError {
         }
     }
 
-    fn unknown(key: &str, place: &str) -> Self {
-        let hint = similar(key)
+    fn unknown<S: Keyed>(key: &str, place: &str) -> Self {
+        let hint = similar(S::keys(), key, 3)
             .map(|name| format!(" (did you mean {name}?)"))
             .unwrap_or_default();
         Self::Unknown {
             key: key.to_owned(),
             place: place.to_owned(),
             hint,
+            role: S::ROLE,
         }
     }
 }
 
-/// The known key nearest to `key`, if one is near.
-fn similar(key: &str) -> Option<&'static str> {
+/// The known key nearest to `key`, if one is not further than so many letters.
+fn similar(keys: &[Key], key: &str, near: usize) -> Option<&'static str> {
     let wanted = key.replace('_', "-");
-    KEYS.iter()
+    keys.iter()
         .map(|k| (distance(k.name, &wanted), k.name))
         .min()
-        .filter(|(far, _)| *far <= 3)
+        .filter(|(far, _)| *far <= near)
         .map(|(_, name)| name)
 }
 

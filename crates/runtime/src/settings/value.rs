@@ -1,5 +1,5 @@
 //! Texts to values: what each type of setting accepts, and how it is shown.
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{collections::BTreeMap, time::Duration};
 
 /// A type that a setting can have.
@@ -61,6 +61,7 @@ macro_rules! number {
     };
 }
 
+number!(u8, "a number from 0 to 255");
 number!(u16, "a number from 0 to 65535");
 number!(u32, "a number from 0 to 4294967295");
 
@@ -120,6 +121,22 @@ impl Value for Vec<String> {
 
     fn show(&self) -> String {
         self.join(",")
+    }
+}
+
+impl Value for Vec<IpNet> {
+    const ACCEPTED: &str = "ranges as 10.0.0.0/8 with commas or blanks between them";
+
+    fn parse(text: &str) -> Option<Self> {
+        text.split([',', ' ', '\n'])
+            .filter(|part| !part.is_empty())
+            .map(|part| part.parse().ok())
+            .collect()
+    }
+
+    fn show(&self) -> String {
+        let texts: Vec<String> = self.iter().map(ToString::to_string).collect();
+        texts.join(",")
     }
 }
 

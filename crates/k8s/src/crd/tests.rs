@@ -1,0 +1,135 @@
+use super::*;
+use std::{collections::BTreeMap, fs, path::Path};
+
+/// Set to write the golden files anew.
+const UPDATE: &str = "UPDATE_GOLDEN";
+
+#[test]
+fn definitions_are_as_the_golden_files_say() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("crds");
+    let update = std::env::var_os(UPDATE).is_some();
+    for crd in ALL {
+        let path = dir.join(format!("{}.yaml", crd.plural));
+        let made = yaml(crd).unwrap();
+        if update {
+            fs::write(&path, &made).unwrap();
+        }
+        let golden = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            golden == made,
+            "{} differs; {UPDATE}=1 writes it anew",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn names_are_those_that_people_type() {
+    let short: BTreeMap<&str, &[&str]> = ALL.iter().map(|crd| (crd.plural, crd.short)).collect();
+    assert_eq!(short["ciliumnodes"], ["cn", "ciliumn"]);
+    assert_eq!(short["ciliumendpoints"], ["cep", "ciliumep"]);
+    assert_eq!(short["ciliumidentities"], ["ciliumid"]);
+    assert_eq!(short["ciliumpodippools"], ["cpip"]);
+    assert!(short["ciliumnodeconfigs"].is_empty());
+}
+
+/// Every node of a structural schema has a type, or says that anything goes.
+fn structural(schema: &Value, path: &str) {
+    let open = schema["x-kubernetes-preserve-unknown-fields"] == true;
+    assert!(schema["type"].is_string() || open, "{path} has no type");
+    for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
+        structural(inner, &format!("{path}.{name}"));
+    }
+    for part in ["items", "additionalProperties"] {
+        if schema[part].is_object() {
+            structural(&schema[part], &format!("{path}.{part}"));
+        }
+    }
+    let required = schema["required"].as_array().into_iter().flatten();
+    for name in required.filter_map(Value::as_str) {
+        assert!(
+            schema["properties"][name].is_object(),
+            "{path}: {name} is required but unknown"
+        );
+    }
+}
+
+#[test]
+fn schemas_are_structural() {
+    for crd in ALL {
+        structural(&(crd.schema)(), crd.kind);
+    }
+}
+
+/// Every field of `value` is in the schema: what the types write is not pruned.
+fn known(schema: &Value, value: &Value, path: &str) {
+    match value {
+        Value::Object(fields) => {
+            for (name, inner) in fields {
+                let path = format!("{path}.{name}");
+                let property = &schema["properties"][name];
+                let values = &schema["additionalProperties"];
+                let found = if property.is_object() {
+                    property
+                } else {
+                    values
+                };
+                assert!(found.is_object(), "{path} is not in the schema");
+                known(found, inner, &path);
+            }
+        }
+        Value::Array(items) => items
+            .iter()
+            .for_each(|item| known(&schema["items"], item, path)),
+        _ => {}
+    }
+}
+
+/// Reads `sample` as `T` and back: nothing may be lost, and the schema must know all of it.
+fn round<T: serde::Serialize + serde::de::DeserializeOwned>(crd: &Crd, sample: Value) {
+    let typed: T = serde_json::from_value(sample.clone()).unwrap();
+    let mut back = serde_json::to_value(&typed).unwrap();
+    back["metadata"] = sample["metadata"].clone();
+    assert_eq!(back, sample);
+    let mut without = sample;
+    without.as_object_mut().unwrap().remove("metadata");
+    known(&(crd.schema)(), &without, crd.kind);
+}
+
+#[test]
+fn types_and_schemas_agree() {
+    let metadata = json!({"name": "x"});
+    round::<CiliumNode>(
+        &node::CRD,
+        json!({"metadata": metadata, "spec": {
+            "addresses": [{"type": "InternalIP", "ip": "192.0.2.1"}], "encryption": {"key": 0}, "bootid": "b",
+            "ipam": {
+                "podCIDRs": ["10.0.0.0/24"], "pool": {"10.0.0.1": {"owner": "a/b", "resource": "r"}}, "ipv6-pool": {"fd00::1": {}},
+                "pools": {"requested": [{"pool": "default", "needed": {"ipv4-addrs": 8, "ipv6-addrs": 0}}],
+                    "allocated": [{"pool": "default", "cidrs": ["10.0.0.0/27"]}]},
+            }},
+            "status": {"ipam": {"used": {"10.0.0.1": {}}, "ipv6-used": {"fd00::1": {}}, "operator-status": {"error": "none left"}}}}),
+    );
+    round::<CiliumEndpoint>(
+        &endpoint::CRD,
+        json!({"metadata": metadata, "status": {
+            "id": 7, "identity": {"id": 4711, "labels": ["k8s:app=a"]}, "encryption": {"key": 0}, "state": "ready",
+            "networking": {"addressing": [{"ipv4": "10.0.0.1", "ipv6": "fd00::1"}], "node": "192.0.2.1"},
+            "external-identifiers": {"container-id": "c"},
+            "policy": {"ingress": {"enforcing": false, "state": "disabled"}, "egress": {"enforcing": false, "state": "disabled"}}}}),
+    );
+    round::<CiliumIdentity>(
+        &identity::CRD,
+        json!({"metadata": metadata, "security-labels": {"k8s:app": "a"}}),
+    );
+    let range = json!({"cidrs": ["10.0.0.0/16"], "maskSize": 24});
+    round::<CiliumPodIpPool>(
+        &pool::CRD,
+        json!({"metadata": metadata, "spec": {"ipv4": range, "ipv6": range}}),
+    );
+    round::<CiliumNodeConfig>(
+        &node_config::CRD,
+        json!({"metadata": metadata, "spec": {"defaults": {"debug": "true"}, "nodeSelector": {
+            "matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}}}),
+    );
+}

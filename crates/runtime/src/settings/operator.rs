@@ -1,0 +1,107 @@
+//! Every key of the operator. It shares its ConfigMap with the agent.
+use super::{IpamMode, SettingsError, define::settings};
+use ipnet::IpNet;
+use std::{collections::BTreeMap, time::Duration};
+
+settings! {
+    /// Every setting of the operator with its value.
+    OperatorSettings of "operator", checked by check;
+
+    /// Directory with one file per key, as Kubernetes mounts a ConfigMap.
+    "config-dir" config_dir: String = String::new();
+    /// ConfigMap that is read from the API server at start; nothing: none is read.
+    "config-map" config_map: String = String::new();
+    /// Namespace of the ConfigMap and of the leader's lease.
+    "k8s-namespace" k8s_namespace: String = "kube-system".to_owned();
+    /// YAML file of keys and values; stands above config-dir and config-map, below environment and flags.
+    "config" config: String = String::new();
+
+    /// Kubeconfig file with the API server's address and credentials; nothing: the pod's service account.
+    "k8s-kubeconfig-path" k8s_kubeconfig_path: String = String::new();
+    /// URL of the API server, as http://192.0.2.1:6443, without credentials; stands above k8s-kubeconfig-path.
+    "k8s-api-server" k8s_api_server: String = String::new();
+    /// Leave the custom resource definitions alone.
+    "skip-crd-creation" skip_crd_creation: bool = false;
+
+    /// Give pods IPv4 addresses.
+    "enable-ipv4" enable_ipv4: bool = true;
+    /// Give pods IPv6 addresses.
+    "enable-ipv6" enable_ipv6: bool = true;
+    /// Where pod addresses come from; the operator gives nodes their ranges in the modes cluster-pool and multi-pool.
+    "ipam" ipam: IpamMode = IpamMode::ClusterPool;
+    /// IPv4 ranges that nodes get their pod CIDRs from, in the cluster-pool mode; nothing: no IPv4 ranges are given.
+    "cluster-pool-ipv4-cidr" cluster_pool_ipv4_cidr: Vec<IpNet> = Vec::new();
+    /// Size of a node's IPv4 pod CIDR, as a prefix length.
+    "cluster-pool-ipv4-mask-size" cluster_pool_ipv4_mask_size: u8 = 24;
+    /// IPv6 ranges that nodes get their pod CIDRs from, in the cluster-pool mode; nothing: no IPv6 ranges are given.
+    "cluster-pool-ipv6-cidr" cluster_pool_ipv6_cidr: Vec<IpNet> = Vec::new();
+    /// Size of a node's IPv6 pod CIDR, as a prefix length.
+    "cluster-pool-ipv6-mask-size" cluster_pool_ipv6_mask_size: u8 = 112;
+    /// CiliumPodIPPools that are made at start in the multi-pool mode if they are not there, as {"default": "ipv4-cidrs:10.10.0.0/16;ipv4-mask-size:27"}.
+    "auto-create-cilium-pod-ip-pools" auto_create_cilium_pod_ip_pools: String = String::new();
+    /// How many nodes are written to at the same time.
+    "parallel-alloc-workers" parallel_alloc_workers: u32 = 50;
+
+    /// Time between two looks for CiliumEndpoints without a pod; 0: never.
+    "cilium-endpoint-gc-interval" cilium_endpoint_gc_interval: Duration = Duration::from_secs(300);
+    /// Time between two looks for CiliumNodes without a node, which are removed when found twice; 0: never.
+    "nodes-gc-interval" nodes_gc_interval: Duration = Duration::from_secs(300);
+    /// Time between two looks for CiliumIdentities that nobody uses; 0: never.
+    "identity-gc-interval" identity_gc_interval: Duration = Duration::from_secs(900);
+    /// How long nobody must have used a CiliumIdentity before it is removed.
+    "identity-heartbeat-timeout" identity_heartbeat_timeout: Duration = Duration::from_secs(1800);
+    /// Time for which identity-gc-rate-limit holds.
+    "identity-gc-rate-interval" identity_gc_rate_interval: Duration = Duration::from_secs(60);
+    /// The most CiliumIdentities to remove per identity-gc-rate-interval.
+    "identity-gc-rate-limit" identity_gc_rate_limit: u32 = 2500;
+
+    /// How long other operators wait after the leader's last sign of life.
+    "leader-election-lease-duration" leader_election_lease_duration: Duration = Duration::from_secs(15);
+    /// How long the leader tries to renew its lease before it gives up.
+    "leader-election-renew-deadline" leader_election_renew_deadline: Duration = Duration::from_secs(10);
+    /// Time between two tries to get or renew the lease.
+    "leader-election-retry-period" leader_election_retry_period: Duration = Duration::from_secs(2);
+
+    /// Address of GET /healthz; nothing: not served.
+    "operator-api-serve-addr" operator_api_serve_addr: String = "localhost:9234".to_owned();
+    /// Address for Prometheus; nothing: metrics are not served.
+    "operator-prometheus-serve-addr" operator_prometheus_serve_addr: String = ":9963".to_owned();
+    /// Log more.
+    "debug" debug: bool = false;
+    /// How to log: level=error|warn|info|debug|trace and format=text|json.
+    "log-opt" log_opt: BTreeMap<String, String> = BTreeMap::new();
+}
+
+fn check(settings: &OperatorSettings) -> Result<(), SettingsError> {
+    let conflict = |text: String| Err(SettingsError::Conflict(text));
+    let (lease, renew, retry) = (
+        settings.leader_election_lease_duration,
+        settings.leader_election_renew_deadline,
+        settings.leader_election_retry_period,
+    );
+    if lease <= renew || renew <= retry || retry.is_zero() {
+        return conflict(format!(
+            "leader-election-lease-duration ({lease:?}) must be greater than leader-election-renew-deadline ({renew:?}), and that greater than leader-election-retry-period ({retry:?})"
+        ));
+    }
+    for (key, nets, ipv6) in [
+        (
+            "cluster-pool-ipv4-cidr",
+            &settings.cluster_pool_ipv4_cidr,
+            false,
+        ),
+        (
+            "cluster-pool-ipv6-cidr",
+            &settings.cluster_pool_ipv6_cidr,
+            true,
+        ),
+    ] {
+        if let Some(net) = nets.iter().find(|net| net.addr().is_ipv6() != ipv6) {
+            return conflict(format!("{key}: {net} is of the other family"));
+        }
+    }
+    if settings.parallel_alloc_workers == 0 {
+        return conflict("parallel-alloc-workers is 0; at least one is needed".to_owned());
+    }
+    Ok(())
+}
