@@ -1,0 +1,12 @@
+//! `hypha operator`: the cluster-wide work, done by one process of several.
+mod boot;
+pub mod cli;
+mod controller;
+mod gc;
+mod metrics;
+mod nodes;
+mod pools;
+mod serve;
+mod tables;
+
+pub use boot::run_until;

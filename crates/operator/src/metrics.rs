@@ -1,0 +1,143 @@
+//! Metrics of the operator, with the prefix `cilium_operator_`.
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+use std::sync::atomic::AtomicU64;
+
+/// Labels of a run of a controller.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Run {
+    status: &'static str,
+    group_name: &'static str,
+}
+
+/// Labels of what became of identities.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Identities {
+    status: &'static str,
+    identity_type: &'static str,
+}
+
+/// Labels of the removal of identities.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+    identity_type: &'static str,
+}
+
+/// Labels of a number of nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Category {
+    category: &'static str,
+}
+
+/// Labels of a range.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Subnet {
+    subnet_id: String,
+}
+
+/// Everything that is counted.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Metrics {
+    runs: Family<Run, Counter>,
+    nodes: Family<Category, Gauge>,
+    given: Family<Subnet, Gauge>,
+    resyncs: Gauge,
+    identities: Family<Identities, Gauge>,
+    identity_runs: Family<Outcome, Gauge>,
+    identity_latency: Family<Outcome, Gauge<f64, AtomicU64>>,
+    leading: Gauge,
+}
+
+/// How identities are kept.
+const CRD: &str = "crd";
+
+impl Metrics {
+    /// A registry with all of them.
+    pub fn registry(&self) -> Registry {
+        let mut all = Registry::with_prefix("cilium_operator");
+        all.register(
+            "controllers_group_runs",
+            "Runs of controllers",
+            self.runs.clone(),
+        );
+        all.register("ipam_nodes", "Nodes by what they lack", self.nodes.clone());
+        all.register(
+            "ipam_ip_allocation_ops",
+            "Ranges given to nodes",
+            self.given.clone(),
+        );
+        all.register(
+            "ipam_resync_total",
+            "Times that all nodes were looked at",
+            self.resyncs.clone(),
+        );
+        all.register(
+            "identity_gc_entries",
+            "Identities alive and removed at the last look",
+            self.identities.clone(),
+        );
+        all.register(
+            "identity_gc_runs",
+            "Looks for unused identities",
+            self.identity_runs.clone(),
+        );
+        all.register(
+            "identity_gc_latency",
+            "Seconds of the last look for unused identities",
+            self.identity_latency.clone(),
+        );
+        all.register("leader", "1 while this process leads", self.leading.clone());
+        all
+    }
+
+    /// A controller ran.
+    pub fn ran(&self, group_name: &'static str, well: bool) {
+        let status = if well { "success" } else { "failure" };
+        self.runs.get_or_create(&Run { status, group_name }).inc();
+    }
+
+    /// All nodes were looked at: how many there are, and how many lack something.
+    pub fn nodes(&self, total: usize, lacking: usize) {
+        let set = |category, count: usize| {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.nodes.get_or_create(&Category { category }).set(count);
+        };
+        set("total", total);
+        set("in-deficit", lacking);
+        self.resyncs.inc();
+    }
+
+    /// A node got a range of a pool.
+    pub fn gave(&self, pool: &str) {
+        let subnet_id = pool.to_owned();
+        self.given.get_or_create(&Subnet { subnet_id }).inc();
+    }
+
+    /// Identities were looked at.
+    pub fn identities(&self, alive: usize, deleted: usize, well: bool, seconds: f64) {
+        let identity_type = CRD;
+        let outcome = Outcome {
+            outcome: if well { "success" } else { "fail" },
+            identity_type,
+        };
+        self.identity_runs.get_or_create(&outcome).inc();
+        self.identity_latency.get_or_create(&outcome).set(seconds);
+        for (status, count) in [("alive", alive), ("deleted", deleted)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            let labels = Identities {
+                status,
+                identity_type,
+            };
+            self.identities.get_or_create(&labels).set(count);
+        }
+    }
+
+    /// Whether this process leads.
+    pub fn leading(&self, leads: bool) {
+        self.leading.set(i64::from(leads));
+    }
+}
