@@ -10,7 +10,7 @@ use super::{Findings, crate_names};
 use crate::proc;
 
 /// Every crate and its layer: it may depend on lower layers.
-const LAYERS: [(&str, u32); 18] = [
+const LAYERS: [(&str, u32); 19] = [
     ("abi", 0),
     ("wire", 1),
     ("tables", 1),
@@ -26,6 +26,7 @@ const LAYERS: [(&str, u32); 18] = [
     ("testkit", 5),
     ("apiserver", 6),
     ("agent", 6),
+    ("operator", 6),
     ("cni", 6),
     ("lab", 7),
     ("cli", 8),
