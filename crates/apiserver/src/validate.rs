@@ -57,9 +57,9 @@ impl FieldErrors {
         self.push("FieldValueTooMany", field, message);
     }
 
-    /// Something that an object names does not exist or is gone.
-    pub fn internal(&mut self, field: impl Into<String>, why: &str) {
-        self.push("InternalError", field, format!("Internal error: {why}"));
+    /// Something that is named is not there.
+    pub fn not_found(&mut self, field: impl Into<String>, value: &Value) {
+        self.push("FieldValueNotFound", field, format!("Not found: {value}"));
     }
 
     /// Whether nothing was found.

@@ -1,37 +1,23 @@
 //! `Pod`.
 
-use std::collections::BTreeSet;
-
 use serde_json::{Map, Value, json};
 
-use super::super::kind::Strategy;
-use super::super::object::{child_mut, set_default};
-use super::super::validate::{FieldErrors, check_dns_label, check_dns_subdomain};
-
-const DEFAULT_GRACE: i64 = 30;
-const CONTAINER_LISTS: [&str; 2] = ["initContainers", "containers"];
+use super::super::kind::{Others, Strategy};
+use super::super::object::{child_mut, meta_str, set_default};
+use super::super::validate::FieldErrors;
+use super::podspec::{self, CONTAINER_LISTS, DEFAULT_GRACE};
 
 pub(super) struct PodStrategy;
 
 impl Strategy for PodStrategy {
     fn defaults(&self, object: &mut Value) {
         let spec = child_mut(object, "spec");
-        set_default(spec, "restartPolicy", "Always");
-        set_default(spec, "dnsPolicy", "ClusterFirst");
-        set_default(spec, "schedulerName", "default-scheduler");
-        set_default(spec, "terminationGracePeriodSeconds", DEFAULT_GRACE);
         set_default(spec, "enableServiceLinks", true);
-        set_default(spec, "securityContext", json!({}));
-        for list in CONTAINER_LISTS {
-            let containers = spec
-                .get_mut(list)
-                .and_then(Value::as_array_mut)
-                .into_iter()
-                .flatten();
-            containers
-                .filter_map(Value::as_object_mut)
-                .for_each(container_defaults);
-        }
+        podspec::defaults(spec);
+        set_default(spec, "serviceAccountName", "default");
+        set_default(spec, "serviceAccount", "default");
+        set_default(spec, "preemptionPolicy", "PreemptLowerPriority");
+        tolerate_short_outages(spec);
     }
 
     fn prepare_create(&self, object: &mut Value) {
@@ -40,49 +26,50 @@ impl Strategy for PodStrategy {
     }
 
     fn validate(&self, object: &Value, errors: &mut FieldErrors) {
-        let spec = &object["spec"];
-        if spec["containers"].as_array().is_none_or(Vec::is_empty) {
-            errors.required("spec.containers", "a pod needs at least one container");
-        }
-        let mut names = BTreeSet::new();
-        for list in CONTAINER_LISTS {
-            for (i, container) in spec[list].as_array().into_iter().flatten().enumerate() {
-                validate_container(container, &format!("spec.{list}[{i}]"), &mut names, errors);
-            }
-        }
-        one_of(
-            spec,
-            "restartPolicy",
-            &["Always", "OnFailure", "Never"],
-            errors,
-        );
-        one_of(
-            spec,
-            "dnsPolicy",
-            &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
-            errors,
-        );
-        if let Some(Err(why)) = spec["nodeName"].as_str().map(check_dns_subdomain) {
-            errors.invalid("spec.nodeName", &spec["nodeName"], why);
-        }
-        for field in ["terminationGracePeriodSeconds", "activeDeadlineSeconds"] {
-            if spec[field].as_i64().is_some_and(|n| n < 0) {
-                errors.invalid(
-                    format!("spec.{field}"),
-                    &spec[field],
-                    "must be greater than or equal to 0",
-                );
-            }
-        }
+        podspec::validate(&object["spec"], "spec", errors);
     }
 
     fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
         if fixed_part(&new["spec"]) != fixed_part(&old["spec"]) {
             errors.forbidden(
                 "spec",
-                "of a pod, only the images of containers, activeDeadlineSeconds, terminationGracePeriodSeconds \
-                 and tolerations may be changed after it is made",
+                "pod updates may not change fields other than `spec.containers[*].image`, \
+                 `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations` (only additions) \
+                 and `spec.terminationGracePeriodSeconds`",
             );
+        }
+    }
+
+    /// The number behind the name of a priority.
+    fn settle(
+        &self,
+        new: &mut Value,
+        _old: Option<&Value>,
+        others: &dyn Others,
+        errors: &mut FieldErrors,
+    ) {
+        let spec = child_mut(new, "spec");
+        let name = spec
+            .get("priorityClassName")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned();
+        let mut found = None;
+        if !spec.contains_key("priority") {
+            others.each("priorityclasses.scheduling.k8s.io", &mut |class| {
+                let wanted = if name.is_empty() {
+                    class["globalDefault"] == true
+                } else {
+                    meta_str(class, "name") == name
+                };
+                if wanted {
+                    found = Some(class["value"].clone());
+                }
+            });
+            if !name.is_empty() && found.is_none() {
+                errors.not_found("spec.priorityClassName", &json!(name));
+            }
+            spec.insert("priority".to_owned(), found.unwrap_or(json!(0)));
         }
     }
 
@@ -123,101 +110,24 @@ impl Strategy for PodStrategy {
     }
 }
 
-fn container_defaults(container: &mut Map<String, Value>) {
-    let image = container
-        .get("image")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
-    let last = image.rsplit('/').next().unwrap_or_default();
-    let pinned = last.contains('@') || last.split_once(':').is_some_and(|(_, tag)| tag != "latest");
-    set_default(
-        container,
-        "imagePullPolicy",
-        if pinned { "IfNotPresent" } else { "Always" },
-    );
-    set_default(container, "terminationMessagePath", "/dev/termination-log");
-    set_default(container, "terminationMessagePolicy", "File");
-    set_default(container, "resources", json!({}));
-    let ports = container
-        .get_mut("ports")
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten();
-    ports
-        .filter_map(Value::as_object_mut)
-        .for_each(|port| set_default(port, "protocol", "TCP"));
-}
-
-fn validate_container(
-    container: &Value,
-    place: &str,
-    names: &mut BTreeSet<String>,
-    errors: &mut FieldErrors,
-) {
-    match container["name"].as_str().filter(|n| !n.is_empty()) {
-        None => errors.required(format!("{place}.name"), ""),
-        Some(name) => {
-            if let Err(why) = check_dns_label(name) {
-                errors.invalid(format!("{place}.name"), &container["name"], why);
-            }
-            if !names.insert(name.to_owned()) {
-                errors.duplicate(format!("{place}.name"), &container["name"]);
-            }
+/// A pod stays for five minutes on a node that is not ready or cannot be reached.
+fn tolerate_short_outages(spec: &mut Map<String, Value>) {
+    set_default(spec, "tolerations", json!([]));
+    let Some(Value::Array(list)) = spec.get_mut("tolerations") else {
+        return;
+    };
+    for key in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
+        let covers = |toleration: &Value| {
+            let text = |field: &str| toleration[field].as_str().unwrap_or_default();
+            (text("key").is_empty() || text("key") == key)
+                && matches!(text("effect"), "" | "NoExecute")
+        };
+        if !list.iter().any(covers) {
+            list.push(json!({ "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300 }));
         }
-    }
-    if container["image"]
-        .as_str()
-        .is_none_or(|i| i.trim().is_empty())
-    {
-        errors.required(format!("{place}.image"), "");
-    }
-    validate_ports(container, place, errors);
-    for (i, env) in container["env"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        if env["name"].as_str().is_none_or(str::is_empty) {
-            errors.required(format!("{place}.env[{i}].name"), "");
-        }
-    }
-}
-
-fn validate_ports(container: &Value, place: &str, errors: &mut FieldErrors) {
-    for (i, port) in container["ports"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .enumerate()
-    {
-        let field = format!("{place}.ports[{i}]");
-        if !port["containerPort"]
-            .as_i64()
-            .is_some_and(|n| (1..=65535).contains(&n))
-        {
-            errors.invalid(
-                format!("{field}.containerPort"),
-                &port["containerPort"],
-                "must be between 1 and 65535",
-            );
-        }
-        if !matches!(port["protocol"].as_str(), Some("TCP" | "UDP" | "SCTP")) {
-            errors.unsupported(
-                format!("{field}.protocol"),
-                &port["protocol"],
-                &["SCTP", "TCP", "UDP"],
-            );
-        }
-    }
-}
-
-fn one_of(spec: &Value, field: &str, allowed: &[&str], errors: &mut FieldErrors) {
-    if !spec[field]
-        .as_str()
-        .is_some_and(|value| allowed.contains(&value))
-    {
-        errors.unsupported(format!("spec.{field}"), &spec[field], allowed);
     }
 }
 
@@ -289,20 +199,6 @@ mod tests {
             class(json!({"limits": {"cpu": "1", "memory": "1Gi"}})),
             "Guaranteed"
         );
-    }
-
-    #[test]
-    fn pull_policy_follows_the_tag() {
-        for (image, policy) in [
-            ("nginx", "Always"),
-            ("nginx:latest", "Always"),
-            ("r:5000/nginx", "Always"),
-            ("r:5000/nginx:1", "IfNotPresent"),
-        ] {
-            let mut container = Map::from_iter([("image".to_owned(), json!(image))]);
-            container_defaults(&mut container);
-            assert_eq!(container["imagePullPolicy"], policy, "{image}");
-        }
     }
 
     #[test]

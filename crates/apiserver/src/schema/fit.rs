@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use super::super::kinds::is_quantity;
 use super::{Path, Schema, Type};
 
 /// What was found on the way.
@@ -69,12 +70,13 @@ fn has_type(value: &Value, schema: &Schema) -> bool {
         | (Some(Type::Array), Value::Array(_))
         | (Some(Type::String), Value::String(_))
         | (Some(Type::Number | Type::Quantity), Value::Number(_))
-        | (Some(Type::Quantity | Type::IntOrString), Value::String(_))
+        | (Some(Type::IntOrString), Value::String(_))
         | (Some(Type::Boolean), Value::Bool(_)) => true,
         (Some(Type::Integer { short: true } | Type::IntOrString), Value::Number(n)) => {
             n.as_i64().is_some_and(|n| i32::try_from(n).is_ok())
         }
         (Some(Type::Integer { short: false }), Value::Number(n)) => n.as_i64().is_some(),
+        (Some(Type::Quantity), Value::String(text)) => is_quantity(text),
         (Some(Type::Bytes), Value::String(text)) => STANDARD.decode(text).is_ok(),
         (Some(Type::Time), Value::String(text)) => {
             text.is_empty() || text.parse::<Timestamp>().is_ok()
@@ -93,7 +95,7 @@ fn mismatch(value: &Value, schema: &Schema, path: &Path<'_>) -> String {
         Some(Type::Integer { short: false }) => "a whole number",
         Some(Type::Number) => "a number",
         Some(Type::Boolean) => "true or false",
-        Some(Type::Quantity) => "a quantity",
+        Some(Type::Quantity) => "a quantity such as 500m or 1Gi",
         Some(Type::IntOrString) => "a whole number or a string",
         Some(Type::Bytes) => "base64",
         Some(Type::Time) => "a time such as 2006-01-02T15:04:05Z",
