@@ -31,7 +31,7 @@ pub enum Leftover {
     Cgroup(PathBuf),
     /// A mount in the root mount namespace.
     Mount(String),
-    /// The lab's directory.
+    /// A directory of the lab.
     StateDir(PathBuf),
 }
 
@@ -77,9 +77,9 @@ pub fn leftovers(name: &LabName, namespaces: &[u64]) -> Vec<Leftover> {
             .filter(|l| l.contains(&path))
             .map(|l| Leftover::Mount(l.to_owned())),
     );
-    if dir.exists() {
-        found.push(Leftover::StateDir(dir.path().to_owned()));
-    }
+    let dirs = [dir.path().to_owned(), dir.data()];
+    let there = dirs.into_iter().filter(|d| d.exists());
+    found.extend(there.map(Leftover::StateDir));
     found
 }
 

@@ -71,6 +71,19 @@ impl fmt::Display for Families {
     }
 }
 
+/// Whether the lab has cluster DNS, and how pods reach it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Dns {
+    /// Pods ask the pods of kube-dns by their own addresses: for as long as nothing balances the load of services.
+    #[default]
+    Pod,
+    /// Pods ask the address of the service kube-dns, as in other clusters.
+    Service,
+    /// There is none.
+    None,
+}
+
 /// The name of a lab: part of paths, host names and cgroup names, so it is short and plain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -149,6 +162,9 @@ pub struct LabSpec {
     pub agents: bool,
     /// Start two sample pods on every node.
     pub sample: bool,
+    /// Cluster DNS.
+    #[serde(default)]
+    pub dns: Dns,
     /// How long the agents, and then the sample pods, may take to be ready.
     pub ready_limit: Duration,
     /// Further agent settings, `key=value`, which win over those the lab derives.
@@ -165,6 +181,7 @@ impl Default for LabSpec {
             router_routes: true,
             agents: true,
             sample: false,
+            dns: Dns::default(),
             ready_limit: READY_LIMIT,
             agent_config: Vec::new(),
         }

@@ -16,6 +16,9 @@ use crate::spec::{LabName, LabSpec};
 /// Where the directories of all labs stand.
 pub const BASE: &str = "/run/hypha-lab";
 
+/// Where the objects of labs are kept, for labs that come back.
+pub const DATA: &str = "/var/lib/hypha-lab";
+
 /// How long a lock may be held by somebody who only looks.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
 
@@ -165,6 +168,33 @@ impl StateDir {
         self.file("kubeconfig")
     }
 
+    /// The directory that outlives the lab: it has the API server's objects.
+    pub fn data(&self) -> PathBuf {
+        Path::new(DATA).join(self.root.file_name().unwrap_or_default())
+    }
+
+    /// The file with the API server's objects. Its directory is made.
+    pub fn objects(&self) -> anyhow::Result<PathBuf> {
+        let dir = self.data();
+        fs::create_dir_all(&dir)
+            .and_then(|()| fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)))
+            .with_context(|| format!("cannot make {}", dir.display()))?;
+        Ok(dir.join("objects.redb"))
+    }
+
+    /// Removes what outlives the lab, and the directory of all labs when it is empty then.
+    pub fn remove_data(&self) -> anyhow::Result<()> {
+        let dir = self.data();
+        match fs::remove_dir_all(&dir) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                return Err(e).with_context(|| format!("cannot remove {}", dir.display()));
+            }
+            _ => {}
+        }
+        let _ = fs::remove_dir(DATA);
+        Ok(())
+    }
+
     /// The log of a container. The pod's UID keeps it apart from a pod of the same name that came before.
     pub fn container_log(&self, namespace: &str, pod: &str, container: &str) -> PathBuf {
         self.file(&format!("logs/{namespace}_{pod}_{container}.log"))
@@ -302,7 +332,16 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 /// The names of all labs that have a directory.
 pub fn lab_names() -> Vec<LabName> {
-    let entries = fs::read_dir(BASE).into_iter().flatten().flatten();
+    names_in(BASE)
+}
+
+/// The names of all labs that have objects.
+pub fn kept_names() -> Vec<LabName> {
+    names_in(DATA)
+}
+
+fn names_in(dir: &str) -> Vec<LabName> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let mut names: Vec<LabName> = entries
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
         .collect();

@@ -1,14 +1,15 @@
 //! `hypha lab logs`.
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
 
 use super::{Lab, pod_name};
+use crate::kubelet::logs::{Wanted, previous, select};
 
 /// How often a followed file is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -28,15 +29,43 @@ pub(super) struct LogsArgs {
 
 pub(super) fn logs(lab: &Lab, args: &LogsArgs) -> anyhow::Result<()> {
     let path = path(lab, args)?;
+    if path.starts_with(lab.dir.file("logs")) {
+        return container(&path, args);
+    }
     let mut file = File::open(&path)
         .with_context(|| format!("{:?} wrote nothing yet ({})", args.target, path.display()))?;
     let mut out = io::stdout();
     io::copy(&mut file, &mut out).context("cannot print")?;
     while args.follow && path.exists() {
         std::thread::sleep(LOOK);
-        io::copy(&mut file.by_ref().take(u64::MAX), &mut out).context("cannot print")?;
+        io::copy(&mut file, &mut out).context("cannot print")?;
     }
     Ok(())
+}
+
+/// The output of a container: of the run before, and of the present one.
+fn container(path: &Path, args: &LogsArgs) -> anyhow::Result<()> {
+    let mut out = io::stdout();
+    let mut print = |data: &[u8]| out.write_all(&select(data, &Wanted::default())).and_then(|()| out.flush());
+    print(&fs::read(previous(path)).unwrap_or_default()).context("cannot print")?;
+    let mut at = 0;
+    loop {
+        let data = fs::read(path).with_context(|| format!("{:?} wrote nothing yet ({})", args.target, path.display()))?;
+        if data.len() < at {
+            // A new run began.
+            at = 0;
+        }
+        let end = data.iter().rposition(|b| *b == b'\n').map_or(at, |i| i + 1);
+        print(data.get(at..end).unwrap_or_default()).context("cannot print")?;
+        at = end;
+        if !args.follow {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+        if !path.exists() {
+            return Ok(());
+        }
+    }
 }
 
 fn path(lab: &Lab, args: &LogsArgs) -> anyhow::Result<PathBuf> {

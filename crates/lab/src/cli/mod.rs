@@ -3,6 +3,7 @@
 mod agent;
 mod apply;
 mod exec;
+mod image;
 mod logs;
 mod status;
 mod table;
@@ -56,7 +57,12 @@ enum LabCommand {
         /// End every lab.
         #[arg(long)]
         all: bool,
+        /// Keep the objects: the next `up` of this name finds them.
+        #[arg(long)]
+        keep: bool,
     },
+    /// End a lab and start it again with the objects it had.
+    Restart(OutputArg),
     /// Show a lab: nodes, agents, pods.
     Status(OutputArg),
     /// List the labs of this machine.
@@ -73,6 +79,8 @@ enum LabCommand {
     Logs(logs::LogsArgs),
     /// Stop, start or restart the agent of a node.
     Agent(agent::AgentArgs),
+    /// Show or change what stands for which image.
+    Image(image::ImageArgs),
     /// Print the path of the kubeconfig.
     Kubeconfig,
     /// Helper processes.
@@ -87,7 +95,8 @@ impl LabArgs {
         match self.command {
             LabCommand::Internal(role) => return role.run(),
             LabCommand::Up(args) => return up::up(name.unwrap_or_default(), args),
-            LabCommand::Down { all } => up::down(name, all)?,
+            LabCommand::Down { all, keep } => up::down(name, all, keep)?,
+            LabCommand::Restart(args) => up::restart(&Lab::find(name)?, args.output)?,
             LabCommand::Status(args) => status::status(&Lab::find(name)?, args.output)?,
             LabCommand::List(args) => status::list(args.output)?,
             LabCommand::Apply(args) => apply::apply(&Lab::find(name)?, &args)?,
@@ -96,6 +105,7 @@ impl LabArgs {
             LabCommand::Shell(args) => return exec::shell(&Lab::find(name)?, &args),
             LabCommand::Logs(args) => logs::logs(&Lab::find(name)?, &args)?,
             LabCommand::Agent(args) => agent::run(&Lab::find(name)?, &args)?,
+            LabCommand::Image(args) => image::run(&Lab::find(name)?, args)?,
             LabCommand::Kubeconfig => println!("{}", Lab::find(name)?.dir.kubeconfig().display()),
         }
         Ok(0)

@@ -11,11 +11,11 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Output, others, running};
+use super::{Lab, Output, others, running};
 use crate::init::LAB_ENV;
 use crate::proc::ProcId;
-use crate::spec::{Families, LabName, LabSpec, MAX_NODES, READY_LIMIT, Routing};
-use crate::state::{Phase, StateDir, lab_names};
+use crate::spec::{Dns, Families, LabName, LabSpec, MAX_NODES, READY_LIMIT, Routing};
+use crate::state::{Phase, StateDir, kept_names, lab_names};
 use crate::supervisor::progress::Progress;
 
 /// How long a supervisor may take to clean up by itself.
@@ -52,6 +52,9 @@ pub struct UpArgs {
     /// Seconds that the agents, and then the sample pods, may take to be ready.
     #[arg(long, value_name = "SECONDS", default_value_t = READY_LIMIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
+    /// Whether there is cluster DNS, and how pods reach it.
+    #[arg(long, value_enum, default_value_t, value_name = "WAY")]
+    cluster_dns: Dns,
     /// A setting for the agents, by the name of their flag. May be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     agent_config: Vec<(String, String)>,
@@ -85,6 +88,7 @@ impl UpArgs {
             router_routes: !self.no_router_routes,
             agents: !self.no_agents,
             sample: self.sample,
+            dns: if self.no_agents { Dns::None } else { self.cluster_dns },
             ready_limit: Duration::from_secs(self.timeout),
             agent_config: self.agent_config.clone(),
         }
@@ -265,12 +269,21 @@ fn hints(name: &LabName) {
     println!("  end:     {hypha} lab down{flag}{make}");
 }
 
-pub(super) fn down(name: Option<LabName>, all: bool) -> anyhow::Result<()> {
+/// Ends a lab, keeping its objects, and starts it as it was.
+pub(super) fn restart(lab: &Lab, output: Output) -> anyhow::Result<()> {
+    let spec = lab.state.spec.clone();
+    down_one(&spec.name, true)?;
+    let ms = super::block_on(start(&spec, output))?;
+    finished(&spec, ms, output)
+}
+
+pub(super) fn down(name: Option<LabName>, all: bool, keep: bool) -> anyhow::Result<()> {
     let names = match name {
         Some(name) => vec![name],
-        None if all => lab_names(),
+        None if all => known_names(),
         None => match lab_names() {
             names if names.len() > 1 => vec![super::only_one(running())?],
+            names if names.is_empty() => known_names(),
             names => names,
         },
     };
@@ -278,14 +291,24 @@ pub(super) fn down(name: Option<LabName>, all: bool) -> anyhow::Result<()> {
         println!("no lab is running");
     }
     for name in names {
-        down_one(&name)?;
+        down_one(&name, keep)?;
     }
     Ok(())
 }
 
-fn down_one(name: &LabName) -> anyhow::Result<()> {
+/// Labs that run, were left, or left objects.
+fn known_names() -> Vec<LabName> {
+    let mut names = lab_names();
+    names.extend(kept_names());
+    names.sort();
+    names.dedup();
+    names
+}
+
+fn down_one(name: &LabName, keep: bool) -> anyhow::Result<()> {
     let dir = StateDir::of(name);
-    let known = dir.exists() || crate::cgroup::Cgroup::of_lab(name)?.exists();
+    let objects = dir.data().exists() && !keep;
+    let known = dir.exists() || crate::cgroup::Cgroup::of_lab(name)?.exists() || objects;
     if !known {
         println!("lab {:?} is not running{}", name.as_str(), others());
         return Ok(());
@@ -300,6 +323,11 @@ fn down_one(name: &LabName) -> anyhow::Result<()> {
     }
     // What a supervisor that was killed, or one that is just coming up, leaves.
     crate::supervisor::clean(name, &dir)?;
-    println!("lab {:?} is down", name.as_str());
+    if keep {
+        println!("lab {:?} is down; its objects stay in {}", name.as_str(), dir.data().display());
+    } else {
+        dir.remove_data()?;
+        println!("lab {:?} is down", name.as_str());
+    }
     Ok(())
 }

@@ -3,6 +3,7 @@
 
 pub mod container;
 pub mod holder;
+pub mod rootfs;
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -21,10 +22,10 @@ pub const EXE_ENV: &str = "HYPHA_LAB_EXE";
 pub enum InitCommand {
     /// Holds the namespaces of a machine.
     Holder,
-    /// Makes a container and waits for it.
-    Container,
     /// Is the first process of a container.
     Pid1,
+    /// Becomes a command in a container.
+    Exec,
     /// Serves echo and whoami.
     Serve(crate::workload::ServeArgs),
     /// Runs a lab.
@@ -36,8 +37,8 @@ impl InitCommand {
     pub fn run(self) -> anyhow::Result<i32> {
         match self {
             InitCommand::Holder => holder::run().map(|()| 0),
-            InitCommand::Container => container::shim(),
             InitCommand::Pid1 => container::pid1(),
+            InitCommand::Exec => container::exec(),
             InitCommand::Serve(args) => crate::workload::run(&args),
             InitCommand::Supervise => crate::supervisor::run().map(|()| 0),
         }

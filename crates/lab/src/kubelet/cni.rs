@@ -184,18 +184,18 @@ impl Cni {
         Cni { node, path }
     }
 
-    fn config(&self) -> Result<ConfList, CniError> {
+    async fn config(&self) -> Result<ConfList, CniError> {
         let load = || ConfList::load(Path::new(CONFIG_DIR));
         let failed = |e: std::io::Error| CniError::BadConfig {
             file: CONFIG_DIR.into(),
             message: e.to_string(),
         };
-        self.node.run(load).map_err(failed)?
+        self.node.run_async(load).await.map_err(failed)?
     }
 
     /// Attaches a pod: every plugin of the list in order. The result of the last one.
     pub async fn add(&self, pod: &Attachment) -> Result<Value, CniError> {
-        let list = self.config()?;
+        let list = self.config().await?;
         let mut result = None;
         for plugin in &list.plugins {
             let input = list.input(plugin, result.as_ref());
@@ -206,7 +206,7 @@ impl Cni {
 
     /// Detaches a pod: the list backwards, with the result of its ADD.
     pub async fn del(&self, pod: &Attachment, added: Option<&Value>) -> Result<(), CniError> {
-        let list = self.config()?;
+        let list = self.config().await?;
         for plugin in list.plugins.iter().rev() {
             let input = list.input(plugin, added);
             self.call("DEL", plugin, pod.environment(), &input).await?;
@@ -216,7 +216,7 @@ impl Cni {
 
     /// Whether the network takes pods. Plugins are asked from CNI 1.1.0 on; before, a configuration that is there says yes.
     pub async fn status(&self) -> Result<(), CniError> {
-        let list = self.config()?;
+        let list = self.config().await?;
         if !list.knows_status() {
             return Ok(());
         }
@@ -277,7 +277,8 @@ impl Cni {
             .kill_on_drop(true);
         let child = self
             .node
-            .spawn(process)
+            .spawn_after(process, || Ok(()))
+            .await
             .map_err(|e| refuse(e.to_string()))?;
         let answered = tokio::time::timeout(LIMIT, talk(child, input)).await;
         let output = answered.map_err(|_| CniError::TimedOut {

@@ -1,12 +1,27 @@
-//! A small kubelet: for every pod of its node a sandbox made through CNI, and the containers' processes in it.
+//! A small kubelet: for every pod of its node a sandbox made through CNI, volumes, and the containers' processes.
+//!
+//! [`worker`] lives a pod's life and [`runner`] a container's; both act through [`process`], [`sandbox`] and [`volumes`].
+//! [`plan`], [`env`], [`images`], [`status`] and the decisions of [`probe`] and [`logs`] are pure. [`serve`] is the kubelet's
+//! own API: exec, attach, port forwarding, logs.
 
 pub mod cni;
+pub mod env;
+mod events;
+mod handle;
+pub mod images;
+pub mod logs;
 pub mod node;
+mod objects;
 pub mod plan;
+pub mod probe;
+mod process;
 pub mod runner;
 mod sandbox;
+pub mod serve;
 pub mod status;
+pub mod volumes;
 mod worker;
+mod writer;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,9 +31,12 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt};
 use tokio::sync::watch;
 
+pub use objects::Objects;
 pub use plan::DEFAULT_PATH;
 
 use cni::Cni;
+use events::Recorder;
+use handle::Pods;
 use node::Node;
 use worker::{Seen, Worker};
 
@@ -27,6 +45,11 @@ pub(crate) struct Context {
     node: Arc<Node>,
     cni: Cni,
     client: Client,
+    events: Recorder,
+    objects: Arc<Objects>,
+    pods: Pods,
+    cpus: usize,
+    memory: u64,
 }
 
 /// The kubelet of one node.
@@ -35,12 +58,31 @@ pub struct Kubelet {
     workers: BTreeMap<String, watch::Sender<Seen>>,
 }
 
+/// Processors and memory (bytes) of this machine: every node has all of it.
+pub fn machine_size() -> (usize, u64) {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = text.lines().find_map(|l| l.strip_prefix("MemTotal:"));
+    let kib = total.and_then(|t| t.trim().trim_end_matches(" kB").trim().parse::<u64>().ok());
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    (cpus, kib.unwrap_or(0) << 10)
+}
+
 impl Kubelet {
     /// A kubelet that takes CNI plugins from these directories.
-    pub fn new(node: Arc<Node>, client: Client, cni_path: Vec<PathBuf>) -> Kubelet {
-        let cni = Cni::new(node.clone(), cni_path);
+    pub fn new(node: Arc<Node>, client: Client, cni_path: Vec<PathBuf>, objects: Arc<Objects>) -> Kubelet {
+        let (cpus, memory) = machine_size();
+        let context = Context {
+            cni: Cni::new(node.clone(), cni_path),
+            events: Recorder::new(client.clone(), node.name.clone()),
+            node,
+            client,
+            objects,
+            pods: Pods::default(),
+            cpus,
+            memory,
+        };
         Kubelet {
-            context: Arc::new(Context { node, cni, client }),
+            context: Arc::new(context),
             workers: BTreeMap::new(),
         }
     }
@@ -59,6 +101,11 @@ impl Kubelet {
                 self.workers.insert(uid, tell);
             }
         }
+    }
+
+    /// Serves the kubelet's API on its node, for the life of the lab.
+    pub fn serve(&self) -> anyhow::Result<()> {
+        serve::start(self.context.clone())
     }
 
     /// To ask whether the node's network takes pods.

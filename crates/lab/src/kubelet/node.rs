@@ -1,9 +1,14 @@
 //! What the kubelet knows of its node, and how it acts inside it.
 
+use std::fs::File;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+use nix::sched::{CloneFlags, setns};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 use tokio::runtime::Handle;
 
@@ -45,6 +50,15 @@ impl Node {
         self.host.ns.run(work)
     }
 
+    /// As [`Self::run`], without keeping a thread of the runtime waiting.
+    pub async fn run_async<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<T> {
+        let host = self.host.clone();
+        aside(move || host.ns.enter().map(|()| work())).await?
+    }
+
     /// Starts a process in the node's namespaces.
     pub fn spawn(&self, mut command: Command) -> io::Result<Child> {
         self.run(|| {
@@ -53,8 +67,80 @@ impl Node {
         })?
     }
 
+    /// Starts a process in the node's namespaces; `before` runs there on the thread that starts it.
+    pub async fn spawn_after(
+        &self,
+        mut command: Command,
+        before: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<Child> {
+        let runtime = self.runtime.clone();
+        let work = move || {
+            before()?;
+            let _guard = runtime.enter();
+            command.spawn()
+        };
+        self.run_async(work).await?
+    }
+
+    /// A TCP connection out of the node's network namespace.
+    pub async fn connect(&self, to: SocketAddr) -> io::Result<TcpStream> {
+        self.connect_in(None, to).await
+    }
+
+    /// A TCP connection out of a network namespace of the node, by its path there; `None` is the node's own.
+    pub async fn connect_in(&self, net: Option<PathBuf>, to: SocketAddr) -> io::Result<TcpStream> {
+        let make = move || {
+            if let Some(net) = net {
+                setns(File::open(net)?, CloneFlags::CLONE_NEWNET)?;
+            }
+            if to.is_ipv4() {
+                TcpSocket::new_v4()
+            } else {
+                TcpSocket::new_v6()
+            }
+        };
+        let socket: TcpSocket = self.run_async(make).await??;
+        let stream = socket.connect(to).await?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+
     /// The node's cgroup, as the root namespace sees it.
     pub fn cgroup(&self) -> &Cgroup {
         &self.host.cgroup
+    }
+
+    /// A path of the node as this process reaches it.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        let root = self.host.holder.proc_path("root");
+        root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+}
+
+/// Runs something on a thread of its own, which ends afterwards: for what changes its thread for good.
+pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+    let (tell, hear) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("inside".into())
+        .stack_size(512 << 10)
+        .spawn(move || drop(tell.send(work())))?;
+    hear.await
+        .map_err(|_| io::Error::other("the thread inside the namespaces panicked"))
+}
+
+/// The ways from the API server to the kubelets of these nodes.
+pub struct KubeletWays(pub Vec<Arc<Node>>);
+
+impl apiserver::Kubelets for KubeletWays {
+    fn connect<'a>(&'a self, node: &'a str) -> BoxFuture<'a, io::Result<TcpStream>> {
+        let found = self.0.iter().find(|n| n.name == node).cloned();
+        Box::pin(async move {
+            let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the lab has no node {node:?}"));
+            let node = found.ok_or_else(missing)?;
+            let ip = *node.addresses.first().ok_or_else(missing)?;
+            // From the node itself: the kubelet takes nobody else.
+            node.connect(SocketAddr::new(ip, super::serve::PORT)).await
+        })
     }
 }

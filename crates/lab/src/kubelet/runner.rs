@@ -1,25 +1,46 @@
-//! One container: started, watched, started again as its pod's restart policy says.
+//! One container: started, probed, watched, ended, and started again as its restart policy says.
 
-use std::fs::OpenOptions;
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use nix::sys::signal::Signal;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::net::unix::OwnedReadHalf;
+use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use super::node::Node;
+use super::Context;
+use super::events::About;
+use super::handle::{ContainerHandle, Input};
+use super::images::{self, Image};
+use super::logs::Stream;
+use super::plan::{self, Facts, Waiting, termination_file};
+use super::probe::{Asker, Judge, initial_delay, period};
+use super::process::{self, Inside, Output};
+use super::status::Ended;
+use super::volumes::References;
 use crate::init::container::{ContainerSpec, Message, exit_code};
-use crate::proc::ProcId;
 
-const FIRST_DELAY: Duration = Duration::from_millis(500);
-const LONGEST_DELAY: Duration = Duration::from_secs(30);
-/// A container that ran this long starts again without an increased delay.
-const STABLE: Duration = Duration::from_secs(10);
+/// The pause before a container that ended early starts again; the first time there is none.
+const FIRST_DELAY: Duration = Duration::from_secs(10);
+const LONGEST_DELAY: Duration = Duration::from_secs(300);
+/// A container that ran this long starts again without a pause.
+const STABLE: Duration = Duration::from_secs(600);
+/// Before a container whose description or image is wrong is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+/// How often an unready container is asked at first, in the hope that it is ready soon.
+const EAGER: Duration = Duration::from_millis(50);
+/// How long the end of killed processes may take.
+const KILL_LIMIT: Duration = Duration::from_secs(5);
+/// The longest last words.
+const MESSAGE: usize = 4096;
 
 /// `restartPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,74 +72,119 @@ impl RestartPolicy {
     }
 }
 
-/// What happened to a container.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// Its first process exists.
-    Created(ProcId),
-    /// It runs and is ready.
-    Running(Timestamp),
-    /// It ended.
-    Exited {
-        /// Exit code.
-        code: i32,
-        /// Why it could not start, if so.
-        message: Option<String>,
-        /// When it started.
-        started: Timestamp,
-        /// When it ended.
-        finished: Timestamp,
-        /// It starts again after this time.
-        again: Option<Duration>,
-    },
+/// Pauses between starts.
+#[derive(Clone, Copy, Debug, Default)]
+struct Restarts {
+    last: Option<Duration>,
 }
 
+impl Restarts {
+    /// The pause after a run of this length.
+    fn next(&mut self, ran: Duration) -> Duration {
+        let pause = match self.last {
+            _ if ran >= STABLE => Duration::ZERO,
+            None => Duration::ZERO,
+            Some(Duration::ZERO) => FIRST_DELAY,
+            Some(last) => (last * 2).min(LONGEST_DELAY),
+        };
+        self.last = Some(pause);
+        pause
+    }
+}
+
+/// What happened to a container.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    /// It cannot start yet.
+    Waiting(Waiting),
+    /// It runs.
+    Running {
+        id: String,
+        since: Timestamp,
+        inside: Inside,
+        /// It has no startup probe.
+        started: bool,
+        /// It has no readiness probe.
+        ready: bool,
+    },
+    /// The startup probe succeeded.
+    Started,
+    /// The readiness probe changed its mind.
+    Ready(bool),
+    /// It ended; it starts again after this time.
+    Exited { ended: Ended, again: Option<Duration> },
+}
+
+/// When and how a container is ended: the instant after which it is killed.
+pub(super) type Stop = watch::Receiver<Option<Instant>>;
+
 /// A container's process and its surroundings.
-pub struct Runner {
-    /// The node.
-    pub node: Arc<Node>,
-    /// Which container of its pod.
-    pub index: usize,
-    /// What to run.
-    pub spec: ContainerSpec,
-    /// Where its output goes.
-    pub log: PathBuf,
-    /// When to start again.
-    pub policy: RestartPolicy,
-    /// Where changes are told.
-    pub changes: mpsc::UnboundedSender<(usize, Change)>,
-    /// True once the pod shall stop.
-    pub stop: watch::Receiver<bool>,
+pub(super) struct Runner {
+    pub(super) context: Arc<Context>,
+    pub(super) about: About,
+    pub(super) pod: watch::Receiver<Arc<Pod>>,
+    pub(super) container: Container,
+    pub(super) facts: Facts,
+    pub(super) netns: Option<PathBuf>,
+    pub(super) volumes: std::collections::BTreeMap<String, PathBuf>,
+    pub(super) cgroup: crate::cgroup::Cgroup,
+    pub(super) handle: Arc<ContainerHandle>,
+    pub(super) policy: RestartPolicy,
+    pub(super) index: usize,
+    pub(super) changes: mpsc::UnboundedSender<(usize, Change)>,
+    pub(super) stop: Stop,
+}
+
+/// Why a running container is to end.
+enum Cause {
+    /// By itself.
+    Exit(std::io::Result<std::process::ExitStatus>),
+    /// The pod ends.
+    Stop,
+    /// It does not live any more, as its probe says, or its hook failed.
+    Dead(String),
+}
+
+/// What probes of a run say.
+enum Said {
+    Started,
+    Ready(bool),
+    Dead(&'static str),
 }
 
 impl Runner {
     /// Runs until the container ended for good or the pod stops.
-    pub async fn run(mut self) {
-        let mut delay = FIRST_DELAY;
+    pub(super) async fn run(mut self) {
+        let mut restarts = Restarts::default();
         loop {
-            let (began, started) = (Instant::now(), Timestamp::now());
-            let (code, message) = match self.once(started).await {
-                Ok(ended) => ended,
-                Err(e) => (128, Some(format!("{e:#}"))),
+            let Some((spec, reference)) = self.prepare().await else {
+                return;
             };
-            if began.elapsed() >= STABLE {
-                delay = FIRST_DELAY;
+            let began = Instant::now();
+            let (ended, killed) = self.once(&spec, &reference).await;
+            let stopping = self.stop.borrow().is_some();
+            let again = !stopping && (self.policy.again(ended.code) || killed && self.policy != RestartPolicy::Never);
+            let pause = again.then(|| restarts.next(began.elapsed()));
+            self.tell(Change::Exited { ended, again: pause });
+            let Some(pause) = pause else { return };
+            if !pause.is_zero() {
+                self.back_off(pause);
             }
-            let again = (!*self.stop.borrow() && self.policy.again(code)).then_some(delay);
-            self.tell(Change::Exited {
-                code,
-                message,
-                started,
-                finished: Timestamp::now(),
-                again,
-            });
-            let Some(pause) = again else { return };
-            let stopped = self.stop.wait_for(|stop| *stop);
-            if tokio::time::timeout(pause, stopped).await.is_ok() {
+            if self.stopped_within(pause).await {
                 return;
             }
-            delay = (delay * 2).min(LONGEST_DELAY);
         }
+    }
+
+    fn back_off(&self, pause: Duration) {
+        let (name, about) = (&self.container.name, &self.about);
+        let which = format!("restarting failed container={name} pod={}_{}({})", about.name, about.namespace, about.uid);
+        self.tell(Change::Waiting(Waiting {
+            reason: "CrashLoopBackOff",
+            message: format!("back-off {} {which}", humane(pause)),
+        }));
+        let message = format!("Back-off {which}");
+        self.context.events.warning(about, Some(name), "BackOff", message);
     }
 
     fn tell(&self, change: Change) {
@@ -126,51 +192,441 @@ impl Runner {
         let _ = self.changes.send((self.index, change));
     }
 
-    /// Runs it once: its exit code, and why it could not start.
-    async fn once(&mut self, started: Timestamp) -> anyhow::Result<(i32, Option<String>)> {
-        let (mut child, mut lines) = self.start().await?;
-        let mut failure = None;
-        while let Ok(Some(line)) = lines.next_line().await {
-            match serde_json::from_str(&line) {
-                Ok(Message::Created { pid }) => ProcId::of(pid)
-                    .into_iter()
-                    .for_each(|p| self.tell(Change::Created(p))),
-                Ok(Message::Running) => self.tell(Change::Running(started)),
-                Ok(Message::Failed { message }) => failure = Some(message),
-                Err(_) => tracing::warn!(
-                    node = self.node.name,
-                    line,
-                    "a container's shim said something unknown"
-                ),
-            }
-        }
-        let status = child
-            .wait()
-            .await
-            .context("cannot wait for the container")?;
-        Ok((exit_code(status), failure))
+    fn normal(&self, reason: &'static str, message: String) {
+        self.context.events.normal(&self.about, Some(&self.container.name), reason, message);
     }
 
-    async fn start(&self) -> anyhow::Result<(Child, Lines<BufReader<ChildStdout>>)> {
-        let log = OpenOptions::new().create(true).append(true).open(&self.log);
-        let log = log.with_context(|| format!("cannot open {}", self.log.display()))?;
-        let mut command = Command::from(crate::init::command("container")?);
-        command.env(crate::init::LAB_ENV, self.node.lab.as_str());
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .kill_on_drop(true);
-        let mut child = self
-            .node
-            .spawn(command)
-            .context("cannot start the container's shim")?;
-        if let Some(mut pipe) = child.stdin.take() {
-            pipe.write_all(&serde_json::to_vec(&self.spec)?)
-                .await
-                .context("the container's shim ended at once")?;
+    fn warning(&self, reason: &'static str, message: String) {
+        self.context.events.warning(&self.about, Some(&self.container.name), reason, message);
+    }
+
+    /// True when the pod stops before the time is over.
+    async fn stopped_within(&mut self, pause: Duration) -> bool {
+        let stopped = self.stop.wait_for(Option::is_some);
+        tokio::time::timeout(pause, stopped).await.is_ok()
+    }
+
+    /// What to run, once image and description are right. `None` when the pod stops before.
+    async fn prepare(&mut self) -> Option<(ContainerSpec, String)> {
+        let reference = self.container.image.clone().unwrap_or_default();
+        let mut failures = 0_u32;
+        loop {
+            if self.stop.borrow().is_some() {
+                return None;
+            }
+            let waiting = match self.plan(&reference).await {
+                Ok(spec) => {
+                    self.normal("Pulled", format!("Container image {reference:?} already present on machine"));
+                    return Some((spec, reference));
+                }
+                Err(waiting) => waiting,
+            };
+            let image = waiting.reason == "ErrImagePull";
+            let message = if image { format!("Failed to pull image {reference:?}: {}", waiting.message) } else { format!("Error: {}", waiting.message) };
+            self.warning("Failed", message);
+            let pause = if image { (FIRST_DELAY * 2_u32.saturating_pow(failures)).min(LONGEST_DELAY) } else { RETRY };
+            failures += 1;
+            self.tell(Change::Waiting(waiting.clone()));
+            if image {
+                // Said first what is wrong, then what is being done about it.
+                if self.stopped_within(RETRY.min(pause)).await {
+                    return None;
+                }
+                let text = format!("Back-off pulling image {reference:?}");
+                self.normal("BackOff", text.clone());
+                self.tell(Change::Waiting(Waiting {
+                    reason: "ImagePullBackOff",
+                    message: format!("{text}: ErrImagePull: {}", waiting.message),
+                }));
+            }
+            if self.stopped_within(pause).await {
+                return None;
+            }
         }
-        let out = child.stdout.take().context("the shim has no output")?;
-        Ok((child, BufReader::new(out).lines()))
+    }
+
+    fn image(&self, reference: &str) -> Result<Image, Waiting> {
+        let added = images::added(&self.context.objects.images).map_err(|e| Waiting {
+            reason: "ErrImagePull",
+            message: format!("{e:#}"),
+        })?;
+        images::resolve(reference, &added, exists)
+    }
+
+    async fn plan(&self, reference: &str) -> Result<ContainerSpec, Waiting> {
+        let image = self.image(reference)?;
+        let pod = self.pod.borrow().clone();
+        let mut wanted = References::of(&pod);
+        wanted.tokens.clear();
+        let read = self.context.objects.sources(&pod, &wanted, &Default::default()).await;
+        let sources = read.map_err(|e| plan::config_error(format!("cannot read what the pod refers to: {e}")))?;
+        plan::container(&pod, &self.container, &image, &self.facts, &sources, &self.volumes)
+    }
+
+    /// Runs it once: how it ended, and whether the kubelet ended it.
+    async fn once(&mut self, spec: &ContainerSpec, reference: &str) -> (Ended, bool) {
+        let since = Timestamp::now();
+        let id = new_id();
+        let result = self.run_instance(spec, &id, since).await;
+        self.handle.inside.send_replace(None);
+        self.handle.set_input(None);
+        self.handle.log.end();
+        let not_started = result.is_err();
+        let (code, killed, message) = match result {
+            Ok((code, killed)) => (code, killed, self.last_words(code)),
+            Err(e) => {
+                let text = format!("{e:#}");
+                self.warning("Failed", format!("Error: failed to start container {:?}: {text}", self.container.name));
+                tracing::info!(pod = self.about.name, container = self.container.name, image = reference, "{text}");
+                (128, false, Some(text))
+            }
+        };
+        let ended = Ended {
+            code,
+            not_started,
+            message,
+            started: since,
+            finished: Timestamp::now(),
+            id: Some(id),
+            again: false,
+        };
+        (ended, killed)
+    }
+
+    fn last_words(&self, code: i32) -> Option<String> {
+        let path = self.context.node.path(termination_file(&self.facts.dir, &self.container.name));
+        let said = std::fs::read(path).unwrap_or_default();
+        if !said.is_empty() {
+            return Some(String::from_utf8_lossy(&said[..said.len().min(MESSAGE)]).into_owned());
+        }
+        let from_log = self.container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        (from_log && code != 0).then(|| self.handle.log.tail(80, 2048)).filter(|t| !t.is_empty())
+    }
+
+    /// The error says why it could not start; else exit code, and whether the kubelet ended it.
+    async fn run_instance(&mut self, spec: &ContainerSpec, id: &str, since: Timestamp) -> anyhow::Result<(i32, bool)> {
+        let name = self.container.name.clone();
+        let message = self.context.node.path(termination_file(&self.facts.dir, &name));
+        if let Some(dir) = message.parent() {
+            std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        std::fs::write(&message, "").context("cannot make the file for the last words")?;
+        self.handle.log.begin().context("cannot open the log")?;
+        let node = &self.context.node;
+        let started = process::start(node, self.netns.as_deref(), &self.cgroup, spec).await?;
+        self.normal("Created", format!("Created container: {name}"));
+        let mut child = started.child;
+        let (hear, say) = started.control.into_split();
+        let mut tasks = JoinSet::new();
+        let terminal = copy_output(&mut tasks, started.output, &self.handle);
+        let input = terminal.or_else(|| spec.process.stdin.then(|| Input::Pipe(Arc::new(tokio::sync::Mutex::new(say)))));
+        if let Err(e) = wait_running(hear).await {
+            // It ends by itself then.
+            let _ = tokio::time::timeout(KILL_LIMIT, child.wait()).await;
+            return Err(e);
+        }
+        let inside = Inside {
+            process: started.process,
+            cgroup: self.cgroup.clone(),
+            how: spec.process.clone(),
+        };
+        self.handle.set_input(input);
+        self.handle.inside.send_replace(Some(inside.clone()));
+        self.normal("Started", format!("Started container {name}"));
+        let (status, killed) = self.accompany(&mut child, id, since, inside).await?;
+        // All processes are gone, so the output has an end.
+        let rest = async { while tasks.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(KILL_LIMIT, rest).await;
+        Ok((exit_code(status), killed))
+    }
+
+    /// From the start of a run to its end.
+    async fn accompany(
+        &mut self,
+        child: &mut Child,
+        id: &str,
+        since: Timestamp,
+        inside: Inside,
+    ) -> anyhow::Result<(std::process::ExitStatus, bool)> {
+        let running = Change::Running {
+            id: id.to_owned(),
+            since,
+            inside: inside.clone(),
+            started: self.container.startup_probe.is_none(),
+            ready: self.container.readiness_probe.is_none(),
+        };
+        let hooks = self.container.lifecycle.clone().unwrap_or_default();
+        if let Some(hook) = &hooks.post_start {
+            // The container counts as running only when its hook is through.
+            let asked = self.asker(&inside).hook(hook).await;
+            if let Err(e) = asked {
+                self.warning("FailedPostStartHook", format!("PostStartHook failed: {e}"));
+                let cause = Cause::Dead("failed its postStart hook".into());
+                return self.end(child, cause, &inside).await;
+            }
+        }
+        self.tell(running);
+        let (say, mut hear) = mpsc::unbounded_channel();
+        let mut probes = JoinSet::new();
+        probes.spawn(self.prober(&inside).run(say));
+        let mut stop = self.stop.clone();
+        let cause = loop {
+            tokio::select! {
+                status = child.wait() => break Cause::Exit(status),
+                _ = async { drop(stop.wait_for(Option::is_some).await) } => break Cause::Stop,
+                Some(said) = hear.recv() => match said {
+                    Said::Started => self.tell(Change::Started),
+                    Said::Ready(ready) => self.tell(Change::Ready(ready)),
+                    Said::Dead(probe) => break Cause::Dead(format!("failed {probe} probe, will be restarted")),
+                },
+            }
+        };
+        drop(probes);
+        self.end(child, cause, &inside).await
+    }
+
+    async fn end(&mut self, child: &mut Child, cause: Cause, inside: &Inside) -> anyhow::Result<(std::process::ExitStatus, bool)> {
+        let name = &self.container.name;
+        let deadline = match cause {
+            Cause::Exit(status) => return Ok((status.context("cannot wait for the container")?, false)),
+            Cause::Stop => {
+                self.normal("Killing", format!("Stopping container {name}"));
+                None
+            }
+            Cause::Dead(why) => {
+                self.normal("Killing", format!("Container {name} {why}"));
+                let grace = self.pod.borrow().spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+                Some(Instant::now() + Duration::from_secs(grace.and_then(|g| g.try_into().ok()).unwrap_or(30)))
+            }
+        };
+        let hook = self.container.lifecycle.as_ref().and_then(|l| l.pre_stop.clone());
+        let mut stop = self.stop.clone();
+        let late = until(&mut stop, deadline);
+        tokio::pin!(late);
+        if let Some(hook) = hook {
+            let asked = tokio::select! {
+                asked = async { self.asker(inside).hook(&hook).await } => asked,
+                () = &mut late => Err("its time is over".to_owned()),
+                status = child.wait() => return Ok((status.context("cannot wait for the container")?, true)),
+            };
+            if let Err(e) = asked {
+                self.warning("FailedPreStopHook", format!("PreStopHook failed: {e}"));
+            }
+        }
+        inside.process.signal(Signal::SIGTERM);
+        tokio::select! {
+            status = child.wait() => return Ok((status.context("cannot wait for the container")?, true)),
+            () = &mut late => {}
+        }
+        inside.process.signal(Signal::SIGKILL);
+        let ended = tokio::time::timeout(KILL_LIMIT, child.wait()).await;
+        let status = ended.map_err(|_| anyhow!("the container's processes do not end"))?;
+        Ok((status.context("cannot wait for the container")?, true))
+    }
+
+    fn asker<'a>(&'a self, inside: &'a Inside) -> Asker<'a> {
+        Asker {
+            node: &self.context.node,
+            container: &self.container,
+            inside,
+            ip: self.ip(),
+        }
+    }
+
+    fn ip(&self) -> Option<IpAddr> {
+        self.facts.pod_ips.first().copied()
+    }
+
+    fn prober(&self, inside: &Inside) -> Prober {
+        Prober {
+            context: self.context.clone(),
+            about: self.about.clone(),
+            container: self.container.clone(),
+            inside: inside.clone(),
+            ip: self.ip(),
+        }
+    }
+}
+
+/// Resolves at the deadline, or at the one of the pod's end, which may still change.
+async fn until(stop: &mut Stop, own: Option<Instant>) {
+    loop {
+        let asked = *stop.borrow_and_update();
+        let at = match (own, asked) {
+            (Some(own), Some(asked)) => own.min(asked),
+            (Some(at), None) | (None, Some(at)) => at,
+            (None, None) => Instant::now() + LONGEST_DELAY,
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(at) => return,
+            changed = stop.changed() => if changed.is_err() {
+                return tokio::time::sleep_until(at).await;
+            }
+        }
+    }
+}
+
+/// The host, or the lab's own program directory, has a program.
+fn exists(program: &str) -> bool {
+    std::env::split_paths(plan::DEFAULT_PATH).any(|dir| dir.join(program).is_file())
+}
+
+fn new_id() -> String {
+    let mut bytes = [0_u8; 32];
+    // Without randomness the id is still one; nothing depends on it being secret.
+    let _ = std::fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes));
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    format!("lab://{hex}")
+}
+
+/// As people write it: 10s, 2m40s, 5m0s.
+fn humane(time: Duration) -> String {
+    match (time.as_secs() / 60, time.as_secs() % 60) {
+        (0, seconds) => format!("{seconds}s"),
+        (minutes, seconds) => format!("{minutes}m{seconds}s"),
+    }
+}
+
+/// Hears from the first process whether the command runs.
+async fn wait_running(hear: OwnedReadHalf) -> anyhow::Result<()> {
+    let mut lines = BufReader::new(hear).lines();
+    let line = lines.next_line().await.ok().flatten();
+    let line = line.context("the container's first process ended before it started the command")?;
+    match serde_json::from_str(&line).context("the container's first process said something unknown")? {
+        Message::Running => Ok(()),
+        Message::Failed { message } => Err(anyhow!(message)),
+    }
+}
+
+/// Copies what a container writes to its log; the terminal, if it has one.
+fn copy_output(tasks: &mut JoinSet<()>, output: Output, handle: &Arc<ContainerHandle>) -> Option<Input> {
+    match output {
+        Output::Pipes(out, err) => {
+            tasks.spawn(copy(out, Stream::Stdout, handle.clone()));
+            tasks.spawn(copy(err, Stream::Stderr, handle.clone()));
+            None
+        }
+        Output::Terminal(terminal) => {
+            let (from, handle) = (terminal.clone(), handle.clone());
+            tasks.spawn(async move {
+                let mut buffer = vec![0; 16 << 10];
+                while let Ok(n @ 1..) = from.read(&mut buffer).await {
+                    handle.log.write(Stream::Stdout, &buffer[..n]);
+                }
+            });
+            Some(Input::Terminal(terminal))
+        }
+    }
+}
+
+async fn copy(mut from: Box<dyn AsyncRead + Send + Unpin>, stream: Stream, handle: Arc<ContainerHandle>) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(n @ 1..) = from.read(&mut buffer).await {
+        handle.log.write(stream, &buffer[..n]);
+    }
+}
+
+/// The probes of one run.
+struct Prober {
+    context: Arc<Context>,
+    about: About,
+    container: Container,
+    inside: Inside,
+    ip: Option<IpAddr>,
+}
+
+impl Prober {
+    async fn run(self, say: mpsc::UnboundedSender<Said>) {
+        if let Some(probe) = &self.container.startup_probe {
+            let mut judge = Judge::new(probe);
+            let startup = self.repeat(probe, "Startup", |good| match judge.take(good) {
+                Some(true) => Some(Said::Started),
+                Some(false) => Some(Said::Dead("startup")),
+                None => None,
+            });
+            if let Some(said) = startup.await {
+                let dead = matches!(said, Said::Dead(_));
+                if say.send(said).is_err() || dead {
+                    return;
+                }
+            }
+        }
+        tokio::join!(self.readiness(&say), self.liveness(&say));
+        // Nothing more to say, but the channel stays open: its end would mean something else.
+        std::future::pending::<()>().await;
+    }
+
+    async fn readiness(&self, say: &mpsc::UnboundedSender<Said>) {
+        let Some(probe) = &self.container.readiness_probe else { return };
+        let (mut judge, mut ready) = (Judge::new(probe), false);
+        self.repeat(probe, "Readiness", |good| {
+            if let Some(now) = judge.take(good).filter(|now| *now != ready) {
+                ready = now;
+                let _ = say.send(Said::Ready(now));
+            }
+            None
+        })
+        .await;
+    }
+
+    async fn liveness(&self, say: &mpsc::UnboundedSender<Said>) {
+        let Some(probe) = &self.container.liveness_probe else { return };
+        let mut judge = Judge::new(probe);
+        let dead = self.repeat(probe, "Liveness", |good| (judge.take(good) == Some(false)).then_some(Said::Dead("liveness")));
+        if let Some(dead) = dead.await {
+            let _ = say.send(dead);
+        }
+    }
+
+    /// Asks in the probe's rhythm until `take` has something to say. Until the first success of a probe that can do no
+    /// harm it is asked more often.
+    async fn repeat(&self, probe: &Probe, name: &str, mut take: impl FnMut(bool) -> Option<Said>) -> Option<Said> {
+        let asker = Asker {
+            node: &self.context.node,
+            container: &self.container,
+            inside: &self.inside,
+            ip: self.ip,
+        };
+        tokio::time::sleep(initial_delay(probe)).await;
+        let mut eager = (name == "Readiness").then_some(EAGER);
+        loop {
+            let asked = asker.probe(probe).await;
+            if asked.is_ok() {
+                eager = None;
+            }
+            if let (Err(e), None) = (&asked, eager) {
+                let message = format!("{name} probe failed: {e}");
+                self.context.events.warning(&self.about, Some(&self.container.name), "Unhealthy", message);
+            }
+            if let Some(said) = take(asked.is_ok()) {
+                return Some(said);
+            }
+            let pause = eager.unwrap_or_else(|| period(probe)).min(period(probe));
+            tokio::time::sleep(pause).await;
+            eager = eager.map(|e| e * 2).filter(|e| *e < period(probe));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_and_are_forgotten() {
+        let mut restarts = Restarts::default();
+        let short = Duration::from_secs(1);
+        let pauses: Vec<u64> = (0..8).map(|_| restarts.next(short).as_secs()).collect();
+        assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 300, 300]);
+        assert_eq!(restarts.next(STABLE), Duration::ZERO);
+        assert_eq!(restarts.next(short), FIRST_DELAY);
+    }
+
+    #[test]
+    fn policies() {
+        let again = |text: &str| RestartPolicy::parse(Some(text));
+        assert!(again("Always").again(0) && again("OnFailure").again(1) && !again("OnFailure").again(0) && !again("Never").again(1));
+        assert_eq!(humane(Duration::from_secs(160)), "2m40s");
+        assert_eq!(humane(Duration::from_secs(10)), "10s");
     }
 }

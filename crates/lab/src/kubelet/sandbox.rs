@@ -63,9 +63,11 @@ impl Sandbox {
     ) -> Result<Sandbox, SandboxError> {
         let id = format!("{}{attempt:08x}", uid.replace('-', ""));
         let netns = Path::new(DIR).join(format!("cni-{uid}-{attempt}"));
+        let at = netns.clone();
         let made = context
             .node
-            .run(|| make(&netns))
+            .run_async(move || make(&at))
+            .await
             .map_err(|e| SandboxError::Namespace(e.to_string()))?;
         made.map_err(|e| SandboxError::Namespace(e.to_string()))?;
         let attachment = Attachment::new(&id, &netns, namespace, name, uid);
@@ -91,7 +93,7 @@ impl Sandbox {
         if !matches!(error, SandboxError::Cni(CniError::NoConfig)) {
             let _ = context.cni.del(&sandbox.attachment, None).await;
         }
-        sandbox.forget(context);
+        sandbox.forget(context).await;
         Err(error)
     }
 
@@ -106,11 +108,12 @@ impl Sandbox {
             );
             tokio::time::sleep(backoff.next()).await;
         }
-        self.forget(context);
+        self.forget(context).await;
     }
 
-    fn forget(&self, context: &Context) {
-        let removed = context.node.run(|| netlink::netns::delete_at(&self.netns));
+    async fn forget(&self, context: &Context) {
+        let at = self.netns.clone();
+        let removed = context.node.run_async(move || netlink::netns::delete_at(&at)).await;
         if let Ok(Err(e)) = removed {
             tracing::warn!(
                 node = context.node.name,

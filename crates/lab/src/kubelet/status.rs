@@ -6,7 +6,18 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::plan::Waiting;
-use crate::proc::ProcId;
+use super::runner::RestartPolicy;
+
+/// Which part a container plays in its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Runs to its end before the next one starts.
+    Init,
+    /// An init container that goes on running beside the others.
+    Sidecar,
+    /// What the pod is for.
+    Main,
+}
 
 /// A container as it is now.
 #[derive(Clone, Debug)]
@@ -15,14 +26,20 @@ pub struct Slot {
     pub name: String,
     /// Image.
     pub image: String,
+    /// Its part.
+    pub part: Part,
     /// What it does.
     pub state: State,
     /// How often it was started again.
     pub restarts: u32,
     /// How it ended the last time before.
     pub last: Option<Ended>,
-    /// Its first process.
-    pub process: Option<ProcId>,
+    /// The id of its last run.
+    pub id: Option<String>,
+    /// The startup probe succeeded, where there is one.
+    pub started: bool,
+    /// The readiness probe succeeds, where there is one.
+    pub ready: bool,
 }
 
 /// What a container does.
@@ -32,7 +49,7 @@ pub enum State {
     Waiting(Waiting),
     /// It runs since then.
     Running(Timestamp),
-    /// It ended for good.
+    /// It ended.
     Ended(Ended),
 }
 
@@ -41,25 +58,33 @@ pub enum State {
 pub struct Ended {
     /// Exit code.
     pub code: i32,
-    /// Why it did not start, if so.
+    /// It could not be started.
+    pub not_started: bool,
+    /// What it left to say, or why it could not start.
     pub message: Option<String>,
     /// From when.
     pub started: Timestamp,
     /// Until when.
     pub finished: Timestamp,
+    /// The id of the run.
+    pub id: Option<String>,
+    /// It will be started again: not the end of its pod.
+    pub again: bool,
 }
 
 impl Slot {
     /// A container that was not started yet.
-    pub fn new(name: &str, image: &str, waiting: Waiting) -> Slot {
-        let (name, image) = (name.to_owned(), image.to_owned());
+    pub fn new(name: &str, image: &str, part: Part, waiting: Waiting) -> Slot {
         Slot {
-            name,
-            image,
+            name: name.to_owned(),
+            image: image.to_owned(),
+            part,
             state: State::Waiting(waiting),
             restarts: 0,
             last: None,
-            process: None,
+            id: None,
+            started: false,
+            ready: false,
         }
     }
 
@@ -71,15 +96,37 @@ impl Slot {
         }
     }
 
-    fn ready(&self) -> bool {
-        matches!(self.state, State::Running(_))
+    /// It runs, and is ready as far as its probes say.
+    pub fn is_ready(&self) -> bool {
+        match self.part {
+            Part::Init => self.done(),
+            _ => matches!(self.state, State::Running(_)) && self.started && self.ready,
+        }
+    }
+
+    /// It ended for good and well.
+    pub fn done(&self) -> bool {
+        matches!(&self.state, State::Ended(e) if e.code == 0 && !e.again)
+    }
+
+    fn over(&self) -> bool {
+        matches!(&self.state, State::Ended(e) if !e.again)
+    }
+
+    fn failed(&self) -> bool {
+        matches!(&self.state, State::Ended(e) if e.code != 0 && !e.again)
+    }
+
+    /// What the others wait for is there.
+    fn initialized(&self) -> bool {
+        match self.part {
+            Part::Init => self.done(),
+            Part::Sidecar => self.started || self.done(),
+            Part::Main => true,
+        }
     }
 
     fn json(&self) -> Value {
-        let id = self
-            .process
-            .as_ref()
-            .map_or_else(String::new, |p| format!("lab://{}-{}", p.pid, p.start));
         let last = self
             .last
             .as_ref()
@@ -90,24 +137,29 @@ impl Slot {
             State::Running(since) => json!({"running": {"startedAt": time(*since)}}),
             State::Ended(e) => json!({"terminated": e.json()}),
         };
+        let image_id = if self.id.is_some() { format!("lab://{}", self.image) } else { String::new() };
         json!({
-            "name": self.name, "image": self.image, "imageID": self.image, "containerID": id, "ready": self.ready(),
-            "started": self.ready(), "restartCount": self.restarts, "state": state, "lastState": last,
+            "name": self.name, "image": self.image, "imageID": image_id, "containerID": self.id, "ready": self.is_ready(),
+            "started": self.started && matches!(self.state, State::Running(_)), "restartCount": self.restarts, "state": state, "lastState": last,
         })
     }
 }
 
 impl Ended {
     fn json(&self) -> Value {
-        let reason = match (self.code, &self.message) {
-            (_, Some(_)) => "StartError",
-            (0, None) => "Completed",
+        let reason = match (self.code, self.not_started) {
+            (_, true) => "StartError",
+            (0, _) => "Completed",
             _ => "Error",
         };
-        json!({
-            "exitCode": self.code, "reason": reason, "message": self.message.clone().unwrap_or_default(),
+        let mut made = json!({
+            "exitCode": self.code, "reason": reason, "containerID": self.id,
             "startedAt": time(self.started), "finishedAt": time(self.finished),
-        })
+        });
+        if let Some(message) = &self.message {
+            made["message"] = json!(message);
+        }
+        made
     }
 }
 
@@ -119,63 +171,135 @@ pub fn time(at: Timestamp) -> String {
 /// What the status of a pod is made of.
 #[derive(Clone, Debug)]
 pub struct PodView {
-    /// Its containers.
+    /// Its containers, init containers first.
     pub slots: Vec<Slot>,
+    /// Its restart policy.
+    pub policy: RestartPolicy,
     /// Its addresses, once it has a sandbox.
     pub ips: Vec<IpAddr>,
+    /// It has a sandbox.
+    pub sandbox: bool,
     /// The node's addresses.
     pub host_ips: Vec<IpAddr>,
     /// When the kubelet first saw it.
     pub seen: Timestamp,
+    /// The types of its readiness gates.
+    pub gates: Vec<String>,
+    /// It is being ended, and all its containers are.
+    pub finished: bool,
+    /// It failed as a whole: reason and message.
+    pub failed: Option<(String, String)>,
 }
 
 impl PodView {
-    /// `Pending`, `Running`, `Succeeded` or `Failed`.
-    pub fn phase(&self) -> &'static str {
-        let ended = |s: &Slot| matches!(s.state, State::Ended(_));
-        let failed = |s: &Slot| matches!(&s.state, State::Ended(e) if e.code != 0);
-        let begun = |s: &Slot| s.last.is_some() || !matches!(s.state, State::Waiting(_));
-        if !self.slots.is_empty() && self.slots.iter().all(ended) {
-            return if self.slots.iter().any(failed) {
-                "Failed"
-            } else {
-                "Succeeded"
-            };
-        }
-        if self.slots.iter().any(begun) {
-            "Running"
-        } else {
-            "Pending"
-        }
+    fn part(&self, part: impl Fn(Part) -> bool) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(move |s| part(s.part))
     }
 
-    /// The whole status. `before` is the one to be replaced: conditions keep the time of their last change.
-    pub fn json(&self, before: Option<&Value>, now: Timestamp) -> Value {
-        let ready = !self.slots.is_empty() && self.slots.iter().all(Slot::ready);
-        let reason = if self.phase() == "Succeeded" {
-            "PodCompleted"
-        } else {
-            "ContainersNotReady"
-        };
-        let conditions = [
-            ("PodScheduled", true),
-            ("PodReadyToStartContainers", !self.ips.is_empty()),
-            ("Initialized", true),
-            ("ContainersReady", ready),
-            ("Ready", ready),
-        ];
-        let conditions: Vec<Value> = conditions
-            .iter()
-            .map(|(kind, on)| condition(kind, *on, reason, before, now))
-            .collect();
-        let list = |ips: &[IpAddr]| ips.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
-        json!({
-            "phase": self.phase(), "conditions": conditions, "startTime": time(self.seen), "qosClass": "BestEffort",
-            "hostIP": self.host_ips.first(), "hostIPs": list(&self.host_ips),
-            "podIP": self.ips.first(), "podIPs": list(&self.ips),
-            "containerStatuses": self.slots.iter().map(Slot::json).collect::<Vec<_>>(),
-        })
+    fn main(&self) -> impl Iterator<Item = &Slot> {
+        self.part(|p| p == Part::Main)
     }
+
+    fn initialized(&self) -> bool {
+        self.part(|p| p != Part::Main).all(Slot::initialized) || self.main().any(|s| s.id.is_some())
+    }
+
+    /// `Pending`, `Running`, `Succeeded` or `Failed`.
+    pub fn phase(&self) -> &'static str {
+        if self.failed.is_some() {
+            return "Failed";
+        }
+        if self.policy == RestartPolicy::Never && self.part(|p| p == Part::Init).any(Slot::failed) {
+            return "Failed";
+        }
+        if !self.initialized() {
+            // Ended before its containers began.
+            return if self.finished { "Failed" } else { "Pending" };
+        }
+        let begun = |s: &Slot| s.last.is_some() || !matches!(s.state, State::Waiting(_));
+        let over = |s: &Slot| s.over() || self.finished;
+        if self.main().next().is_some() && self.main().all(over) {
+            let well = |s: &Slot| matches!(&s.state, State::Ended(e) if e.code == 0);
+            return if self.main().all(well) { "Succeeded" } else { "Failed" };
+        }
+        if self.main().any(begun) { "Running" } else { "Pending" }
+    }
+
+    /// The pod has come to its end by itself.
+    pub fn over(&self) -> bool {
+        matches!(self.phase(), "Succeeded" | "Failed")
+    }
+
+    /// The status. `before` is the object's present one: conditions keep the time of their last change.
+    pub fn json(&self, before: Option<&Value>, now: Timestamp) -> Value {
+        let list = |ips: &[IpAddr]| ips.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
+        let statuses = |init: bool| {
+            let slots = self.slots.iter().filter(|s| (s.part != Part::Main) == init);
+            slots.map(Slot::json).collect::<Vec<_>>()
+        };
+        let mut status = json!({
+            "phase": self.phase(), "conditions": self.conditions(before, now), "startTime": time(self.seen),
+            "hostIP": self.host_ips.first(), "hostIPs": list(&self.host_ips),
+            "podIP": self.ips.first(), "podIPs": list(&self.ips), "containerStatuses": statuses(false),
+        });
+        let init = statuses(true);
+        if !init.is_empty() {
+            status["initContainerStatuses"] = json!(init);
+        }
+        if let Some((reason, message)) = &self.failed {
+            status["reason"] = json!(reason);
+            status["message"] = json!(message);
+        }
+        status
+    }
+
+    fn conditions(&self, before: Option<&Value>, now: Timestamp) -> Vec<Value> {
+        let over = self.over();
+        let unready: Vec<&str> = self
+            .part(|p| p != Part::Init)
+            .filter(|s| !s.is_ready())
+            .map(|s| s.name.as_str())
+            .collect();
+        let waiting: Vec<&str> = self
+            .part(|p| p != Part::Main)
+            .filter(|s| !s.initialized())
+            .map(|s| s.name.as_str())
+            .collect();
+        let containers = unready.is_empty() && !over && self.main().next().is_some();
+        let gate = |name: &&String| !known(before, name, "True");
+        let closed: Vec<&String> = self.gates.iter().filter(gate).collect();
+        let not_ready = match self.phase() {
+            "Succeeded" => ("PodCompleted", String::new()),
+            "Failed" => ("PodFailed", String::new()),
+            _ => ("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))),
+        };
+        let gates = ("ReadinessGatesNotReady", format!("readiness gates are not ready: {closed:?}"));
+        let init = ("ContainersNotInitialized", format!("containers with incomplete status: [{}]", waiting.join(" ")));
+        let ready = containers && closed.is_empty();
+        let all = [
+            ("PodReadyToStartContainers", self.sandbox, (String::new(), String::new())),
+            ("Initialized", self.initialized(), (init.0.to_owned(), init.1)),
+            ("Ready", ready, if containers { (gates.0.to_owned(), gates.1) } else { (not_ready.0.to_owned(), not_ready.1.clone()) }),
+            ("ContainersReady", containers, (not_ready.0.to_owned(), not_ready.1)),
+            ("PodScheduled", true, (String::new(), String::new())),
+        ];
+        let made = all.into_iter().map(|(kind, on, (reason, message))| {
+            let mut made = condition(kind, on, &reason, before, now);
+            if !on && !message.is_empty() {
+                made["message"] = json!(message);
+            }
+            made
+        });
+        let ours: Vec<Value> = made.collect();
+        let others = before.and_then(|b| b["conditions"].as_array()).into_iter().flatten();
+        let others = others.filter(|c| !ours.iter().any(|o| o["type"] == c["type"]));
+        others.cloned().collect::<Vec<_>>().into_iter().chain(ours).collect()
+    }
+}
+
+fn known(before: Option<&Value>, kind: &str, status: &str) -> bool {
+    let list = before.and_then(|b| b["conditions"].as_array()).into_iter().flatten();
+    list.into_iter().any(|c| c["type"] == kind && c["status"] == status)
 }
 
 /// A condition that keeps its time while its status stays.
@@ -198,7 +322,7 @@ pub fn condition(
         .and_then(|c| c["lastTransitionTime"].as_str())
         .map_or_else(|| time(now), str::to_owned);
     let mut made = json!({"type": kind, "status": status, "lastTransitionTime": since});
-    if !on {
+    if !on && !reason.is_empty() {
         made["reason"] = json!(reason);
     }
     made
@@ -208,59 +332,95 @@ pub fn condition(
 mod tests {
     use super::*;
 
-    fn slot(state: State) -> Slot {
+    fn slot(part: Part, state: State) -> Slot {
+        let running = matches!(state, State::Running(_));
         Slot {
             state,
-            ..Slot::new("c", "host", Slot::creating())
+            started: running,
+            ready: running,
+            id: running.then(|| "lab://x".into()),
+            ..Slot::new("c", "host", part, Slot::creating())
         }
     }
 
-    fn view(states: Vec<State>) -> PodView {
-        let slots = states.into_iter().map(slot).collect();
+    fn view(slots: Vec<Slot>) -> PodView {
         PodView {
             slots,
+            policy: RestartPolicy::Never,
             ips: vec![],
+            sandbox: true,
             host_ips: vec![],
             seen: Timestamp::UNIX_EPOCH,
+            gates: vec![],
+            finished: false,
+            failed: None,
         }
     }
 
     fn ended(code: i32) -> State {
         State::Ended(Ended {
             code,
+            not_started: false,
             message: None,
             started: Timestamp::UNIX_EPOCH,
             finished: Timestamp::UNIX_EPOCH,
+            id: None,
+            again: false,
         })
+    }
+
+    fn run() -> State {
+        State::Running(Timestamp::UNIX_EPOCH)
+    }
+
+    fn wait() -> State {
+        State::Waiting(Slot::creating())
     }
 
     #[test]
     fn phases() {
-        let (run, wait) = (
-            State::Running(Timestamp::UNIX_EPOCH),
-            State::Waiting(Slot::creating()),
-        );
-        assert_eq!(view(vec![wait.clone()]).phase(), "Pending");
-        assert_eq!(view(vec![run.clone(), wait.clone()]).phase(), "Running");
-        assert_eq!(view(vec![run.clone(), ended(1)]).phase(), "Running");
-        assert_eq!(view(vec![ended(0), ended(0)]).phase(), "Succeeded");
-        assert_eq!(view(vec![ended(0), ended(1)]).phase(), "Failed");
-        let mut crashing = view(vec![wait]);
-        crashing.slots[0].last = Some(Ended {
-            code: 1,
-            message: None,
-            started: Timestamp::UNIX_EPOCH,
-            finished: Timestamp::UNIX_EPOCH,
-        });
+        let phase = |states: Vec<State>| view(states.into_iter().map(|s| slot(Part::Main, s)).collect()).phase();
+        assert_eq!(phase(vec![wait()]), "Pending");
+        assert_eq!(phase(vec![run(), wait()]), "Running");
+        assert_eq!(phase(vec![run(), ended(1)]), "Running");
+        assert_eq!(phase(vec![ended(0), ended(0)]), "Succeeded");
+        assert_eq!(phase(vec![ended(0), ended(1)]), "Failed");
+        let mut crashing = view(vec![slot(Part::Main, wait())]);
+        let State::Ended(mut end) = ended(1) else { panic!() };
+        end.again = true;
+        crashing.slots[0].last = Some(end.clone());
         assert_eq!(crashing.phase(), "Running");
+        crashing.slots[0].state = State::Ended(end);
+        assert_eq!(crashing.phase(), "Running", "it comes again");
+        crashing.finished = true;
+        assert_eq!(crashing.phase(), "Failed");
     }
 
     #[test]
-    fn conditions_keep_their_time() {
-        let view = view(vec![State::Running(Timestamp::UNIX_EPOCH)]);
-        let first = view.json(None, Timestamp::UNIX_EPOCH);
+    fn init_containers_come_first() {
+        let phase = |init: State, part: Part, main: State| view(vec![slot(part, init), slot(Part::Main, main)]).phase();
+        assert_eq!(phase(run(), Part::Init, wait()), "Pending");
+        assert_eq!(phase(ended(1), Part::Init, wait()), "Failed");
+        assert_eq!(phase(ended(0), Part::Init, run()), "Running");
+        assert_eq!(phase(run(), Part::Sidecar, ended(0)), "Succeeded");
+        let json = view(vec![slot(Part::Init, run()), slot(Part::Main, wait())]).json(None, Timestamp::UNIX_EPOCH);
+        assert_eq!(json["initContainerStatuses"].as_array().unwrap().len(), 1);
+        let initialized = &json["conditions"][1];
+        assert_eq!((&initialized["status"], &initialized["reason"]), (&json!("False"), &json!("ContainersNotInitialized")));
+    }
+
+    #[test]
+    fn conditions_keep_their_time_and_those_of_others() {
+        let mut view = view(vec![slot(Part::Main, run())]);
+        let mut first = view.json(None, Timestamp::UNIX_EPOCH);
+        first["conditions"].as_array_mut().unwrap().insert(0, json!({"type": "Mine", "status": "False"}));
         let later = view.json(Some(&first), Timestamp::from_second(1000).unwrap());
         assert_eq!(first["conditions"], later["conditions"]);
-        assert_eq!(first["conditions"][4]["status"], "True");
+        assert_eq!(first["conditions"][3]["status"], "True");
+        view.gates = vec!["Mine".into()];
+        let gated = view.json(Some(&first), Timestamp::from_second(1000).unwrap());
+        let find = |kind: &str| gated["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).cloned().unwrap();
+        assert_eq!(find("Ready")["reason"], "ReadinessGatesNotReady");
+        assert_eq!(find("ContainersReady")["status"], "True");
     }
 }

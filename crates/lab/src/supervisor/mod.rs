@@ -1,5 +1,6 @@
 //! The process that runs one lab: network, API server, kubelets, scheduler and agents, from `up` to `down`.
 
+mod addons;
 mod agents;
 mod local;
 mod nodes;
@@ -24,18 +25,20 @@ use tokio::sync::watch;
 
 use crate::cgroup::Cgroup;
 use crate::hosts::{Host, Network};
-use crate::kubelet::Kubelet;
-use crate::kubelet::node::Node;
+use crate::kubelet::{Kubelet, Objects};
+use crate::kubelet::node::{KubeletWays, Node};
 use crate::proc::ProcId;
-use crate::spec::{LabName, LabSpec};
+use crate::spec::{Dns, LabName, LabSpec};
 use crate::state::{LabState, MachineState, Phase, StateDir};
 use crate::topology::{API_PORT, Machine};
-use apiserver::ApiServer;
+use apiserver::{ApiServer, ServerOptions, StoreOptions};
 
 use agents::Agents;
 use local::OwnerOnly;
 use progress::Reporter;
 
+/// The file, in the lab's directory, with images that a person added.
+pub const IMAGES: &str = "images.json";
 /// How long the end of all processes may take.
 const CLEAN_LIMIT: Duration = Duration::from_secs(10);
 
@@ -61,7 +64,12 @@ pub fn run() -> anyhow::Result<()> {
     let stop = runtime.block_on(async { stop_signal() })?;
     let home = Cgroup::own()?;
     let outcome = dir.acquire().and_then(|lock| {
+        let kept = dir.data().exists();
         let result = serve(&spec, &dir, &reporter, runtime, stop);
+        if result.is_err() && !kept {
+            // It did not come up: nothing of it stays. Objects of an earlier life do.
+            dir.remove_data()?;
+        }
         let cleaned = clean_as_owner(&spec.name, &dir, &home);
         drop(lock);
         result.and(cleaned)
@@ -214,7 +222,8 @@ async fn bring_up(
     agents: &mut Agents,
     reporter: &Reporter,
 ) -> anyhow::Result<LabState> {
-    let (state, client) = start_api(spec, dir, network).await?;
+    let nodes = kubelet_nodes(spec, dir, network);
+    let (state, client) = start_api(spec, dir, network, &nodes).await?;
     dir.write(&state)?;
     start_outside(dir, spec, &network.router)?;
     nodes::create(&client, network)
@@ -224,13 +233,24 @@ async fn bring_up(
         "API server on {} and {}",
         state.api_url, state.api_url_inside
     ));
-    let nodes = kubelet_nodes(spec, dir, network);
-    let kubelets = kubelets(&nodes, &client)?;
+    let objects = Arc::new(Objects::start(client.clone(), dir.file(IMAGES)));
+    let kubelets = kubelets(&nodes, &client, &objects)?;
+    for (name, kubelet) in &kubelets {
+        kubelet.serve()?;
+        tokio::spawn(nodes::heartbeat(client.clone(), name.clone()));
+    }
+    let settings = controllers::Settings {
+        root_ca: nodes::root_ca(&dir.kubeconfig()),
+        ..controllers::Settings::default()
+    };
+    let forever = std::future::pending();
+    tokio::spawn(controllers::run(client.clone(), settings, forever));
     let networks: Vec<_> = kubelets
         .iter()
         .map(|(name, k)| (name.clone(), k.network()))
         .collect();
-    tokio::spawn(pods::run(client.clone(), kubelets));
+    let ask_pods = (spec.dns == Dns::Pod).then(|| objects.clone());
+    tokio::spawn(pods::run(client.clone(), kubelets, ask_pods));
     if !spec.agents {
         return Ok(state);
     }
@@ -244,6 +264,11 @@ async fn bring_up(
         how = agents.crashing() => bail!(how),
     }
     reporter.step(&format!("{}, all nodes ready", count(nodes.len(), "agent")));
+    if spec.dns != Dns::None {
+        addons::install_dns(&client, spec, &state).await?;
+        addons::wait_dns(&client, spec.ready_limit).await?;
+        reporter.step("cluster DNS ready");
+    }
     if spec.sample {
         let names = sample::create(&client, &state)
             .await
@@ -268,9 +293,14 @@ fn kubelet_nodes(spec: &LabSpec, dir: &StateDir, network: &Network) -> Vec<Arc<N
     pairs.map(node).collect()
 }
 
-fn kubelets(nodes: &[Arc<Node>], client: &Client) -> anyhow::Result<BTreeMap<String, Kubelet>> {
+fn kubelets(
+    nodes: &[Arc<Node>],
+    client: &Client,
+    objects: &Arc<Objects>,
+) -> anyhow::Result<BTreeMap<String, Kubelet>> {
     let path = cni_path()?;
-    let kubelet = |n: &Arc<Node>| Kubelet::new(n.clone(), client.clone(), path.clone());
+    let kubelet =
+        |n: &Arc<Node>| Kubelet::new(n.clone(), client.clone(), path.clone(), objects.clone());
     Ok(nodes.iter().map(|n| (n.name.clone(), kubelet(n))).collect())
 }
 
@@ -298,6 +328,7 @@ async fn start_api(
     spec: &LabSpec,
     dir: &StateDir,
     network: &Network,
+    nodes: &[Arc<Node>],
 ) -> anyhow::Result<(LabState, Client)> {
     let (host, machine) = network
         .nodes
@@ -319,7 +350,15 @@ async fn start_api(
             .local_addr()
             .context("the API server has no address")?
     );
-    let server = ApiServer::new();
+    let options = ServerOptions {
+        store: StoreOptions {
+            data: Some(dir.objects()?),
+            ..StoreOptions::default()
+        },
+        kubelets: Arc::new(KubeletWays(nodes.to_vec())),
+        ..ServerOptions::default()
+    };
+    let server = ApiServer::open(options).context("cannot start the API server")?;
     let (inner, outer) = (into_tokio(inner)?, into_tokio(outer)?);
     let router = server.router();
     tokio::spawn(async move { report_end(server.serve(inner).await) });

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
@@ -23,6 +24,11 @@ const SOON: Duration = Duration::from_millis(20);
 const TROUBLE: Duration = Duration::from_millis(320);
 /// Pause between checks of one that is.
 const LATER: Duration = Duration::from_secs(5);
+/// How often a node says that it lives, and how long its word counts.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+const LEASE_SECONDS: i32 = 40;
+/// Where it says so.
+const LEASES: &str = "kube-node-lease";
 
 /// A kubeconfig for the lab's API server.
 pub(super) fn kubeconfig(name: &LabName, url: &str) -> String {
@@ -33,11 +39,54 @@ pub(super) fn kubeconfig(name: &LabName, url: &str) -> String {
     )
 }
 
+/// The API server's certificate authority, as the kubeconfig has it.
+pub(super) fn root_ca(kubeconfig: &std::path::Path) -> Option<String> {
+    let text = std::fs::read_to_string(kubeconfig).ok()?;
+    let config: Value = serde_saphyr::from_str(&text).ok()?;
+    let cluster = &config["clusters"][0]["cluster"];
+    if let Some(path) = cluster["certificate-authority"].as_str() {
+        return std::fs::read_to_string(path).ok();
+    }
+    let data = cluster["certificate-authority-data"].as_str()?;
+    let decoded = base64::Engine::decode(&base64::prelude::BASE64_STANDARD, data).ok()?;
+    String::from_utf8(decoded).ok()
+}
+
+/// Pods per node.
+const MAX_PODS: &str = "250";
+/// The version of Kubernetes whose ways the kubelet follows, and its own.
+const KUBELET_VERSION: &str = concat!("v1.32.4+lab", env!("CARGO_PKG_VERSION"));
+
+fn id(path: &str) -> String {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.trim().to_owned()
+}
+
+/// What a node says of itself before its network is known.
+fn conditions(machine: &Machine) -> Vec<Value> {
+    let now = Timestamp::now();
+    let pressure = [
+        ("MemoryPressure", "KubeletHasSufficientMemory", "memory"),
+        ("DiskPressure", "KubeletHasNoDiskPressure", "disk space"),
+        ("PIDPressure", "KubeletHasSufficientPID", "process ids"),
+    ];
+    let pressure = pressure.map(|(kind, reason, what)| {
+        let mut made = status::condition(kind, false, reason, None, now);
+        made["message"] = json!(format!("{} has {what}", machine.name));
+        made["lastHeartbeatTime"] = json!(status::time(now));
+        made
+    });
+    let mut ready = status::condition("Ready", false, "NetworkPluginNotReady", None, now);
+    ready["lastHeartbeatTime"] = json!(status::time(now));
+    pressure.into_iter().chain([ready]).collect()
+}
+
 fn node_object(machine: &Machine) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": machine.name, "labels": {
             "kubernetes.io/hostname": machine.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch(),
+            "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": arch(),
         }},
         "spec": {"podCIDR": machine.pod_cidrs.first(), "podCIDRs": machine.pod_cidrs, "providerID": format!("lab://{}", machine.name)},
     })
@@ -59,23 +108,28 @@ fn node_status(machine: &Machine) -> Value {
     let addresses: Vec<Value> = ips
         .chain([json!({"type": "Hostname", "address": machine.name})])
         .collect();
+    let (cpus, memory) = kubelet::machine_size();
+    let size = json!({
+        "cpu": cpus.to_string(), "memory": format!("{}Ki", memory >> 10), "pods": MAX_PODS, "ephemeral-storage": "10Gi",
+        "hugepages-2Mi": "0", "hugepages-1Gi": "0",
+    });
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     json!({
         "addresses": addresses,
-        "capacity": {"pods": "250"}, "allocatable": {"pods": "250"},
+        "capacity": size, "allocatable": size, "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet::serve::PORT}},
         "nodeInfo": {
             "kernelVersion": kernel.trim(), "operatingSystem": "linux", "architecture": arch(), "osImage": "hypha lab",
-            "kubeletVersion": concat!("v", env!("CARGO_PKG_VERSION")), "containerRuntimeVersion": concat!("lab://", env!("CARGO_PKG_VERSION")),
-            "kubeProxyVersion": "", "machineID": "", "systemUUID": "", "bootID": "",
+            "kubeletVersion": KUBELET_VERSION, "containerRuntimeVersion": concat!("lab://", env!("CARGO_PKG_VERSION")),
+            "kubeProxyVersion": "", "machineID": id("/etc/machine-id"), "systemUUID": machine.name, "bootID": id("/proc/sys/kernel/random/boot_id"),
         },
-        "conditions": [status::condition("Ready", false, "NetworkPluginNotReady", None, Timestamp::now())],
+        "conditions": conditions(machine),
     })
 }
 
 /// Creates namespaces and nodes.
 pub(super) async fn create(client: &Client, network: &Network) -> anyhow::Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    for name in ["default", "kube-system"] {
+    for name in ["default", "kube-system", "kube-public", LEASES] {
         let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
         match namespaces.create(&PostParams::default(), &object).await {
             // The server may have them from the start.
@@ -84,12 +138,20 @@ pub(super) async fn create(client: &Client, network: &Network) -> anyhow::Result
         }
     }
     let nodes: Api<Node> = Api::all(client.clone());
+    let known = nodes.list(&Default::default()).await.context("nodes")?;
+    for name in known.items.iter().filter_map(|n| n.metadata.name.as_deref()) {
+        // Of an earlier life of the lab, which had more of them.
+        if network.machine(name).is_none() {
+            let _ = nodes.delete(name, &Default::default()).await;
+        }
+    }
     for machine in &network.topology.nodes {
         let object = serde_json::from_value(node_object(machine))?;
-        nodes
-            .create(&PostParams::default(), &object)
-            .await
-            .with_context(|| format!("node {}", machine.name))?;
+        match nodes.create(&PostParams::default(), &object).await {
+            // From before a restart of the lab.
+            Err(kube::Error::Api(e)) if e.code == 409 => {}
+            made => drop(made.with_context(|| format!("node {}", machine.name))?),
+        }
         let status = Patch::Merge(json!({"status": node_status(machine)}));
         nodes
             .patch_status(&machine.name, &PatchParams::default(), &status)
@@ -97,6 +159,32 @@ pub(super) async fn create(client: &Client, network: &Network) -> anyhow::Result
             .with_context(|| format!("node {}", machine.name))?;
     }
     Ok(())
+}
+
+/// Renews the lease by which others see that a node lives.
+pub(super) async fn heartbeat(client: Client, name: String) {
+    let leases: Api<Lease> = Api::namespaced(client, LEASES);
+    let mut failed = false;
+    loop {
+        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+        let spec = json!({"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now});
+        let patch = Patch::Merge(json!({"spec": spec}));
+        let renewed = match leases.patch(&name, &PatchParams::default(), &patch).await {
+            Err(kube::Error::Api(e)) if e.code == 404 => {
+                let made = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec}));
+                match made {
+                    Ok(lease) => leases.create(&PostParams::default(), &lease).await.map(drop),
+                    Err(e) => Err(kube::Error::SerdeError(e)),
+                }
+            }
+            other => other.map(drop),
+        };
+        if let (Err(e), false) = (&renewed, failed) {
+            tracing::warn!(node = name, "cannot renew the lease of a node: {e}");
+        }
+        failed = renewed.is_err();
+        tokio::time::sleep(if failed { Duration::from_secs(1) } else { HEARTBEAT }).await;
+    }
 }
 
 /// How a node's network is: `None` is well.
@@ -146,6 +234,7 @@ async fn write_condition(client: &Client, node: &str, trouble: Option<&str>) -> 
         status::condition("Ready", trouble.is_none(), reason, None, Timestamp::now());
     condition["reason"] = json!(reason);
     condition["message"] = json!(message);
+    condition["lastHeartbeatTime"] = json!(status::time(Timestamp::now()));
     // Strategic: other conditions, of the agent for one, stay.
     let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
     let nodes: Api<Node> = Api::all(client.clone());

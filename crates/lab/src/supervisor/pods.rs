@@ -1,24 +1,26 @@
-//! Hands every pod to the kubelet of its node, and pods without a node to one in turn.
+//! Hands every pod to the kubelet of its node, and tells all of them where the pods of cluster DNS are.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
-use serde_json::json;
 
-use crate::kubelet::Kubelet;
+use crate::kubelet::{Kubelet, Objects};
 
 /// Runs for the life of the lab.
-pub(super) async fn run(client: Client, kubelets: BTreeMap<String, Kubelet>) {
+pub(super) async fn run(
+    client: Client,
+    kubelets: BTreeMap<String, Kubelet>,
+    objects: Option<Arc<Objects>>,
+) {
     let mut router = Router {
-        client: client.clone(),
         kubelets,
-        next: 0,
+        objects,
         known: BTreeMap::new(),
         listed: BTreeSet::new(),
     };
@@ -28,7 +30,7 @@ pub(super) async fn run(client: Client, kubelets: BTreeMap<String, Kubelet>) {
         .boxed();
     loop {
         match events.try_next().await {
-            Ok(Some(event)) => router.handle(event).await,
+            Ok(Some(event)) => router.handle(event),
             Ok(None) => return,
             Err(e) => tracing::warn!("watching pods: {e}"),
         }
@@ -36,20 +38,20 @@ pub(super) async fn run(client: Client, kubelets: BTreeMap<String, Kubelet>) {
 }
 
 struct Router {
-    client: Client,
     kubelets: BTreeMap<String, Kubelet>,
-    next: usize,
+    /// Where the servers of cluster DNS are told, if pods shall ask them directly.
+    objects: Option<Arc<Objects>>,
     known: BTreeMap<String, Arc<Pod>>,
     listed: BTreeSet<String>,
 }
 
 impl Router {
-    async fn handle(&mut self, event: Event<Pod>) {
+    fn handle(&mut self, event: Event<Pod>) {
         match event {
             Event::Init => self.listed.clear(),
             Event::InitApply(pod) => {
                 self.listed.insert(pod.uid().unwrap_or_default());
-                self.seen(pod).await;
+                self.seen(pod);
             }
             Event::InitDone => {
                 // Whatever went while nobody watched.
@@ -64,26 +66,40 @@ impl Router {
                         self.give(pod, true);
                     }
                 }
+                self.tell_dns();
             }
-            Event::Apply(pod) => self.seen(pod).await,
+            Event::Apply(pod) => self.seen(pod),
             Event::Delete(pod) => {
                 self.known.remove(&pod.uid().unwrap_or_default());
+                let dns = is_dns(&pod);
                 self.give(Arc::new(pod), true);
+                if dns {
+                    self.tell_dns();
+                }
             }
         }
     }
 
-    async fn seen(&mut self, pod: Pod) {
+    fn seen(&mut self, pod: Pod) {
         if node_of(&pod).is_none() {
-            if pod.metadata.deletion_timestamp.is_none() {
-                self.schedule(&pod).await;
-            }
             return;
         }
+        let dns = is_dns(&pod);
         let pod = Arc::new(pod);
         self.known
             .insert(pod.uid().unwrap_or_default(), pod.clone());
         self.give(pod, false);
+        if dns {
+            self.tell_dns();
+        }
+    }
+
+    fn tell_dns(&self) {
+        let Some(objects) = &self.objects else { return };
+        let pods = self.known.values().filter(|p| is_dns(p) && is_ready(p));
+        let mut servers: Vec<IpAddr> = pods.flat_map(|p| ips(p)).collect();
+        servers.sort();
+        objects.set_dns(servers);
     }
 
     fn give(&mut self, pod: Arc<Pod>, gone: bool) {
@@ -97,53 +113,6 @@ impl Router {
             ),
         }
     }
-
-    /// Binds a pod to the next node that its node selector allows.
-    async fn schedule(&mut self, pod: &Pod) {
-        let allowed = self.allowed(pod).await;
-        let namespace = pod.namespace().unwrap_or_default();
-        let name = pod.name_any();
-        if allowed.is_empty() {
-            tracing::warn!(pod = name, "no node has the labels that the pod asks for");
-            return;
-        }
-        let node = &allowed[self.next % allowed.len()];
-        self.next += 1;
-        let binding = json!({
-            "metadata": {"name": name, "namespace": namespace},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
-        });
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &namespace);
-        let bound: kube::Result<serde_json::Value> = pods
-            .create_subresource("binding", &name, &PostParams::default(), &binding)
-            .await;
-        if let Err(e) = bound {
-            tracing::warn!(pod = name, node, "cannot bind a pod: {e}");
-        }
-    }
-
-    async fn allowed(&self, pod: &Pod) -> Vec<String> {
-        let wanted = pod
-            .spec
-            .as_ref()
-            .and_then(|s| s.node_selector.clone())
-            .unwrap_or_default();
-        if wanted.is_empty() {
-            return self.kubelets.keys().cloned().collect();
-        }
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        let nodes = nodes
-            .list(&Default::default())
-            .await
-            .map(|l| l.items)
-            .unwrap_or_default();
-        let fits = |n: &Node| wanted.iter().all(|(k, v)| n.labels().get(k) == Some(v));
-        nodes
-            .iter()
-            .filter(|n| fits(n))
-            .map(ResourceExt::name_any)
-            .collect()
-    }
 }
 
 fn node_of(pod: &Pod) -> Option<&str> {
@@ -152,4 +121,21 @@ fn node_of(pod: &Pod) -> Option<&str> {
         .node_name
         .as_deref()
         .filter(|n| !n.is_empty())
+}
+
+/// A pod of the cluster's name servers, by the label that they have everywhere.
+fn is_dns(pod: &Pod) -> bool {
+    pod.metadata.namespace.as_deref() == Some("kube-system")
+        && pod.labels().get("k8s-app").map(String::as_str) == Some("kube-dns")
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let ready = conditions.filter(|c| c.type_ == "Ready" && c.status == "True");
+    pod.metadata.deletion_timestamp.is_none() && ready.count() > 0
+}
+
+fn ips(pod: &Pod) -> Vec<IpAddr> {
+    let ips = pod.status.iter().flat_map(|s| s.pod_ips.iter().flatten());
+    ips.filter_map(|ip| ip.ip.parse().ok()).collect()
 }

@@ -31,14 +31,14 @@ pub(super) async fn serve(listener: TcpListener) {
     }
 }
 
-fn hostname() -> String {
+pub(super) fn hostname() -> String {
     nix::unistd::gethostname()
         .map(|n| n.to_string_lossy().into_owned())
         .unwrap_or_default()
 }
 
-/// The addresses of this network namespace, without loopback and link-local ones.
-fn own_addresses() -> Vec<IpAddr> {
+/// All addresses of this network namespace.
+pub(super) fn addresses() -> Vec<IpAddr> {
     let all = nix::ifaddrs::getifaddrs()
         .into_iter()
         .flatten()
@@ -47,8 +47,14 @@ fn own_addresses() -> Vec<IpAddr> {
         let v4 = a.as_sockaddr_in().map(|s| IpAddr::V4(s.ip()));
         v4.or_else(|| a.as_sockaddr_in6().map(|s| IpAddr::V6(s.ip())))
     };
+    all.filter_map(ip).collect()
+}
+
+/// The addresses of this network namespace, without loopback and link-local ones.
+fn own_addresses() -> Vec<IpAddr> {
     let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
-    all.filter_map(ip)
+    addresses()
+        .into_iter()
         .filter(|ip| !ip.is_loopback() && !link_local(ip))
         .collect()
 }

@@ -6,16 +6,44 @@
 //! | UDP 8080 | answers with the sender's address, as the server sees it |
 //! | TCP 80 and 8080 | HTTP: `/` who is asking (text), `/json` the same as JSON, `/bytes/N` N bytes, `POST /echo`, `/healthz` |
 
+mod demos;
+pub mod dns;
 mod http;
 mod udp;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Context;
 use clap::Parser;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// A built-in server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Server {
+    /// Echo and whoami, as in the table above.
+    Echo,
+    /// Says who asks, as `traefik/whoami` does.
+    Whoami,
+    /// A web server with a welcome page.
+    Nginx,
+    /// Does nothing.
+    Pause,
+    /// The commands of `agnhost` that tests use.
+    Agnhost,
+    /// The Star Wars demo's.
+    Deathstar,
+    /// Answers with JSON.
+    JsonMock,
+    /// The cluster's name server.
+    Dns,
+}
 
 /// Ports of the built-in server.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
@@ -94,7 +122,11 @@ async fn echo_one(mut stream: TcpStream) {
     let _ = tokio::io::copy(&mut from, &mut to).await;
 }
 
-fn serve(args: &ServeArgs, ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<i32> {
+/// Runs `start`, says that it is ready, and waits for the signal to end.
+fn serve(
+    start: impl Future<Output = anyhow::Result<()>>,
+    ready: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<i32> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -102,37 +134,129 @@ fn serve(args: &ServeArgs, ready: impl FnOnce() -> anyhow::Result<()>) -> anyhow
     runtime.block_on(async {
         let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
         let mut int = signal(SignalKind::interrupt()).context("cannot watch for SIGINT")?;
-        start(args).await?;
+        let mut child = signal(SignalKind::child()).context("cannot watch for SIGCHLD")?;
+        start.await?;
         ready()?;
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+        loop {
+            tokio::select! {
+                _ = term.recv() => return Ok(0),
+                _ = int.recv() => return Ok(0),
+                // As the first process of a container it inherits what commands leave behind.
+                _ = child.recv() => collect_orphans(),
+            }
         }
-        Ok(0)
     })
+}
+
+fn collect_orphans() {
+    while let Ok(status) = waitpid(Pid::from_raw(-1), Some(WaitPidFlag::WNOHANG)) {
+        if status == WaitStatus::StillAlive {
+            return;
+        }
+    }
 }
 
 /// Serves until SIGTERM, as a process of its own.
 pub fn run(args: &ServeArgs) -> anyhow::Result<i32> {
-    serve(args, || {
+    serve(start(args), || {
         println!("{}", crate::init::holder::READY);
         Ok(())
     })
 }
 
-/// Serves until SIGTERM inside a container, with the arguments of its YAML; `ready` is called once all ports listen.
+/// Serves until SIGTERM inside a container, with the arguments and the environment of its YAML; `ready` is called once all
+/// ports listen.
 pub fn run_as_container(
+    server: Server,
     args: &[String],
+    env: &[(String, String)],
     ready: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<i32> {
-    let parsed = Standalone::try_parse_from(args).map_err(|e| {
-        let text = e.to_string();
-        anyhow::anyhow!(
-            "arguments of image hypha/echo: {}",
-            text.lines().next().unwrap_or_default()
-        )
-    })?;
-    serve(&parsed.args, ready)
+    let env: BTreeMap<String, String> = env.iter().cloned().collect();
+    serve(start_server(server, args, env), ready)
+}
+
+async fn start_server(
+    server: Server,
+    args: &[String],
+    env: BTreeMap<String, String>,
+) -> anyhow::Result<()> {
+    match server {
+        Server::Echo => {
+            let parsed = Standalone::try_parse_from(args).map_err(|e| {
+                let text = e.to_string();
+                let line = text.lines().next().unwrap_or_default();
+                anyhow::anyhow!("arguments of image hypha/echo: {line}")
+            })?;
+            start(&parsed.args).await
+        }
+        Server::Whoami => {
+            let port = flag(args, &["port"]).or_else(|| env.get("WHOAMI_PORT_NUMBER").cloned());
+            let name = flag(args, &["name"]).or_else(|| env.get("WHOAMI_NAME").cloned());
+            let name: std::sync::Arc<str> = name.unwrap_or_default().into();
+            let listener = listen(port_number(port, 80)?).await?;
+            let answer = move |from, request| demos::whoami(name.clone(), from, request);
+            tokio::spawn(demos::serve(listener, answer));
+            Ok(())
+        }
+        Server::Nginx => {
+            tokio::spawn(demos::serve(listen(80).await?, demos::nginx));
+            Ok(())
+        }
+        Server::Deathstar => {
+            let port = port_number(env.get("PORT").cloned(), 80)?;
+            tokio::spawn(demos::serve(listen(port).await?, demos::deathstar));
+            Ok(())
+        }
+        Server::JsonMock => {
+            let port = port_number(env.get("PORT").cloned(), 3000)?;
+            tokio::spawn(demos::serve(listen(port).await?, demos::json_mock));
+            Ok(())
+        }
+        Server::Pause => Ok(()),
+        Server::Agnhost => start_agnhost(args).await,
+        Server::Dns => dns::start(args, env).await,
+    }
+}
+
+/// The value of `--name value`, `--name=value` or `-name …`.
+fn flag(args: &[String], names: &[&str]) -> Option<String> {
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let plain = arg.trim_start_matches('-');
+        let (name, value) = plain.split_once('=').map_or((plain, None), |(n, v)| (n, Some(v)));
+        if arg.starts_with('-') && names.contains(&name) {
+            return value.map(str::to_owned).or_else(|| args.next().cloned());
+        }
+    }
+    None
+}
+
+fn port_number(text: Option<String>, default: u16) -> anyhow::Result<u16> {
+    match text {
+        None => Ok(default),
+        Some(text) => text.parse().with_context(|| format!("{text:?} is no port")),
+    }
+}
+
+async fn start_agnhost(args: &[String]) -> anyhow::Result<()> {
+    let port = |name: &str, default: u16| port_number(flag(args, &[name]), default);
+    match args.first().map_or("pause", String::as_str) {
+        "pause" => Ok(()),
+        "netexec" => {
+            tokio::spawn(demos::serve(listen(port("http-port", 8080)?).await?, demos::netexec));
+            udp::start(port("udp-port", 8081)?, udp::Answer::Netexec)
+        }
+        "serve-hostname" => {
+            tokio::spawn(demos::serve(listen(port("port", 9376)?).await?, demos::serve_hostname));
+            Ok(())
+        }
+        "test-webserver" => {
+            tokio::spawn(demos::serve(listen(port("port", 80)?).await?, demos::nginx));
+            Ok(())
+        }
+        other => anyhow::bail!("the lab's agnhost has no {other:?}: it has netexec, pause, serve-hostname, test-webserver"),
+    }
 }
 
 #[cfg(test)]
@@ -148,5 +272,18 @@ mod tests {
             [1, 2]
         );
         assert!(args(&["--http", "x"]).is_err());
+    }
+
+    #[test]
+    fn flags() {
+        let find = |list: &[&str]| {
+            let args: Vec<String> = list.iter().map(|a| (*a).to_owned()).collect();
+            flag(&args, &["port"])
+        };
+        assert_eq!(find(&["-port", "81"]).as_deref(), Some("81"));
+        assert_eq!(find(&["x", "--port=82"]).as_deref(), Some("82"));
+        assert_eq!(find(&["port", "83"]), None);
+        assert_eq!(find(&["--port"]), None);
+        assert!(port_number(Some("x".into()), 1).is_err());
     }
 }

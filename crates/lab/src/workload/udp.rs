@@ -19,6 +19,8 @@ pub(super) enum Answer {
     Same,
     /// The sender's address and port as text.
     Sender,
+    /// What `agnhost netexec` answers to `hostname`, `clientip` and `echo …`.
+    Netexec,
 }
 
 /// The address that was asked.
@@ -81,12 +83,27 @@ fn serve_one(socket: &UdpSocket, buffer: &mut [u8], answer: Answer) -> nix::Resu
     let text;
     let payload: &[u8] = match answer {
         Answer::Same => &buffer[..len],
+        Answer::Netexec => {
+            text = netexec(&buffer[..len], &from);
+            text.as_bytes()
+        }
         Answer::Sender => {
             text = sender(&from).map(|a| a.to_string()).unwrap_or_default();
             text.as_bytes()
         }
     };
     send(fd, payload, &from, asked)
+}
+
+fn netexec(request: &[u8], from: &SockaddrStorage) -> String {
+    let request = String::from_utf8_lossy(request);
+    let request = request.trim();
+    match request.split_once(' ') {
+        Some(("echo", rest)) => rest.to_owned(),
+        _ if request.eq_ignore_ascii_case("hostname") => super::http::hostname(),
+        _ if request == "clientip" => sender(from).map(|a| a.to_string()).unwrap_or_default(),
+        _ => String::new(),
+    }
 }
 
 fn send(fd: i32, payload: &[u8], to: &SockaddrStorage, asked: Asked) -> nix::Result<()> {

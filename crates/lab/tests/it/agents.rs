@@ -45,6 +45,8 @@ fn lab_agents_are_started_again_held_and_told() {
         "native",
         "--agent-config",
         "debug=true",
+        "--cluster-dns",
+        "none",
     ]);
     let lab = lab.env("HYPHA_LAB_AGENT", &agent).up();
     let said = log(&lab, "node2");
@@ -95,7 +97,7 @@ fn lab_with_an_agent_that_fails_says_so_and_leaves_nothing() {
     let up = |agent: &PathBuf| {
         let mut command = Command::new(HYPHA);
         command
-            .args(["lab", "up", "--name", &name, "--nodes", "2"])
+            .args(["lab", "up", "--name", &name, "--nodes", "2", "--cluster-dns", "none"])
             .env("HYPHA_LAB_AGENT", agent);
         let output = command.output().unwrap();
         assert!(!output.status.success());

@@ -240,7 +240,7 @@ fn lab_wrong_pods_say_what_is_wrong() {
     }
     let (lab, _dir) = lab(ONE_PLUGIN);
     assert!(
-        lab.try_apply(&pod("image", "{name: c, image: 'nginx:1.27'}"))
+        lab.try_apply(&pod("image", "{name: c, image: 'ghcr.io/nobody/nothing:1.27'}"))
             .ok()
     );
     wait_until("no such image", LIMIT, || {

@@ -1,0 +1,240 @@
+//! A container's own file system: the host's files with a writable layer in memory on top, and what is mounted into it.
+//!
+//! The layer goes with the mount namespace: nothing a container writes reaches the host, and a container that starts
+//! again begins afresh. Made by the first process of the container, which has a mount namespace of its own by then.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, bail};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use serde::{Deserialize, Serialize};
+
+use super::holder::mount_fs;
+
+/// Where the machine's files stand while the container's are prepared.
+const OLD: &str = "/.machine";
+
+/// Something of the machine that a container sees.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bind {
+    /// Path in the machine; it exists.
+    pub from: PathBuf,
+    /// Path in the container; made where it is missing.
+    pub to: PathBuf,
+    /// Not writable.
+    pub read_only: bool,
+}
+
+/// How a container's file system looks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootSpec {
+    /// A directory of the machine for this container alone, to build upon.
+    pub stage: PathBuf,
+    /// It shares the machine's network, and so its /sys.
+    pub machine_network: bool,
+    /// It sees the machine's /run and /etc, too: for commands that look after the machine.
+    pub machine_files: bool,
+    /// It sees all of the host's devices.
+    pub all_devices: bool,
+    /// Nothing but volumes is writable.
+    pub read_only: bool,
+    /// What is mounted, in order.
+    pub binds: Vec<Bind>,
+    /// Files of its own, path and text.
+    pub files: Vec<(PathBuf, String)>,
+}
+
+/// Moves the caller, alone in its mount namespace, into the new root.
+pub(super) fn enter(spec: &RootSpec) -> anyhow::Result<()> {
+    let root = layers(&spec.stage)?;
+    other_mounts(&root)?;
+    let old = root.join(OLD.trim_start_matches('/'));
+    fs::create_dir_all(&old).with_context(|| format!("cannot make {}", old.display()))?;
+    nix::unistd::pivot_root(&root, &old).context("cannot change the root directory")?;
+    std::env::set_current_dir("/").context("cannot enter the new root directory")?;
+    kernel_views(spec)?;
+    for bind in &spec.binds {
+        mount_bind(bind).with_context(|| format!("mount {}", bind.to.display()))?;
+    }
+    for (path, text) in &spec.files {
+        let path = inside(path)?;
+        parents(&path)?;
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    umount2(OLD, MntFlags::MNT_DETACH).context("cannot let the machine's files go")?;
+    fs::remove_dir(OLD).with_context(|| format!("cannot remove {OLD}"))?;
+    if spec.read_only {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+            .context("cannot make the root directory read-only")?;
+    }
+    Ok(())
+}
+
+/// The layers; the path of the mount.
+fn layers(stage: &Path) -> anyhow::Result<PathBuf> {
+    let at = stage.to_string_lossy();
+    mount_fs("tmpfs", &at, MsFlags::empty(), Some("mode=0755"))?;
+    for part in ["upper", "work", "root"] {
+        let dir = stage.join(part);
+        fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    }
+    let options = format!("lowerdir=/,upperdir={at}/upper,workdir={at}/work");
+    let root = stage.join("root");
+    mount_fs("overlay", &root.to_string_lossy(), MsFlags::empty(), Some(&options))
+        .context("containers need overlayfs (CONFIG_OVERLAY_FS)")?;
+    Ok(root)
+}
+
+/// What the host has mounted separately and programs need, /usr for one, read-only. The lowest layer has only one file system.
+fn other_mounts(root: &Path) -> anyhow::Result<()> {
+    let text = fs::read_to_string("/proc/self/mountinfo").context("cannot read the mounts")?;
+    for path in separate(&text) {
+        let to = root.join(path.trim_start_matches('/'));
+        if !to.is_dir() {
+            continue;
+        }
+        let bound = mount(Some(path), &to, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        bound.with_context(|| format!("cannot mount {path}"))?;
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        // A mount with flags of its own that are locked stays as it is.
+        let _ = mount(None::<&str>, &to, None::<&str>, flags, None::<&str>);
+    }
+    Ok(())
+}
+
+/// Mount points that hold programs, in the text of /proc/self/mountinfo.
+fn separate(mountinfo: &str) -> impl Iterator<Item = &str> {
+    const PROGRAMS: [&str; 9] = [
+        "/usr", "/opt", "/lib", "/lib64", "/bin", "/sbin", "/nix", "/home", "/root",
+    ];
+    let points = mountinfo.lines().filter_map(|l| l.split(' ').nth(4));
+    points.filter(|p| PROGRAMS.iter().any(|dir| Path::new(p).starts_with(dir)))
+}
+
+/// /proc, /sys, /dev, /run, /tmp.
+fn kernel_views(spec: &RootSpec) -> anyhow::Result<()> {
+    let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    let plain = safe | MsFlags::MS_NOEXEC;
+    mount_fs("proc", "/proc", plain, None)?;
+    devices(spec.all_devices)?;
+    if spec.machine_network {
+        bind_tree("/sys")?;
+    } else {
+        mount_fs("sysfs", "/sys", plain | MsFlags::MS_RDONLY, None)?;
+        // Not there on a kernel without cgroups: then nobody expects it.
+        let _ = mount_fs("cgroup2", "/sys/fs/cgroup", plain | MsFlags::MS_RDONLY, None);
+    }
+    if spec.machine_files {
+        bind_tree("/run")?;
+        bind_tree("/etc")?;
+    } else {
+        mount_fs("tmpfs", "/run", safe, Some("mode=0755"))?;
+    }
+    mount_fs("tmpfs", "/tmp", safe, Some("mode=1777"))
+}
+
+/// Devices that every program expects.
+const DEVICES: [&str; 9] = [
+    "null", "zero", "full", "random", "urandom", "tty", "ptmx", "net/tun", "kmsg",
+];
+
+fn devices(all: bool) -> anyhow::Result<()> {
+    if all {
+        return bind_tree("/dev");
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    mount_fs("tmpfs", "/dev", flags, Some("mode=0755"))?;
+    for device in DEVICES {
+        let from = format!("{OLD}/dev/{device}");
+        if !Path::new(&from).exists() {
+            continue;
+        }
+        let to = Path::new("/dev").join(device);
+        parents(&to)?;
+        File::create(&to).with_context(|| format!("cannot make {}", to.display()))?;
+        let bound = mount(Some(from.as_str()), &to, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        bound.with_context(|| format!("cannot mount /dev/{device}"))?;
+    }
+    for dir in ["/dev/pts", "/dev/shm"] {
+        fs::create_dir(dir).with_context(|| format!("cannot make {dir}"))?;
+    }
+    bind_tree("/dev/pts")?;
+    mount_fs("tmpfs", "/dev/shm", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=1777"))?;
+    for (link, to) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+        let made = std::os::unix::fs::symlink(format!("/proc/self/fd{to}"), format!("/dev/{link}"));
+        made.with_context(|| format!("cannot make /dev/{link}"))?;
+    }
+    Ok(())
+}
+
+fn bind_tree(path: &str) -> anyhow::Result<()> {
+    let from = format!("{OLD}{path}");
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(from.as_str()), path, None::<&str>, flags, None::<&str>)
+        .with_context(|| format!("cannot mount {path}"))
+}
+
+fn mount_bind(bind: &Bind) -> anyhow::Result<()> {
+    let from = Path::new(OLD).join(bind.from.strip_prefix("/").unwrap_or(&bind.from));
+    let kind = fs::metadata(&from)
+        .with_context(|| format!("there is no {} on the node", bind.from.display()))?;
+    let to = inside(&bind.to)?;
+    parents(&to)?;
+    if kind.is_dir() {
+        fs::create_dir_all(&to).with_context(|| format!("cannot make {}", to.display()))?;
+    } else {
+        // A link into nowhere, as /etc/resolv.conf often is, gives way to a file.
+        if to.is_symlink() {
+            fs::remove_file(&to).with_context(|| format!("cannot replace {}", to.display()))?;
+        }
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&to)
+            .map(drop::<File>)
+            .with_context(|| format!("cannot make {}", to.display()))?;
+    }
+    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(&from), &to, None::<&str>, flags, None::<&str>).context("bind mount")?;
+    if bind.read_only {
+        let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
+        mount(None::<&str>, &to, None::<&str>, flags, None::<&str>).context("read-only")?;
+    }
+    Ok(())
+}
+
+/// A path in the container, which must be absolute and must not climb.
+fn inside(path: &Path) -> anyhow::Result<PathBuf> {
+    let plain = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::RootDir | Component::CurDir);
+    if !path.components().all(plain) {
+        bail!("{} has \"..\" in it", path.display());
+    }
+    Ok(Path::new("/").join(path))
+}
+
+fn parents(path: &Path) -> anyhow::Result<()> {
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mounts_with_programs() {
+        let text = "1 0 8:1 / / rw - ext4 a rw\n2 1 8:2 / /usr rw - ext4 b rw\n3 1 0:1 / /run rw - tmpfs t rw\n4 1 8:3 / /usr/local rw - ext4 c rw\n5 1 8:3 / /usrx rw - ext4 c rw\n";
+        assert_eq!(separate(text).collect::<Vec<_>>(), ["/usr", "/usr/local"]);
+    }
+
+    #[test]
+    fn paths_stay_inside() {
+        assert_eq!(inside(Path::new("/a/b")).unwrap(), Path::new("/a/b"));
+        assert_eq!(inside(Path::new("a")).unwrap(), Path::new("/a"));
+        assert!(inside(Path::new("/a/../../b")).is_err());
+    }
+}

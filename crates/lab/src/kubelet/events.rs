@@ -1,0 +1,122 @@
+//! Events of pods, written in the background: what repeats counts up one event.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Event;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::status::time;
+
+/// How many different events are remembered to be counted up.
+const MEMORY: usize = 4096;
+
+/// What an event is about.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct About {
+    pub(crate) kind: &'static str,
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+}
+
+#[derive(Debug)]
+struct Said {
+    about: About,
+    container: Option<String>,
+    warning: bool,
+    reason: &'static str,
+    message: String,
+    at: Timestamp,
+}
+
+/// Writes events for one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorder(mpsc::UnboundedSender<Said>);
+
+impl Recorder {
+    pub(crate) fn new(client: Client, node: String) -> Recorder {
+        let (tell, hear) = mpsc::unbounded_channel();
+        tokio::spawn(write(client, node, hear));
+        Recorder(tell)
+    }
+
+    pub(crate) fn normal(&self, about: &About, container: Option<&str>, reason: &'static str, message: String) {
+        self.say(about, container, false, reason, message);
+    }
+
+    pub(crate) fn warning(&self, about: &About, container: Option<&str>, reason: &'static str, message: String) {
+        self.say(about, container, true, reason, message);
+    }
+
+    fn say(&self, about: &About, container: Option<&str>, warning: bool, reason: &'static str, message: String) {
+        // Nobody listens any more only when the supervisor stops.
+        let _ = self.0.send(Said {
+            about: about.clone(),
+            container: container.map(str::to_owned),
+            warning,
+            reason,
+            message,
+            at: Timestamp::now(),
+        });
+    }
+}
+
+async fn write(client: Client, node: String, mut hear: mpsc::UnboundedReceiver<Said>) {
+    let mut known: BTreeMap<(String, Option<String>, String, String), (String, u32)> = BTreeMap::new();
+    let mut number = 0_u32;
+    let start = Timestamp::now().as_nanosecond() as u64;
+    while let Some(said) = hear.recv().await {
+        let key = (said.about.uid.clone(), said.container.clone(), said.reason.to_owned(), said.message.clone());
+        let namespace = if said.about.namespace.is_empty() { "default" } else { &said.about.namespace };
+        let api: Api<Event> = Api::namespaced(client.clone(), namespace);
+        if let Some((name, count)) = known.get_mut(&key) {
+            *count += 1;
+            let patch = Patch::Merge(json!({"count": *count, "lastTimestamp": time(said.at)}));
+            if api.patch(name, &PatchParams::default(), &patch).await.is_ok() {
+                continue;
+            }
+        }
+        number += 1;
+        let name = format!("{}.{:x}", said.about.name, start.wrapping_add(u64::from(number)));
+        if create(&api, &name, &said, &node).await {
+            if known.len() >= MEMORY {
+                known.clear();
+            }
+            known.insert(key, (name, 1));
+        }
+    }
+}
+
+async fn create(api: &Api<Event>, name: &str, said: &Said, node: &str) -> bool {
+    let about = &said.about;
+    let mut involved = json!({"apiVersion": "v1", "kind": about.kind, "name": about.name, "uid": about.uid});
+    if !about.namespace.is_empty() {
+        involved["namespace"] = json!(about.namespace);
+    }
+    if let Some(container) = &said.container {
+        involved["fieldPath"] = json!(format!("spec.containers{{{container}}}"));
+    }
+    let at = time(said.at);
+    let event = json!({
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": api.namespace()}, "involvedObject": involved,
+        "type": if said.warning { "Warning" } else { "Normal" }, "reason": said.reason, "message": said.message, "count": 1,
+        "firstTimestamp": at, "lastTimestamp": at, "source": {"component": "kubelet", "host": node},
+        "reportingComponent": "kubelet", "reportingInstance": node,
+    });
+    let Ok(event) = serde_json::from_value(event) else {
+        return false;
+    };
+    match api.create(&Default::default(), &event).await {
+        Ok(_) => true,
+        // The namespace is on its way out, and the pod with it.
+        Err(kube::Error::Api(e)) if e.code == 403 || e.code == 404 => false,
+        Err(e) => {
+            tracing::warn!(object = about.name, "cannot write an event ({}: {}): {e}", said.reason, said.message);
+            false
+        }
+    }
+}

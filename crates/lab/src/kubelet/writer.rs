@@ -1,0 +1,67 @@
+//! Writes a pod's status in the background: the newest one, so that a busy pod writes no more often than the API answers.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::sandbox::Backoff;
+
+/// How long the last status of a pod may keep its end waiting.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
+
+/// The status that is wanted, and the one that is written.
+pub(super) struct StatusWriter {
+    wanted: watch::Sender<Value>,
+    written: watch::Receiver<Value>,
+}
+
+impl StatusWriter {
+    pub(super) fn start(api: Api<Pod>, name: String, uid: String) -> StatusWriter {
+        let (wanted, mut hear) = watch::channel(Value::Null);
+        let (tell, written) = watch::channel(Value::Null);
+        tokio::spawn(async move {
+            let mut backoff = Backoff::new();
+            while hear.changed().await.is_ok() {
+                let status = hear.borrow_and_update().clone();
+                let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": status}));
+                match api.patch_status(&name, &PatchParams::default(), &patch).await {
+                    Ok(_) => backoff = Backoff::new(),
+                    // Gone, or another pod has the name by now: nothing is left to tell.
+                    Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => {}
+                    Err(e) => {
+                        tracing::warn!(pod = name, "cannot write the status of a pod: {e}");
+                        hear.mark_changed();
+                        tokio::time::sleep(backoff.next()).await;
+                        continue;
+                    }
+                }
+                tell.send_replace(status);
+            }
+        });
+        StatusWriter { wanted, written }
+    }
+
+    /// The last one given.
+    pub(super) fn last(&self) -> Option<Value> {
+        Some(self.wanted.borrow().clone()).filter(|v| !v.is_null())
+    }
+
+    pub(super) fn write(&self, status: Value) {
+        self.wanted.send_if_modified(|now| {
+            let changed = *now != status;
+            *now = status;
+            changed
+        });
+    }
+
+    /// Waits, not for ever, until the last one is written.
+    pub(super) async fn flush(&mut self) {
+        let wanted = self.wanted.borrow().clone();
+        let written = self.written.wait_for(|w| *w == wanted);
+        let _ = tokio::time::timeout(FLUSH_LIMIT, written).await;
+    }
+}
