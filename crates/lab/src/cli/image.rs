@@ -37,7 +37,9 @@ enum ImageCommand {
 
 fn assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
-        Some((name, what)) if !name.is_empty() && !what.is_empty() => Ok((images::plain_name(name).to_owned(), what.to_owned())),
+        Some((name, what)) if !name.is_empty() && !what.is_empty() => {
+            Ok((images::plain_name(name).to_owned(), what.to_owned()))
+        }
         _ => Err(format!("{text:?} is not of the form NAME=PROGRAM")),
     }
 }
@@ -47,7 +49,10 @@ pub(super) fn run(lab: &Lab, args: ImageArgs) -> anyhow::Result<()> {
     let mut added = images::added(&file)?;
     match args.command {
         ImageCommand::List => return list(&added),
-        ImageCommand::Add { image: (name, what), args } => {
+        ImageCommand::Add {
+            image: (name, what),
+            args,
+        } => {
             let words: Vec<String> = std::iter::once(what).chain(args).collect();
             added.insert(name, images::described(&words));
         }
@@ -75,11 +80,18 @@ fn what(image: &Image) -> String {
 }
 
 fn list(added: &Added) -> anyhow::Result<()> {
-    let host = [images::HOST.to_owned(), "`command` out of this machine's files".to_owned()];
+    let host = [
+        images::HOST.to_owned(),
+        "`command` out of this machine's files".to_owned(),
+    ];
     let own = added.iter().map(|(name, image)| (name.as_str(), image));
     let known = images::built_in();
-    let known = known.iter().flat_map(|i| i.names.iter().map(move |n| (n.as_str(), i)));
-    let rows = own.chain(known).map(|(name, image)| vec![name.to_owned(), what(image)]);
+    let known = known
+        .iter()
+        .flat_map(|i| i.names.iter().map(move |n| (n.as_str(), i)));
+    let rows = own
+        .chain(known)
+        .map(|(name, image)| vec![name.to_owned(), what(image)]);
     let rows: Vec<Vec<String>> = std::iter::once(host.to_vec()).chain(rows).collect();
     print!("{}", render(&["IMAGE", "RUNS"], &rows));
     Ok(())
@@ -91,7 +103,10 @@ mod tests {
 
     #[test]
     fn assignments() {
-        assert_eq!(assignment("docker.io/me/x:1=/bin/x"), Ok(("me/x".into(), "/bin/x".into())));
+        assert_eq!(
+            assignment("docker.io/me/x:1=/bin/x"),
+            Ok(("me/x".into(), "/bin/x".into()))
+        );
         assert!(assignment("x").is_err() && assignment("=x").is_err() && assignment("x=").is_err());
     }
 }

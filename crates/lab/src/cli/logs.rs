@@ -46,11 +46,15 @@ pub(super) fn logs(lab: &Lab, args: &LogsArgs) -> anyhow::Result<()> {
 /// The output of a container: of the run before, and of the present one.
 fn container(path: &Path, args: &LogsArgs) -> anyhow::Result<()> {
     let mut out = io::stdout();
-    let mut print = |data: &[u8]| out.write_all(&select(data, &Wanted::default())).and_then(|()| out.flush());
+    let mut print = |data: &[u8]| {
+        out.write_all(&select(data, &Wanted::default()))
+            .and_then(|()| out.flush())
+    };
     print(&fs::read(previous(path)).unwrap_or_default()).context("cannot print")?;
     let mut at = 0;
     loop {
-        let data = fs::read(path).with_context(|| format!("{:?} wrote nothing yet ({})", args.target, path.display()))?;
+        let data = fs::read(path)
+            .with_context(|| format!("{:?} wrote nothing yet ({})", args.target, path.display()))?;
         if data.len() < at {
             // A new run began.
             at = 0;

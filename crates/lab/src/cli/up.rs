@@ -88,7 +88,11 @@ impl UpArgs {
             router_routes: !self.no_router_routes,
             agents: !self.no_agents,
             sample: self.sample,
-            dns: if self.no_agents { Dns::None } else { self.cluster_dns },
+            dns: if self.no_agents {
+                Dns::None
+            } else {
+                self.cluster_dns
+            },
             ready_limit: Duration::from_secs(self.timeout),
             agent_config: self.agent_config.clone(),
         }
@@ -324,7 +328,11 @@ fn down_one(name: &LabName, keep: bool) -> anyhow::Result<()> {
     // What a supervisor that was killed, or one that is just coming up, leaves.
     crate::supervisor::clean(name, &dir)?;
     if keep {
-        println!("lab {:?} is down; its objects stay in {}", name.as_str(), dir.data().display());
+        println!(
+            "lab {:?} is down; its objects stay in {}",
+            name.as_str(),
+            dir.data().display()
+        );
     } else {
         dir.remove_data()?;
         println!("lab {:?} is down", name.as_str());

@@ -100,7 +100,10 @@ pub enum Message {
 /// A description as it is sent: its length in four bytes, then JSON.
 pub fn frame(spec: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let body = serde_json::to_vec(spec)?;
-    let mut all = u32::try_from(body.len()).unwrap_or(u32::MAX).to_be_bytes().to_vec();
+    let mut all = u32::try_from(body.len())
+        .unwrap_or(u32::MAX)
+        .to_be_bytes()
+        .to_vec();
     all.extend(body);
     Ok(all)
 }
@@ -108,13 +111,15 @@ pub fn frame(spec: &impl Serialize) -> serde_json::Result<Vec<u8>> {
 /// Reads exactly one frame; what follows it stays.
 fn read_frame<T: for<'de> Deserialize<'de>>(mut from: impl Read) -> anyhow::Result<T> {
     let mut length = [0; 4];
-    from.read_exact(&mut length).context("no description came")?;
+    from.read_exact(&mut length)
+        .context("no description came")?;
     let length = u32::from_be_bytes(length) as usize;
     if length > MAX_FRAME {
         bail!("a description of {length} bytes is too long");
     }
     let mut body = vec![0; length];
-    from.read_exact(&mut body).context("the description is cut off")?;
+    from.read_exact(&mut body)
+        .context("the description is cut off")?;
     serde_json::from_slice(&body).context("the description is malformed")
 }
 
@@ -220,7 +225,8 @@ fn limit(process: &Process) -> anyhow::Result<()> {
     };
     let kept = |c: &caps::Capability| {
         let name = c.to_string();
-        kept.iter().any(|k| name.strip_prefix("CAP_") == Some(k.as_str()))
+        kept.iter()
+            .any(|k| name.strip_prefix("CAP_") == Some(k.as_str()))
     };
     for capability in caps::all() {
         if !kept(&capability) && caps::has_cap(None, caps::CapSet::Bounding, capability)? {
@@ -237,14 +243,22 @@ fn own_terminal() -> anyhow::Result<()> {
     let terminal = rustix::termios::ttyname(io::stdout(), Vec::new()).context("no terminal")?;
     let path = terminal.to_string_lossy().into_owned();
     // A leader of a session without a terminal gets the one it opens.
-    let opened = std::fs::OpenOptions::new().read(true).write(true).open(&path);
-    opened.with_context(|| format!("cannot open {path}")).map(drop)
+    let opened = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path);
+    opened
+        .with_context(|| format!("cannot open {path}"))
+        .map(drop)
 }
 
 /// The input of the command: a terminal, what the kubelet sends, or nothing.
 fn input(process: &Process) -> anyhow::Result<Stdio> {
     if process.tty {
-        let fd = io::stdout().as_fd().try_clone_to_owned().context("no terminal")?;
+        let fd = io::stdout()
+            .as_fd()
+            .try_clone_to_owned()
+            .context("no terminal")?;
         return Ok(Stdio::from(fd));
     }
     if !process.stdin {
@@ -346,7 +360,11 @@ pub fn exec() -> anyhow::Result<i32> {
         limit(&spec.process)?;
         let error = command.exec();
         let program = spec.command.first().cloned().unwrap_or_default();
-        let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+        let code = if error.kind() == io::ErrorKind::NotFound {
+            127
+        } else {
+            126
+        };
         eprintln!("cannot run {program:?}: {error}");
         Ok(code)
     });

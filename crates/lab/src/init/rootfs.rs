@@ -82,8 +82,13 @@ fn layers(stage: &Path) -> anyhow::Result<PathBuf> {
     }
     let options = format!("lowerdir=/,upperdir={at}/upper,workdir={at}/work");
     let root = stage.join("root");
-    mount_fs("overlay", &root.to_string_lossy(), MsFlags::empty(), Some(&options))
-        .context("containers need overlayfs (CONFIG_OVERLAY_FS)")?;
+    mount_fs(
+        "overlay",
+        &root.to_string_lossy(),
+        MsFlags::empty(),
+        Some(&options),
+    )
+    .context("containers need overlayfs (CONFIG_OVERLAY_FS)")?;
     Ok(root)
 }
 
@@ -95,7 +100,13 @@ fn other_mounts(root: &Path) -> anyhow::Result<()> {
         if !to.is_dir() {
             continue;
         }
-        let bound = mount(Some(path), &to, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        let bound = mount(
+            Some(path),
+            &to,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        );
         bound.with_context(|| format!("cannot mount {path}"))?;
         let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
         // A mount with flags of its own that are locked stays as it is.
@@ -124,7 +135,12 @@ fn kernel_views(spec: &RootSpec) -> anyhow::Result<()> {
     } else {
         mount_fs("sysfs", "/sys", plain | MsFlags::MS_RDONLY, None)?;
         // Not there on a kernel without cgroups: then nobody expects it.
-        let _ = mount_fs("cgroup2", "/sys/fs/cgroup", plain | MsFlags::MS_RDONLY, None);
+        let _ = mount_fs(
+            "cgroup2",
+            "/sys/fs/cgroup",
+            plain | MsFlags::MS_RDONLY,
+            None,
+        );
     }
     if spec.machine_files {
         bind_tree("/run")?;
@@ -154,15 +170,31 @@ fn devices(all: bool) -> anyhow::Result<()> {
         let to = Path::new("/dev").join(device);
         parents(&to)?;
         File::create(&to).with_context(|| format!("cannot make {}", to.display()))?;
-        let bound = mount(Some(from.as_str()), &to, None::<&str>, MsFlags::MS_BIND, None::<&str>);
+        let bound = mount(
+            Some(from.as_str()),
+            &to,
+            None::<&str>,
+            MsFlags::MS_BIND,
+            None::<&str>,
+        );
         bound.with_context(|| format!("cannot mount /dev/{device}"))?;
     }
     for dir in ["/dev/pts", "/dev/shm"] {
         fs::create_dir(dir).with_context(|| format!("cannot make {dir}"))?;
     }
     bind_tree("/dev/pts")?;
-    mount_fs("tmpfs", "/dev/shm", MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some("mode=1777"))?;
-    for (link, to) in [("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")] {
+    mount_fs(
+        "tmpfs",
+        "/dev/shm",
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some("mode=1777"),
+    )?;
+    for (link, to) in [
+        ("fd", ""),
+        ("stdin", "/0"),
+        ("stdout", "/1"),
+        ("stderr", "/2"),
+    ] {
         let made = std::os::unix::fs::symlink(format!("/proc/self/fd{to}"), format!("/dev/{link}"));
         made.with_context(|| format!("cannot make /dev/{link}"))?;
     }
@@ -207,7 +239,12 @@ fn mount_bind(bind: &Bind) -> anyhow::Result<()> {
 
 /// A path in the container, which must be absolute and must not climb.
 fn inside(path: &Path) -> anyhow::Result<PathBuf> {
-    let plain = |c: Component<'_>| matches!(c, Component::Normal(_) | Component::RootDir | Component::CurDir);
+    let plain = |c: Component<'_>| {
+        matches!(
+            c,
+            Component::Normal(_) | Component::RootDir | Component::CurDir
+        )
+    };
     if !path.components().all(plain) {
         bail!("{} has \"..\" in it", path.display());
     }

@@ -70,7 +70,10 @@ pub fn environment(
             Some(from) => from_source(pod, container, variable, from, facts, sources)?,
             None => {
                 let known = env.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-                Some(expand(variable.value.as_deref().unwrap_or_default(), &known))
+                Some(expand(
+                    variable.value.as_deref().unwrap_or_default(),
+                    &known,
+                ))
             }
         };
         if let Some(value) = value {
@@ -97,7 +100,8 @@ fn services(all: &[Service], own: &str, links: bool) -> BTreeMap<String, String>
             continue;
         };
         let prefix = name.to_uppercase().replace('-', "_");
-        let mut set = |suffix: String, value: String| env.insert(format!("{prefix}_{suffix}"), value);
+        let mut set =
+            |suffix: String, value: String| env.insert(format!("{prefix}_{suffix}"), value);
         let url = |protocol: &str, port: i32| match ip {
             IpAddr::V4(ip) => format!("{protocol}://{ip}:{port}"),
             IpAddr::V6(ip) => format!("{protocol}://[{ip}]:{port}"),
@@ -105,7 +109,10 @@ fn services(all: &[Service], own: &str, links: bool) -> BTreeMap<String, String>
         set("SERVICE_HOST".into(), ip.to_string());
         set("SERVICE_PORT".into(), first.port.to_string());
         let protocol = |p: Option<&str>| p.unwrap_or("TCP").to_lowercase();
-        set("PORT".into(), url(&protocol(first.protocol.as_deref()), first.port));
+        set(
+            "PORT".into(),
+            url(&protocol(first.protocol.as_deref()), first.port),
+        );
         for port in ports {
             if let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) {
                 let name = name.to_uppercase().replace('-', "_");
@@ -186,9 +193,12 @@ fn from_source(
     match path.and_then(|p| field(pod, p, facts)) {
         Some(value) => Ok(Some(value)),
         None => {
-            let what = path.map_or_else(|| "this source".to_owned(), |p| format!("the field {p:?}"));
+            let what =
+                path.map_or_else(|| "this source".to_owned(), |p| format!("the field {p:?}"));
             let name = &variable.name;
-            Err(config_error(format!("variable {name:?}: the lab takes no values from {what}")))
+            Err(config_error(format!(
+                "variable {name:?}: the lab takes no values from {what}"
+            )))
         }
     }
 }
@@ -202,9 +212,18 @@ pub fn field(pod: &Pod, path: &str, facts: &Facts) -> Option<String> {
     };
     let key = |map: &Option<BTreeMap<String, String>>, rest: &str| {
         let key = rest.strip_prefix("['")?.strip_suffix("']")?;
-        Some(map.as_ref().and_then(|m| m.get(key).cloned()).unwrap_or_default())
+        Some(
+            map.as_ref()
+                .and_then(|m| m.get(key).cloned())
+                .unwrap_or_default(),
+        )
     };
-    let join = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let join = |ips: &[IpAddr]| {
+        ips.iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join(",")
+    };
     Some(match path {
         "metadata.name" => meta.name.clone().unwrap_or_default(),
         "metadata.namespace" => meta.namespace.clone().unwrap_or_default(),
@@ -213,15 +232,26 @@ pub fn field(pod: &Pod, path: &str, facts: &Facts) -> Option<String> {
         "metadata.annotations" => list(&meta.annotations),
         "spec.nodeName" => facts.node.clone(),
         "spec.serviceAccountName" => service_account(pod).to_owned(),
-        "status.hostIP" => facts.host_ips.first().map(ToString::to_string).unwrap_or_default(),
+        "status.hostIP" => facts
+            .host_ips
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         "status.hostIPs" => join(&facts.host_ips),
-        "status.podIP" => facts.pod_ips.first().map(ToString::to_string).unwrap_or_default(),
+        "status.podIP" => facts
+            .pod_ips
+            .first()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         "status.podIPs" => join(&facts.pod_ips),
         other => {
             if let Some(rest) = other.strip_prefix("metadata.labels") {
                 return key(&meta.labels, rest);
             }
-            return key(&meta.annotations, other.strip_prefix("metadata.annotations")?);
+            return key(
+                &meta.annotations,
+                other.strip_prefix("metadata.annotations")?,
+            );
         }
     })
 }
@@ -328,9 +358,14 @@ mod tests {
 
     use super::*;
 
-    fn env(container: serde_json::Value, sources: &Sources) -> Result<BTreeMap<String, String>, Waiting> {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a": "b"}},
-            "spec": {"containers": [container], "serviceAccountName": "sa"}}))
+    fn env(
+        container: serde_json::Value,
+        sources: &Sources,
+    ) -> Result<BTreeMap<String, String>, Waiting> {
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "labels": {"a": "b"}},
+            "spec": {"containers": [container], "serviceAccountName": "sa"}}),
+        )
         .unwrap();
         let facts = Facts {
             node: "node1".into(),
@@ -351,7 +386,10 @@ mod tests {
         Sources {
             config_maps: [("m".to_owned(), serde_json::from_value(map).unwrap())].into(),
             secrets: [("s".to_owned(), serde_json::from_value(secret).unwrap())].into(),
-            services: vec![serde_json::from_value(service).unwrap(), serde_json::from_value(other).unwrap()],
+            services: vec![
+                serde_json::from_value(service).unwrap(),
+                serde_json::from_value(other).unwrap(),
+            ],
             tokens: BTreeMap::new(),
         }
     }
@@ -371,8 +409,18 @@ mod tests {
                 {"name": "CPUS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]});
         let env = env(container, &sources()).unwrap();
         let wanted = [
-            ("B", "<1v>"), ("IPS", "10.0.0.1,fd00::1"), ("L", "b"), ("SA", "sa"), ("S", "secret"), ("MEM", "64"), ("CPU", "250"), ("CPUS", "2"),
-            ("X_K", "v"), ("MY_WEB_SERVICE_HOST", "10.96.0.9"), ("MY_WEB_SERVICE_PORT_HTTP", "80"), ("MY_WEB_PORT_80_TCP", "tcp://10.96.0.9:80"),
+            ("B", "<1v>"),
+            ("IPS", "10.0.0.1,fd00::1"),
+            ("L", "b"),
+            ("SA", "sa"),
+            ("S", "secret"),
+            ("MEM", "64"),
+            ("CPU", "250"),
+            ("CPUS", "2"),
+            ("X_K", "v"),
+            ("MY_WEB_SERVICE_HOST", "10.96.0.9"),
+            ("MY_WEB_SERVICE_PORT_HTTP", "80"),
+            ("MY_WEB_PORT_80_TCP", "tcp://10.96.0.9:80"),
         ];
         for (name, value) in wanted {
             assert_eq!(env.get(name).map(String::as_str), Some(value), "{name}");
@@ -385,8 +433,14 @@ mod tests {
     #[test]
     fn what_is_missing_is_said() {
         let cases = [
-            (json!({"configMapKeyRef": {"name": "no", "key": "k"}}), "configmap \"no\" not found"),
-            (json!({"secretKeyRef": {"name": "s", "key": "k"}}), "couldn't find key k in secret \"s\""),
+            (
+                json!({"configMapKeyRef": {"name": "no", "key": "k"}}),
+                "configmap \"no\" not found",
+            ),
+            (
+                json!({"secretKeyRef": {"name": "s", "key": "k"}}),
+                "couldn't find key k in secret \"s\"",
+            ),
             (json!({"fieldRef": {"fieldPath": "spec.foo"}}), "spec.foo"),
             (json!({"resourceFieldRef": {"resource": "cpu"}}), "\"cpu\""),
         ];

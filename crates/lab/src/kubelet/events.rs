@@ -44,15 +44,34 @@ impl Recorder {
         Recorder(tell)
     }
 
-    pub(crate) fn normal(&self, about: &About, container: Option<&str>, reason: &'static str, message: String) {
+    pub(crate) fn normal(
+        &self,
+        about: &About,
+        container: Option<&str>,
+        reason: &'static str,
+        message: String,
+    ) {
         self.say(about, container, false, reason, message);
     }
 
-    pub(crate) fn warning(&self, about: &About, container: Option<&str>, reason: &'static str, message: String) {
+    pub(crate) fn warning(
+        &self,
+        about: &About,
+        container: Option<&str>,
+        reason: &'static str,
+        message: String,
+    ) {
         self.say(about, container, true, reason, message);
     }
 
-    fn say(&self, about: &About, container: Option<&str>, warning: bool, reason: &'static str, message: String) {
+    fn say(
+        &self,
+        about: &About,
+        container: Option<&str>,
+        warning: bool,
+        reason: &'static str,
+        message: String,
+    ) {
         // Nobody listens any more only when the supervisor stops.
         let _ = self.0.send(Said {
             about: about.clone(),
@@ -66,22 +85,40 @@ impl Recorder {
 }
 
 async fn write(client: Client, node: String, mut hear: mpsc::UnboundedReceiver<Said>) {
-    let mut known: BTreeMap<(String, Option<String>, String, String), (String, u32)> = BTreeMap::new();
+    let mut known: BTreeMap<(String, Option<String>, String, String), (String, u32)> =
+        BTreeMap::new();
     let mut number = 0_u32;
     let start = Timestamp::now().as_nanosecond() as u64;
     while let Some(said) = hear.recv().await {
-        let key = (said.about.uid.clone(), said.container.clone(), said.reason.to_owned(), said.message.clone());
-        let namespace = if said.about.namespace.is_empty() { "default" } else { &said.about.namespace };
+        let key = (
+            said.about.uid.clone(),
+            said.container.clone(),
+            said.reason.to_owned(),
+            said.message.clone(),
+        );
+        let namespace = if said.about.namespace.is_empty() {
+            "default"
+        } else {
+            &said.about.namespace
+        };
         let api: Api<Event> = Api::namespaced(client.clone(), namespace);
         if let Some((name, count)) = known.get_mut(&key) {
             *count += 1;
             let patch = Patch::Merge(json!({"count": *count, "lastTimestamp": time(said.at)}));
-            if api.patch(name, &PatchParams::default(), &patch).await.is_ok() {
+            if api
+                .patch(name, &PatchParams::default(), &patch)
+                .await
+                .is_ok()
+            {
                 continue;
             }
         }
         number += 1;
-        let name = format!("{}.{:x}", said.about.name, start.wrapping_add(u64::from(number)));
+        let name = format!(
+            "{}.{:x}",
+            said.about.name,
+            start.wrapping_add(u64::from(number))
+        );
         if create(&api, &name, &said, &node).await {
             if known.len() >= MEMORY {
                 known.clear();
@@ -93,7 +130,8 @@ async fn write(client: Client, node: String, mut hear: mpsc::UnboundedReceiver<S
 
 async fn create(api: &Api<Event>, name: &str, said: &Said, node: &str) -> bool {
     let about = &said.about;
-    let mut involved = json!({"apiVersion": "v1", "kind": about.kind, "name": about.name, "uid": about.uid});
+    let mut involved =
+        json!({"apiVersion": "v1", "kind": about.kind, "name": about.name, "uid": about.uid});
     if !about.namespace.is_empty() {
         involved["namespace"] = json!(about.namespace);
     }
@@ -115,7 +153,12 @@ async fn create(api: &Api<Event>, name: &str, said: &Said, node: &str) -> bool {
         // The namespace is on its way out, and the pod with it.
         Err(kube::Error::Api(e)) if e.code == 403 || e.code == 404 => false,
         Err(e) => {
-            tracing::warn!(object = about.name, "cannot write an event ({}: {}): {e}", said.reason, said.message);
+            tracing::warn!(
+                object = about.name,
+                "cannot write an event ({}: {}): {e}",
+                said.reason,
+                said.message
+            );
             false
         }
     }

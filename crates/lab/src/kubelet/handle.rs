@@ -50,7 +50,10 @@ pub(crate) struct ContainerHandle {
 
 impl ContainerHandle {
     pub(crate) fn input(&self) -> Option<Input> {
-        self.input.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.input
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn set_input(&self, input: Option<Input>) {
@@ -80,7 +83,9 @@ pub(crate) enum Net {
 
 impl PodHandle {
     pub(crate) fn container(&self, name: &str) -> Option<&Arc<ContainerHandle>> {
-        self.containers.iter().find(|c| name.is_empty() || c.name == name)
+        self.containers
+            .iter()
+            .find(|c| name.is_empty() || c.name == name)
     }
 }
 

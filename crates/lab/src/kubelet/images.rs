@@ -78,8 +78,9 @@ pub type Added = BTreeMap<String, Image>;
 /// Reads added images; none when there is no such file.
 pub fn added(file: &Path) -> anyhow::Result<Added> {
     match std::fs::read_to_string(file) {
-        Ok(text) => serde_json::from_str(&text)
-            .with_context(|| format!("{} is malformed", file.display())),
+        Ok(text) => {
+            serde_json::from_str(&text).with_context(|| format!("{} is malformed", file.display()))
+        }
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Added::new()),
         Err(e) => Err(e).with_context(|| format!("cannot read {}", file.display())),
     }
@@ -158,7 +159,14 @@ impl Image {
         let base = |p: &str| p.rsplit('/').next().unwrap_or_default().to_owned();
         if let Some(server) = self.server {
             let Some((first, rest)) = command.split_first() else {
-                return Ok(Run::Server(server, if args.is_empty() { self.cmd.clone() } else { args }));
+                return Ok(Run::Server(
+                    server,
+                    if args.is_empty() {
+                        self.cmd.clone()
+                    } else {
+                        args
+                    },
+                ));
             };
             if self.programs.contains(&base(first)) {
                 return Ok(Run::Server(server, [rest, &args].concat()));
@@ -173,7 +181,11 @@ impl Image {
                 message: "image \"host\" has no program of its own: set `command`".into(),
             });
         }
-        let args = if args.is_empty() { self.cmd.clone() } else { args };
+        let args = if args.is_empty() {
+            self.cmd.clone()
+        } else {
+            args
+        };
         Ok(Run::Command([self.entrypoint.clone(), args].concat()))
     }
 }
@@ -194,7 +206,11 @@ mod tests {
     fn the_table_is_readable() {
         let table: Vec<Image> = serde_saphyr::from_str(TABLE).unwrap();
         assert!(table.len() > 10 && table.iter().all(|i| !i.names.is_empty()));
-        assert!(table.iter().all(|i| i.server.is_some() != !i.entrypoint.is_empty()));
+        assert!(
+            table
+                .iter()
+                .all(|i| i.server.is_some() != !i.entrypoint.is_empty())
+        );
     }
 
     #[test]
@@ -209,15 +225,28 @@ mod tests {
             assert_eq!(plain_name(reference), "nginx", "{reference}");
         }
         assert_eq!(plain_name("localhost:5000/a/b:1"), "localhost:5000/a/b");
-        assert_eq!(plain_name("registry.k8s.io/pause:3.10"), "registry.k8s.io/pause");
+        assert_eq!(
+            plain_name("registry.k8s.io/pause:3.10"),
+            "registry.k8s.io/pause"
+        );
     }
 
     #[test]
     fn images_of_demos_are_known() {
         for reference in [
-            "traefik/whoami", "nicolaka/netshoot", "curlimages/curl:8.10.1", "nginx:latest", "busybox:1.36", "alpine",
-            "registry.k8s.io/e2e-test-images/agnhost:2.45", "cilium/netperf", "quay.io/cilium/json-mock:v1.3.8@sha256:0",
-            "quay.io/cilium/starwars:v2.1@sha256:1", "quay.io/cilium/alpine-curl:v1.10.0", "registry.k8s.io/pause:3.9", "hypha/echo:latest",
+            "traefik/whoami",
+            "nicolaka/netshoot",
+            "curlimages/curl:8.10.1",
+            "nginx:latest",
+            "busybox:1.36",
+            "alpine",
+            "registry.k8s.io/e2e-test-images/agnhost:2.45",
+            "cilium/netperf",
+            "quay.io/cilium/json-mock:v1.3.8@sha256:0",
+            "quay.io/cilium/starwars:v2.1@sha256:1",
+            "quay.io/cilium/alpine-curl:v1.10.0",
+            "registry.k8s.io/pause:3.9",
+            "hypha/echo:latest",
         ] {
             assert!(get(reference).is_ok(), "{reference}");
         }
@@ -228,25 +257,57 @@ mod tests {
         let run = |image: &str, command: &[&str], args: &[&str]| {
             get(image).unwrap().run(words(command), words(args))
         };
-        assert_eq!(run("nginx", &[], &[]).unwrap(), Run::Server(Server::Nginx, vec![]));
-        assert_eq!(run("nginx", &["nginx", "-g"], &["x"]).unwrap(), Run::Server(Server::Nginx, words(&["-g", "x"])));
-        assert_eq!(run("nginx", &["sh", "-c"], &["x"]).unwrap(), Run::Command(words(&["sh", "-c", "x"])));
-        assert_eq!(run("curlimages/curl", &[], &["-s", "x"]).unwrap(), Run::Command(words(&["curl", "-s", "x"])));
-        assert_eq!(run("busybox", &[], &[]).unwrap(), Run::Command(words(&["sh"])));
-        assert_eq!(run("host", &[], &[]).unwrap_err().reason, "CreateContainerConfigError");
+        assert_eq!(
+            run("nginx", &[], &[]).unwrap(),
+            Run::Server(Server::Nginx, vec![])
+        );
+        assert_eq!(
+            run("nginx", &["nginx", "-g"], &["x"]).unwrap(),
+            Run::Server(Server::Nginx, words(&["-g", "x"]))
+        );
+        assert_eq!(
+            run("nginx", &["sh", "-c"], &["x"]).unwrap(),
+            Run::Command(words(&["sh", "-c", "x"]))
+        );
+        assert_eq!(
+            run("curlimages/curl", &[], &["-s", "x"]).unwrap(),
+            Run::Command(words(&["curl", "-s", "x"]))
+        );
+        assert_eq!(
+            run("busybox", &[], &[]).unwrap(),
+            Run::Command(words(&["sh"]))
+        );
+        assert_eq!(
+            run("host", &[], &[]).unwrap_err().reason,
+            "CreateContainerConfigError"
+        );
     }
 
     #[test]
     fn what_is_missing_is_said() {
         let unknown = get("ghcr.io/me/app:1").unwrap_err();
         assert_eq!(unknown.reason, "ErrImagePull");
-        assert!(unknown.message.contains("image add ghcr.io/me/app="), "{}", unknown.message);
+        assert!(
+            unknown.message.contains("image add ghcr.io/me/app="),
+            "{}",
+            unknown.message
+        );
         let lacking = resolve("cilium/netperf", &Added::new(), |_| false).unwrap_err();
-        assert!(lacking.message.contains("netperf, netserver"), "{}", lacking.message);
+        assert!(
+            lacking.message.contains("netperf, netserver"),
+            "{}",
+            lacking.message
+        );
         assert_eq!(get("a b").unwrap_err().reason, "InvalidImageName");
-        let own = Added::from([("ghcr.io/me/app".to_owned(), described(&words(&["/bin/app", "-x"])))]);
+        let own = Added::from([(
+            "ghcr.io/me/app".to_owned(),
+            described(&words(&["/bin/app", "-x"])),
+        )]);
         let image = resolve("ghcr.io/me/app:9", &own, |_| true).unwrap();
-        assert_eq!(image.run(vec![], vec![]).unwrap(), Run::Command(words(&["/bin/app", "-x"])));
+        assert_eq!(
+            image.run(vec![], vec![]).unwrap(),
+            Run::Command(words(&["/bin/app", "-x"]))
+        );
         assert_eq!(described(&words(&["nginx:1"])).server, Some(Server::Nginx));
     }
 }

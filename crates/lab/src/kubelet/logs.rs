@@ -85,7 +85,10 @@ impl Log {
                 file: None,
                 partial: Default::default(),
             }),
-            written: watch::Sender::new(Written { closed: true, ..Written::default() }),
+            written: watch::Sender::new(Written {
+                closed: true,
+                ..Written::default()
+            }),
             live: broadcast::channel(BACKLOG).0,
         }
     }
@@ -107,7 +110,10 @@ impl Log {
 
     fn open(&self, output: &mut Output) -> io::Result<()> {
         let _ = fs::rename(&self.path, previous(&self.path));
-        let file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.path)?;
         output.file = Some(file);
         self.written.send_modify(|w| {
             *w = Written {
@@ -177,7 +183,9 @@ impl Log {
         }
         let Some(file) = &mut output.file else { return };
         match file.write_all(records) {
-            Ok(()) => self.written.send_modify(|w| w.length += records.len() as u64),
+            Ok(()) => self
+                .written
+                .send_modify(|w| w.length += records.len() as u64),
             // /run is full, for one: the container goes on without a log.
             Err(e) => tracing::warn!("cannot write {}: {e}", self.path.display()),
         }
@@ -186,7 +194,10 @@ impl Log {
     /// The last bytes of the log, as text: what a container that failed may say with it.
     pub fn tail(&self, lines: usize, bytes: usize) -> String {
         let data = fs::read(&self.path).unwrap_or_default();
-        let options = Wanted { tail: Some(lines), ..Wanted::default() };
+        let options = Wanted {
+            tail: Some(lines),
+            ..Wanted::default()
+        };
         let text = select(&data, &options);
         let from = text.len().saturating_sub(bytes);
         String::from_utf8_lossy(&text[from..]).into_owned()
@@ -225,7 +236,10 @@ fn parse(line: &[u8]) -> Option<Record<'_>> {
 
 /// The records of whole lines of a file as a client sees them. A last line without its end is left out.
 pub fn select(data: &[u8], wanted: &Wanted) -> Vec<u8> {
-    let end = data.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    let end = data
+        .iter()
+        .rposition(|b| *b == b'\n')
+        .map_or(0, |at| at + 1);
     let lines = data[..end].split_inclusive(|b| *b == b'\n');
     let records: Vec<Record<'_>> = lines
         .filter_map(|l| parse(l.strip_suffix(b"\n").unwrap_or(l)))
@@ -293,18 +307,71 @@ mod tests {
         log.write(Stream::Stderr, b"err\n");
         log.write(Stream::Stdout, b"o\n");
         assert_eq!(read(&log, Wanted::default()), "one\nerr\ntwo\n");
-        assert_eq!(read(&log, Wanted { tail: Some(2), ..Wanted::default() }), "err\ntwo\n");
-        assert_eq!(read(&log, Wanted { tail: Some(0), ..Wanted::default() }), "");
-        assert_eq!(read(&log, Wanted { limit: Some(5), ..Wanted::default() }), "one\ne");
-        let stamped = read(&log, Wanted { timestamps: true, ..Wanted::default() });
+        assert_eq!(
+            read(
+                &log,
+                Wanted {
+                    tail: Some(2),
+                    ..Wanted::default()
+                }
+            ),
+            "err\ntwo\n"
+        );
+        assert_eq!(
+            read(
+                &log,
+                Wanted {
+                    tail: Some(0),
+                    ..Wanted::default()
+                }
+            ),
+            ""
+        );
+        assert_eq!(
+            read(
+                &log,
+                Wanted {
+                    limit: Some(5),
+                    ..Wanted::default()
+                }
+            ),
+            "one\ne"
+        );
+        let stamped = read(
+            &log,
+            Wanted {
+                timestamps: true,
+                ..Wanted::default()
+            },
+        );
         let first = stamped.lines().next().unwrap();
-        assert!(first.ends_with(" one") && first.parse::<Timestamp>().is_err() && first[..30].parse::<Timestamp>().is_ok(), "{first}");
+        assert!(
+            first.ends_with(" one")
+                && first.parse::<Timestamp>().is_err()
+                && first[..30].parse::<Timestamp>().is_ok(),
+            "{first}"
+        );
         let later = Timestamp::now() + jiff::SignedDuration::from_secs(5);
-        assert_eq!(read(&log, Wanted { since: Some(later), ..Wanted::default() }), "");
+        assert_eq!(
+            read(
+                &log,
+                Wanted {
+                    since: Some(later),
+                    ..Wanted::default()
+                }
+            ),
+            ""
+        );
         let long = vec![b'x'; 3 * MAX_LINE];
         log.write(Stream::Stdout, &long);
         log.write(Stream::Stdout, b"y\n");
-        let tail = read(&log, Wanted { tail: Some(1), ..Wanted::default() });
+        let tail = read(
+            &log,
+            Wanted {
+                tail: Some(1),
+                ..Wanted::default()
+            },
+        );
         assert_eq!(tail.len(), 3 * MAX_LINE + 2, "parts are one line");
         log.write(Stream::Stdout, b"no end");
         log.end();
@@ -320,16 +387,28 @@ mod tests {
         log.begin().unwrap();
         log.write(Stream::Stdout, b"second\n");
         assert_eq!(read(&log, Wanted::default()), "second\n");
-        assert!(fs::read_to_string(previous(log.path())).unwrap().ends_with("first\n"));
+        assert!(
+            fs::read_to_string(previous(log.path()))
+                .unwrap()
+                .ends_with("first\n")
+        );
         let line = [vec![b'z'; 8000], b"\n".to_vec()].concat();
         for _ in 0..1500 {
             log.write(Stream::Stdout, &line);
         }
-        assert!(fs::metadata(log.path()).unwrap().len() < MAX_FILE && log.watch().borrow().file == 3);
+        assert!(
+            fs::metadata(log.path()).unwrap().len() < MAX_FILE && log.watch().borrow().file == 3
+        );
     }
 
     #[test]
     fn garbage_is_left_out() {
-        assert_eq!(select(b"x\n\n2026-01-01T00:00:00Z stdout F ok\nhalf", &Wanted::default()), b"ok\n");
+        assert_eq!(
+            select(
+                b"x\n\n2026-01-01T00:00:00Z stdout F ok\nhalf",
+                &Wanted::default()
+            ),
+            b"ok\n"
+        );
     }
 }

@@ -69,7 +69,12 @@ pub fn machine_size() -> (usize, u64) {
 
 impl Kubelet {
     /// A kubelet that takes CNI plugins from these directories.
-    pub fn new(node: Arc<Node>, client: Client, cni_path: Vec<PathBuf>, objects: Arc<Objects>) -> Kubelet {
+    pub fn new(
+        node: Arc<Node>,
+        client: Client,
+        cni_path: Vec<PathBuf>,
+        objects: Arc<Objects>,
+    ) -> Kubelet {
         let (cpus, memory) = machine_size();
         let context = Context {
             cni: Cni::new(node.clone(), cni_path),

@@ -136,7 +136,12 @@ impl apiserver::Kubelets for KubeletWays {
     fn connect<'a>(&'a self, node: &'a str) -> BoxFuture<'a, io::Result<TcpStream>> {
         let found = self.0.iter().find(|n| n.name == node).cloned();
         Box::pin(async move {
-            let missing = || io::Error::new(io::ErrorKind::NotFound, format!("the lab has no node {node:?}"));
+            let missing = || {
+                io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("the lab has no node {node:?}"),
+                )
+            };
             let node = found.ok_or_else(missing)?;
             let ip = *node.addresses.first().ok_or_else(missing)?;
             // From the node itself: the kubelet takes nobody else.

@@ -48,8 +48,16 @@ impl Objects {
     /// Starts watching.
     pub fn start(client: Client, images: PathBuf) -> Objects {
         let (changes, _) = broadcast::channel(BACKLOG);
-        tokio::spawn(tell_changes::<ConfigMap>(client.clone(), Changed::ConfigMap, changes.clone()));
-        tokio::spawn(tell_changes::<Secret>(client.clone(), Changed::Secret, changes.clone()));
+        tokio::spawn(tell_changes::<ConfigMap>(
+            client.clone(),
+            Changed::ConfigMap,
+            changes.clone(),
+        ));
+        tokio::spawn(tell_changes::<Secret>(
+            client.clone(),
+            Changed::Secret,
+            changes.clone(),
+        ));
         let (services, writer) = reflector::store();
         let watched = watcher(Api::all(client.clone()), watcher::Config::default());
         let kept = reflector::reflector(writer, watched.default_backoff());
@@ -119,10 +127,18 @@ impl Objects {
             let of = s.metadata.namespace.as_deref().unwrap_or_default();
             of == namespace || of == "default" && s.metadata.name.as_deref() == Some("kubernetes")
         };
-        all.iter().filter(ours).map(|s| s.as_ref().clone()).collect()
+        all.iter()
+            .filter(ours)
+            .map(|s| s.as_ref().clone())
+            .collect()
     }
 
-    async fn token(&self, pod: &Pod, audience: &str, lifetime: i64) -> kube::Result<Option<String>> {
+    async fn token(
+        &self,
+        pod: &Pod,
+        audience: &str,
+        lifetime: i64,
+    ) -> kube::Result<Option<String>> {
         let accounts: Api<ServiceAccount> =
             Api::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
         let bound = k8s_openapi::api::authentication::v1::BoundObjectReference {
@@ -141,7 +157,9 @@ impl Objects {
             ..TokenRequest::default()
         };
         let name = service_account(pod);
-        let made = accounts.create_token_request(name, &PostParams::default(), &request).await;
+        let made = accounts
+            .create_token_request(name, &PostParams::default(), &request)
+            .await;
         match made {
             Ok(made) => Ok(made.status.and_then(|s| s.token)),
             // The account is not there yet.
@@ -153,9 +171,16 @@ impl Objects {
 
 async fn tell_changes<K>(client: Client, kind: Changed, tell: broadcast::Sender<Change>)
 where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + std::fmt::Debug
+        + Send
+        + 'static,
 {
-    let mut events = watcher(Api::<K>::all(client), watcher::Config::default()).default_backoff().boxed();
+    let mut events = watcher(Api::<K>::all(client), watcher::Config::default())
+        .default_backoff()
+        .boxed();
     loop {
         let object = match events.try_next().await {
             Ok(Some(Event::Apply(o) | Event::InitApply(o) | Event::Delete(o))) => o,
@@ -167,6 +192,10 @@ where
             }
         };
         // Nobody may be interested just now.
-        let _ = tell.send((kind, object.namespace().unwrap_or_default(), object.name_any()));
+        let _ = tell.send((
+            kind,
+            object.namespace().unwrap_or_default(),
+            object.name_any(),
+        ));
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSecurityContext, SecurityContext, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Container, Pod, PodSecurityContext, SecurityContext, VolumeMount,
+};
 
 use super::env::{Sources, environment, expand};
 use super::images::{HOST, Image, plain_name};
@@ -85,15 +87,25 @@ pub fn not_honoured(pod: &Pod) -> Vec<&'static str> {
     let Some(spec) = &pod.spec else {
         return Vec::new();
     };
-    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let containers = spec
+        .init_containers
+        .iter()
+        .flatten()
+        .chain(&spec.containers);
     let limits = containers
         .filter_map(|c| c.resources.as_ref()?.limits.as_ref())
         .any(|l| l.contains_key("cpu") || l.contains_key("memory"));
-    let sysctls = spec.security_context.as_ref().and_then(|s| s.sysctls.as_ref());
+    let sysctls = spec
+        .security_context
+        .as_ref()
+        .and_then(|s| s.sysctls.as_ref());
     let all = [
         (limits, "resources.limits"),
         (spec.host_pid == Some(true), "hostPID"),
-        (spec.share_process_namespace == Some(true), "shareProcessNamespace"),
+        (
+            spec.share_process_namespace == Some(true),
+            "shareProcessNamespace",
+        ),
         (sysctls.is_some_and(|s| !s.is_empty()), "sysctls"),
         (spec.runtime_class_name.is_some(), "runtimeClassName"),
     ];
@@ -121,18 +133,26 @@ pub fn hosts_file(pod: &Pod, facts: &Facts) -> String {
         "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n",
     );
     let spec = pod.spec.as_ref();
-    let subdomain = spec.and_then(|s| s.subdomain.as_deref()).filter(|s| !s.is_empty());
+    let subdomain = spec
+        .and_then(|s| s.subdomain.as_deref())
+        .filter(|s| !s.is_empty());
     let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
     for ip in &facts.pod_ips {
         let name = &facts.hostname;
         match subdomain {
-            Some(sub) => text.push_str(&format!("{ip}\t{name}.{sub}.{namespace}.svc.{CLUSTER_DOMAIN}\t{name}\n")),
+            Some(sub) => text.push_str(&format!(
+                "{ip}\t{name}.{sub}.{namespace}.svc.{CLUSTER_DOMAIN}\t{name}\n"
+            )),
             None => text.push_str(&format!("{ip}\t{name}\n")),
         }
     }
     for alias in spec.iter().flat_map(|s| s.host_aliases.iter().flatten()) {
         let names = alias.hostnames.iter().flatten().map(String::as_str);
-        text.push_str(&format!("{}\t{}\n", alias.ip, names.collect::<Vec<_>>().join("\t")));
+        text.push_str(&format!(
+            "{}\t{}\n",
+            alias.ip,
+            names.collect::<Vec<_>>().join("\t")
+        ));
     }
     text
 }
@@ -140,13 +160,18 @@ pub fn hosts_file(pod: &Pod, facts: &Facts) -> String {
 /// Text of /etc/resolv.conf. `cluster` are the servers of cluster DNS, `host` is the host's own file.
 pub fn resolv_conf(pod: &Pod, cluster: &[IpAddr], host: &str) -> String {
     let spec = pod.spec.as_ref();
-    let policy = spec.and_then(|s| s.dns_policy.as_deref()).unwrap_or("ClusterFirst");
+    let policy = spec
+        .and_then(|s| s.dns_policy.as_deref())
+        .unwrap_or("ClusterFirst");
     let words = |key: &str| {
         let lines = host.lines().filter_map(|l| l.trim().strip_prefix(key));
-        let words = lines.filter(|l| l.starts_with([' ', '\t'])).flat_map(str::split_ascii_whitespace);
+        let words = lines
+            .filter(|l| l.starts_with([' ', '\t']))
+            .flat_map(str::split_ascii_whitespace);
         words.map(str::to_owned).collect::<Vec<_>>()
     };
-    let (mut servers, mut search, mut options) = (words("nameserver"), words("search"), words("options"));
+    let (mut servers, mut search, mut options) =
+        (words("nameserver"), words("search"), words("options"));
     let in_cluster = match policy {
         "None" => {
             (servers, search, options) = (Vec::new(), Vec::new(), Vec::new());
@@ -172,7 +197,12 @@ pub fn resolv_conf(pod: &Pod, cluster: &[IpAddr], host: &str) -> String {
         for option in config.options.iter().flatten() {
             let name = option.name.clone().unwrap_or_default();
             options.retain(|o| o.split(':').next() != Some(name.as_str()));
-            options.push(option.value.as_ref().map_or(name.clone(), |v| format!("{name}:{v}")));
+            options.push(
+                option
+                    .value
+                    .as_ref()
+                    .map_or(name.clone(), |v| format!("{name}:{v}")),
+            );
         }
     }
     render_resolv(servers, search, &options)
@@ -210,7 +240,9 @@ pub fn volume_dir(pod_dir: &Path, volume: &str) -> PathBuf {
 
 /// Where a container leaves its last words, below the pod's directory.
 pub fn termination_file(pod_dir: &Path, container: &str) -> PathBuf {
-    pod_dir.join("containers").join(format!("{container}.message"))
+    pod_dir
+        .join("containers")
+        .join(format!("{container}.message"))
 }
 
 /// The container's process. `volumes` says where each volume of the pod stands on the node.
@@ -239,9 +271,17 @@ pub fn container(
     let host = plain_name(container.image.as_deref().unwrap_or_default()) == HOST;
     let user = user(pod_context, own, image, &run)?;
     let process = Process {
-        dir: container.working_dir.clone().filter(|d| !d.is_empty()).map(PathBuf::from).or_else(|| image.dir.clone()),
+        dir: container
+            .working_dir
+            .clone()
+            .filter(|d| !d.is_empty())
+            .map(PathBuf::from)
+            .or_else(|| image.dir.clone()),
         user,
-        group: own.and_then(|s| s.run_as_group).or(pod_context.and_then(|s| s.run_as_group)).and_then(|g| g.try_into().ok()),
+        group: own
+            .and_then(|s| s.run_as_group)
+            .or(pod_context.and_then(|s| s.run_as_group))
+            .and_then(|g| g.try_into().ok()),
         capabilities: capabilities(own, host),
         stdin: container.stdin.unwrap_or(false),
         tty: container.tty.unwrap_or(false),
@@ -255,7 +295,9 @@ pub fn container(
             machine_network: network,
             machine_files: network && host,
             all_devices: own.and_then(|s| s.privileged) == Some(true),
-            read_only: own.and_then(|s| s.read_only_root_filesystem).unwrap_or(false),
+            read_only: own
+                .and_then(|s| s.read_only_root_filesystem)
+                .unwrap_or(false),
             binds,
             files: vec![("/etc/hostname".into(), format!("{}\n", facts.hostname))],
         },
@@ -270,9 +312,13 @@ fn user(
     image: &Image,
     run: &Run,
 ) -> Result<Option<u32>, Waiting> {
-    let asked = own.and_then(|s| s.run_as_user).or(pod.and_then(|s| s.run_as_user));
+    let asked = own
+        .and_then(|s| s.run_as_user)
+        .or(pod.and_then(|s| s.run_as_user));
     let user = asked.and_then(|u| u.try_into().ok()).or(image.user);
-    let not_root = own.and_then(|s| s.run_as_non_root).or(pod.and_then(|s| s.run_as_non_root));
+    let not_root = own
+        .and_then(|s| s.run_as_non_root)
+        .or(pod.and_then(|s| s.run_as_non_root));
     // A built-in server touches nothing of the host, whoever it runs as.
     let command = matches!(run, Run::Command(_));
     if not_root == Some(true) && command && user.is_none_or(|u| u == 0) {
@@ -294,14 +340,20 @@ fn capabilities(own: Option<&SecurityContext>, host: bool) -> Option<Vec<String>
     }
     let plain = |list: &Option<Vec<String>>| {
         let all = list.iter().flatten();
-        all.map(|c| c.trim_start_matches("CAP_").to_owned()).collect::<Vec<_>>()
+        all.map(|c| c.trim_start_matches("CAP_").to_owned())
+            .collect::<Vec<_>>()
     };
-    let (add, drop) = asked.map(|c| (plain(&c.add), plain(&c.drop))).unwrap_or_default();
+    let (add, drop) = asked
+        .map(|c| (plain(&c.add), plain(&c.drop)))
+        .unwrap_or_default();
     if add.iter().any(|c| c == "ALL") {
         return None;
     }
     let none = drop.iter().any(|c| c == "ALL");
-    let base = CAPABILITIES.iter().map(|c| (*c).to_owned()).filter(|c| !none && !drop.contains(c));
+    let base = CAPABILITIES
+        .iter()
+        .map(|c| (*c).to_owned())
+        .filter(|c| !none && !drop.contains(c));
     Some(base.chain(add).collect())
 }
 
@@ -317,7 +369,10 @@ fn binds(
         read_only: false,
     });
     let mut binds = Vec::from(own);
-    let message = container.termination_message_path.as_deref().filter(|p| !p.is_empty());
+    let message = container
+        .termination_message_path
+        .as_deref()
+        .filter(|p| !p.is_empty());
     binds.push(Bind {
         from: termination_file(&facts.dir, &container.name),
         to: PathBuf::from(message.unwrap_or(DEFAULT_TERMINATION_LOG)),
@@ -328,18 +383,27 @@ fn binds(
     mounts.sort_by_key(|m| m.mount_path.split('/').filter(|p| !p.is_empty()).count());
     for mount in mounts {
         let from = volumes.get(&mount.name).ok_or_else(|| {
-            config_error(format!("volumeMount {:?} has no volume of that name", mount.name))
+            config_error(format!(
+                "volumeMount {:?} has no volume of that name",
+                mount.name
+            ))
         })?;
         let sub = match (&mount.sub_path_expr, &mount.sub_path) {
             (Some(text), _) => expand(text, env),
             (None, sub) => sub.clone().unwrap_or_default(),
         };
         if Path::new(&sub).is_absolute() || sub.split('/').any(|p| p == "..") {
-            return Err(config_error(format!("subPath {sub:?} must stay in its volume")));
+            return Err(config_error(format!(
+                "subPath {sub:?} must stay in its volume"
+            )));
         }
         binds.retain(|b| b.to != Path::new(&mount.mount_path));
         binds.push(Bind {
-            from: if sub.is_empty() { from.clone() } else { from.join(sub) },
+            from: if sub.is_empty() {
+                from.clone()
+            } else {
+                from.join(sub)
+            },
             to: PathBuf::from(&mount.mount_path),
             read_only: mount.read_only.unwrap_or(false),
         });
@@ -382,12 +446,28 @@ mod tests {
             {"name":"v","mountPath":"/a/b/c","subPath":"s"},{"name":"v","mountPath":"/a","readOnly":true},{"name":"v","mountPath":"/e","subPathExpr":"$(A)/q"},
             {"name":"v","mountPath":"/etc/hosts","subPath":"h"}]}]});
         let binds = plan(&pod(spec)).unwrap().root.binds;
-        let short: Vec<String> = binds.iter().map(|b| format!("{}:{}:{}", b.from.display(), b.to.display(), b.read_only)).collect();
-        assert_eq!(short, [
-            "/run/kubelet/pods/u/etc/resolv.conf:/etc/resolv.conf:false",
-            "/run/kubelet/pods/u/containers/c.message:/dev/termination-log:false", "/run/v:/a:true", "/run/v/z/q:/e:false", "/run/v/h:/etc/hosts:false", "/run/v/s:/a/b/c:false",
-        ]);
-        for (mount, part) in [(json!({"name":"v","mountPath":"/a","subPath":"../x"}), "../x"), (json!({"name":"w","mountPath":"/a"}), "\"w\"")] {
+        let short: Vec<String> = binds
+            .iter()
+            .map(|b| format!("{}:{}:{}", b.from.display(), b.to.display(), b.read_only))
+            .collect();
+        assert_eq!(
+            short,
+            [
+                "/run/kubelet/pods/u/etc/resolv.conf:/etc/resolv.conf:false",
+                "/run/kubelet/pods/u/containers/c.message:/dev/termination-log:false",
+                "/run/v:/a:true",
+                "/run/v/z/q:/e:false",
+                "/run/v/h:/etc/hosts:false",
+                "/run/v/s:/a/b/c:false",
+            ]
+        );
+        for (mount, part) in [
+            (
+                json!({"name":"v","mountPath":"/a","subPath":"../x"}),
+                "../x",
+            ),
+            (json!({"name":"w","mountPath":"/a"}), "\"w\""),
+        ] {
             let spec = json!({"containers":[{"name":"c","image":"host","command":["x"],"volumeMounts":[mount]}]});
             assert!(plan(&pod(spec)).unwrap_err().message.contains(part));
         }
@@ -399,13 +479,32 @@ mod tests {
             plan(&pod(json!({"containers":[{"name":"c","image":image,"command":["x"],"securityContext":context}]}))).map(|s| s.process)
         };
         assert_eq!(get("host", json!({})).unwrap().capabilities, None);
-        assert_eq!(get("nginx", json!({"privileged": true})).unwrap().capabilities, None);
+        assert_eq!(
+            get("nginx", json!({"privileged": true}))
+                .unwrap()
+                .capabilities,
+            None
+        );
         let plain = get("nginx", json!({})).unwrap().capabilities.unwrap();
         assert!(plain.contains(&"NET_RAW".to_owned()) && !plain.contains(&"SYS_ADMIN".to_owned()));
-        let own = get("host", json!({"capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "CAP_NET_RAW"]}})).unwrap();
+        let own = get(
+            "host",
+            json!({"capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "CAP_NET_RAW"]}}),
+        )
+        .unwrap();
         assert_eq!(own.capabilities.unwrap(), ["NET_ADMIN", "NET_RAW"]);
-        assert_eq!(get("host", json!({"runAsUser": 1000, "runAsGroup": 7})).unwrap().user, Some(1000));
-        assert!(get("host", json!({"runAsNonRoot": true})).unwrap_err().message.contains("runAsNonRoot"));
+        assert_eq!(
+            get("host", json!({"runAsUser": 1000, "runAsGroup": 7}))
+                .unwrap()
+                .user,
+            Some(1000)
+        );
+        assert!(
+            get("host", json!({"runAsNonRoot": true}))
+                .unwrap_err()
+                .message
+                .contains("runAsNonRoot")
+        );
     }
 
     #[test]
@@ -418,20 +517,40 @@ mod tests {
             "search n.svc.cluster.local svc.cluster.local cluster.local corp.example\nnameserver 10.96.0.10\noptions ndots:5\n"
         );
         let p = pod(json!({"containers":[],"hostNetwork":true}));
-        assert_eq!(resolv_conf(&p, &dns, host), "search corp.example\nnameserver 8.8.8.8\noptions timeout:1\n");
+        assert_eq!(
+            resolv_conf(&p, &dns, host),
+            "search corp.example\nnameserver 8.8.8.8\noptions timeout:1\n"
+        );
         let config = json!({"nameservers":["1.1.1.1"],"searches":["a.b"],"options":[{"name":"ndots","value":"2"},{"name":"rotate"}]});
         let p = pod(json!({"containers":[],"dnsPolicy":"None","dnsConfig":config}));
-        assert_eq!(resolv_conf(&p, &dns, host), "search a.b\nnameserver 1.1.1.1\noptions ndots:2 rotate\n");
-        let p = pod(json!({"containers":[],"subdomain":"sub","hostAliases":[{"ip":"1.2.3.4","hostnames":["x","y"]}]}));
+        assert_eq!(
+            resolv_conf(&p, &dns, host),
+            "search a.b\nnameserver 1.1.1.1\noptions ndots:2 rotate\n"
+        );
+        let p = pod(
+            json!({"containers":[],"subdomain":"sub","hostAliases":[{"ip":"1.2.3.4","hostnames":["x","y"]}]}),
+        );
         let hosts = hosts_file(&p, &facts());
-        assert!(hosts.contains("10.0.0.1\tp.sub.n.svc.cluster.local\tp\n") && hosts.contains("1.2.3.4\tx\ty\n"), "{hosts}");
-        assert_eq!(hostname(&pod(json!({"containers":[],"hostname":"h"})), "node1"), "h");
-        assert_eq!(hostname(&pod(json!({"containers":[],"hostNetwork":true})), "node1"), "node1");
+        assert!(
+            hosts.contains("10.0.0.1\tp.sub.n.svc.cluster.local\tp\n")
+                && hosts.contains("1.2.3.4\tx\ty\n"),
+            "{hosts}"
+        );
+        assert_eq!(
+            hostname(&pod(json!({"containers":[],"hostname":"h"})), "node1"),
+            "h"
+        );
+        assert_eq!(
+            hostname(&pod(json!({"containers":[],"hostNetwork":true})), "node1"),
+            "node1"
+        );
     }
 
     #[test]
     fn what_is_not_done_is_said() {
-        let p = pod(json!({"hostPID": true, "containers":[{"name":"c","resources":{"limits":{"cpu":"1"}}}]}));
+        let p = pod(
+            json!({"hostPID": true, "containers":[{"name":"c","resources":{"limits":{"cpu":"1"}}}]}),
+        );
         assert_eq!(not_honoured(&p), ["resources.limits", "hostPID"]);
         assert!(not_honoured(&pod(json!({"containers":[{"name":"c"}]}))).is_empty());
     }

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, ExecAction, HTTPGetAction, HTTPHeader, LifecycleHandler, Probe, TCPSocketAction};
+use k8s_openapi::api::core::v1::{
+    Container, ExecAction, HTTPGetAction, HTTPHeader, LifecycleHandler, Probe, TCPSocketAction,
+};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
@@ -25,7 +27,11 @@ pub struct Judge {
 impl Judge {
     /// As the probe says.
     pub fn new(probe: &Probe) -> Judge {
-        let number = |n: Option<i32>, default: u32| n.and_then(|n| n.try_into().ok()).filter(|n| *n > 0).unwrap_or(default);
+        let number = |n: Option<i32>, default: u32| {
+            n.and_then(|n| n.try_into().ok())
+                .filter(|n| *n > 0)
+                .unwrap_or(default)
+        };
         Judge {
             good_needed: number(probe.success_threshold, 1),
             bad_needed: number(probe.failure_threshold, 3),
@@ -36,7 +42,11 @@ impl Judge {
 
     /// Takes a result; says what it amounts to once enough of a kind came in a row.
     pub fn take(&mut self, good: bool) -> Option<bool> {
-        (self.good, self.bad) = if good { (self.good + 1, 0) } else { (0, self.bad + 1) };
+        (self.good, self.bad) = if good {
+            (self.good + 1, 0)
+        } else {
+            (0, self.bad + 1)
+        };
         if good {
             (self.good >= self.good_needed).then_some(true)
         } else {
@@ -137,7 +147,9 @@ impl Asker<'_> {
     fn address(&self, host: Option<&String>, asked: &IntOrString) -> Result<SocketAddr, String> {
         let port = port(self.container, asked)?;
         let ip = match host.filter(|h| !h.is_empty()) {
-            Some(host) => host.parse().map_err(|_| format!("host {host:?} is no IP address"))?,
+            Some(host) => host
+                .parse()
+                .map_err(|_| format!("host {host:?} is no IP address"))?,
             None => self.ip.ok_or("the pod has no address")?,
         };
         Ok(SocketAddr::new(ip, port))
@@ -146,20 +158,27 @@ impl Asker<'_> {
     async fn tcp(&self, tcp: &TCPSocketAction) -> Result<(), String> {
         let to = self.address(tcp.host.as_ref(), &tcp.port)?;
         let connected = self.node.connect(to).await;
-        connected.map(drop).map_err(|e| format!("dial tcp {to}: {e}"))
+        connected
+            .map(drop)
+            .map_err(|e| format!("dial tcp {to}: {e}"))
     }
 
     async fn http(&self, http: &HTTPGetAction) -> Result<(), String> {
         let to = self.address(http.host.as_ref(), &http.port)?;
         let path = http.path.as_deref().filter(|p| p.starts_with('/'));
-        let path = path.map_or_else(|| format!("/{}", http.path.as_deref().unwrap_or_default()), str::to_owned);
+        let path = path.map_or_else(
+            || format!("/{}", http.path.as_deref().unwrap_or_default()),
+            str::to_owned,
+        );
         let tls = http.scheme.as_deref() == Some("HTTPS");
         let url = format!("{}://{to}{path}", if tls { "https" } else { "http" });
         let failed = |e: std::io::Error| format!("Get {url:?}: {e}");
         let request = request(&path, &to, http.http_headers.as_deref().unwrap_or_default());
         let stream = self.node.connect(to).await.map_err(failed)?;
         let status = if tls {
-            let stream = super::serve::tls::connect_unverified(stream).await.map_err(failed)?;
+            let stream = super::serve::tls::connect_unverified(stream)
+                .await
+                .map_err(failed)?;
             ask(stream, &request).await
         } else {
             ask(stream, &request).await
@@ -176,21 +195,30 @@ fn request(path: &str, to: &SocketAddr, headers: &[HTTPHeader]) -> String {
     let clean = |text: &str| text.replace(['\r', '\n', ' '], "");
     let own = |name: &str| headers.iter().find(|h| h.name.eq_ignore_ascii_case(name));
     let host = own("host").map_or_else(|| to.to_string(), |h| clean(&h.value));
-    let mut text = format!("GET {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n", clean(path));
+    let mut text = format!(
+        "GET {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n",
+        clean(path)
+    );
     if own("user-agent").is_none() {
         text.push_str("User-Agent: kube-probe/1.32\r\n");
     }
     if own("accept").is_none() {
         text.push_str("Accept: */*\r\n");
     }
-    for header in headers.iter().filter(|h| !h.name.eq_ignore_ascii_case("host")) {
+    for header in headers
+        .iter()
+        .filter(|h| !h.name.eq_ignore_ascii_case("host"))
+    {
         let value = header.value.replace(['\r', '\n'], "");
         text.push_str(&format!("{}: {value}\r\n", clean(&header.name)));
     }
     text + "\r\n"
 }
 
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> std::io::Result<u16> {
+async fn ask(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+) -> std::io::Result<u16> {
     stream.write_all(request.as_bytes()).await?;
     let mut head = vec![0; HEAD];
     let mut got = 0;
@@ -219,22 +247,60 @@ mod tests {
 
     #[test]
     fn thresholds() {
-        let probe = serde_json::from_value(json!({"successThreshold": 2, "failureThreshold": 3})).unwrap();
+        let probe =
+            serde_json::from_value(json!({"successThreshold": 2, "failureThreshold": 3})).unwrap();
         let mut judge = Judge::new(&probe);
-        let said: Vec<_> = [true, true, false, false, true, false, false, false, true].map(|g| judge.take(g)).into();
-        assert_eq!(said, [None, Some(true), None, None, None, None, None, Some(false), None]);
+        let said: Vec<_> = [true, true, false, false, true, false, false, false, true]
+            .map(|g| judge.take(g))
+            .into();
+        assert_eq!(
+            said,
+            [
+                None,
+                Some(true),
+                None,
+                None,
+                None,
+                None,
+                None,
+                Some(false),
+                None
+            ]
+        );
         assert_eq!(Judge::new(&Probe::default()).take(true), Some(true));
     }
 
     #[test]
     fn ports_and_requests() {
-        let container: Container = serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]})).unwrap();
-        assert_eq!(port(&container, &IntOrString::String("web".into())), Ok(8080));
+        let container: Container = serde_json::from_value(
+            json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]}),
+        )
+        .unwrap();
+        assert_eq!(
+            port(&container, &IntOrString::String("web".into())),
+            Ok(8080)
+        );
         assert_eq!(port(&container, &IntOrString::Int(80)), Ok(80));
-        assert!(port(&container, &IntOrString::String("x".into())).is_err() && port(&container, &IntOrString::Int(70000)).is_err());
-        let headers = [HTTPHeader { name: "Host".into(), value: "a.b".into() }, HTTPHeader { name: "X".into(), value: "1\r\nY: 2".into() }];
+        assert!(
+            port(&container, &IntOrString::String("x".into())).is_err()
+                && port(&container, &IntOrString::Int(70000)).is_err()
+        );
+        let headers = [
+            HTTPHeader {
+                name: "Host".into(),
+                value: "a.b".into(),
+            },
+            HTTPHeader {
+                name: "X".into(),
+                value: "1\r\nY: 2".into(),
+            },
+        ];
         let text = request("/h z\r\n", &"10.0.0.1:80".parse().unwrap(), &headers);
-        assert!(text.starts_with("GET /hz HTTP/1.1\r\nHost: a.b\r\n") && text.ends_with("X: 1Y: 2\r\n\r\n"), "{text}");
+        assert!(
+            text.starts_with("GET /hz HTTP/1.1\r\nHost: a.b\r\n")
+                && text.ends_with("X: 1Y: 2\r\n\r\n"),
+            "{text}"
+        );
         assert_eq!(status_code(b"HTTP/1.1 204 No\r\n"), Some(204));
         assert_eq!(status_code(b"SSH-2.0"), None);
         assert_eq!(status_code(b"HTTP/1.1"), None);

@@ -39,7 +39,9 @@ impl Terminal {
         let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::RDWR;
         rustix::fs::fcntl_setfl(&pair.master, flags)?;
         let terminal = Terminal {
-            from: Arc::new(pipe::Receiver::from_owned_fd_unchecked(pair.master.try_clone()?)?),
+            from: Arc::new(pipe::Receiver::from_owned_fd_unchecked(
+                pair.master.try_clone()?,
+            )?),
             to: Arc::new(pipe::Sender::from_owned_fd_unchecked(pair.master)?),
         };
         terminal.resize(80, 24);
@@ -86,7 +88,10 @@ impl Terminal {
 /// Where a process's output comes from.
 pub(crate) enum Output {
     /// Standard output and error.
-    Pipes(Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncRead + Send + Unpin>),
+    Pipes(
+        Box<dyn AsyncRead + Send + Unpin>,
+        Box<dyn AsyncRead + Send + Unpin>,
+    ),
     /// One terminal.
     Terminal(Terminal),
 }
@@ -147,7 +152,9 @@ pub(crate) async fn start(
     };
     let spawned = node.spawn_after(command, namespaces).await;
     let mut child = spawned.context("cannot start the container's first process")?;
-    let pid = child.id().context("the container's first process ended at once")?;
+    let pid = child
+        .id()
+        .context("the container's first process ended at once")?;
     let process = ProcId::of(pid as i32).context("the container's first process ended at once")?;
     // Before it does anything: it waits for its description.
     cgroup.join(process.pid)?;
@@ -210,7 +217,8 @@ pub(crate) async fn exec(
     if tty && !how.env.iter().any(|(k, _)| k == "TERM") {
         how.env.push(("TERM".into(), "xterm".into()));
     }
-    let namespaces = Namespaces::of_container(inside.process.pid).context("the container has ended")?;
+    let namespaces =
+        Namespaces::of_container(inside.process.pid).context("the container has ended")?;
     if !inside.process.alive() {
         anyhow::bail!("the container has ended");
     }
@@ -229,7 +237,9 @@ pub(crate) async fn exec(
         let _guard = runtime.enter();
         helper.spawn()
     });
-    let mut child = spawned.await?.context("cannot start a process in the container")?;
+    let mut child = spawned
+        .await?
+        .context("cannot start a process in the container")?;
     let pid = child.id().map(|p| p as i32);
     let mut executed = Executed {
         stdin: child.stdin.take(),
@@ -246,7 +256,9 @@ pub(crate) async fn exec(
         process: how,
     })?;
     if let Some(pipe) = &mut executed.stdin {
-        pipe.write_all(&spec).await.context("the command ended at once")?;
+        pipe.write_all(&spec)
+            .await
+            .context("the command ended at once")?;
     }
     if !stdin || tty {
         executed.stdin = None;

@@ -112,7 +112,10 @@ pub(super) enum Change {
     /// The readiness probe changed its mind.
     Ready(bool),
     /// It ended; it starts again after this time.
-    Exited { ended: Ended, again: Option<Duration> },
+    Exited {
+        ended: Ended,
+        again: Option<Duration>,
+    },
 }
 
 /// When and how a container is ended: the instant after which it is killed.
@@ -163,9 +166,13 @@ impl Runner {
             let began = Instant::now();
             let (ended, killed) = self.once(&spec, &reference).await;
             let stopping = self.stop.borrow().is_some();
-            let again = !stopping && (self.policy.again(ended.code) || killed && self.policy != RestartPolicy::Never);
+            let again = !stopping
+                && (self.policy.again(ended.code) || killed && self.policy != RestartPolicy::Never);
             let pause = again.then(|| restarts.next(began.elapsed()));
-            self.tell(Change::Exited { ended, again: pause });
+            self.tell(Change::Exited {
+                ended,
+                again: pause,
+            });
             let Some(pause) = pause else { return };
             if !pause.is_zero() {
                 self.back_off(pause);
@@ -178,13 +185,18 @@ impl Runner {
 
     fn back_off(&self, pause: Duration) {
         let (name, about) = (&self.container.name, &self.about);
-        let which = format!("restarting failed container={name} pod={}_{}({})", about.name, about.namespace, about.uid);
+        let which = format!(
+            "restarting failed container={name} pod={}_{}({})",
+            about.name, about.namespace, about.uid
+        );
         self.tell(Change::Waiting(Waiting {
             reason: "CrashLoopBackOff",
             message: format!("back-off {} {which}", humane(pause)),
         }));
         let message = format!("Back-off {which}");
-        self.context.events.warning(about, Some(name), "BackOff", message);
+        self.context
+            .events
+            .warning(about, Some(name), "BackOff", message);
     }
 
     fn tell(&self, change: Change) {
@@ -193,11 +205,15 @@ impl Runner {
     }
 
     fn normal(&self, reason: &'static str, message: String) {
-        self.context.events.normal(&self.about, Some(&self.container.name), reason, message);
+        self.context
+            .events
+            .normal(&self.about, Some(&self.container.name), reason, message);
     }
 
     fn warning(&self, reason: &'static str, message: String) {
-        self.context.events.warning(&self.about, Some(&self.container.name), reason, message);
+        self.context
+            .events
+            .warning(&self.about, Some(&self.container.name), reason, message);
     }
 
     /// True when the pod stops before the time is over.
@@ -216,15 +232,26 @@ impl Runner {
             }
             let waiting = match self.plan(&reference).await {
                 Ok(spec) => {
-                    self.normal("Pulled", format!("Container image {reference:?} already present on machine"));
+                    self.normal(
+                        "Pulled",
+                        format!("Container image {reference:?} already present on machine"),
+                    );
                     return Some((spec, reference));
                 }
                 Err(waiting) => waiting,
             };
             let image = waiting.reason == "ErrImagePull";
-            let message = if image { format!("Failed to pull image {reference:?}: {}", waiting.message) } else { format!("Error: {}", waiting.message) };
+            let message = if image {
+                format!("Failed to pull image {reference:?}: {}", waiting.message)
+            } else {
+                format!("Error: {}", waiting.message)
+            };
             self.warning("Failed", message);
-            let pause = if image { (FIRST_DELAY * 2_u32.saturating_pow(failures)).min(LONGEST_DELAY) } else { RETRY };
+            let pause = if image {
+                (FIRST_DELAY * 2_u32.saturating_pow(failures)).min(LONGEST_DELAY)
+            } else {
+                RETRY
+            };
             failures += 1;
             self.tell(Change::Waiting(waiting.clone()));
             if image {
@@ -258,9 +285,21 @@ impl Runner {
         let pod = self.pod.borrow().clone();
         let mut wanted = References::of(&pod);
         wanted.tokens.clear();
-        let read = self.context.objects.sources(&pod, &wanted, &Default::default()).await;
-        let sources = read.map_err(|e| plan::config_error(format!("cannot read what the pod refers to: {e}")))?;
-        plan::container(&pod, &self.container, &image, &self.facts, &sources, &self.volumes)
+        let read = self
+            .context
+            .objects
+            .sources(&pod, &wanted, &Default::default())
+            .await;
+        let sources = read
+            .map_err(|e| plan::config_error(format!("cannot read what the pod refers to: {e}")))?;
+        plan::container(
+            &pod,
+            &self.container,
+            &image,
+            &self.facts,
+            &sources,
+            &self.volumes,
+        )
     }
 
     /// Runs it once: how it ended, and whether the kubelet ended it.
@@ -276,8 +315,19 @@ impl Runner {
             Ok((code, killed)) => (code, killed, self.last_words(code)),
             Err(e) => {
                 let text = format!("{e:#}");
-                self.warning("Failed", format!("Error: failed to start container {:?}: {text}", self.container.name));
-                tracing::info!(pod = self.about.name, container = self.container.name, image = reference, "{text}");
+                self.warning(
+                    "Failed",
+                    format!(
+                        "Error: failed to start container {:?}: {text}",
+                        self.container.name
+                    ),
+                );
+                tracing::info!(
+                    pod = self.about.name,
+                    container = self.container.name,
+                    image = reference,
+                    "{text}"
+                );
                 (128, false, Some(text))
             }
         };
@@ -294,21 +344,36 @@ impl Runner {
     }
 
     fn last_words(&self, code: i32) -> Option<String> {
-        let path = self.context.node.path(termination_file(&self.facts.dir, &self.container.name));
+        let path = self
+            .context
+            .node
+            .path(termination_file(&self.facts.dir, &self.container.name));
         let said = std::fs::read(path).unwrap_or_default();
         if !said.is_empty() {
             return Some(String::from_utf8_lossy(&said[..said.len().min(MESSAGE)]).into_owned());
         }
-        let from_log = self.container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
-        (from_log && code != 0).then(|| self.handle.log.tail(80, 2048)).filter(|t| !t.is_empty())
+        let from_log =
+            self.container.termination_message_policy.as_deref() == Some("FallbackToLogsOnError");
+        (from_log && code != 0)
+            .then(|| self.handle.log.tail(80, 2048))
+            .filter(|t| !t.is_empty())
     }
 
     /// The error says why it could not start; else exit code, and whether the kubelet ended it.
-    async fn run_instance(&mut self, spec: &ContainerSpec, id: &str, since: Timestamp) -> anyhow::Result<(i32, bool)> {
+    async fn run_instance(
+        &mut self,
+        spec: &ContainerSpec,
+        id: &str,
+        since: Timestamp,
+    ) -> anyhow::Result<(i32, bool)> {
         let name = self.container.name.clone();
-        let message = self.context.node.path(termination_file(&self.facts.dir, &name));
+        let message = self
+            .context
+            .node
+            .path(termination_file(&self.facts.dir, &name));
         if let Some(dir) = message.parent() {
-            std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("cannot make {}", dir.display()))?;
         }
         std::fs::write(&message, "").context("cannot make the file for the last words")?;
         self.handle.log.begin().context("cannot open the log")?;
@@ -319,7 +384,11 @@ impl Runner {
         let (hear, say) = started.control.into_split();
         let mut tasks = JoinSet::new();
         let terminal = copy_output(&mut tasks, started.output, &self.handle);
-        let input = terminal.or_else(|| spec.process.stdin.then(|| Input::Pipe(Arc::new(tokio::sync::Mutex::new(say)))));
+        let input = terminal.or_else(|| {
+            spec.process
+                .stdin
+                .then(|| Input::Pipe(Arc::new(tokio::sync::Mutex::new(say))))
+        });
         if let Err(e) = wait_running(hear).await {
             // It ends by itself then.
             let _ = tokio::time::timeout(KILL_LIMIT, child.wait()).await;
@@ -385,21 +454,40 @@ impl Runner {
         self.end(child, cause, &inside).await
     }
 
-    async fn end(&mut self, child: &mut Child, cause: Cause, inside: &Inside) -> anyhow::Result<(std::process::ExitStatus, bool)> {
+    async fn end(
+        &mut self,
+        child: &mut Child,
+        cause: Cause,
+        inside: &Inside,
+    ) -> anyhow::Result<(std::process::ExitStatus, bool)> {
         let name = &self.container.name;
         let deadline = match cause {
-            Cause::Exit(status) => return Ok((status.context("cannot wait for the container")?, false)),
+            Cause::Exit(status) => {
+                return Ok((status.context("cannot wait for the container")?, false));
+            }
             Cause::Stop => {
                 self.normal("Killing", format!("Stopping container {name}"));
                 None
             }
             Cause::Dead(why) => {
                 self.normal("Killing", format!("Container {name} {why}"));
-                let grace = self.pod.borrow().spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
-                Some(Instant::now() + Duration::from_secs(grace.and_then(|g| g.try_into().ok()).unwrap_or(30)))
+                let grace = self
+                    .pod
+                    .borrow()
+                    .spec
+                    .as_ref()
+                    .and_then(|s| s.termination_grace_period_seconds);
+                Some(
+                    Instant::now()
+                        + Duration::from_secs(grace.and_then(|g| g.try_into().ok()).unwrap_or(30)),
+                )
             }
         };
-        let hook = self.container.lifecycle.as_ref().and_then(|l| l.pre_stop.clone());
+        let hook = self
+            .container
+            .lifecycle
+            .as_ref()
+            .and_then(|l| l.pre_stop.clone());
         let mut stop = self.stop.clone();
         let late = until(&mut stop, deadline);
         tokio::pin!(late);
@@ -474,7 +562,8 @@ fn exists(program: &str) -> bool {
 fn new_id() -> String {
     let mut bytes = [0_u8; 32];
     // Without randomness the id is still one; nothing depends on it being secret.
-    let _ = std::fs::File::open("/dev/urandom").and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes));
+    let _ = std::fs::File::open("/dev/urandom")
+        .and_then(|mut f| std::io::Read::read_exact(&mut f, &mut bytes));
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     format!("lab://{hex}")
 }
@@ -492,14 +581,20 @@ async fn wait_running(hear: OwnedReadHalf) -> anyhow::Result<()> {
     let mut lines = BufReader::new(hear).lines();
     let line = lines.next_line().await.ok().flatten();
     let line = line.context("the container's first process ended before it started the command")?;
-    match serde_json::from_str(&line).context("the container's first process said something unknown")? {
+    match serde_json::from_str(&line)
+        .context("the container's first process said something unknown")?
+    {
         Message::Running => Ok(()),
         Message::Failed { message } => Err(anyhow!(message)),
     }
 }
 
 /// Copies what a container writes to its log; the terminal, if it has one.
-fn copy_output(tasks: &mut JoinSet<()>, output: Output, handle: &Arc<ContainerHandle>) -> Option<Input> {
+fn copy_output(
+    tasks: &mut JoinSet<()>,
+    output: Output,
+    handle: &Arc<ContainerHandle>,
+) -> Option<Input> {
     match output {
         Output::Pipes(out, err) => {
             tasks.spawn(copy(out, Stream::Stdout, handle.clone()));
@@ -519,7 +614,11 @@ fn copy_output(tasks: &mut JoinSet<()>, output: Output, handle: &Arc<ContainerHa
     }
 }
 
-async fn copy(mut from: Box<dyn AsyncRead + Send + Unpin>, stream: Stream, handle: Arc<ContainerHandle>) {
+async fn copy(
+    mut from: Box<dyn AsyncRead + Send + Unpin>,
+    stream: Stream,
+    handle: Arc<ContainerHandle>,
+) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         handle.log.write(stream, &buffer[..n]);
@@ -557,7 +656,9 @@ impl Prober {
     }
 
     async fn readiness(&self, say: &mpsc::UnboundedSender<Said>) {
-        let Some(probe) = &self.container.readiness_probe else { return };
+        let Some(probe) = &self.container.readiness_probe else {
+            return;
+        };
         let (mut judge, mut ready) = (Judge::new(probe), false);
         self.repeat(probe, "Readiness", |good| {
             if let Some(now) = judge.take(good).filter(|now| *now != ready) {
@@ -570,9 +671,13 @@ impl Prober {
     }
 
     async fn liveness(&self, say: &mpsc::UnboundedSender<Said>) {
-        let Some(probe) = &self.container.liveness_probe else { return };
+        let Some(probe) = &self.container.liveness_probe else {
+            return;
+        };
         let mut judge = Judge::new(probe);
-        let dead = self.repeat(probe, "Liveness", |good| (judge.take(good) == Some(false)).then_some(Said::Dead("liveness")));
+        let dead = self.repeat(probe, "Liveness", |good| {
+            (judge.take(good) == Some(false)).then_some(Said::Dead("liveness"))
+        });
         if let Some(dead) = dead.await {
             let _ = say.send(dead);
         }
@@ -580,7 +685,12 @@ impl Prober {
 
     /// Asks in the probe's rhythm until `take` has something to say. Until the first success of a probe that can do no
     /// harm it is asked more often.
-    async fn repeat(&self, probe: &Probe, name: &str, mut take: impl FnMut(bool) -> Option<Said>) -> Option<Said> {
+    async fn repeat(
+        &self,
+        probe: &Probe,
+        name: &str,
+        mut take: impl FnMut(bool) -> Option<Said>,
+    ) -> Option<Said> {
         let asker = Asker {
             node: &self.context.node,
             container: &self.container,
@@ -596,7 +706,12 @@ impl Prober {
             }
             if let (Err(e), None) = (&asked, eager) {
                 let message = format!("{name} probe failed: {e}");
-                self.context.events.warning(&self.about, Some(&self.container.name), "Unhealthy", message);
+                self.context.events.warning(
+                    &self.about,
+                    Some(&self.container.name),
+                    "Unhealthy",
+                    message,
+                );
             }
             if let Some(said) = take(asked.is_ok()) {
                 return Some(said);
@@ -625,7 +740,12 @@ mod tests {
     #[test]
     fn policies() {
         let again = |text: &str| RestartPolicy::parse(Some(text));
-        assert!(again("Always").again(0) && again("OnFailure").again(1) && !again("OnFailure").again(0) && !again("Never").again(1));
+        assert!(
+            again("Always").again(0)
+                && again("OnFailure").again(1)
+                && !again("OnFailure").again(0)
+                && !again("Never").again(1)
+        );
         assert_eq!(humane(Duration::from_secs(160)), "2m40s");
         assert_eq!(humane(Duration::from_secs(10)), "10s");
     }

@@ -113,7 +113,10 @@ impl Sandbox {
 
     async fn forget(&self, context: &Context) {
         let at = self.netns.clone();
-        let removed = context.node.run_async(move || netlink::netns::delete_at(&at)).await;
+        let removed = context
+            .node
+            .run_async(move || netlink::netns::delete_at(&at))
+            .await;
         if let Ok(Err(e)) = removed {
             tracing::warn!(
                 node = context.node.name,

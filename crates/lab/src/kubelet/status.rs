@@ -137,7 +137,11 @@ impl Slot {
             State::Running(since) => json!({"running": {"startedAt": time(*since)}}),
             State::Ended(e) => json!({"terminated": e.json()}),
         };
-        let image_id = if self.id.is_some() { format!("lab://{}", self.image) } else { String::new() };
+        let image_id = if self.id.is_some() {
+            format!("lab://{}", self.image)
+        } else {
+            String::new()
+        };
         json!({
             "name": self.name, "image": self.image, "imageID": image_id, "containerID": self.id, "ready": self.is_ready(),
             "started": self.started && matches!(self.state, State::Running(_)), "restartCount": self.restarts, "state": state, "lastState": last,
@@ -220,9 +224,17 @@ impl PodView {
         let over = |s: &Slot| s.over() || self.finished;
         if self.main().next().is_some() && self.main().all(over) {
             let well = |s: &Slot| matches!(&s.state, State::Ended(e) if e.code == 0);
-            return if self.main().all(well) { "Succeeded" } else { "Failed" };
+            return if self.main().all(well) {
+                "Succeeded"
+            } else {
+                "Failed"
+            };
         }
-        if self.main().any(begun) { "Running" } else { "Pending" }
+        if self.main().any(begun) {
+            "Running"
+        } else {
+            "Pending"
+        }
     }
 
     /// The pod has come to its end by itself.
@@ -271,16 +283,45 @@ impl PodView {
         let not_ready = match self.phase() {
             "Succeeded" => ("PodCompleted", String::new()),
             "Failed" => ("PodFailed", String::new()),
-            _ => ("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" "))),
+            _ => (
+                "ContainersNotReady",
+                format!("containers with unready status: [{}]", unready.join(" ")),
+            ),
         };
-        let gates = ("ReadinessGatesNotReady", format!("readiness gates are not ready: {closed:?}"));
-        let init = ("ContainersNotInitialized", format!("containers with incomplete status: [{}]", waiting.join(" ")));
+        let gates = (
+            "ReadinessGatesNotReady",
+            format!("readiness gates are not ready: {closed:?}"),
+        );
+        let init = (
+            "ContainersNotInitialized",
+            format!("containers with incomplete status: [{}]", waiting.join(" ")),
+        );
         let ready = containers && closed.is_empty();
         let all = [
-            ("PodReadyToStartContainers", self.sandbox, (String::new(), String::new())),
-            ("Initialized", self.initialized(), (init.0.to_owned(), init.1)),
-            ("Ready", ready, if containers { (gates.0.to_owned(), gates.1) } else { (not_ready.0.to_owned(), not_ready.1.clone()) }),
-            ("ContainersReady", containers, (not_ready.0.to_owned(), not_ready.1)),
+            (
+                "PodReadyToStartContainers",
+                self.sandbox,
+                (String::new(), String::new()),
+            ),
+            (
+                "Initialized",
+                self.initialized(),
+                (init.0.to_owned(), init.1),
+            ),
+            (
+                "Ready",
+                ready,
+                if containers {
+                    (gates.0.to_owned(), gates.1)
+                } else {
+                    (not_ready.0.to_owned(), not_ready.1.clone())
+                },
+            ),
+            (
+                "ContainersReady",
+                containers,
+                (not_ready.0.to_owned(), not_ready.1),
+            ),
             ("PodScheduled", true, (String::new(), String::new())),
         ];
         let made = all.into_iter().map(|(kind, on, (reason, message))| {
@@ -291,15 +332,27 @@ impl PodView {
             made
         });
         let ours: Vec<Value> = made.collect();
-        let others = before.and_then(|b| b["conditions"].as_array()).into_iter().flatten();
+        let others = before
+            .and_then(|b| b["conditions"].as_array())
+            .into_iter()
+            .flatten();
         let others = others.filter(|c| !ours.iter().any(|o| o["type"] == c["type"]));
-        others.cloned().collect::<Vec<_>>().into_iter().chain(ours).collect()
+        others
+            .cloned()
+            .collect::<Vec<_>>()
+            .into_iter()
+            .chain(ours)
+            .collect()
     }
 }
 
 fn known(before: Option<&Value>, kind: &str, status: &str) -> bool {
-    let list = before.and_then(|b| b["conditions"].as_array()).into_iter().flatten();
-    list.into_iter().any(|c| c["type"] == kind && c["status"] == status)
+    let list = before
+        .and_then(|b| b["conditions"].as_array())
+        .into_iter()
+        .flatten();
+    list.into_iter()
+        .any(|c| c["type"] == kind && c["status"] == status)
 }
 
 /// A condition that keeps its time while its status stays.
@@ -379,14 +432,18 @@ mod tests {
 
     #[test]
     fn phases() {
-        let phase = |states: Vec<State>| view(states.into_iter().map(|s| slot(Part::Main, s)).collect()).phase();
+        let phase = |states: Vec<State>| {
+            view(states.into_iter().map(|s| slot(Part::Main, s)).collect()).phase()
+        };
         assert_eq!(phase(vec![wait()]), "Pending");
         assert_eq!(phase(vec![run(), wait()]), "Running");
         assert_eq!(phase(vec![run(), ended(1)]), "Running");
         assert_eq!(phase(vec![ended(0), ended(0)]), "Succeeded");
         assert_eq!(phase(vec![ended(0), ended(1)]), "Failed");
         let mut crashing = view(vec![slot(Part::Main, wait())]);
-        let State::Ended(mut end) = ended(1) else { panic!() };
+        let State::Ended(mut end) = ended(1) else {
+            panic!()
+        };
         end.again = true;
         crashing.slots[0].last = Some(end.clone());
         assert_eq!(crashing.phase(), "Running");
@@ -398,28 +455,45 @@ mod tests {
 
     #[test]
     fn init_containers_come_first() {
-        let phase = |init: State, part: Part, main: State| view(vec![slot(part, init), slot(Part::Main, main)]).phase();
+        let phase = |init: State, part: Part, main: State| {
+            view(vec![slot(part, init), slot(Part::Main, main)]).phase()
+        };
         assert_eq!(phase(run(), Part::Init, wait()), "Pending");
         assert_eq!(phase(ended(1), Part::Init, wait()), "Failed");
         assert_eq!(phase(ended(0), Part::Init, run()), "Running");
         assert_eq!(phase(run(), Part::Sidecar, ended(0)), "Succeeded");
-        let json = view(vec![slot(Part::Init, run()), slot(Part::Main, wait())]).json(None, Timestamp::UNIX_EPOCH);
+        let json = view(vec![slot(Part::Init, run()), slot(Part::Main, wait())])
+            .json(None, Timestamp::UNIX_EPOCH);
         assert_eq!(json["initContainerStatuses"].as_array().unwrap().len(), 1);
         let initialized = &json["conditions"][1];
-        assert_eq!((&initialized["status"], &initialized["reason"]), (&json!("False"), &json!("ContainersNotInitialized")));
+        assert_eq!(
+            (&initialized["status"], &initialized["reason"]),
+            (&json!("False"), &json!("ContainersNotInitialized"))
+        );
     }
 
     #[test]
     fn conditions_keep_their_time_and_those_of_others() {
         let mut view = view(vec![slot(Part::Main, run())]);
         let mut first = view.json(None, Timestamp::UNIX_EPOCH);
-        first["conditions"].as_array_mut().unwrap().insert(0, json!({"type": "Mine", "status": "False"}));
+        first["conditions"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, json!({"type": "Mine", "status": "False"}));
         let later = view.json(Some(&first), Timestamp::from_second(1000).unwrap());
         assert_eq!(first["conditions"], later["conditions"]);
         assert_eq!(first["conditions"][3]["status"], "True");
         view.gates = vec!["Mine".into()];
         let gated = view.json(Some(&first), Timestamp::from_second(1000).unwrap());
-        let find = |kind: &str| gated["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).cloned().unwrap();
+        let find = |kind: &str| {
+            gated["conditions"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .find(|c| c["type"] == kind)
+                .cloned()
+                .unwrap()
+        };
         assert_eq!(find("Ready")["reason"], "ReadinessGatesNotReady");
         assert_eq!(find("ContainersReady")["status"], "True");
     }

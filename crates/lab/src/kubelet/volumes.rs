@@ -63,26 +63,47 @@ impl References {
     pub fn of(pod: &Pod) -> References {
         let mut all = References::default();
         let Some(spec) = &pod.spec else { return all };
-        let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+        let containers = spec
+            .init_containers
+            .iter()
+            .flatten()
+            .chain(&spec.containers);
         for container in containers {
             for from in container.env_from.iter().flatten() {
-                all.config_maps.extend(from.config_map_ref.iter().map(|r| r.name.clone()));
-                all.secrets.extend(from.secret_ref.iter().map(|r| r.name.clone()));
+                all.config_maps
+                    .extend(from.config_map_ref.iter().map(|r| r.name.clone()));
+                all.secrets
+                    .extend(from.secret_ref.iter().map(|r| r.name.clone()));
             }
-            for from in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
-                all.config_maps.extend(from.config_map_key_ref.iter().map(|r| r.name.clone()));
-                all.secrets.extend(from.secret_key_ref.iter().map(|r| r.name.clone()));
+            for from in container
+                .env
+                .iter()
+                .flatten()
+                .filter_map(|e| e.value_from.as_ref())
+            {
+                all.config_maps
+                    .extend(from.config_map_key_ref.iter().map(|r| r.name.clone()));
+                all.secrets
+                    .extend(from.secret_key_ref.iter().map(|r| r.name.clone()));
             }
         }
         for volume in spec.volumes.iter().flatten() {
-            all.config_maps.extend(volume.config_map.iter().map(|m| m.name.clone()));
-            all.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
-            let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+            all.config_maps
+                .extend(volume.config_map.iter().map(|m| m.name.clone()));
+            all.secrets
+                .extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
+            let projected = volume
+                .projected
+                .iter()
+                .flat_map(|p| p.sources.iter().flatten());
             for source in projected {
-                all.config_maps.extend(source.config_map.iter().map(|m| m.name.clone()));
-                all.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
+                all.config_maps
+                    .extend(source.config_map.iter().map(|m| m.name.clone()));
+                all.secrets
+                    .extend(source.secret.iter().map(|s| s.name.clone()));
                 if let Some(token) = &source.service_account_token {
-                    all.tokens.insert(audience(token), token.expiration_seconds.unwrap_or(3600));
+                    all.tokens
+                        .insert(audience(token), token.expiration_seconds.unwrap_or(3600));
                 }
             }
         }
@@ -113,13 +134,23 @@ pub fn content(
     if let Some(map) = &volume.config_map {
         let data = sources.config_maps.get(&map.name).map(config_map_data);
         let what = format!("configmap {:?}", map.name);
-        let picked = Picked { data, items: map.items.as_deref(), optional: map.optional, mode: map.default_mode };
+        let picked = Picked {
+            data,
+            items: map.items.as_deref(),
+            optional: map.optional,
+            mode: map.default_mode,
+        };
         files.extend(picked.files(&what)?);
     } else if let Some(secret) = &volume.secret {
         let name = secret.secret_name.clone().unwrap_or_default();
         let data = sources.secrets.get(&name).map(secret_data);
         let what = format!("secret {name:?}");
-        let picked = Picked { data, items: secret.items.as_deref(), optional: secret.optional, mode: secret.default_mode };
+        let picked = Picked {
+            data,
+            items: secret.items.as_deref(),
+            optional: secret.optional,
+            mode: secret.default_mode,
+        };
         files.extend(picked.files(&what)?);
     } else if let Some(downward) = &volume.downward_api {
         let items = downward.items.iter().flatten();
@@ -147,14 +178,21 @@ impl Picked<'_> {
     fn files(self, what: &str) -> Result<Files, String> {
         let optional = self.optional.unwrap_or(false);
         let Some(data) = self.data else {
-            return if optional { Ok(Files::new()) } else { Err(format!("{what} not found")) };
+            return if optional {
+                Ok(Files::new())
+            } else {
+                Err(format!("{what} not found"))
+            };
         };
         let file = |bytes: &Vec<u8>, mode: Option<i32>| FileData {
             bytes: bytes.clone(),
             mode: mode.or(self.mode).unwrap_or(DEFAULT_MODE) as u32 & 0o777,
         };
         let Some(items) = self.items.filter(|i| !i.is_empty()) else {
-            return Ok(data.iter().map(|(k, v)| (k.clone(), file(v, None))).collect());
+            return Ok(data
+                .iter()
+                .map(|(k, v)| (k.clone(), file(v, None)))
+                .collect());
         };
         let mut files = Files::new();
         for item in items {
@@ -198,7 +236,13 @@ fn downward_files<'a>(
             continue;
         };
         let mode = item.mode.or(mode).unwrap_or(DEFAULT_MODE) as u32 & 0o777;
-        files.insert(safe(&item.path)?, FileData { bytes: text.into_bytes(), mode });
+        files.insert(
+            safe(&item.path)?,
+            FileData {
+                bytes: text.into_bytes(),
+                mode,
+            },
+        );
     }
     Ok(files)
 }
@@ -214,22 +258,43 @@ fn projected_files(
     for source in volume.sources.iter().flatten() {
         if let Some(map) = &source.config_map {
             let data = sources.config_maps.get(&map.name).map(config_map_data);
-            let picked = Picked { data, items: map.items.as_deref(), optional: map.optional, mode };
+            let picked = Picked {
+                data,
+                items: map.items.as_deref(),
+                optional: map.optional,
+                mode,
+            };
             files.extend(picked.files(&format!("configmap {:?}", map.name))?);
         }
         if let Some(secret) = &source.secret {
             let data = sources.secrets.get(&secret.name).map(secret_data);
-            let picked = Picked { data, items: secret.items.as_deref(), optional: secret.optional, mode };
+            let picked = Picked {
+                data,
+                items: secret.items.as_deref(),
+                optional: secret.optional,
+                mode,
+            };
             files.extend(picked.files(&format!("secret {:?}", secret.name))?);
         }
         if let Some(downward) = &source.downward_api {
-            files.extend(downward_files(pod, downward.items.iter().flatten(), mode, facts)?);
+            files.extend(downward_files(
+                pod,
+                downward.items.iter().flatten(),
+                mode,
+                facts,
+            )?);
         }
         if let Some(token) = &source.service_account_token {
             let found = sources.tokens.get(&audience(token));
             let text = found.ok_or("there is no service account token yet")?;
             let mode = mode.unwrap_or(DEFAULT_MODE) as u32 & 0o777;
-            files.insert(safe(&token.path)?, FileData { bytes: text.clone().into_bytes(), mode });
+            files.insert(
+                safe(&token.path)?,
+                FileData {
+                    bytes: text.clone().into_bytes(),
+                    mode,
+                },
+            );
         }
     }
     Ok(files)
@@ -294,7 +359,13 @@ fn same(dir: &Path, files: &Files) -> bool {
 fn count(dir: &Path) -> usize {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     entries
-        .map(|e| if e.path().is_dir() { count(&e.path()) } else { 1 })
+        .map(|e| {
+            if e.path().is_dir() {
+                count(&e.path())
+            } else {
+                1
+            }
+        })
         .sum()
 }
 
@@ -316,11 +387,18 @@ pub fn prepare_host_path(root: &Path, path: &Path, kind: &str) -> Result<(), Str
     let at = root.join(path.strip_prefix("/").unwrap_or(path));
     let found = fs::metadata(&at);
     let fits = |what: &str, ok: bool| {
-        if ok { Ok(()) } else { Err(format!("hostPath {} is no {what}", path.display())) }
+        if ok {
+            Ok(())
+        } else {
+            Err(format!("hostPath {} is no {what}", path.display()))
+        }
     };
     match (kind, found) {
-        ("DirectoryOrCreate", Err(_)) => fs::create_dir_all(&at).map_err(|e| format!("cannot make hostPath {}: {e}", path.display())),
-        ("FileOrCreate", Err(_)) => fs::write(&at, "").map_err(|e| format!("cannot make hostPath {}: {e}", path.display())),
+        ("DirectoryOrCreate", Err(_)) => fs::create_dir_all(&at)
+            .map_err(|e| format!("cannot make hostPath {}: {e}", path.display())),
+        ("FileOrCreate", Err(_)) => {
+            fs::write(&at, "").map_err(|e| format!("cannot make hostPath {}: {e}", path.display()))
+        }
         (_, Err(_)) => Err(format!("hostPath {} does not exist", path.display())),
         ("Directory" | "DirectoryOrCreate", Ok(m)) => fits("directory", m.is_dir()),
         ("File" | "FileOrCreate", Ok(m)) => fits("file", m.is_file()),
@@ -335,8 +413,13 @@ mod tests {
     use super::*;
 
     fn files(list: &[(&str, &str)]) -> Files {
-        let file = |text: &str| FileData { bytes: text.into(), mode: 0o640 };
-        list.iter().map(|(k, v)| ((*k).to_owned(), file(v))).collect()
+        let file = |text: &str| FileData {
+            bytes: text.into(),
+            mode: 0o640,
+        };
+        list.iter()
+            .map(|(k, v)| ((*k).to_owned(), file(v)))
+            .collect()
     }
 
     #[test]
@@ -344,13 +427,26 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).ok();
         write_files(dir.path(), &files(&[("a", "1"), ("sub/b", "2")]), 1).unwrap();
-        assert_eq!((read("a").as_deref(), read("sub/b").as_deref()), (Some("1"), Some("2")));
+        assert_eq!(
+            (read("a").as_deref(), read("sub/b").as_deref()),
+            (Some("1"), Some("2"))
+        );
         write_files(dir.path(), &files(&[("a", "1"), ("sub/b", "2")]), 2).unwrap();
-        assert_eq!(fs::read_link(dir.path().join(CURRENT)).unwrap(), Path::new("..1"), "nothing to do");
+        assert_eq!(
+            fs::read_link(dir.path().join(CURRENT)).unwrap(),
+            Path::new("..1"),
+            "nothing to do"
+        );
         write_files(dir.path(), &files(&[("a", "3"), ("c", "4")]), 3).unwrap();
-        assert_eq!((read("a").as_deref(), read("c").as_deref(), read("sub/b")), (Some("3"), Some("4"), None));
+        assert_eq!(
+            (read("a").as_deref(), read("c").as_deref(), read("sub/b")),
+            (Some("3"), Some("4"), None)
+        );
         assert!(!dir.path().join("..1").exists() && !dir.path().join("sub").is_symlink());
-        let mode = fs::metadata(dir.path().join("a")).unwrap().permissions().mode();
+        let mode = fs::metadata(dir.path().join("a"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o640);
     }
 
@@ -368,9 +464,13 @@ mod tests {
                 {"name": "e", "emptyDir": {}}, {"name": "nfs", "nfs": {"server": "s", "path": "/"}}]}})).unwrap();
         let references = References::of(&pod);
         assert_eq!(references.config_maps, BTreeSet::from(["m".to_owned()]));
-        assert_eq!(references.secrets, BTreeSet::from(["env".to_owned(), "s".to_owned()]));
+        assert_eq!(
+            references.secrets,
+            BTreeSet::from(["env".to_owned(), "s".to_owned()])
+        );
         assert_eq!(references.tokens, BTreeMap::from([(String::new(), 3607)]));
-        let map = serde_json::from_value(json!({"metadata": {"name": "m"}, "data": {"k": "v"}})).unwrap();
+        let map =
+            serde_json::from_value(json!({"metadata": {"name": "m"}, "data": {"k": "v"}})).unwrap();
         let sources = Sources {
             config_maps: [("m".to_owned(), map)].into(),
             tokens: [(String::new(), "tok".to_owned())].into(),
@@ -379,7 +479,9 @@ mod tests {
         let volumes = pod.spec.as_ref().unwrap().volumes.as_ref().unwrap();
         let get = |i: usize| content(&pod, &volumes[i], &Facts::default(), &sources);
         let text = |c: Result<Content, String>, path: &str| match c {
-            Ok(Content::Files(f)) => f.get(path).map(|f| String::from_utf8(f.bytes.clone()).unwrap()),
+            Ok(Content::Files(f)) => f
+                .get(path)
+                .map(|f| String::from_utf8(f.bytes.clone()).unwrap()),
             other => panic!("{other:?}"),
         };
         assert!(matches!(get(0), Ok(Content::Files(f)) if f["d/k"].mode == 0o600));
@@ -395,7 +497,8 @@ mod tests {
     #[test]
     fn host_paths() {
         let root = tempfile::tempdir().unwrap();
-        let prepare = |path: &str, kind: &str| prepare_host_path(root.path(), Path::new(path), kind);
+        let prepare =
+            |path: &str, kind: &str| prepare_host_path(root.path(), Path::new(path), kind);
         assert!(prepare("/a/b", "").unwrap_err().contains("does not exist"));
         prepare("/a/b", "DirectoryOrCreate").unwrap();
         prepare("/a/f", "FileOrCreate").unwrap();

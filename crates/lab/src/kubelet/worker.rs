@@ -150,10 +150,18 @@ impl Worker {
                 if waiting {
                     creating.reason = "PodInitializing";
                 }
-                Slot::new(&c.name, c.image.as_deref().unwrap_or_default(), *part, creating)
+                Slot::new(
+                    &c.name,
+                    c.image.as_deref().unwrap_or_default(),
+                    *part,
+                    creating,
+                )
             })
             .collect();
-        let gates = pod.spec.iter().flat_map(|s| s.readiness_gates.iter().flatten());
+        let gates = pod
+            .spec
+            .iter()
+            .flat_map(|s| s.readiness_gates.iter().flatten());
         let gates = gates.map(|g| g.condition_type.clone()).collect();
         let facts = Facts {
             node: context.node.name.clone(),
@@ -165,7 +173,9 @@ impl Worker {
             memory: context.memory,
         };
         let handle = Arc::new(handle(&context, &about, &pod, &parts));
-        context.pods.add(&about.namespace, &about.name, handle.clone());
+        context
+            .pods
+            .add(&about.namespace, &about.name, handle.clone());
         let (changes, hear) = mpsc::unbounded_channel();
         let api = Api::namespaced(context.client.clone(), &about.namespace);
         Worker {
@@ -253,7 +263,9 @@ impl Worker {
         let missing = plan::not_honoured(&pod);
         if !missing.is_empty() {
             let message = format!("the lab does not honour {}", missing.join(", "));
-            self.context.events.warning(&self.about, None, "NotHonoured", message);
+            self.context
+                .events
+                .warning(&self.about, None, "NotHonoured", message);
         }
         if !self.make_volumes().await {
             return false;
@@ -272,7 +284,9 @@ impl Worker {
 
     /// Waits between attempts. False when the pod ends first.
     async fn pause(&self, backoff: &mut Backoff) -> bool {
-        tokio::time::timeout(backoff.next(), self.ended()).await.is_err()
+        tokio::time::timeout(backoff.next(), self.ended())
+            .await
+            .is_err()
     }
 
     /// Tries until it succeeds. False when the pod ends first.
@@ -280,7 +294,9 @@ impl Worker {
         let (mut backoff, mut last) = (Backoff::new(), String::new());
         while let Err(e) = self.write_volumes().await {
             if e != last {
-                self.context.events.warning(&self.about, None, "FailedMount", e.clone());
+                self.context
+                    .events
+                    .warning(&self.about, None, "FailedMount", e.clone());
                 last = e;
             }
             if !self.pause(&mut backoff).await {
@@ -296,22 +312,35 @@ impl Worker {
         let Some(all) = pod.spec.as_ref().and_then(|s| s.volumes.as_ref()) else {
             return Ok(());
         };
-        let read = self.context.objects.sources(&pod, &self.wanted, &self.tokens).await;
+        let read = self
+            .context
+            .objects
+            .sources(&pod, &self.wanted, &self.tokens)
+            .await;
         let sources = read.map_err(|e| format!("cannot read what the volumes refer to: {e}"))?;
         self.tokens.clone_from(&sources.tokens);
         self.version += 1;
         for volume in all {
-            let failed = |e: String| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name);
+            let failed = |e: String| {
+                format!(
+                    "MountVolume.SetUp failed for volume {:?} : {e}",
+                    volume.name
+                )
+            };
             let inside = plan::volume_dir(&self.facts.dir, &volume.name);
             let outside = self.context.node.path(&inside);
             let at = match volumes::content(&pod, volume, &self.facts, &sources).map_err(failed)? {
                 Content::Empty => {
-                    let group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()?.fs_group);
+                    let group = pod
+                        .spec
+                        .as_ref()
+                        .and_then(|s| s.security_context.as_ref()?.fs_group);
                     volumes::make_empty(&outside, group).map_err(|e| failed(e.to_string()))?;
                     inside
                 }
                 Content::Files(files) => {
-                    volumes::write_files(&outside, &files, self.version).map_err(|e| failed(e.to_string()))?;
+                    volumes::write_files(&outside, &files, self.version)
+                        .map_err(|e| failed(e.to_string()))?;
                     inside
                 }
                 Content::Host { path, kind } => {
@@ -352,11 +381,19 @@ impl Worker {
                 return false;
             }
             let about = &self.about;
-            let made = Sandbox::create(&self.context, &about.namespace, &about.name, &about.uid, attempt);
+            let made = Sandbox::create(
+                &self.context,
+                &about.namespace,
+                &about.name,
+                &about.uid,
+                attempt,
+            );
             match made.await {
                 Ok(sandbox) => {
                     self.view.ips.clone_from(&sandbox.ips);
-                    self.handle.net.send_replace(Some(Net::Own(sandbox.netns.clone())));
+                    self.handle
+                        .net
+                        .send_replace(Some(Net::Own(sandbox.netns.clone())));
                     self.sandbox = Some(sandbox);
                     return true;
                 }
@@ -371,10 +408,18 @@ impl Worker {
 
     fn sandbox_failed(&self, error: &SandboxError, last: &mut String) {
         let message = format!("Failed to create pod sandbox: {error}");
-        tracing::info!(pod = format!("{}/{}", self.about.namespace, self.about.name), "{message}");
+        tracing::info!(
+            pod = format!("{}/{}", self.about.namespace, self.about.name),
+            "{message}"
+        );
         // The same again and again says nothing new.
         if *last != message {
-            self.context.events.warning(&self.about, None, "FailedCreatePodSandBox", message.clone());
+            self.context.events.warning(
+                &self.about,
+                None,
+                "FailedCreatePodSandBox",
+                message.clone(),
+            );
             *last = message;
         }
     }
@@ -383,7 +428,9 @@ impl Worker {
     fn launch(&mut self) {
         let pod = self.pod();
         for (index, (part, container)) in parts(&pod).into_iter().enumerate() {
-            let Some(slot) = self.view.slots.get(index) else { return };
+            let Some(slot) = self.view.slots.get(index) else {
+                return;
+            };
             let settled = match part {
                 Part::Init => slot.done(),
                 Part::Sidecar => slot.started,
@@ -417,10 +464,18 @@ impl Worker {
             policy: policy(pod, part),
             index,
             changes: self.runners.changes.clone(),
-            stop: if main { self.runners.stop_main.subscribe() } else { self.runners.stop_others.subscribe() },
+            stop: if main {
+                self.runners.stop_main.subscribe()
+            } else {
+                self.runners.stop_others.subscribe()
+            },
             container,
         };
-        let tasks = if main { &mut self.runners.main } else { &mut self.runners.others };
+        let tasks = if main {
+            &mut self.runners.main
+        } else {
+            &mut self.runners.others
+        };
         tasks.spawn(runner.run());
     }
 
@@ -476,12 +531,17 @@ impl Worker {
         let status = pod.status.as_ref();
         // Somebody ended it from outside: an eviction, or a controller.
         if status.and_then(|s| s.phase.as_deref()) == Some("Failed") && self.view.failed.is_none() {
-            let reason = status.and_then(|s| s.reason.clone()).unwrap_or_else(|| "Failed".into());
+            let reason = status
+                .and_then(|s| s.reason.clone())
+                .unwrap_or_else(|| "Failed".into());
             let message = status.and_then(|s| s.message.clone()).unwrap_or_default();
             self.view.failed = Some((reason, message));
         }
         let downward = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-        if downward.into_iter().any(|v| v.downward_api.is_some() || v.projected.is_some()) {
+        if downward
+            .into_iter()
+            .any(|v| v.downward_api.is_some() || v.projected.is_some())
+        {
             self.refresh_volumes().await;
         }
         if !self.view.gates.is_empty() {
@@ -501,7 +561,9 @@ impl Worker {
 
     async fn refresh_volumes(&mut self) {
         if let Err(e) = self.write_volumes().await {
-            self.context.events.warning(&self.about, None, "FailedMount", e);
+            self.context
+                .events
+                .warning(&self.about, None, "FailedMount", e);
         }
     }
 
@@ -531,7 +593,13 @@ impl Worker {
                 }
                 slot.state = State::Waiting(waiting);
             }
-            Change::Running { id, since, inside, started, ready } => {
+            Change::Running {
+                id,
+                since,
+                inside,
+                started,
+                ready,
+            } => {
                 if let State::Ended(ended) = &slot.state {
                     slot.last = Some(ended.clone());
                 }
@@ -596,7 +664,10 @@ impl Worker {
 
     fn write_status(&mut self) {
         let seen = self.pod();
-        let object = seen.status.as_ref().and_then(|s| serde_json::to_value(s).ok());
+        let object = seen
+            .status
+            .as_ref()
+            .and_then(|s| serde_json::to_value(s).ok());
         let before = self.writer.last().or(object.clone());
         let mut status = self.view.json(before.as_ref(), Timestamp::now());
         keep_foreign_conditions(&mut status, object.as_ref());
@@ -608,14 +679,23 @@ impl Worker {
         let grace = match end {
             End::Deleted => self.seen.borrow().grace(),
             End::Over => {
-                let own = self.pod().spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+                let own = self
+                    .pod()
+                    .spec
+                    .as_ref()
+                    .and_then(|s| s.termination_grace_period_seconds);
                 Duration::from_secs(own.unwrap_or(DEFAULT_GRACE).try_into().unwrap_or(0))
             }
         };
         let mut deadline = Instant::now() + grace;
         self.runners.stop_main.send_replace(Some(deadline));
         // An init container that still runs has nothing to wait for.
-        if self.view.slots.iter().any(|s| s.part == Part::Init && matches!(s.state, State::Running(_))) {
+        if self
+            .view
+            .slots
+            .iter()
+            .any(|s| s.part == Part::Init && matches!(s.state, State::Running(_)))
+        {
             self.runners.stop_others.send_replace(Some(deadline));
         }
         for main in [true, false] {
@@ -630,7 +710,11 @@ impl Worker {
     async fn wait_runners(&mut self, main: bool, mut deadline: Instant) {
         let mut seen = self.seen.clone();
         loop {
-            let tasks = if main { &mut self.runners.main } else { &mut self.runners.others };
+            let tasks = if main {
+                &mut self.runners.main
+            } else {
+                &mut self.runners.others
+            };
             tokio::select! {
                 ended = tasks.join_next() => if ended.is_none() { break },
                 Some((index, change)) = self.runners.hear.recv() => {
@@ -675,7 +759,9 @@ impl Worker {
         let destroyed = tokio::task::spawn_blocking(move || {
             let destroyed = cgroup.destroy(KILL_LIMIT);
             match std::fs::remove_dir_all(dir) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => tracing::warn!("a pod's directory stays: {e}"),
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    tracing::warn!("a pod's directory stays: {e}")
+                }
                 _ => {}
             }
             destroyed
@@ -684,8 +770,13 @@ impl Worker {
             tracing::warn!(pod = self.about.name, "{e}");
         }
         let about = &self.about;
-        self.context.pods.remove(&about.namespace, &about.name, &about.uid);
-        self.context.node.state.remove_pod(&about.namespace, &about.name, &about.uid);
+        self.context
+            .pods
+            .remove(&about.namespace, &about.name, &about.uid);
+        self.context
+            .node
+            .state
+            .remove_pod(&about.namespace, &about.name, &about.uid);
     }
 
     async fn remove_object(&self) {
@@ -702,7 +793,10 @@ impl Worker {
                 // Gone already, or another pod has the name by now.
                 Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => return,
                 Err(e) => {
-                    tracing::warn!(pod = self.about.name, "cannot remove a pod that has ended: {e}");
+                    tracing::warn!(
+                        pod = self.about.name,
+                        "cannot remove a pod that has ended: {e}"
+                    );
                 }
             }
             tokio::time::sleep(backoff.next()).await;
@@ -722,9 +816,17 @@ fn started_before(pod: &Pod) -> Option<Timestamp> {
     text.as_str()?.parse().ok()
 }
 
-fn handle(context: &Context, about: &About, pod: &Arc<Pod>, parts: &[(Part, Container)]) -> PodHandle {
+fn handle(
+    context: &Context,
+    about: &About,
+    pod: &Arc<Pod>,
+    parts: &[(Part, Container)],
+) -> PodHandle {
     let container = |c: &Container| {
-        let path = context.node.state.container_log(&about.namespace, &about.name, &c.name);
+        let path = context
+            .node
+            .state
+            .container_log(&about.namespace, &about.name, &c.name);
         Arc::new(ContainerHandle {
             name: c.name.clone(),
             log: Log::new(path),
@@ -736,7 +838,11 @@ fn handle(context: &Context, about: &About, pod: &Arc<Pod>, parts: &[(Part, Cont
     let (main, init): (Vec<_>, Vec<_>) = parts.iter().partition(|(p, _)| *p == Part::Main);
     PodHandle {
         uid: about.uid.clone(),
-        containers: main.iter().chain(&init).map(|(_, c)| container(c)).collect(),
+        containers: main
+            .iter()
+            .chain(&init)
+            .map(|(_, c)| container(c))
+            .collect(),
         net: watch::Sender::new(None),
         object: watch::Sender::new(pod.clone()),
     }
@@ -744,12 +850,25 @@ fn handle(context: &Context, about: &About, pod: &Arc<Pod>, parts: &[(Part, Cont
 
 /// Conditions that others set, as the object has them now: a merge patch replaces the list.
 fn keep_foreign_conditions(status: &mut Value, object: Option<&Value>) {
-    const OWN: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+    const OWN: [&str; 5] = [
+        "PodReadyToStartContainers",
+        "Initialized",
+        "Ready",
+        "ContainersReady",
+        "PodScheduled",
+    ];
     let own = |c: &Value| c["type"].as_str().is_some_and(|t| OWN.contains(&t));
-    let Some(list) = status["conditions"].as_array() else { return };
-    let foreign = object.and_then(|o| o["conditions"].as_array()).into_iter().flatten();
+    let Some(list) = status["conditions"].as_array() else {
+        return;
+    };
+    let foreign = object
+        .and_then(|o| o["conditions"].as_array())
+        .into_iter()
+        .flatten();
     let foreign = foreign.filter(|c| !own(c)).cloned();
-    let all: Vec<Value> = foreign.chain(list.iter().filter(|c| own(c)).cloned()).collect();
+    let all: Vec<Value> = foreign
+        .chain(list.iter().filter(|c| own(c)).cloned())
+        .collect();
     status["conditions"] = json!(all);
 }
 
@@ -769,9 +888,13 @@ mod tests {
 
     #[test]
     fn conditions_of_others_stay() {
-        let mut status = json!({"conditions": [{"type": "Mine", "status": "old"}, {"type": "Ready"}]});
+        let mut status =
+            json!({"conditions": [{"type": "Mine", "status": "old"}, {"type": "Ready"}]});
         let object = json!({"conditions": [{"type": "Mine", "status": "new"}, {"type": "Ready", "status": "x"}]});
         keep_foreign_conditions(&mut status, Some(&object));
-        assert_eq!(status, json!({"conditions": [{"type": "Mine", "status": "new"}, {"type": "Ready"}]}));
+        assert_eq!(
+            status,
+            json!({"conditions": [{"type": "Mine", "status": "new"}, {"type": "Ready"}]})
+        );
     }
 }

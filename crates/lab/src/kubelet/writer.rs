@@ -28,7 +28,10 @@ impl StatusWriter {
             while hear.changed().await.is_ok() {
                 let status = hear.borrow_and_update().clone();
                 let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": status}));
-                match api.patch_status(&name, &PatchParams::default(), &patch).await {
+                match api
+                    .patch_status(&name, &PatchParams::default(), &patch)
+                    .await
+                {
                     Ok(_) => backoff = Backoff::new(),
                     // Gone, or another pod has the name by now: nothing is left to tell.
                     Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => {}

@@ -21,20 +21,32 @@ const NAMESPACE: &str = "kube-system";
 /// How pods reach the API server for as long as nothing balances the load of the service `kubernetes`: variables that win
 /// over those the kubelet gives.
 fn api_server(state: &LabState) -> anyhow::Result<Vec<Value>> {
-    let uri: http::Uri = state.api_url_inside.parse().context("the API server has no URL")?;
+    let uri: http::Uri = state
+        .api_url_inside
+        .parse()
+        .context("the API server has no URL")?;
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
     let variable = |name: &str, value: String| json!({"name": name, "value": value});
     Ok(vec![
         variable("KUBERNETES_SERVICE_HOST", host.to_owned()),
-        variable("KUBERNETES_SERVICE_PORT", uri.port_u16().unwrap_or(443).to_string()),
-        variable("KUBERNETES_SERVICE_SCHEME", uri.scheme_str().unwrap_or("https").to_owned()),
+        variable(
+            "KUBERNETES_SERVICE_PORT",
+            uri.port_u16().unwrap_or(443).to_string(),
+        ),
+        variable(
+            "KUBERNETES_SERVICE_SCHEME",
+            uri.scheme_str().unwrap_or("https").to_owned(),
+        ),
     ])
 }
 
 /// Addresses of the service, where others expect them.
 fn cluster_ips(spec: &LabSpec) -> Vec<IpAddr> {
     let v4 = spec.families.v4().then(|| IpAddr::from([10, 96, 0, 10]));
-    let v6 = spec.families.v6().then(|| IpAddr::from([0xfd00, 0x96, 0, 0, 0, 0, 0, 0xa]));
+    let v6 = spec
+        .families
+        .v6()
+        .then(|| IpAddr::from([0xfd00, 0x96, 0, 0, 0, 0, 0, 0xa]));
     v4.into_iter().chain(v6).collect()
 }
 
@@ -50,7 +62,8 @@ fn objects(spec: &LabSpec, state: &LabState) -> anyhow::Result<Vec<Value>> {
                 object["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
             }
             Some("Deployment") => {
-                object["spec"]["template"]["spec"]["containers"][0]["env"] = json!(api_server(state)?);
+                object["spec"]["template"]["spec"]["containers"][0]["env"] =
+                    json!(api_server(state)?);
             }
             _ => {}
         }
@@ -60,7 +73,11 @@ fn objects(spec: &LabSpec, state: &LabState) -> anyhow::Result<Vec<Value>> {
 }
 
 /// Creates what is missing of cluster DNS.
-pub(super) async fn install_dns(client: &Client, spec: &LabSpec, state: &LabState) -> anyhow::Result<()> {
+pub(super) async fn install_dns(
+    client: &Client,
+    spec: &LabSpec,
+    state: &LabState,
+) -> anyhow::Result<()> {
     for value in objects(spec, state)? {
         let object: DynamicObject = serde_json::from_value(value).context("a malformed object")?;
         let types = object.types.clone().unwrap_or_default();

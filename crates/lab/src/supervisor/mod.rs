@@ -25,8 +25,8 @@ use tokio::sync::watch;
 
 use crate::cgroup::Cgroup;
 use crate::hosts::{Host, Network};
-use crate::kubelet::{Kubelet, Objects};
 use crate::kubelet::node::{KubeletWays, Node};
+use crate::kubelet::{Kubelet, Objects};
 use crate::proc::ProcId;
 use crate::spec::{Dns, LabName, LabSpec};
 use crate::state::{LabState, MachineState, Phase, StateDir};

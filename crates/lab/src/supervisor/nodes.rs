@@ -139,7 +139,11 @@ pub(super) async fn create(client: &Client, network: &Network) -> anyhow::Result
     }
     let nodes: Api<Node> = Api::all(client.clone());
     let known = nodes.list(&Default::default()).await.context("nodes")?;
-    for name in known.items.iter().filter_map(|n| n.metadata.name.as_deref()) {
+    for name in known
+        .items
+        .iter()
+        .filter_map(|n| n.metadata.name.as_deref())
+    {
         // Of an earlier life of the lab, which had more of them.
         if network.machine(name).is_none() {
             let _ = nodes.delete(name, &Default::default()).await;
@@ -166,14 +170,20 @@ pub(super) async fn heartbeat(client: Client, name: String) {
     let leases: Api<Lease> = Api::namespaced(client, LEASES);
     let mut failed = false;
     loop {
-        let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string();
+        let now = Timestamp::now()
+            .strftime("%Y-%m-%dT%H:%M:%S.%6fZ")
+            .to_string();
         let spec = json!({"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now});
         let patch = Patch::Merge(json!({"spec": spec}));
         let renewed = match leases.patch(&name, &PatchParams::default(), &patch).await {
             Err(kube::Error::Api(e)) if e.code == 404 => {
-                let made = serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec}));
+                let made =
+                    serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec}));
                 match made {
-                    Ok(lease) => leases.create(&PostParams::default(), &lease).await.map(drop),
+                    Ok(lease) => leases
+                        .create(&PostParams::default(), &lease)
+                        .await
+                        .map(drop),
                     Err(e) => Err(kube::Error::SerdeError(e)),
                 }
             }
@@ -183,7 +193,12 @@ pub(super) async fn heartbeat(client: Client, name: String) {
             tracing::warn!(node = name, "cannot renew the lease of a node: {e}");
         }
         failed = renewed.is_err();
-        tokio::time::sleep(if failed { Duration::from_secs(1) } else { HEARTBEAT }).await;
+        tokio::time::sleep(if failed {
+            Duration::from_secs(1)
+        } else {
+            HEARTBEAT
+        })
+        .await;
     }
 }
 

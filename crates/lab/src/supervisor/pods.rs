@@ -130,7 +130,10 @@ fn is_dns(pod: &Pod) -> bool {
 }
 
 fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    let conditions = pod
+        .status
+        .iter()
+        .flat_map(|s| s.conditions.iter().flatten());
     let ready = conditions.filter(|c| c.type_ == "Ready" && c.status == "True");
     pod.metadata.deletion_timestamp.is_none() && ready.count() > 0
 }

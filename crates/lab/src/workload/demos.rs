@@ -31,7 +31,10 @@ where
         async move { Ok::<_, Infallible>(answer(plain(from), request).await) }
     };
     let app = Router::new().fallback(handler);
-    let served = axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>());
+    let served = axum::serve(
+        listener,
+        app.into_make_service_with_connect_info::<SocketAddr>(),
+    );
     if let Err(e) = served.await {
         eprintln!("the HTTP server stopped: {e}");
     }
@@ -40,7 +43,9 @@ where
 fn parameter(request: &Request, name: &str) -> Option<String> {
     let query = request.uri().query()?;
     let mut pairs = query.split('&').filter_map(|p| p.split_once('='));
-    pairs.find(|(k, _)| *k == name).map(|(_, v)| v.replace("%20", " ").replace('+', " "))
+    pairs
+        .find(|(k, _)| *k == name)
+        .map(|(_, v)| v.replace("%20", " ").replace('+', " "))
 }
 
 /// The name of a header as Go writes it: `x-a-b` is `X-A-B`.
@@ -56,14 +61,30 @@ fn canonical(name: &str) -> String {
 /// The request as Go's server of that image prints it.
 fn printed(request: &Request) -> String {
     let headers = request.headers();
-    let get = |name: header::HeaderName| headers.get(name).map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned());
-    let mut text = format!("{} {} {:?}\n", request.method(), request.uri(), request.version());
-    text.push_str(&format!("Host: {}\n", get(header::HOST).unwrap_or_default()));
+    let get = |name: header::HeaderName| {
+        headers
+            .get(name)
+            .map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned())
+    };
+    let mut text = format!(
+        "{} {} {:?}\n",
+        request.method(),
+        request.uri(),
+        request.version()
+    );
+    text.push_str(&format!(
+        "Host: {}\n",
+        get(header::HOST).unwrap_or_default()
+    ));
     if let Some(agent) = get(header::USER_AGENT) {
         text.push_str(&format!("User-Agent: {agent}\n"));
     }
-    let rest = headers.iter().filter(|(n, _)| **n != header::HOST && **n != header::USER_AGENT);
-    let rest: BTreeMap<String, Vec<u8>> = rest.map(|(n, v)| (canonical(n.as_str()), v.as_bytes().to_vec())).collect();
+    let rest = headers
+        .iter()
+        .filter(|(n, _)| **n != header::HOST && **n != header::USER_AGENT);
+    let rest: BTreeMap<String, Vec<u8>> = rest
+        .map(|(n, v)| (canonical(n.as_str()), v.as_bytes().to_vec()))
+        .collect();
     for (name, value) in rest {
         text.push_str(&format!("{name}: {}\n", String::from_utf8_lossy(&value)));
     }
@@ -77,16 +98,28 @@ pub(super) async fn whoami(name: Arc<str>, from: SocketAddr, request: Request) -
         "/health" => StatusCode::OK.into_response(),
         "/bench" => "1".into_response(),
         "/data" => {
-            let size: u64 = parameter(&request, "size").and_then(|s| s.parse().ok()).unwrap_or(1);
+            let size: u64 = parameter(&request, "size")
+                .and_then(|s| s.parse().ok())
+                .unwrap_or(1);
             Body::from(vec![b'-'; size.min(MAX_DATA) as usize]).into_response()
         }
         "/api" => {
             let headers: BTreeMap<String, Vec<String>> = request
                 .headers()
                 .iter()
-                .map(|(n, v)| (canonical(n.as_str()), vec![String::from_utf8_lossy(v.as_bytes()).into_owned()]))
+                .map(|(n, v)| {
+                    (
+                        canonical(n.as_str()),
+                        vec![String::from_utf8_lossy(v.as_bytes()).into_owned()],
+                    )
+                })
                 .collect();
-            let host = request.headers().get(header::HOST).and_then(|h| h.to_str().ok()).unwrap_or_default().to_owned();
+            let host = request
+                .headers()
+                .get(header::HOST)
+                .and_then(|h| h.to_str().ok())
+                .unwrap_or_default()
+                .to_owned();
             Json(json!({"hostname": hostname(), "ip": addresses(), "headers": headers, "url": request.uri().to_string(),
                 "host": host, "method": request.method().as_str(), "name": name.as_ref(), "remoteAddr": from.to_string()}))
             .into_response()
@@ -114,9 +147,17 @@ const WELCOME: &str = "<!DOCTYPE html>\n<html>\n<head>\n<title>Welcome to nginx!
 
 fn file_of(path: &str) -> Option<PathBuf> {
     let relative = Path::new(path.trim_start_matches('/'));
-    let climbs = relative.components().any(|c| !matches!(c, Component::Normal(_)));
+    let climbs = relative
+        .components()
+        .any(|c| !matches!(c, Component::Normal(_)));
     let at = Path::new(ROOT).join(relative);
-    (!climbs).then(|| if at.is_dir() { at.join("index.html") } else { at })
+    (!climbs).then(|| {
+        if at.is_dir() {
+            at.join("index.html")
+        } else {
+            at
+        }
+    })
 }
 
 fn kind_of(path: &Path) -> &'static str {
@@ -145,8 +186,14 @@ pub(super) async fn nginx(from: SocketAddr, request: Request) -> Response {
         )
             .into_response(),
     };
-    answer.headers_mut().insert(header::SERVER, header::HeaderValue::from_static("nginx"));
-    let agent = request.headers().get(header::USER_AGENT).and_then(|a| a.to_str().ok()).unwrap_or("-");
+    answer
+        .headers_mut()
+        .insert(header::SERVER, header::HeaderValue::from_static("nginx"));
+    let agent = request
+        .headers()
+        .get(header::USER_AGENT)
+        .and_then(|a| a.to_str().ok())
+        .unwrap_or("-");
     let at = jiff::Timestamp::now().strftime("%d/%b/%Y:%H:%M:%S +0000");
     println!(
         "{} - - [{at}] \"{} {path} {:?}\" {} - \"-\" \"{agent}\" \"-\"",
@@ -215,14 +262,27 @@ pub(super) async fn netexec(from: SocketAddr, request: Request) -> Response {
         "/healthz" => StatusCode::OK.into_response(),
         "/header" => {
             let name = parameter(&request, "key").unwrap_or_default();
-            let value = request.headers().get(name.as_str()).map(|v| v.as_bytes().to_vec());
+            let value = request
+                .headers()
+                .get(name.as_str())
+                .map(|v| v.as_bytes().to_vec());
             Bytes::from(value.unwrap_or_default()).into_response()
         }
         "/echo" => {
-            let code = parameter(&request, "code").and_then(|c| c.parse().ok()).and_then(|c| StatusCode::from_u16(c).ok());
-            (code.unwrap_or(StatusCode::OK), parameter(&request, "msg").unwrap_or_default()).into_response()
+            let code = parameter(&request, "code")
+                .and_then(|c| c.parse().ok())
+                .and_then(|c| StatusCode::from_u16(c).ok());
+            (
+                code.unwrap_or(StatusCode::OK),
+                parameter(&request, "msg").unwrap_or_default(),
+            )
+                .into_response()
         }
-        "/exit" | "/shutdown" => std::process::exit(parameter(&request, "code").and_then(|c| c.parse().ok()).unwrap_or(0)),
+        "/exit" | "/shutdown" => std::process::exit(
+            parameter(&request, "code")
+                .and_then(|c| c.parse().ok())
+                .unwrap_or(0),
+        ),
         "/" => format!("NOW: {}", jiff::Timestamp::now()).into_response(),
         _ => StatusCode::NOT_FOUND.into_response(),
     }
@@ -238,13 +298,21 @@ mod tests {
     use super::*;
 
     async fn body(answer: Response) -> String {
-        let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+        let bytes = axum::body::to_bytes(answer.into_body(), 1 << 20)
+            .await
+            .unwrap();
         String::from_utf8(bytes.to_vec()).unwrap()
     }
 
     fn request(method: &str, path: &str) -> Request {
         let builder = axum::http::Request::builder().method(method).uri(path);
-        builder.header("host", "web").header("x-real-ip", "1").header("user-agent", "curl/8").header("accept", "*/*").body(Body::empty()).unwrap()
+        builder
+            .header("host", "web")
+            .header("x-real-ip", "1")
+            .header("user-agent", "curl/8")
+            .header("accept", "*/*")
+            .body(Body::empty())
+            .unwrap()
     }
 
     fn from() -> SocketAddr {
@@ -255,7 +323,10 @@ mod tests {
     async fn whoami_prints_as_people_know_it() {
         let text = body(whoami("".into(), from(), request("GET", "/x?y=1")).await).await;
         let at = text.find("RemoteAddr").unwrap();
-        assert!(text.starts_with("Hostname: ") && text[..at].contains("\nIP: 127.0.0.1\n"), "{text}");
+        assert!(
+            text.starts_with("Hostname: ") && text[..at].contains("\nIP: 127.0.0.1\n"),
+            "{text}"
+        );
         assert_eq!(
             &text[at..],
             "RemoteAddr: 10.0.0.9:4000\nGET /x?y=1 HTTP/1.1\nHost: web\nUser-Agent: curl/8\nAccept: */*\nX-Real-Ip: 1\n\n"
@@ -264,15 +335,51 @@ mod tests {
 
     #[tokio::test]
     async fn star_wars_and_the_others() {
-        assert_eq!(body(deathstar(from(), request("POST", "/v1/request-landing")).await).await, "Ship landed\n");
+        assert_eq!(
+            body(deathstar(from(), request("POST", "/v1/request-landing")).await).await,
+            "Ship landed\n"
+        );
         let exploded = deathstar(from(), request("PUT", "/v1/exhaust-port")).await;
-        assert!(body(exploded).await.starts_with("Panic: deathstar exploded\n"));
-        assert_eq!(deathstar(from(), request("GET", "/v1/request-landing")).await.status(), 404);
-        assert!(body(nginx(from(), request("GET", "/")).await).await.contains("Welcome to nginx!"));
-        assert_eq!(nginx(from(), request("GET", "/../../etc/passwd")).await.status(), 404);
-        assert_eq!(json_mock(from(), request("GET", "/auth-header-required")).await.status(), 401);
-        assert!(body(json_mock(from(), request("GET", "/client-ip")).await).await.contains("::ffff:10.0.0.9"));
-        assert_eq!(body(netexec(from(), request("GET", "/echo?msg=a+b")).await).await, "a b");
-        assert_eq!(body(netexec(from(), request("GET", "/clientip")).await).await, "10.0.0.9:4000");
+        assert!(
+            body(exploded)
+                .await
+                .starts_with("Panic: deathstar exploded\n")
+        );
+        assert_eq!(
+            deathstar(from(), request("GET", "/v1/request-landing"))
+                .await
+                .status(),
+            404
+        );
+        assert!(
+            body(nginx(from(), request("GET", "/")).await)
+                .await
+                .contains("Welcome to nginx!")
+        );
+        assert_eq!(
+            nginx(from(), request("GET", "/../../etc/passwd"))
+                .await
+                .status(),
+            404
+        );
+        assert_eq!(
+            json_mock(from(), request("GET", "/auth-header-required"))
+                .await
+                .status(),
+            401
+        );
+        assert!(
+            body(json_mock(from(), request("GET", "/client-ip")).await)
+                .await
+                .contains("::ffff:10.0.0.9")
+        );
+        assert_eq!(
+            body(netexec(from(), request("GET", "/echo?msg=a+b")).await).await,
+            "a b"
+        );
+        assert_eq!(
+            body(netexec(from(), request("GET", "/clientip")).await).await,
+            "10.0.0.9:4000"
+        );
     }
 }

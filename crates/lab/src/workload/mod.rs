@@ -224,7 +224,9 @@ fn flag(args: &[String], names: &[&str]) -> Option<String> {
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let plain = arg.trim_start_matches('-');
-        let (name, value) = plain.split_once('=').map_or((plain, None), |(n, v)| (n, Some(v)));
+        let (name, value) = plain
+            .split_once('=')
+            .map_or((plain, None), |(n, v)| (n, Some(v)));
         if arg.starts_with('-') && names.contains(&name) {
             return value.map(str::to_owned).or_else(|| args.next().cloned());
         }
@@ -244,18 +246,26 @@ async fn start_agnhost(args: &[String]) -> anyhow::Result<()> {
     match args.first().map_or("pause", String::as_str) {
         "pause" => Ok(()),
         "netexec" => {
-            tokio::spawn(demos::serve(listen(port("http-port", 8080)?).await?, demos::netexec));
+            tokio::spawn(demos::serve(
+                listen(port("http-port", 8080)?).await?,
+                demos::netexec,
+            ));
             udp::start(port("udp-port", 8081)?, udp::Answer::Netexec)
         }
         "serve-hostname" => {
-            tokio::spawn(demos::serve(listen(port("port", 9376)?).await?, demos::serve_hostname));
+            tokio::spawn(demos::serve(
+                listen(port("port", 9376)?).await?,
+                demos::serve_hostname,
+            ));
             Ok(())
         }
         "test-webserver" => {
             tokio::spawn(demos::serve(listen(port("port", 80)?).await?, demos::nginx));
             Ok(())
         }
-        other => anyhow::bail!("the lab's agnhost has no {other:?}: it has netexec, pause, serve-hostname, test-webserver"),
+        other => anyhow::bail!(
+            "the lab's agnhost has no {other:?}: it has netexec, pause, serve-hostname, test-webserver"
+        ),
     }
 }
 

@@ -97,7 +97,16 @@ fn lab_with_an_agent_that_fails_says_so_and_leaves_nothing() {
     let up = |agent: &PathBuf| {
         let mut command = Command::new(HYPHA);
         command
-            .args(["lab", "up", "--name", &name, "--nodes", "2", "--cluster-dns", "none"])
+            .args([
+                "lab",
+                "up",
+                "--name",
+                &name,
+                "--nodes",
+                "2",
+                "--cluster-dns",
+                "none",
+            ])
             .env("HYPHA_LAB_AGENT", agent);
         let output = command.output().unwrap();
         assert!(!output.status.success());

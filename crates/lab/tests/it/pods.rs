@@ -240,8 +240,11 @@ fn lab_wrong_pods_say_what_is_wrong() {
     }
     let (lab, _dir) = lab(ONE_PLUGIN);
     assert!(
-        lab.try_apply(&pod("image", "{name: c, image: 'ghcr.io/nobody/nothing:1.27'}"))
-            .ok()
+        lab.try_apply(&pod(
+            "image",
+            "{name: c, image: 'ghcr.io/nobody/nothing:1.27'}"
+        ))
+        .ok()
     );
     wait_until("no such image", LIMIT, || {
         (status_of(&lab, "image")["waiting"] == "ErrImagePull").then_some(())

@@ -35,7 +35,13 @@ pub(super) fn status(result: &Result<i32, String>) -> String {
 }
 
 /// Runs a command for a client.
-pub(super) async fn exec(inside: Inside, lab: String, command: Vec<String>, asked: Asked, mut wire: Wire) {
+pub(super) async fn exec(
+    inside: Inside,
+    lab: String,
+    command: Vec<String>,
+    asked: Asked,
+    mut wire: Wire,
+) {
     let started = process::exec(&inside, &lab, command, asked.stdin, asked.tty).await;
     let mut executed = match started {
         Ok(executed) => executed,
@@ -62,7 +68,9 @@ pub(super) async fn exec(inside: Inside, lab: String, command: Vec<String>, aske
                 (Incoming::Stdin(bytes), Some(terminal)) => drop(terminal.write(&bytes).await),
                 (Incoming::Stdin(bytes), None) => {
                     if let Some(pipe) = &mut stdin
-                        && tokio::io::AsyncWriteExt::write_all(pipe, &bytes).await.is_err()
+                        && tokio::io::AsyncWriteExt::write_all(pipe, &bytes)
+                            .await
+                            .is_err()
                     {
                         stdin = None;
                     }
@@ -88,10 +96,18 @@ pub(super) async fn exec(inside: Inside, lab: String, command: Vec<String>, aske
     wire.finish(status(&code.map_err(|e| e.to_string()))).await;
 }
 
-async fn copy(mut from: Box<dyn AsyncRead + Send + Unpin>, channel: Channel, to: mpsc::Sender<(Channel, Bytes)>) {
+async fn copy(
+    mut from: Box<dyn AsyncRead + Send + Unpin>,
+    channel: Channel,
+    to: mpsc::Sender<(Channel, Bytes)>,
+) {
     let mut buffer = vec![0; 32 << 10];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        if to.send((channel, Bytes::copy_from_slice(&buffer[..n]))).await.is_err() {
+        if to
+            .send((channel, Bytes::copy_from_slice(&buffer[..n])))
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -100,7 +116,11 @@ async fn copy(mut from: Box<dyn AsyncRead + Send + Unpin>, channel: Channel, to:
 async fn copy_terminal(from: Terminal, to: mpsc::Sender<(Channel, Bytes)>) {
     let mut buffer = vec![0; 32 << 10];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
-        if to.send((Channel::Stdout, Bytes::copy_from_slice(&buffer[..n]))).await.is_err() {
+        if to
+            .send((Channel::Stdout, Bytes::copy_from_slice(&buffer[..n])))
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -144,7 +164,9 @@ async fn show(wire: &Wire, asked: Asked, stream: Stream, bytes: Bytes) -> bool {
 async fn take(container: &ContainerHandle, input: Option<&Input>, incoming: Incoming) {
     match (incoming, input) {
         (Incoming::Stdin(bytes), Some(input)) => drop(input.write(&bytes).await),
-        (Incoming::Resize(columns, rows), Some(Input::Terminal(terminal))) => terminal.resize(columns, rows),
+        (Incoming::Resize(columns, rows), Some(Input::Terminal(terminal))) => {
+            terminal.resize(columns, rows)
+        }
         (Incoming::StdinEnd, input) => close_once(container, input).await,
         _ => {}
     }
@@ -165,7 +187,10 @@ mod tests {
         assert!(status(&Ok(0)).contains("\"Success\""));
         let failed: serde_json::Value = serde_json::from_str(&status(&Ok(3))).unwrap();
         assert_eq!(failed["reason"], "NonZeroExitCode");
-        assert_eq!(failed["details"]["causes"][0], json!({"reason": "ExitCode", "message": "3"}));
+        assert_eq!(
+            failed["details"]["causes"][0],
+            json!({"reason": "ExitCode", "message": "3"})
+        );
         assert!(status(&Err("no".into())).contains("InternalError"));
     }
 }

@@ -45,7 +45,10 @@ impl Target {
     }
 
     fn refused(&self, port: u16, error: &io::Error) -> String {
-        format!("an error occurred forwarding {port} -> {port}: failed to connect to localhost:{port} inside pod {}: {error}", self.pod)
+        format!(
+            "an error occurred forwarding {port} -> {port}: failed to connect to localhost:{port} inside pod {}: {error}",
+            self.pod
+        )
     }
 }
 
@@ -59,7 +62,11 @@ where
     while let Some(stream) = opened.recv().await {
         let header = |name: &str| stream.headers.get(name).cloned().unwrap_or_default();
         // Old clients send no number: then the port has to do.
-        let request = if header("requestid").is_empty() { header("port") } else { header("requestid") };
+        let request = if header("requestid").is_empty() {
+            header("port")
+        } else {
+            header("requestid")
+        };
         match header("streamtype").as_str() {
             "error" if errors.len() < MAX_PENDING => drop(errors.insert(request, stream.id)),
             "data" => {
@@ -120,7 +127,13 @@ pub(super) async fn websocket(target: Target, ports: Vec<u16>, socket: Socket) {
         }
         let (feed, incoming) = mpsc::channel(32);
         feeds.push(feed);
-        tokio::spawn(channel_pair(target.clone(), port, channel, incoming, out.clone()));
+        tokio::spawn(channel_pair(
+            target.clone(),
+            port,
+            channel,
+            incoming,
+            out.clone(),
+        ));
     }
     drop(out);
     let write = async {
@@ -133,7 +146,9 @@ pub(super) async fn websocket(target: Target, ports: Vec<u16>, socket: Socket) {
     };
     let read = async {
         while let Some(Ok(message)) = from.next().await {
-            let Message::Binary(mut bytes) = message else { continue };
+            let Message::Binary(mut bytes) = message else {
+                continue;
+            };
             if bytes.is_empty() {
                 continue;
             }
@@ -149,7 +164,13 @@ pub(super) async fn websocket(target: Target, ports: Vec<u16>, socket: Socket) {
     }
 }
 
-async fn channel_pair(target: Target, port: u16, channel: u8, mut incoming: mpsc::Receiver<Bytes>, out: mpsc::Sender<Bytes>) {
+async fn channel_pair(
+    target: Target,
+    port: u16,
+    channel: u8,
+    mut incoming: mpsc::Receiver<Bytes>,
+    out: mpsc::Sender<Bytes>,
+) {
     let message = |channel: u8, bytes: &[u8]| {
         let mut message = BytesMut::with_capacity(1 + bytes.len());
         message.extend_from_slice(&[channel]);
@@ -159,7 +180,9 @@ async fn channel_pair(target: Target, port: u16, channel: u8, mut incoming: mpsc
     let connection = match target.connect(port).await {
         Ok(connection) => connection,
         Err(e) => {
-            let _ = out.send(message(channel + 1, target.refused(port, &e).as_bytes())).await;
+            let _ = out
+                .send(message(channel + 1, target.refused(port, &e).as_bytes()))
+                .await;
             return;
         }
     };

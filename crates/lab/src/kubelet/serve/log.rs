@@ -23,13 +23,22 @@ pub(super) struct LogRequest {
 impl LogRequest {
     pub(super) fn parse(query: &Query) -> Result<LogRequest, String> {
         let number = |name: &str| -> Result<Option<usize>, String> {
-            let Some(text) = query.get(name) else { return Ok(None) };
+            let Some(text) = query.get(name) else {
+                return Ok(None);
+            };
             let parsed = text.parse();
-            parsed.map(Some).map_err(|_| format!("{name}={text:?} is no number"))
+            parsed
+                .map(Some)
+                .map_err(|_| format!("{name}={text:?} is no number"))
         };
         let since = match (query.get("sinceTime"), number("sinceSeconds")?) {
-            (Some(_), Some(_)) => return Err("sinceTime and sinceSeconds exclude each other".into()),
-            (Some(text), None) => Some(text.parse().map_err(|_| format!("sinceTime={text:?} is no time"))?),
+            (Some(_), Some(_)) => {
+                return Err("sinceTime and sinceSeconds exclude each other".into());
+            }
+            (Some(text), None) => Some(
+                text.parse()
+                    .map_err(|_| format!("sinceTime={text:?} is no time"))?,
+            ),
             (None, Some(seconds)) => {
                 let ago = SignedDuration::from_secs(seconds.try_into().unwrap_or(i64::MAX / 2));
                 Some(Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::MIN))
@@ -42,16 +51,28 @@ impl LogRequest {
             timestamps: query.flag("timestamps"),
             limit: number("limitBytes")?,
         };
-        Ok(LogRequest { wanted, follow: query.flag("follow"), previous: query.flag("previous") })
+        Ok(LogRequest {
+            wanted,
+            follow: query.flag("follow"),
+            previous: query.flag("previous"),
+        })
     }
 }
 
 /// The beginning of an answer; what follows comes through the channel. The error is for the client.
-pub(super) fn read(container: Arc<ContainerHandle>, request: LogRequest) -> Result<(Bytes, mpsc::Receiver<Bytes>), String> {
+pub(super) fn read(
+    container: Arc<ContainerHandle>,
+    request: LogRequest,
+) -> Result<(Bytes, mpsc::Receiver<Bytes>), String> {
     let (tell, hear) = mpsc::channel(16);
     if request.previous {
         let path = previous(container.log.path());
-        let data = std::fs::read(path).map_err(|_| format!("previous terminated container {:?} not found", container.name))?;
+        let data = std::fs::read(path).map_err(|_| {
+            format!(
+                "previous terminated container {:?} not found",
+                container.name
+            )
+        })?;
         return Ok((select(&data, &request.wanted).into(), hear));
     }
     let watch = container.log.watch();
@@ -60,7 +81,11 @@ pub(super) fn read(container: Arc<ContainerHandle>, request: LogRequest) -> Resu
     let first = select(&data, &request.wanted);
     if request.follow {
         let left = request.wanted.limit.map(|l| l.saturating_sub(first.len()));
-        let wanted = Wanted { tail: None, limit: left, ..request.wanted };
+        let wanted = Wanted {
+            tail: None,
+            limit: left,
+            ..request.wanted
+        };
         tokio::spawn(follow(container, wanted, (file, offset), tell));
     }
     Ok((first.into(), hear))
@@ -76,12 +101,20 @@ fn part(path: &Path, offset: u64) -> (Vec<u8>, u64) {
         Ok(data)
     };
     let mut data = read().unwrap_or_default();
-    let end = data.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+    let end = data
+        .iter()
+        .rposition(|b| *b == b'\n')
+        .map_or(0, |at| at + 1);
     data.truncate(end);
     (data, offset + end as u64)
 }
 
-async fn follow(container: Arc<ContainerHandle>, mut wanted: Wanted, at: (u64, u64), tell: mpsc::Sender<Bytes>) {
+async fn follow(
+    container: Arc<ContainerHandle>,
+    mut wanted: Wanted,
+    at: (u64, u64),
+    tell: mpsc::Sender<Bytes>,
+) {
     let mut watch = container.log.watch();
     let (mut file, mut offset) = at;
     loop {
@@ -98,7 +131,9 @@ async fn follow(container: Arc<ContainerHandle>, mut wanted: Wanted, at: (u64, u
         }
         let (data, next) = part(container.log.path(), offset);
         offset = next;
-        if !send(&tell, &mut wanted, &data).await || now.closed && now.file > 0 && container.inside.borrow().is_none() {
+        if !send(&tell, &mut wanted, &data).await
+            || now.closed && now.file > 0 && container.inside.borrow().is_none()
+        {
             return;
         }
         tokio::select! {
@@ -124,11 +159,19 @@ mod tests {
     #[test]
     fn requests() {
         let parse = |text: &str| LogRequest::parse(&Query::parse(text));
-        let full = parse("follow=true&tailLines=5&timestamps=1&limitBytes=10&sinceTime=2026-01-01T00:00:00Z").unwrap();
+        let full = parse(
+            "follow=true&tailLines=5&timestamps=1&limitBytes=10&sinceTime=2026-01-01T00:00:00Z",
+        )
+        .unwrap();
         assert!(full.follow && !full.previous && full.wanted.timestamps);
         assert_eq!((full.wanted.tail, full.wanted.limit), (Some(5), Some(10)));
         assert!(parse("sinceSeconds=99999999999999").is_ok());
-        for bad in ["tailLines=x", "tailLines=-1", "sinceTime=x", "sinceTime=2026-01-01T00:00:00Z&sinceSeconds=1"] {
+        for bad in [
+            "tailLines=x",
+            "tailLines=-1",
+            "sinceTime=x",
+            "sinceTime=2026-01-01T00:00:00Z&sinceSeconds=1",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

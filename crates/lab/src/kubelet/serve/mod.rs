@@ -68,16 +68,26 @@ pub(super) fn start(context: Arc<Context>) -> anyhow::Result<()> {
     let acceptor = tls::acceptor(&context.node.name, &context.node.addresses)?;
     let bind = || {
         let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
-        TcpListener::bind(v6).or_else(|_| TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))))
+        TcpListener::bind(v6)
+            .or_else(|_| TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT))))
     };
     let listener = context.node.run(bind).context("cannot enter the node")?;
-    let listener = listener.with_context(|| format!("cannot listen on port {PORT} of {}", context.node.name))?;
-    listener.set_nonblocking(true).context("cannot prepare a listener")?;
-    let listener = tokio::net::TcpListener::from_std(listener).context("cannot prepare a listener")?;
+    let listener = listener
+        .with_context(|| format!("cannot listen on port {PORT} of {}", context.node.name))?;
+    listener
+        .set_nonblocking(true)
+        .context("cannot prepare a listener")?;
+    let listener =
+        tokio::net::TcpListener::from_std(listener).context("cannot prepare a listener")?;
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => drop(tokio::spawn(connection(context.clone(), acceptor.clone(), stream, peer))),
+                Ok((stream, peer)) => drop(tokio::spawn(connection(
+                    context.clone(),
+                    acceptor.clone(),
+                    stream,
+                    peer,
+                ))),
                 // Out of descriptors: give others a chance to finish.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
             }
@@ -86,14 +96,20 @@ pub(super) fn start(context: Arc<Context>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn connection(context: Arc<Context>, acceptor: TlsAcceptor, stream: TcpStream, peer: SocketAddr) {
+async fn connection(
+    context: Arc<Context>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    peer: SocketAddr,
+) {
     let from: IpAddr = peer.ip().to_canonical();
     if !from.is_loopback() && !context.node.addresses.contains(&from) {
         tracing::warn!(node = context.node.name, %from, "the kubelet's API refused a connection from elsewhere");
         return;
     }
     let _ = stream.set_nodelay(true);
-    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await else {
+    let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await
+    else {
         return;
     };
     let service = service_fn(move |request| {
@@ -120,7 +136,10 @@ async fn route(context: &Arc<Context>, request: Request<Incoming>) -> Result<Ans
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let pod = |namespace: &str, name: &str| match context.pods.get(namespace, name) {
         Some(pod) => Ok(pod),
-        None => refuse(StatusCode::NOT_FOUND, format!("pod {namespace}/{name} does not exist on this node")),
+        None => refuse(
+            StatusCode::NOT_FOUND,
+            format!("pod {namespace}/{name} does not exist on this node"),
+        ),
     };
     match (request.method(), parts.as_slice()) {
         (&Method::GET, ["healthz"]) => Ok(text(StatusCode::OK, "text/plain; charset=utf-8", "ok")),
@@ -141,14 +160,20 @@ async fn route(context: &Arc<Context>, request: Request<Incoming>) -> Result<Ans
             let found = pod(namespace, name)?;
             start_forward(context, &found, name, &query, request)
         }
-        _ => refuse(StatusCode::NOT_FOUND, format!("the kubelet of the lab has no {path}")),
+        _ => refuse(
+            StatusCode::NOT_FOUND,
+            format!("the kubelet of the lab has no {path}"),
+        ),
     }
 }
 
 fn find(pod: &PodHandle, name: &str) -> Result<Arc<ContainerHandle>, Refused> {
     match pod.container(name) {
         Some(container) => Ok(container.clone()),
-        None => refuse(StatusCode::NOT_FOUND, format!("container not found ({name:?})")),
+        None => refuse(
+            StatusCode::NOT_FOUND,
+            format!("container not found ({name:?})"),
+        ),
     }
 }
 
@@ -165,8 +190,11 @@ fn pods(context: &Context) -> Answer {
 
 fn logs(container: Arc<ContainerHandle>, query: &Query) -> Result<Answer, Refused> {
     let request = log::LogRequest::parse(query).or_else(|e| refuse(StatusCode::BAD_REQUEST, e))?;
-    let (first, rest) = log::read(container, request).or_else(|e| refuse(StatusCode::BAD_REQUEST, e))?;
-    let rest = futures::stream::unfold(rest, |mut rest| async { rest.recv().await.map(|b| (b, rest)) });
+    let (first, rest) =
+        log::read(container, request).or_else(|e| refuse(StatusCode::BAD_REQUEST, e))?;
+    let rest = futures::stream::unfold(rest, |mut rest| async {
+        rest.recv().await.map(|b| (b, rest))
+    });
     let parts = futures::stream::once(std::future::ready(first)).chain(rest);
     let body = StreamBody::new(parts.map(|b| Ok(Frame::data(b))));
     let mut answer = Response::new(BodyExt::boxed(body));
@@ -186,24 +214,52 @@ fn asked(query: &Query) -> Asked {
     }
 }
 
-fn start_exec(context: &Context, container: Arc<ContainerHandle>, query: &Query, request: Request<Incoming>) -> Result<Answer, Refused> {
+fn start_exec(
+    context: &Context,
+    container: Arc<ContainerHandle>,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<Answer, Refused> {
     let Some(inside) = container.inside.borrow().clone() else {
-        return refuse(StatusCode::NOT_FOUND, format!("container not found ({:?}): it does not run", container.name));
+        return refuse(
+            StatusCode::NOT_FOUND,
+            format!(
+                "container not found ({:?}): it does not run",
+                container.name
+            ),
+        );
     };
     let command: Vec<String> = query.all("command").map(str::to_owned).collect();
     if command.is_empty() {
-        return refuse(StatusCode::BAD_REQUEST, "you must specify at least 1 command for the container");
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "you must specify at least 1 command for the container",
+        );
     }
     let (asked, lab) = (asked(query), context.node.lab.as_str().to_owned());
-    session(request, asked, move |wire| exec::exec(inside, lab, command, asked, wire))
+    session(request, asked, move |wire| {
+        exec::exec(inside, lab, command, asked, wire)
+    })
 }
 
-fn start_attach(container: Arc<ContainerHandle>, query: &Query, request: Request<Incoming>) -> Result<Answer, Refused> {
+fn start_attach(
+    container: Arc<ContainerHandle>,
+    query: &Query,
+    request: Request<Incoming>,
+) -> Result<Answer, Refused> {
     if container.inside.borrow().is_none() {
-        return refuse(StatusCode::NOT_FOUND, format!("container not found ({:?}): it does not run", container.name));
+        return refuse(
+            StatusCode::NOT_FOUND,
+            format!(
+                "container not found ({:?}): it does not run",
+                container.name
+            ),
+        );
     }
     let asked = asked(query);
-    session(request, asked, move |wire| exec::attach(container, asked, wire))
+    session(request, asked, move |wire| {
+        exec::attach(container, asked, wire)
+    })
 }
 
 /// What a client wants to speak.
@@ -218,25 +274,42 @@ enum Spoken {
 /// Chooses a protocol out of what the client offers.
 fn negotiate(headers: &HeaderMap, websocket: &[&str], spdy: &[&str]) -> Result<Spoken, Refused> {
     let words = |name: &str| {
-        let values = headers.get_all(name).into_iter().filter_map(|v| v.to_str().ok());
-        let words = values.flat_map(|v| v.split(',')).map(|w| w.trim().to_owned());
+        let values = headers
+            .get_all(name)
+            .into_iter()
+            .filter_map(|v| v.to_str().ok());
+        let words = values
+            .flat_map(|v| v.split(','))
+            .map(|w| w.trim().to_owned());
         words.filter(|w| !w.is_empty()).collect::<Vec<_>>()
     };
-    let pick = |offered: Vec<String>, known: &[&str]| match known.iter().find(|k| offered.iter().any(|o| o == *k)) {
+    let pick = |offered: Vec<String>, known: &[&str]| match known
+        .iter()
+        .find(|k| offered.iter().any(|o| o == *k))
+    {
         Some(known) => Ok((*known).to_owned()),
         None => refuse(
             StatusCode::FORBIDDEN,
-            format!("unable to upgrade: none of the protocols {offered:?} is spoken here; known: {}", known.join(", ")),
+            format!(
+                "unable to upgrade: none of the protocols {offered:?} is spoken here; known: {}",
+                known.join(", ")
+            ),
         ),
     };
     let upgrade = words("upgrade");
     let asks = |what: &str| upgrade.iter().any(|u| u.eq_ignore_ascii_case(what));
     if asks("websocket") {
-        Ok(Spoken::WebSocket(pick(words("sec-websocket-protocol"), websocket)?))
+        Ok(Spoken::WebSocket(pick(
+            words("sec-websocket-protocol"),
+            websocket,
+        )?))
     } else if asks(SPDY) {
         Ok(Spoken::Spdy(pick(words(STREAM_PROTOCOL), spdy)?))
     } else {
-        refuse(StatusCode::BAD_REQUEST, format!("an upgrade to websocket or {SPDY} was expected"))
+        refuse(
+            StatusCode::BAD_REQUEST,
+            format!("an upgrade to websocket or {SPDY} was expected"),
+        )
     }
 }
 
@@ -246,14 +319,22 @@ fn switching(request: &Request<Incoming>, spoken: &Spoken) -> Result<Answer, Ref
         .status(StatusCode::SWITCHING_PROTOCOLS)
         .header(header::CONNECTION, "Upgrade");
     let builder = match spoken {
-        Spoken::Spdy(protocol) => builder.header(header::UPGRADE, SPDY).header(STREAM_PROTOCOL, protocol),
+        Spoken::Spdy(protocol) => builder
+            .header(header::UPGRADE, SPDY)
+            .header(STREAM_PROTOCOL, protocol),
         Spoken::WebSocket(protocol) => {
             let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY) else {
-                return refuse(StatusCode::BAD_REQUEST, "a WebSocket handshake without a key");
+                return refuse(
+                    StatusCode::BAD_REQUEST,
+                    "a WebSocket handshake without a key",
+                );
             };
             builder
                 .header(header::UPGRADE, "websocket")
-                .header(header::SEC_WEBSOCKET_ACCEPT, derive_accept_key(key.as_bytes()))
+                .header(
+                    header::SEC_WEBSOCKET_ACCEPT,
+                    derive_accept_key(key.as_bytes()),
+                )
                 .header(header::SEC_WEBSOCKET_PROTOCOL, protocol)
         }
     };
@@ -309,22 +390,35 @@ fn start_forward(
     request: Request<Incoming>,
 ) -> Result<Answer, Refused> {
     let Some(net) = pod.net.borrow().clone() else {
-        return refuse(StatusCode::BAD_REQUEST, format!("pod {name:?} has no network yet"));
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            format!("pod {name:?} has no network yet"),
+        );
     };
     let target = forward::Target {
         node: context.node.clone(),
         net,
         pod: name.to_owned(),
     };
-    let spoken = negotiate(request.headers(), &[TUNNEL, "v4.channel.k8s.io", PORT_FORWARD], &[PORT_FORWARD])?;
-    let ports = query.all("ports").chain(query.all("port")).flat_map(|p| p.split(','));
+    let spoken = negotiate(
+        request.headers(),
+        &[TUNNEL, "v4.channel.k8s.io", PORT_FORWARD],
+        &[PORT_FORWARD],
+    )?;
+    let ports = query
+        .all("ports")
+        .chain(query.all("port"))
+        .flat_map(|p| p.split(','));
     let ports: Vec<u16> = ports.filter_map(|p| p.parse().ok()).collect();
     let (tunnel, websocket) = match &spoken {
         Spoken::WebSocket(protocol) => (protocol == TUNNEL, true),
         Spoken::Spdy(_) => (false, false),
     };
     if websocket && !tunnel && ports.is_empty() {
-        return refuse(StatusCode::BAD_REQUEST, "query parameter \"ports\" is missing");
+        return refuse(
+            StatusCode::BAD_REQUEST,
+            "query parameter \"ports\" is missing",
+        );
     }
     upgraded(request, &spoken, move |connection| async move {
         if tunnel {
@@ -351,11 +445,26 @@ mod tests {
 
     #[test]
     fn protocols_are_chosen() {
-        let choose = |list: &[(&'static str, &'static str)]| negotiate(&headers(list), &["v5", "v4"], &["v4"]).map_err(|r| r.0);
-        assert_eq!(choose(&[("upgrade", "websocket"), ("sec-websocket-protocol", "v4, v5")]), Ok(Spoken::WebSocket("v5".into())));
-        let spdy = [("upgrade", "SPDY/3.1"), (STREAM_PROTOCOL, "v4"), (STREAM_PROTOCOL, "v3")];
+        let choose = |list: &[(&'static str, &'static str)]| {
+            negotiate(&headers(list), &["v5", "v4"], &["v4"]).map_err(|r| r.0)
+        };
+        assert_eq!(
+            choose(&[
+                ("upgrade", "websocket"),
+                ("sec-websocket-protocol", "v4, v5")
+            ]),
+            Ok(Spoken::WebSocket("v5".into()))
+        );
+        let spdy = [
+            ("upgrade", "SPDY/3.1"),
+            (STREAM_PROTOCOL, "v4"),
+            (STREAM_PROTOCOL, "v3"),
+        ];
         assert_eq!(choose(&spdy), Ok(Spoken::Spdy("v4".into())));
-        assert_eq!(choose(&[("upgrade", "SPDY/3.1"), (STREAM_PROTOCOL, "v1")]), Err(StatusCode::FORBIDDEN));
+        assert_eq!(
+            choose(&[("upgrade", "SPDY/3.1"), (STREAM_PROTOCOL, "v1")]),
+            Err(StatusCode::FORBIDDEN)
+        );
         assert_eq!(choose(&[("upgrade", "h2c")]), Err(StatusCode::BAD_REQUEST));
     }
 }

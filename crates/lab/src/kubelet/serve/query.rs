@@ -39,12 +39,16 @@ impl Query {
     }
 
     pub(super) fn all(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
+        self.0
+            .iter()
+            .filter(move |(k, _)| k == name)
+            .map(|(_, v)| v.as_str())
     }
 
     /// It is there and says yes.
     pub(super) fn flag(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|v| matches!(v, "1" | "true" | "True" | "TRUE" | "t" | "T"))
+        self.get(name)
+            .is_some_and(|v| matches!(v, "1" | "true" | "True" | "TRUE" | "t" | "T"))
     }
 }
 
@@ -54,8 +58,12 @@ mod tests {
 
     #[test]
     fn values() {
-        let query = Query::parse("command=sh&command=-c&command=echo+a%26b%zz%&tty=1&input=false&x");
-        assert_eq!(query.all("command").collect::<Vec<_>>(), ["sh", "-c", "echo a&b%zz%"]);
+        let query =
+            Query::parse("command=sh&command=-c&command=echo+a%26b%zz%&tty=1&input=false&x");
+        assert_eq!(
+            query.all("command").collect::<Vec<_>>(),
+            ["sh", "-c", "echo a&b%zz%"]
+        );
         assert!(query.flag("tty") && !query.flag("input") && !query.flag("x") && !query.flag("y"));
         assert_eq!(query.get("x"), Some(""));
         assert_eq!(decode("%c3%bc€%e"), "ü€%e");

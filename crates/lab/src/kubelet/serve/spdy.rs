@@ -130,7 +130,11 @@ impl Decoder {
         let body = buffer.split_to(length).freeze();
         if first & 0x8000_0000 == 0 {
             let fin = flags & FIN != 0;
-            return Ok(Some(Frame::Data { id: first, bytes: body, fin }));
+            return Ok(Some(Frame::Data {
+                id: first,
+                bytes: body,
+                fin,
+            }));
         }
         let version = (first >> 16) as u16 & 0x7fff;
         if version != VERSION {
@@ -153,7 +157,11 @@ impl Decoder {
                 // After the number: the associated stream, priority, slot.
                 let id = number(6)? & 0x7fff_ffff;
                 let headers = self.headers(&body)?;
-                Frame::Open { id, headers, fin: flags & FIN != 0 }
+                Frame::Open {
+                    id,
+                    headers,
+                    fin: flags & FIN != 0,
+                }
             }
             // Answers and further headers: read, because all headers are one compressed stream.
             2 | 8 => {
@@ -161,7 +169,9 @@ impl Decoder {
                 self.headers(&body)?;
                 Frame::Other
             }
-            3 => Frame::Reset { id: number(4)? & 0x7fff_ffff },
+            3 => Frame::Reset {
+                id: number(4)? & 0x7fff_ffff,
+            },
             6 => Frame::Ping { id: number(0)? },
             7 => Frame::GoAway,
             _ => Frame::Other,
@@ -178,13 +188,17 @@ impl Decoder {
                 plain.reserve(plain.len());
             }
             let (read, had) = (self.inflate.total_in(), plain.len());
-            let status = self.inflate.decompress_vec(compressed, &mut plain, FlushDecompress::Sync);
+            let status = self
+                .inflate
+                .decompress_vec(compressed, &mut plain, FlushDecompress::Sync);
             let read = (self.inflate.total_in() - read) as usize;
             compressed = compressed.get(read..).ok_or(SpdyError::Headers)?;
             match status {
                 Ok(Status::StreamEnd) => return Err(SpdyError::Headers),
                 Ok(_) if compressed.is_empty() && plain.len() < plain.capacity() => break,
-                Ok(_) if read == 0 && plain.len() == had && had < plain.capacity() => return Err(SpdyError::Headers),
+                Ok(_) if read == 0 && plain.len() == had && had < plain.capacity() => {
+                    return Err(SpdyError::Headers);
+                }
                 Ok(_) => {}
                 Err(e) if e.needs_dictionary().is_some() => {
                     let set = self.inflate.set_dictionary(&self.dictionary);
@@ -253,6 +267,8 @@ impl Encoder {
             out.put_u16_le(!(part.len() as u16));
             out.put_slice(part);
         }
+        // An empty part: readers hand on what they have only then.
+        out.put_slice(&[0, 0, 0, 0xff, 0xff]);
         out
     }
 
@@ -302,7 +318,9 @@ mod tests {
     use super::*;
 
     fn headers(list: &[(&str, &str)]) -> Headers {
-        list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        list.iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     /// As real clients do it: compressed, with the dictionary, one stream for all frames.
@@ -314,7 +332,9 @@ mod tests {
             plain.put_slice(text.as_bytes());
         }
         let mut out = Vec::with_capacity(plain.len() + 100);
-        deflate.compress_vec(&plain, &mut out, FlushCompress::Sync).unwrap();
+        deflate
+            .compress_vec(&plain, &mut out, FlushCompress::Sync)
+            .unwrap();
         out
     }
 
@@ -356,9 +376,21 @@ mod tests {
         assert_eq!(
             frames,
             [
-                Frame::Open { id: 1, headers: first, fin: false },
-                Frame::Open { id: 3, headers: second, fin: false },
-                Frame::Data { id: 3, bytes: Bytes::from_static(b"hello"), fin: true },
+                Frame::Open {
+                    id: 1,
+                    headers: first,
+                    fin: false
+                },
+                Frame::Open {
+                    id: 3,
+                    headers: second,
+                    fin: false
+                },
+                Frame::Data {
+                    id: 3,
+                    bytes: Bytes::from_static(b"hello"),
+                    fin: true
+                },
             ]
         );
     }
@@ -375,10 +407,31 @@ mod tests {
         buffer.extend(encoder.ping(9));
         buffer.extend(encoder.reset(7));
         let mut next = || decoder.next(&mut buffer).unwrap();
-        assert_eq!(next(), Some(Frame::Open { id: 5, headers: wanted.clone(), fin: false }));
+        assert_eq!(
+            next(),
+            Some(Frame::Open {
+                id: 5,
+                headers: wanted.clone(),
+                fin: false
+            })
+        );
         assert_eq!(next(), Some(Frame::Other));
-        assert_eq!(next(), Some(Frame::Open { id: 7, headers: wanted, fin: false }));
-        assert_eq!((next(), next(), next()), (Some(Frame::Ping { id: 9 }), Some(Frame::Reset { id: 7 }), None));
+        assert_eq!(
+            next(),
+            Some(Frame::Open {
+                id: 7,
+                headers: wanted,
+                fin: false
+            })
+        );
+        assert_eq!(
+            (next(), next(), next()),
+            (
+                Some(Frame::Ping { id: 9 }),
+                Some(Frame::Reset { id: 7 }),
+                None
+            )
+        );
     }
 
     #[test]
@@ -386,15 +439,30 @@ mod tests {
         let mut deflate = Compress::new(Compression::best(), true);
         let zeros = vec![0; 10 << 20];
         let mut block = Vec::with_capacity(1 << 20);
-        deflate.compress_vec(&zeros, &mut block, FlushCompress::Sync).unwrap();
-        let refuse = |frame: Vec<u8>| Decoder::default().next(&mut BytesMut::from(frame.as_slice()));
+        deflate
+            .compress_vec(&zeros, &mut block, FlushCompress::Sync)
+            .unwrap();
+        let refuse =
+            |frame: Vec<u8>| Decoder::default().next(&mut BytesMut::from(frame.as_slice()));
         assert_eq!(refuse(syn(1, &block)), Err(SpdyError::Headers));
-        assert_eq!(refuse(vec![0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff]), Err(SpdyError::TooLong(0xff_ffff)));
-        assert_eq!(refuse(vec![0x80, 2, 0, 1, 0, 0, 0, 0]), Err(SpdyError::Version(2)));
+        assert_eq!(
+            refuse(vec![0x80, 3, 0, 1, 0, 0xff, 0xff, 0xff]),
+            Err(SpdyError::TooLong(0xff_ffff))
+        );
+        assert_eq!(
+            refuse(vec![0x80, 2, 0, 1, 0, 0, 0, 0]),
+            Err(SpdyError::Version(2))
+        );
         assert_eq!(refuse(control(1, 0, &[0; 5])), Err(SpdyError::Malformed));
         assert_eq!(refuse(syn(1, b"garbage")), Err(SpdyError::Headers));
-        assert_eq!(parse_headers(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]), Err(SpdyError::Headers));
-        assert_eq!(parse_headers(&[0xff, 0xff, 0xff, 0xff]), Err(SpdyError::Headers));
+        assert_eq!(
+            parse_headers(&[0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]),
+            Err(SpdyError::Headers)
+        );
+        assert_eq!(
+            parse_headers(&[0xff, 0xff, 0xff, 0xff]),
+            Err(SpdyError::Headers)
+        );
     }
 
     proptest! {

@@ -113,8 +113,13 @@ async fn read_frames(
                 return;
             }
         };
-        let Some(frames) = answers.upgrade() else { return };
-        let sender = Sender { frames, encoder: encoder.clone() };
+        let Some(frames) = answers.upgrade() else {
+            return;
+        };
+        let sender = Sender {
+            frames,
+            encoder: encoder.clone(),
+        };
         match frame {
             Frame::Open { id, headers, fin } => {
                 open.retain(|_, s| !s.is_closed());
@@ -129,7 +134,16 @@ async fn read_frames(
                     open.insert(id, feed);
                 }
                 let answered = sender.send(|e| e.reply(id)).await;
-                if answered.is_err() || tell.send(Stream { id, headers, incoming }).await.is_err() {
+                if answered.is_err()
+                    || tell
+                        .send(Stream {
+                            id,
+                            headers,
+                            incoming,
+                        })
+                        .await
+                        .is_err()
+                {
                     return;
                 }
             }
@@ -165,7 +179,10 @@ mod tests {
         let mut encoder = Encoder::default();
         let headers: Headers = [("streamtype".to_owned(), "stdin".to_owned())].into();
         write.write_all(&encoder.open(1, &headers)).await.unwrap();
-        write.write_all(&encoder.data(1, b"in", true)).await.unwrap();
+        write
+            .write_all(&encoder.data(1, b"in", true))
+            .await
+            .unwrap();
         let mut stream = streams.recv().await.unwrap();
         assert_eq!((stream.id, &stream.headers), (1, &headers));
         assert_eq!(stream.incoming.recv().await.as_deref(), Some(&b"in"[..]));
@@ -187,6 +204,9 @@ mod tests {
         }
         assert_eq!(got, 2 * PART);
         drop((read, write));
-        assert!(streams.recv().await.is_none(), "the end of the connection is the end of its streams");
+        assert!(
+            streams.recv().await.is_none(),
+            "the end of the connection is the end of its streams"
+        );
     }
 }

@@ -11,8 +11,9 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 use super::streams::{self, Gone, Stream};
 
@@ -92,10 +93,19 @@ pub(super) async fn websocket(upgraded: Upgraded) -> Wire {
     let (leaving, gone) = oneshot::channel();
     tokio::spawn(read_socket(from, tell, leaving));
     let writer = tokio::spawn(write_socket(to, hear));
-    Wire { incoming, out, gone, writer }
+    Wire {
+        incoming,
+        out,
+        gone,
+        writer,
+    }
 }
 
-async fn read_socket(mut from: SplitStream<Socket>, tell: mpsc::Sender<Incoming>, leaving: oneshot::Sender<()>) {
+async fn read_socket(
+    mut from: SplitStream<Socket>,
+    tell: mpsc::Sender<Incoming>,
+    leaving: oneshot::Sender<()>,
+) {
     while let Some(Ok(message)) = from.next().await {
         let incoming = match message {
             Message::Binary(bytes) => message_of(bytes),
@@ -130,9 +140,18 @@ fn message_of(mut bytes: Bytes) -> Option<Incoming> {
     }
 }
 
-async fn write_socket(mut to: SplitSink<Socket, Message>, mut hear: mpsc::Receiver<(Channel, Bytes)>) {
+async fn write_socket(
+    mut to: SplitSink<Socket, Message>,
+    mut hear: mpsc::Receiver<(Channel, Bytes)>,
+) {
     // Tells the client that all is set up.
-    if to.send(Message::Binary(Bytes::from_static(&[Channel::Stdout as u8]))).await.is_err() {
+    if to
+        .send(Message::Binary(Bytes::from_static(
+            &[Channel::Stdout as u8],
+        )))
+        .await
+        .is_err()
+    {
         return;
     }
     while let Some((channel, bytes)) = hear.recv().await {
@@ -143,13 +162,31 @@ async fn write_socket(mut to: SplitSink<Socket, Message>, mut hear: mpsc::Receiv
             return;
         }
     }
+    close(&mut to).await;
+}
+
+/// Says good-bye; clients take an end without this for a failure.
+async fn close(to: &mut SplitSink<Socket, Message>) {
+    let frame = CloseFrame {
+        code: CloseCode::Normal,
+        reason: Utf8Bytes::default(),
+    };
+    let _ = to.send(Message::Close(Some(frame))).await;
     let _ = to.close().await;
 }
 
 /// Channels over SPDY: a stream each, by the header `streamtype`. `None` when the client does not open all of them.
 pub(super) async fn spdy(upgraded: Upgraded, asked: Asked) -> Option<Wire> {
     let (sender, mut opened) = streams::serve(TokioIo::new(upgraded));
-    let wanted = 1 + [asked.stdin, asked.stdout, asked.stderr && !asked.tty, asked.tty].iter().filter(|w| **w).count();
+    let wanted = 1 + [
+        asked.stdin,
+        asked.stdout,
+        asked.stderr && !asked.tty,
+        asked.tty,
+    ]
+    .iter()
+    .filter(|w| **w)
+    .count();
     let collect = async {
         let mut all: Vec<Stream> = Vec::new();
         while all.len() < wanted {
@@ -189,7 +226,12 @@ pub(super) async fn spdy(upgraded: Upgraded, asked: Asked) -> Option<Wire> {
             sender.finish(id).await;
         }
     });
-    Some(Wire { incoming, out, gone, writer })
+    Some(Wire {
+        incoming,
+        out,
+        gone,
+        writer,
+    })
 }
 
 async fn read_stdin(mut from: mpsc::Receiver<Bytes>, tell: mpsc::Sender<Incoming>) {
@@ -218,7 +260,11 @@ async fn read_resize(mut from: mpsc::Receiver<Bytes>, tell: mpsc::Sender<Incomin
         }
         drop(text.split_to(read));
         for size in found {
-            if tell.send(Incoming::Resize(size.width, size.height)).await.is_err() {
+            if tell
+                .send(Incoming::Resize(size.width, size.height))
+                .await
+                .is_err()
+            {
                 return;
             }
         }
@@ -248,12 +294,16 @@ pub(super) async fn tunnel(upgraded: Upgraded) -> tokio::io::DuplexStream {
     tokio::spawn(async move {
         let mut buffer = BytesMut::with_capacity(32 << 10);
         while let Ok(1..) = read.read_buf(&mut buffer).await {
-            if to.send(Message::Binary(buffer.split().freeze())).await.is_err() {
+            if to
+                .send(Message::Binary(buffer.split().freeze()))
+                .await
+                .is_err()
+            {
                 return;
             }
             buffer.reserve(32 << 10);
         }
-        let _ = to.close().await;
+        close(&mut to).await;
     });
     theirs
 }
@@ -271,10 +321,24 @@ mod tests {
     #[test]
     fn messages_of_clients() {
         let parse = |bytes: &'static [u8]| message_of(Bytes::from_static(bytes));
-        assert_eq!(parse(b"\0ls\n"), Some(Incoming::Stdin(Bytes::from_static(b"ls\n"))));
-        assert_eq!(parse(b"\x04{\"Width\":100,\"Height\":30}"), Some(Incoming::Resize(100, 30)));
+        assert_eq!(
+            parse(b"\0ls\n"),
+            Some(Incoming::Stdin(Bytes::from_static(b"ls\n")))
+        );
+        assert_eq!(
+            parse(b"\x04{\"Width\":100,\"Height\":30}"),
+            Some(Incoming::Resize(100, 30))
+        );
         assert_eq!(parse(b"\xff\0"), Some(Incoming::StdinEnd));
-        for nothing in [&b""[..], b"\0", b"\x04{", b"\x04{\"Width\":-1,\"Height\":1}", b"\xff\x01", b"\xff", b"\x07x"] {
+        for nothing in [
+            &b""[..],
+            b"\0",
+            b"\x04{",
+            b"\x04{\"Width\":-1,\"Height\":1}",
+            b"\xff\x01",
+            b"\xff",
+            b"\x07x",
+        ] {
             assert_eq!(parse(nothing), None, "{nothing:?}");
         }
     }
@@ -283,8 +347,14 @@ mod tests {
     async fn sizes_in_pieces() {
         let (feed, from) = mpsc::channel(8);
         let (tell, mut hear) = mpsc::channel(8);
-        for part in ["{\"Width\":1,\"Hei", "ght\":2}\n{\"Width\":3,\"Height\":4}", "\n"] {
-            feed.send(Bytes::from_static(part.as_bytes())).await.unwrap();
+        for part in [
+            "{\"Width\":1,\"Hei",
+            "ght\":2}\n{\"Width\":3,\"Height\":4}",
+            "\n",
+        ] {
+            feed.send(Bytes::from_static(part.as_bytes()))
+                .await
+                .unwrap();
         }
         drop(feed);
         read_resize(from, tell).await;

@@ -22,18 +22,24 @@ impl Upstream {
             Some("none") => Vec::new(),
             Some(list) => list.split(',').collect(),
             None => {
-                let lines = resolv.lines().filter_map(|l| l.trim().strip_prefix("nameserver"));
+                let lines = resolv
+                    .lines()
+                    .filter_map(|l| l.trim().strip_prefix("nameserver"));
                 let servers = lines.map(str::trim).filter(|s| s.parse::<IpAddr>().is_ok());
                 servers.collect()
             }
         };
         let address = |word: &&str| {
             let ip = word.parse().map(|ip: IpAddr| SocketAddr::new(ip, PORT));
-            ip.or_else(|_| word.parse()).with_context(|| format!("--forward: {word:?} is no address"))
+            ip.or_else(|_| word.parse())
+                .with_context(|| format!("--forward: {word:?} is no address"))
         };
         // The host's own resolver on the loopback is not there in a pod.
         let reachable = |a: &SocketAddr| !a.ip().is_loopback();
-        let all = words.iter().map(address).collect::<anyhow::Result<Vec<_>>>()?;
+        let all = words
+            .iter()
+            .map(address)
+            .collect::<anyhow::Result<Vec<_>>>()?;
         Ok(Upstream(all.into_iter().filter(reachable).collect()))
     }
 
@@ -47,13 +53,21 @@ impl Upstream {
             }
         }
         // Without servers nothing outside has a name; with servers that do not answer nobody knows.
-        let code = if self.0.is_empty() { ResponseCode::NXDomain } else { ResponseCode::ServFail };
+        let code = if self.0.is_empty() {
+            ResponseCode::NXDomain
+        } else {
+            ResponseCode::ServFail
+        };
         super::zone::empty(message, code)
     }
 }
 
 async fn ask_one(server: SocketAddr, request: &[u8]) -> anyhow::Result<Message> {
-    let any: IpAddr = if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if server.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(server).await?;
     socket.send(request).await?;
@@ -68,10 +82,21 @@ mod tests {
 
     #[test]
     fn servers() {
-        let parse = |given: Option<&str>| Upstream::parse(given, "# c\nnameserver 127.0.0.53\nnameserver 8.8.8.8\nnameserver x\n").map(|u| u.0);
+        let parse = |given: Option<&str>| {
+            Upstream::parse(
+                given,
+                "# c\nnameserver 127.0.0.53\nnameserver 8.8.8.8\nnameserver x\n",
+            )
+            .map(|u| u.0)
+        };
         assert_eq!(parse(None).unwrap(), ["8.8.8.8:53".parse().unwrap()]);
         assert!(parse(Some("none")).unwrap().is_empty());
         assert_eq!(parse(Some("1.1.1.1,[2001:db8::1]:5353")).unwrap().len(), 2);
-        assert!(parse(Some("dns.example")).unwrap_err().to_string().contains("dns.example"));
+        assert!(
+            parse(Some("dns.example"))
+                .unwrap_err()
+                .to_string()
+                .contains("dns.example")
+        );
     }
 }

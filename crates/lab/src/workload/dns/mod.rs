@@ -49,7 +49,8 @@ struct Server {
 
 /// Starts listening, and watching. Ready, as the API on port 8181 tells, once all has been heard of.
 pub(super) async fn start(args: &[String], env: BTreeMap<String, String>) -> anyhow::Result<()> {
-    let domain = super::flag(args, &["domain"]).unwrap_or_else(|| crate::kubelet::plan::CLUSTER_DOMAIN.into());
+    let domain = super::flag(args, &["domain"])
+        .unwrap_or_else(|| crate::kubelet::plan::CLUSTER_DOMAIN.into());
     let resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     let server = Arc::new(Server {
         zone: RwLock::new(Zone::new(&domain)?),
@@ -58,7 +59,9 @@ pub(super) async fn start(args: &[String], env: BTreeMap<String, String>) -> any
     let client = client(&env)?;
     for address in super::wildcards(PORT) {
         // With IPv6 the first one takes both families.
-        let Ok(udp) = UdpSocket::bind(address).await else { continue };
+        let Ok(udp) = UdpSocket::bind(address).await else {
+            continue;
+        };
         tokio::spawn(serve_udp(server.clone(), Arc::new(udp)));
         break;
     }
@@ -73,20 +76,33 @@ pub(super) async fn start(args: &[String], env: BTreeMap<String, String>) -> any
 }
 
 async fn is_ready(server: Arc<Server>) -> (StatusCode, &'static str) {
-    if server.zone.read().unwrap_or_else(PoisonError::into_inner).complete() {
+    if server
+        .zone
+        .read()
+        .unwrap_or_else(PoisonError::into_inner)
+        .complete()
+    {
         (StatusCode::OK, "OK")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not everything has been heard of yet")
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not everything has been heard of yet",
+        )
     }
 }
 
 /// A client with the pod's service account. The environment is the container's, which is not this process's.
 fn client(env: &BTreeMap<String, String>) -> anyhow::Result<Client> {
     let get = |name: &str| env.get(name).map(String::as_str);
-    let host = get("KUBERNETES_SERVICE_HOST").context("KUBERNETES_SERVICE_HOST says where the API is, and is not set")?;
+    let host = get("KUBERNETES_SERVICE_HOST")
+        .context("KUBERNETES_SERVICE_HOST says where the API is, and is not set")?;
     let port = get("KUBERNETES_SERVICE_PORT").unwrap_or("443");
     let scheme = get("KUBERNETES_SERVICE_SCHEME").unwrap_or("https");
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.to_owned()
+    };
     let url = format!("{scheme}://{host}:{port}");
     let mut config = Config::new(url.parse().with_context(|| format!("{url:?} is no URL"))?);
     let token = Path::new(ACCOUNT).join("token");
@@ -107,7 +123,8 @@ fn rustls_certificates(pem: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     let all = CertificateDer::pem_slice_iter(pem).map(|c| c.map(|c| c.to_vec()));
-    all.collect::<Result<_, _>>().map_err(|e| anyhow::anyhow!("the service account's ca.crt is malformed: {e}"))
+    all.collect::<Result<_, _>>()
+        .map_err(|e| anyhow::anyhow!("the service account's ca.crt is malformed: {e}"))
 }
 
 impl Server {
@@ -118,7 +135,11 @@ impl Server {
     /// The answer to a message; `None` where there is none to be given.
     async fn answer(&self, request: &[u8]) -> Option<Message> {
         let request_message = Message::from_vec(request).ok()?;
-        let answered = self.zone.read().unwrap_or_else(PoisonError::into_inner).answer(&request_message);
+        let answered = self
+            .zone
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .answer(&request_message);
         match answered {
             Answered::Here(message) => Some(message),
             Answered::Elsewhere => Some(self.upstream.ask(&request_message, request).await),
@@ -132,8 +153,12 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
     let mut buffer = vec![0; 4096];
     loop {
         // An answer that was refused shows as an error of the next call.
-        let Ok((length, from)) = socket.recv_from(&mut buffer).await else { continue };
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok((length, from)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         let (server, socket, request) = (server.clone(), socket.clone(), buffer[..length].to_vec());
         tokio::spawn(async move {
             if let Some(answer) = server.answer(&request).await {
@@ -146,7 +171,9 @@ async fn serve_udp(server: Arc<Server>, socket: Arc<UdpSocket>) {
 
 /// The message, or its head with the mark that it is too long.
 fn fit(answer: Message, request: &[u8]) -> Vec<u8> {
-    let edns = Message::from_vec(request).ok().and_then(|m| m.edns.map(|e| usize::from(e.max_payload())));
+    let edns = Message::from_vec(request)
+        .ok()
+        .and_then(|m| m.edns.map(|e| usize::from(e.max_payload())));
     let limit = edns.unwrap_or(UDP_SIZE).max(UDP_SIZE);
     let bytes = answer.to_vec().unwrap_or_default();
     if bytes.len() <= limit {
@@ -174,10 +201,16 @@ async fn serve_stream(server: Arc<Server>, mut stream: TcpStream, _from: SocketA
             stream.read_exact(&mut request).await?;
             std::io::Result::Ok(request)
         };
-        let Ok(Ok(request)) = tokio::time::timeout(IDLE, read).await else { return };
-        let Some(answer) = server.answer(&request).await else { return };
+        let Ok(Ok(request)) = tokio::time::timeout(IDLE, read).await else {
+            return;
+        };
+        let Some(answer) = server.answer(&request).await else {
+            return;
+        };
         let bytes = answer.to_vec().unwrap_or_default();
-        let Ok(length) = u16::try_from(bytes.len()) else { return };
+        let Ok(length) = u16::try_from(bytes.len()) else {
+            return;
+        };
         let sent = async {
             stream.write_u16(length).await?;
             stream.write_all(&bytes).await
@@ -189,15 +222,24 @@ async fn serve_stream(server: Arc<Server>, mut stream: TcpStream, _from: SocketA
 }
 
 async fn watch_services(client: Client, server: Arc<Server>) {
-    let mut events = watcher(Api::<Service>::all(client), watcher::Config::default()).default_backoff().boxed();
+    let mut events = watcher(Api::<Service>::all(client), watcher::Config::default())
+        .default_backoff()
+        .boxed();
     let mut listed = Vec::new();
     loop {
         match events.try_next().await {
             Ok(Some(Event::Init)) => listed.clear(),
             Ok(Some(Event::InitApply(service))) => listed.push(service),
-            Ok(Some(Event::InitDone)) => server.change(|z| z.set_services(std::mem::take(&mut listed))),
+            Ok(Some(Event::InitDone)) => {
+                server.change(|z| z.set_services(std::mem::take(&mut listed)))
+            }
             Ok(Some(Event::Apply(service))) => server.change(|z| z.put_service(&service)),
-            Ok(Some(Event::Delete(service))) => server.change(|z| z.remove_service(&service.namespace().unwrap_or_default(), &service.name_any())),
+            Ok(Some(Event::Delete(service))) => server.change(|z| {
+                z.remove_service(
+                    &service.namespace().unwrap_or_default(),
+                    &service.name_any(),
+                )
+            }),
             Ok(None) => return,
             Err(e) => eprintln!("watching services: {e}"),
         }
@@ -205,15 +247,24 @@ async fn watch_services(client: Client, server: Arc<Server>) {
 }
 
 async fn watch_slices(client: Client, server: Arc<Server>) {
-    let mut events = watcher(Api::<EndpointSlice>::all(client), watcher::Config::default()).default_backoff().boxed();
+    let mut events = watcher(
+        Api::<EndpointSlice>::all(client),
+        watcher::Config::default(),
+    )
+    .default_backoff()
+    .boxed();
     let mut listed = Vec::new();
     loop {
         match events.try_next().await {
             Ok(Some(Event::Init)) => listed.clear(),
             Ok(Some(Event::InitApply(slice))) => listed.push(slice),
-            Ok(Some(Event::InitDone)) => server.change(|z| z.set_slices(std::mem::take(&mut listed))),
+            Ok(Some(Event::InitDone)) => {
+                server.change(|z| z.set_slices(std::mem::take(&mut listed)))
+            }
             Ok(Some(Event::Apply(slice))) => server.change(|z| z.put_slice(&slice)),
-            Ok(Some(Event::Delete(slice))) => server.change(|z| z.remove_slice(&slice.namespace().unwrap_or_default(), &slice.name_any())),
+            Ok(Some(Event::Delete(slice))) => server.change(|z| {
+                z.remove_slice(&slice.namespace().unwrap_or_default(), &slice.name_any())
+            }),
             Ok(None) => return,
             Err(e) => eprintln!("watching endpoint slices: {e}"),
         }

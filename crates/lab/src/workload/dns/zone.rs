@@ -85,18 +85,32 @@ fn entry(service: &Service) -> Entry {
     Entry {
         headless: ips.iter().any(|ip| ip == "None"),
         ips: ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
-        external: spec.external_name.clone().filter(|_| spec.type_.as_deref() == Some("ExternalName")),
+        external: spec
+            .external_name
+            .clone()
+            .filter(|_| spec.type_.as_deref() == Some("ExternalName")),
         unready: spec.publish_not_ready_addresses.unwrap_or(false),
         ports: ports.collect(),
     }
 }
 
 fn slice(slice: &EndpointSlice) -> Slice {
-    let service = slice.metadata.labels.as_ref().and_then(|l| l.get("kubernetes.io/service-name")).cloned();
+    let service = slice
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|l| l.get("kubernetes.io/service-name"))
+        .cloned();
     let endpoints = slice.endpoints.iter().flatten().flat_map(|e| {
         let ready = e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
         let hostname = e.hostname.clone().filter(|h| !h.is_empty());
-        e.addresses.iter().filter_map(move |a| Some(Endpoint { ip: a.parse().ok()?, hostname: hostname.clone(), ready }))
+        e.addresses.iter().filter_map(move |a| {
+            Some(Endpoint {
+                ip: a.parse().ok()?,
+                hostname: hostname.clone(),
+                ready,
+            })
+        })
     });
     let ports = slice.ports.iter().flatten().map(|p| Port {
         name: p.name.clone().unwrap_or_default().to_ascii_lowercase(),
@@ -111,7 +125,10 @@ fn slice(slice: &EndpointSlice) -> Slice {
 }
 
 fn key(namespace: Option<&String>, name: Option<&String>) -> Key {
-    (namespace.cloned().unwrap_or_default(), name.cloned().unwrap_or_default())
+    (
+        namespace.cloned().unwrap_or_default(),
+        name.cloned().unwrap_or_default(),
+    )
 }
 
 /// The name an endpoint has below its service.
@@ -136,9 +153,20 @@ type Found = Option<Vec<RData>>;
 impl Zone {
     /// A zone without names yet.
     pub fn new(domain: &str) -> anyhow::Result<Zone> {
-        let labels: Vec<String> = domain.trim_end_matches('.').to_ascii_lowercase().split('.').map(str::to_owned).collect();
+        let labels: Vec<String> = domain
+            .trim_end_matches('.')
+            .to_ascii_lowercase()
+            .split('.')
+            .map(str::to_owned)
+            .collect();
         Name::from_ascii(domain).with_context(|| format!("{domain:?} is no domain"))?;
-        Ok(Zone { domain: labels, services: BTreeMap::new(), slices: BTreeMap::new(), listed: (false, false), serial: 1 })
+        Ok(Zone {
+            domain: labels,
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            listed: (false, false),
+            serial: 1,
+        })
     }
 
     /// All services and endpoints have been heard of.
@@ -156,13 +184,17 @@ impl Zone {
     /// A service is new or changed.
     pub fn put_service(&mut self, service: &Service) {
         let meta = &service.metadata;
-        self.services.insert(key(meta.namespace.as_ref(), meta.name.as_ref()), entry(service));
+        self.services.insert(
+            key(meta.namespace.as_ref(), meta.name.as_ref()),
+            entry(service),
+        );
         self.serial = self.serial.wrapping_add(1);
     }
 
     /// A service is gone.
     pub fn remove_service(&mut self, namespace: &str, name: &str) {
-        self.services.remove(&(namespace.to_owned(), name.to_owned()));
+        self.services
+            .remove(&(namespace.to_owned(), name.to_owned()));
         self.serial = self.serial.wrapping_add(1);
     }
 
@@ -176,7 +208,10 @@ impl Zone {
     /// An endpoint slice is new or changed.
     pub fn put_slice(&mut self, object: &EndpointSlice) {
         let meta = &object.metadata;
-        self.slices.insert(key(meta.namespace.as_ref(), meta.name.as_ref()), slice(object));
+        self.slices.insert(
+            key(meta.namespace.as_ref(), meta.name.as_ref()),
+            slice(object),
+        );
         self.serial = self.serial.wrapping_add(1);
     }
 
@@ -191,13 +226,18 @@ impl Zone {
         if request.metadata.message_type != hickory_proto::op::MessageType::Query {
             return Answered::Nothing;
         }
-        let ([query], OpCode::Query) = (request.queries.as_slice(), request.metadata.op_code) else {
+        let ([query], OpCode::Query) = (request.queries.as_slice(), request.metadata.op_code)
+        else {
             return Answered::Here(empty(request, ResponseCode::NotImp));
         };
         if query.query_class() != DNSClass::IN {
             return Answered::Here(empty(request, ResponseCode::Refused));
         }
-        let labels: Vec<String> = query.name().iter().map(|l| String::from_utf8_lossy(l).to_ascii_lowercase()).collect();
+        let labels: Vec<String> = query
+            .name()
+            .iter()
+            .map(|l| String::from_utf8_lossy(l).to_ascii_lowercase())
+            .collect();
         let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
         let found = if let Some(rest) = self.inside(&labels) {
             self.forward(rest, query.query_type())
@@ -213,10 +253,18 @@ impl Zone {
     }
 
     fn render(&self, request: &Message, name: &Name, kind: RecordType, found: Found) -> Message {
-        let code = if found.is_some() { ResponseCode::NoError } else { ResponseCode::NXDomain };
+        let code = if found.is_some() {
+            ResponseCode::NoError
+        } else {
+            ResponseCode::NXDomain
+        };
         let mut answer = empty(request, code);
         answer.metadata.authoritative = true;
-        let wanted = |d: &RData| kind == RecordType::ANY || d.record_type() == kind || d.record_type() == RecordType::CNAME;
+        let wanted = |d: &RData| {
+            kind == RecordType::ANY
+                || d.record_type() == kind
+                || d.record_type() == RecordType::CNAME
+        };
         for data in found.into_iter().flatten().filter(wanted) {
             answer.add_answer(Record::from_rdata(name.clone(), TTL, data));
         }
@@ -229,7 +277,15 @@ impl Zone {
     fn authority(&self) -> Option<Record> {
         let zone = Name::from_labels(self.domain.iter().map(String::as_bytes)).ok()?;
         let below = |label: &str| zone.prepend_label(label.as_bytes()).ok();
-        let soa = SOA::new(below("ns")?, below("hostmaster")?, self.serial, 7200, 1800, 86400, TTL);
+        let soa = SOA::new(
+            below("ns")?,
+            below("hostmaster")?,
+            self.serial,
+            7200,
+            1800,
+            86400,
+            TTL,
+        );
         Some(Record::from_rdata(zone, TTL, RData::SOA(soa)))
     }
 
@@ -241,7 +297,8 @@ impl Zone {
 
     fn name(&self, labels: &[&str]) -> Option<Name> {
         let own = self.domain.iter().map(String::as_str);
-        let mut name = Name::from_labels(labels.iter().copied().chain(own).map(str::as_bytes)).ok()?;
+        let mut name =
+            Name::from_labels(labels.iter().copied().chain(own).map(str::as_bytes)).ok()?;
         name.set_fqdn(true);
         Some(name)
     }
@@ -252,12 +309,23 @@ impl Zone {
             ["dns-version"] => Some(vec![RData::TXT(TXT::new(vec![VERSION.to_owned()]))]),
             // Names on the way to others exist, and have no records.
             ["svc" | "pod"] => Some(Vec::new()),
-            [namespace, "svc"] => self.services.keys().any(|(n, _)| n == namespace).then(Vec::new),
+            [namespace, "svc"] => self
+                .services
+                .keys()
+                .any(|(n, _)| n == namespace)
+                .then(Vec::new),
             [ip, _namespace, "pod"] => Some(vec![address(undashed(ip)?)]),
             [service, namespace, "svc"] => self.service(namespace, service, kind),
-            [protocol @ ("_tcp" | "_udp" | "_sctp"), service, namespace, "svc"] => {
+            [
+                protocol @ ("_tcp" | "_udp" | "_sctp"),
+                service,
+                namespace,
+                "svc",
+            ] => {
                 let _ = protocol;
-                self.services.contains_key(&((*namespace).to_owned(), (*service).to_owned())).then(Vec::new)
+                self.services
+                    .contains_key(&((*namespace).to_owned(), (*service).to_owned()))
+                    .then(Vec::new)
             }
             [port, protocol, service, namespace, "svc"] => {
                 let (port, protocol) = (port.strip_prefix('_')?, protocol.strip_prefix('_')?);
@@ -269,14 +337,28 @@ impl Zone {
     }
 
     fn entry(&self, namespace: &str, service: &str) -> Option<&Entry> {
-        self.services.get(&(namespace.to_owned(), service.to_owned()))
+        self.services
+            .get(&(namespace.to_owned(), service.to_owned()))
     }
 
     /// Endpoints of a headless service, with the ports of their slices.
-    fn endpoints<'a>(&'a self, namespace: &'a str, service: &'a str, entry: &Entry) -> impl Iterator<Item = (&'a Endpoint, &'a [Port])> + use<'a> {
+    fn endpoints<'a>(
+        &'a self,
+        namespace: &'a str,
+        service: &'a str,
+        entry: &Entry,
+    ) -> impl Iterator<Item = (&'a Endpoint, &'a [Port])> + use<'a> {
         let unready = entry.unready;
-        let slices = self.slices.iter().filter(move |((n, _), s)| n == namespace && s.service == service);
-        slices.flat_map(move |(_, s)| s.endpoints.iter().filter(move |e| e.ready || unready).map(move |e| (e, s.ports.as_slice())))
+        let slices = self
+            .slices
+            .iter()
+            .filter(move |((n, _), s)| n == namespace && s.service == service);
+        slices.flat_map(move |(_, s)| {
+            s.endpoints
+                .iter()
+                .filter(move |e| e.ready || unready)
+                .map(move |e| (e, s.ports.as_slice()))
+        })
     }
 
     fn service(&self, namespace: &str, service: &str, kind: RecordType) -> Found {
@@ -287,11 +369,18 @@ impl Zone {
             return Some(vec![RData::CNAME(CNAME(name))]);
         }
         if kind == RecordType::SRV {
-            let all = entry.ports.iter().flat_map(|p| self.ports(namespace, service, &p.name, &p.protocol)).flatten();
+            let all = entry
+                .ports
+                .iter()
+                .flat_map(|p| self.ports(namespace, service, &p.name, &p.protocol))
+                .flatten();
             return Some(all.collect());
         }
         if entry.headless {
-            let ips: BTreeSet<IpAddr> = self.endpoints(namespace, service, entry).map(|(e, _)| e.ip).collect();
+            let ips: BTreeSet<IpAddr> = self
+                .endpoints(namespace, service, entry)
+                .map(|(e, _)| e.ip)
+                .collect();
             // A headless service without endpoints has no name, as elsewhere.
             return (!ips.is_empty()).then(|| ips.into_iter().map(address).collect());
         }
@@ -300,23 +389,38 @@ impl Zone {
 
     fn endpoint(&self, namespace: &str, service: &str, name: &str) -> Found {
         let entry = self.entry(namespace, service)?;
-        let named = self.endpoints(namespace, service, entry).filter(|(e, _)| endpoint_name(e) == name);
+        let named = self
+            .endpoints(namespace, service, entry)
+            .filter(|(e, _)| endpoint_name(e) == name);
         let ips: BTreeSet<IpAddr> = named.map(|(e, _)| e.ip).collect();
         (!ips.is_empty()).then(|| ips.into_iter().map(address).collect())
     }
 
     fn ports(&self, namespace: &str, service: &str, port: &str, protocol: &str) -> Found {
         let entry = self.entry(namespace, service)?;
-        let wanted = |p: &&Port| (p.name == port || port == "*") && (p.protocol == protocol || protocol == "*");
+        let wanted = |p: &&Port| {
+            (p.name == port || port == "*") && (p.protocol == protocol || protocol == "*")
+        };
         let mut records = Vec::new();
         if entry.headless {
             for (endpoint, ports) in self.endpoints(namespace, service, entry) {
                 let target = self.name(&[&endpoint_name(endpoint), service, namespace, "svc"])?;
-                records.extend(ports.iter().filter(wanted).map(|p| RData::SRV(SRV::new(0, 100, p.number, target.clone()))));
+                records.extend(
+                    ports
+                        .iter()
+                        .filter(wanted)
+                        .map(|p| RData::SRV(SRV::new(0, 100, p.number, target.clone()))),
+                );
             }
         } else {
             let target = self.name(&[service, namespace, "svc"])?;
-            records.extend(entry.ports.iter().filter(wanted).map(|p| RData::SRV(SRV::new(0, 100, p.number, target.clone()))));
+            records.extend(
+                entry
+                    .ports
+                    .iter()
+                    .filter(wanted)
+                    .map(|p| RData::SRV(SRV::new(0, 100, p.number, target.clone()))),
+            );
         }
         (!records.is_empty()).then_some(records)
     }
@@ -327,11 +431,19 @@ impl Zone {
             return Some(vec![RData::PTR(PTR(self.name(&[name, namespace, "svc"])?))]);
         }
         let slices = self.slices.iter();
-        let named = slices.flat_map(|((namespace, _), s)| s.endpoints.iter().map(move |e| (namespace, &s.service, e)));
-        let (namespace, service, endpoint) = named.into_iter().find(|(namespace, service, e)| {
-            e.ip == ip && e.ready && self.entry(namespace, service).is_some_and(|s| s.headless)
-        })?;
-        Some(vec![RData::PTR(PTR(self.name(&[&endpoint_name(endpoint), service, namespace, "svc"])?))])
+        let named = slices.flat_map(|((namespace, _), s)| {
+            s.endpoints.iter().map(move |e| (namespace, &s.service, e))
+        });
+        let (namespace, service, endpoint) =
+            named.into_iter().find(|(namespace, service, e)| {
+                e.ip == ip && e.ready && self.entry(namespace, service).is_some_and(|s| s.headless)
+            })?;
+        Some(vec![RData::PTR(PTR(self.name(&[
+            &endpoint_name(endpoint),
+            service,
+            namespace,
+            "svc",
+        ])?))])
     }
 }
 
@@ -344,7 +456,11 @@ fn address(ip: IpAddr) -> RData {
 
 /// `10-0-0-1` and `fd00--1` as addresses.
 fn undashed(text: &str) -> Option<IpAddr> {
-    let v4 = text.replace('-', ".").parse::<Ipv4Addr>().ok().map(IpAddr::from);
+    let v4 = text
+        .replace('-', ".")
+        .parse::<Ipv4Addr>()
+        .ok()
+        .map(IpAddr::from);
     v4.or_else(|| text.replace('-', ":").parse().ok())
 }
 
@@ -384,9 +500,13 @@ mod tests {
             Answered::Here(answer) => {
                 let answer = Message::from_vec(&answer.to_vec().unwrap()).unwrap();
                 assert_eq!(answer.metadata.id, request.metadata.id);
-                let has_authority = answer.authorities.iter().any(|r| r.record_type() == RecordType::SOA);
+                let has_authority = answer
+                    .authorities
+                    .iter()
+                    .any(|r| r.record_type() == RecordType::SOA);
                 assert_eq!(has_authority, answer.answers.is_empty());
-                let mut texts: Vec<String> = answer.answers.iter().map(|r| r.data.to_string()).collect();
+                let mut texts: Vec<String> =
+                    answer.answers.iter().map(|r| r.data.to_string()).collect();
                 texts.sort();
                 Some((answer.metadata.response_code, texts))
             }
@@ -402,11 +522,26 @@ mod tests {
 
     #[test]
     fn services() {
-        assert_eq!(records("web.default.svc.cluster.local.", RecordType::A), ["10.96.0.5"]);
-        assert_eq!(records("WEB.Default.svc.cluster.LOCAL.", RecordType::AAAA), ["fd00:96::5"]);
-        assert_eq!(records("_http._tcp.web.default.svc.cluster.local.", RecordType::SRV), ["0 100 80 web.default.svc.cluster.local."]);
-        assert_eq!(records("ext.prod.svc.cluster.local.", RecordType::A), ["example.org."]);
-        assert_eq!(records("dns-version.cluster.local.", RecordType::TXT), [VERSION]);
+        assert_eq!(
+            records("web.default.svc.cluster.local.", RecordType::A),
+            ["10.96.0.5"]
+        );
+        assert_eq!(
+            records("WEB.Default.svc.cluster.LOCAL.", RecordType::AAAA),
+            ["fd00:96::5"]
+        );
+        assert_eq!(
+            records("_http._tcp.web.default.svc.cluster.local.", RecordType::SRV),
+            ["0 100 80 web.default.svc.cluster.local."]
+        );
+        assert_eq!(
+            records("ext.prod.svc.cluster.local.", RecordType::A),
+            ["example.org."]
+        );
+        assert_eq!(
+            records("dns-version.cluster.local.", RecordType::TXT),
+            [VERSION]
+        );
         // There, but nothing of the kind.
         assert!(records("web.default.svc.cluster.local.", RecordType::MX).is_empty());
         assert!(records("default.svc.cluster.local.", RecordType::A).is_empty());
@@ -415,31 +550,71 @@ mod tests {
 
     #[test]
     fn headless_services_and_pods() {
-        assert_eq!(records("db.prod.svc.cluster.local.", RecordType::A), ["10.0.0.1", "10.0.0.2"]);
-        assert_eq!(records("db-0.db.prod.svc.cluster.local.", RecordType::A), ["10.0.0.1"]);
-        assert_eq!(records("10-0-0-2.db.prod.svc.cluster.local.", RecordType::A), ["10.0.0.2"]);
+        assert_eq!(
+            records("db.prod.svc.cluster.local.", RecordType::A),
+            ["10.0.0.1", "10.0.0.2"]
+        );
+        assert_eq!(
+            records("db-0.db.prod.svc.cluster.local.", RecordType::A),
+            ["10.0.0.1"]
+        );
+        assert_eq!(
+            records("10-0-0-2.db.prod.svc.cluster.local.", RecordType::A),
+            ["10.0.0.2"]
+        );
         assert_eq!(
             records("_sql._tcp.db.prod.svc.cluster.local.", RecordType::SRV),
-            ["0 100 5432 10-0-0-2.db.prod.svc.cluster.local.", "0 100 5432 db-0.db.prod.svc.cluster.local."]
+            [
+                "0 100 5432 10-0-0-2.db.prod.svc.cluster.local.",
+                "0 100 5432 db-0.db.prod.svc.cluster.local."
+            ]
         );
-        assert_eq!(records("10-0-0-9.default.pod.cluster.local.", RecordType::A), ["10.0.0.9"]);
-        assert_eq!(records("fd00--9.default.pod.cluster.local.", RecordType::AAAA), ["fd00::9"]);
+        assert_eq!(
+            records("10-0-0-9.default.pod.cluster.local.", RecordType::A),
+            ["10.0.0.9"]
+        );
+        assert_eq!(
+            records("fd00--9.default.pod.cluster.local.", RecordType::AAAA),
+            ["fd00::9"]
+        );
     }
 
     #[test]
     fn reverse_names() {
-        assert_eq!(records("5.0.96.10.in-addr.arpa.", RecordType::PTR), ["web.default.svc.cluster.local."]);
-        assert_eq!(records("1.0.0.10.in-addr.arpa.", RecordType::PTR), ["db-0.db.prod.svc.cluster.local."]);
-        assert!(ask("9.9.9.9.in-addr.arpa.", RecordType::PTR).is_none(), "others may know");
+        assert_eq!(
+            records("5.0.96.10.in-addr.arpa.", RecordType::PTR),
+            ["web.default.svc.cluster.local."]
+        );
+        assert_eq!(
+            records("1.0.0.10.in-addr.arpa.", RecordType::PTR),
+            ["db-0.db.prod.svc.cluster.local."]
+        );
+        assert!(
+            ask("9.9.9.9.in-addr.arpa.", RecordType::PTR).is_none(),
+            "others may know"
+        );
     }
 
     #[test]
     fn what_is_not_there() {
-        let missing = ["no.default.svc.cluster.local.", "none.prod.svc.cluster.local.", "x.nowhere.svc.cluster.local.", "nowhere.svc.cluster.local.",
-            "a.b.c.d.e.svc.cluster.local.", "web.cluster.local.", "_no._tcp.web.default.svc.cluster.local.", "db-9.db.prod.svc.cluster.local.",
-            "web.default.svc.cluster.local.default.svc.cluster.local.", "x-y.default.pod.cluster.local."];
+        let missing = [
+            "no.default.svc.cluster.local.",
+            "none.prod.svc.cluster.local.",
+            "x.nowhere.svc.cluster.local.",
+            "nowhere.svc.cluster.local.",
+            "a.b.c.d.e.svc.cluster.local.",
+            "web.cluster.local.",
+            "_no._tcp.web.default.svc.cluster.local.",
+            "db-9.db.prod.svc.cluster.local.",
+            "web.default.svc.cluster.local.default.svc.cluster.local.",
+            "x-y.default.pod.cluster.local.",
+        ];
         for name in missing {
-            assert_eq!(ask(name, RecordType::A).unwrap().0, ResponseCode::NXDomain, "{name}");
+            assert_eq!(
+                ask(name, RecordType::A).unwrap().0,
+                ResponseCode::NXDomain,
+                "{name}"
+            );
         }
         assert!(ask("example.org.", RecordType::A).is_none());
         assert!(ask("local.", RecordType::A).is_none());
