@@ -65,7 +65,9 @@ impl User {
 
     /// Whether it is somebody.
     pub fn is_known(&self) -> bool {
-        self.groups.iter().any(|g| g == AUTHENTICATED || g == ADMINS)
+        self.groups
+            .iter()
+            .any(|g| g == AUTHENTICATED || g == ADMINS)
     }
 
     /// `UserInfo` of the protocol.
@@ -75,7 +77,11 @@ impl User {
             info["uid"] = json!(self.uid);
         }
         if !self.extra.is_empty() {
-            let extra: Map<String, Value> = self.extra.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+            let extra: Map<String, Value> = self
+                .extra
+                .iter()
+                .map(|(k, v)| (k.clone(), json!(v)))
+                .collect();
             info["extra"] = Value::Object(extra);
         }
         info
@@ -104,14 +110,24 @@ pub(crate) enum Peer {
 }
 
 fn unauthorized(why: &str) -> ApiError {
-    let why = if why.is_empty() { "Unauthorized".to_owned() } else { format!("Unauthorized: {why}") };
+    let why = if why.is_empty() {
+        "Unauthorized".to_owned()
+    } else {
+        format!("Unauthorized: {why}")
+    };
     ApiError::new(Reason::Unauthorized, why)
 }
 
 /// Who makes a request, by its token or else by its connection; `None` for requests inside the process.
-pub(crate) fn authenticate(server: &Shared, peer: Option<&Peer>, headers: &HeaderMap) -> Result<User, ApiError> {
+pub(crate) fn authenticate(
+    server: &Shared,
+    peer: Option<&Peer>,
+    headers: &HeaderMap,
+) -> Result<User, ApiError> {
     let bearer = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok());
-    let token = bearer.and_then(|v| v.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let token = bearer
+        .and_then(|v| v.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let user = match (token, peer) {
         (Some((_, token)), _) => server
             .tokens
@@ -131,12 +147,18 @@ fn impersonated(user: User, headers: &HeaderMap) -> Result<User, ApiError> {
         return Ok(user);
     };
     if !user.is_known() {
-        return Err(unauthorized("nobody in particular cannot act as somebody else"));
+        return Err(unauthorized(
+            "nobody in particular cannot act as somebody else",
+        ));
     }
     if name == "system:anonymous" {
         return Ok(User::anonymous());
     }
-    let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(text).collect();
+    let groups: Vec<String> = headers
+        .get_all("impersonate-group")
+        .iter()
+        .map(text)
+        .collect();
     let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
     Ok(User::known(&name, &groups))
 }
@@ -156,12 +178,16 @@ pub(crate) fn authorize(user: &User, method: &Method, path: &str) -> Result<(), 
 /// Versions, health and discovery.
 fn is_public(path: &str) -> bool {
     let segments: Vec<&str> = path.split('/').filter(|s| !s.is_empty()).collect();
-    match segments.as_slice() {
-        ["healthz" | "livez" | "readyz" | "openapi", ..] | ["version"] => true,
-        ["api"] | ["api", _] => true,
-        ["apis"] | ["apis", _] | ["apis", _, _] => true,
-        _ => false,
-    }
+    matches!(
+        segments.as_slice(),
+        ["healthz" | "livez" | "readyz" | "openapi", ..]
+            | ["version"]
+            | ["api"]
+            | ["api", _]
+            | ["apis"]
+            | ["apis", _]
+            | ["apis", _, _]
+    )
 }
 
 #[cfg(test)]
@@ -171,7 +197,15 @@ mod tests {
     #[test]
     fn nobody_sees_discovery_alone() {
         let nobody = User::anonymous();
-        for path in ["/version", "/healthz", "/livez/ping", "/api", "/api/v1", "/apis/apps/v1", "/openapi/v2"] {
+        for path in [
+            "/version",
+            "/healthz",
+            "/livez/ping",
+            "/api",
+            "/api/v1",
+            "/apis/apps/v1",
+            "/openapi/v2",
+        ] {
             assert!(authorize(&nobody, &Method::GET, path).is_ok(), "{path}");
         }
         for path in ["/", "/api/v1/pods", "/apis/apps/v1/deployments", "/metrics"] {
@@ -187,7 +221,10 @@ mod tests {
         headers.insert("impersonate-user", "jane".parse().unwrap());
         headers.append("impersonate-group", "dev".parse().unwrap());
         let user = impersonated(User::admin(), &headers).unwrap();
-        assert_eq!((user.name.as_str(), user.groups[0].as_str()), ("jane", "dev"));
+        assert_eq!(
+            (user.name.as_str(), user.groups[0].as_str()),
+            ("jane", "dev")
+        );
         assert!(impersonated(User::anonymous(), &headers).is_err());
     }
 
@@ -195,7 +232,9 @@ mod tests {
     fn certificates_name_users() {
         use rustls::pki_types::pem::PemObject;
         let authority = crate::tls::Authority::open(&crate::tls::TlsOptions::default()).unwrap();
-        let identity = authority.client("system:node:n1", Some("system:nodes")).unwrap();
+        let identity = authority
+            .client("system:node:n1", Some("system:nodes"))
+            .unwrap();
         let der = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap();
         let user = User::of_certificate(&der).unwrap();
         assert_eq!(user.name, "system:node:n1");

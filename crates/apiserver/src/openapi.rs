@@ -64,7 +64,10 @@ impl Documents {
             let bytes = made
                 .protobuf
                 .get_or_insert_with(|| Bytes::from(gnostic::document(&v2::document(registry))));
-            ("application/com.github.proto-openapi.spec.v2.v1.0+protobuf", bytes.clone())
+            (
+                "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+                bytes.clone(),
+            )
         });
         respond(200, kind, Body::from(body))
     }
@@ -101,7 +104,12 @@ impl Documents {
     }
 
     /// `/openapi/v3/…`: the document of a group and version.
-    pub(super) fn version_3(&self, registry: &Arc<Registry>, group: &str, version: &str) -> Option<Response> {
+    pub(super) fn version_3(
+        &self,
+        registry: &Arc<Registry>,
+        group: &str,
+        version: &str,
+    ) -> Option<Response> {
         let document = self.of(registry, group, version)?;
         Some(respond(200, "application/json", Body::from(document)))
     }

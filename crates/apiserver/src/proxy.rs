@@ -35,7 +35,12 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const MAX_ERROR: usize = 64 << 10;
 
 /// Options of exec and attach: the API's name, the kubelet's.
-const STREAM_OPTIONS: [(&str, &str); 4] = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
+const STREAM_OPTIONS: [(&str, &str); 4] = [
+    ("stdin", "input"),
+    ("stdout", "output"),
+    ("stderr", "error"),
+    ("tty", "tty"),
+];
 /// Options of logs, which both call alike.
 const LOG_OPTIONS: [&str; 8] = [
     "follow",
@@ -49,11 +54,16 @@ const LOG_OPTIONS: [&str; 8] = [
 ];
 
 /// A subresource of a pod that its kubelet answers.
-pub(crate) async fn pod(server: &Arc<Shared>, key: &Key, sub: &str, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn pod(
+    server: &Arc<Shared>,
+    key: &Key,
+    sub: &str,
+    request: Request,
+) -> Result<Response, ApiError> {
     let is_log = sub == "log";
-    let allowed = match request.method() {
-        &Method::GET => true,
-        &Method::POST => !is_log,
+    let allowed = match *request.method() {
+        Method::GET => true,
+        Method::POST => !is_log,
         _ => false,
     };
     if !allowed {
@@ -85,12 +95,21 @@ pub(crate) async fn pod(server: &Arc<Shared>, key: &Key, sub: &str, request: Req
 }
 
 /// Anything that a node's kubelet serves.
-pub(crate) async fn node(server: &Arc<Shared>, name: &str, path: &str, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn node(
+    server: &Arc<Shared>,
+    name: &str,
+    path: &str,
+    request: Request,
+) -> Result<Response, ApiError> {
     // A port may be given; there is one alone.
     let name = name.split_once(':').map_or(name, |(name, _)| name);
     let kind = server.store.kind("nodes")?;
     server.store.get(&kind, &Key::cluster(name))?;
-    let query = request.uri().query().map(|q| format!("?{q}")).unwrap_or_default();
+    let query = request
+        .uri()
+        .query()
+        .map(|q| format!("?{q}"))
+        .unwrap_or_default();
     forward(server, name, &format!("/{path}{query}"), request).await
 }
 
@@ -100,12 +119,21 @@ fn container(pod: &Value, key: &Key, asked: Option<&str>) -> Result<String, ApiE
         let list = pod["spec"][field].as_array().into_iter().flatten();
         list.filter_map(|c| c["name"].as_str()).collect()
     };
-    let (main, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
+    let (main, init, ephemeral) = (
+        names("containers"),
+        names("initContainers"),
+        names("ephemeralContainers"),
+    );
     if let Some(asked) = asked {
-        let known = [&main, &init, &ephemeral].iter().any(|list| list.contains(&asked));
-        return known
-            .then(|| asked.to_owned())
-            .ok_or_else(|| ApiError::bad_request(format!("container {asked} is not valid for pod {}", key.name)));
+        let known = [&main, &init, &ephemeral]
+            .iter()
+            .any(|list| list.contains(&asked));
+        return known.then(|| asked.to_owned()).ok_or_else(|| {
+            ApiError::bad_request(format!(
+                "container {asked} is not valid for pod {}",
+                key.name
+            ))
+        });
     }
     match main.as_slice() {
         [only] => Ok((*only).to_owned()),
@@ -116,7 +144,10 @@ fn container(pod: &Value, key: &Key, asked: Option<&str>) -> Result<String, ApiE
                 main.join(" ")
             );
             if !init.is_empty() {
-                why.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
+                why.push_str(&format!(
+                    " or one of the init containers: [{}]",
+                    init.join(" ")
+                ));
             }
             Err(ApiError::bad_request(why))
         }
@@ -129,7 +160,11 @@ fn target(sub: &str, key: &Key, container: &str, query: &Query) -> String {
     let mut options: Vec<(&str, &str)> = Vec::new();
     let base = match sub {
         "log" => {
-            options.extend(LOG_OPTIONS.iter().filter_map(|name| Some((*name, query.get(name)?))));
+            options.extend(
+                LOG_OPTIONS
+                    .iter()
+                    .filter_map(|name| Some((*name, query.get(name)?))),
+            );
             options.extend(query.get("stream").map(|stream| ("stream", stream)));
             format!("/containerLogs/{namespace}/{pod}/{container}")
         }
@@ -139,7 +174,8 @@ fn target(sub: &str, key: &Key, container: &str, query: &Query) -> String {
             format!("/portForward/{namespace}/{pod}")
         }
         _ => {
-            let is_set = |name: &str| matches!(query.get(name), Some("true" | "1" | "True" | "TRUE" | "t"));
+            let is_set =
+                |name: &str| matches!(query.get(name), Some("true" | "1" | "True" | "TRUE" | "t"));
             let set = STREAM_OPTIONS.iter().filter(|(name, _)| is_set(name));
             options.extend(set.map(|(_, kubelets)| (*kubelets, "1")));
             options.extend(query.all("command").map(|word| ("command", word)));
@@ -160,7 +196,9 @@ fn encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte))
+            }
             _ => out.push_str(&format!("%{byte:02X}")),
         }
     }
@@ -175,7 +213,12 @@ fn unreachable(node: &str, why: &dyn std::fmt::Display) -> ApiError {
 }
 
 /// Passes a request on to a kubelet.
-async fn forward(server: &Arc<Shared>, node: &str, path: &str, mut request: Request) -> Result<Response, ApiError> {
+async fn forward(
+    server: &Arc<Shared>,
+    node: &str,
+    path: &str,
+    mut request: Request,
+) -> Result<Response, ApiError> {
     let client_side = request
         .headers()
         .contains_key(UPGRADE)
@@ -187,7 +230,8 @@ async fn forward(server: &Arc<Shared>, node: &str, path: &str, mut request: Requ
     for name in [AUTHORIZATION, HOST] {
         head.headers.remove(name);
     }
-    head.headers.insert(HOST, HeaderValue::from_static("kubelet"));
+    head.headers
+        .insert(HOST, HeaderValue::from_static("kubelet"));
     if client_side.is_none() {
         head.headers.remove(CONNECTION);
     }
@@ -215,12 +259,20 @@ async fn ask(
     let connect = async {
         let stream = server.options.kubelets.connect(node).await?;
         stream.set_nodelay(true)?;
-        let name = ServerName::try_from(node.to_owned()).unwrap_or(ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
-        TlsConnector::from(Arc::new(trusting())).connect(name, stream).await
+        let name = ServerName::try_from(node.to_owned())
+            .unwrap_or(ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
+        TlsConnector::from(Arc::new(trusting()))
+            .connect(name, stream)
+            .await
     };
     let stream = timeout(CONNECT_LIMIT, connect)
         .await
-        .map_err(|_| unreachable(node, &format!("no connection within {} s", CONNECT_LIMIT.as_secs())))?
+        .map_err(|_| {
+            unreachable(
+                node,
+                &format!("no connection within {} s", CONNECT_LIMIT.as_secs()),
+            )
+        })?
         .map_err(|error| unreachable(node, &error))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
@@ -228,7 +280,12 @@ async fn ask(
     tokio::spawn(connection.with_upgrades());
     timeout(ANSWER_LIMIT, sender.send_request(request))
         .await
-        .map_err(|_| unreachable(node, &format!("no answer within {} s", ANSWER_LIMIT.as_secs())))?
+        .map_err(|_| {
+            unreachable(
+                node,
+                &format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
+            )
+        })?
         .map_err(|error| unreachable(node, &error))
 }
 
@@ -262,7 +319,9 @@ async fn refused(answer: Response) -> ApiError {
         405 => Reason::MethodNotAllowed,
         _ => Reason::InternalError,
     };
-    let text = axum::body::to_bytes(answer.into_body(), MAX_ERROR).await.unwrap_or_default();
+    let text = axum::body::to_bytes(answer.into_body(), MAX_ERROR)
+        .await
+        .unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let status: Option<Value> = serde_json::from_str(&text).ok();
     let message = status.as_ref().and_then(|s| s["message"].as_str());
@@ -304,7 +363,12 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -313,7 +377,12 @@ impl ServerCertVerifier for Anybody {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.0.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -329,25 +398,39 @@ mod tests {
     #[test]
     fn options_in_the_kubelets_words() {
         let key = Key::namespaced("d", "p");
-        let of = |sub: &str, query: &str| target(sub, &key, "c", &Query::parse(Some(query)).unwrap());
+        let of =
+            |sub: &str, query: &str| target(sub, &key, "c", &Query::parse(Some(query)).unwrap());
         assert_eq!(
-            of("exec", "command=sh&command=-c&command=a%20%26%20b&stdin=true&stdout=true&stderr=false&tty=true&container=c"),
+            of(
+                "exec",
+                "command=sh&command=-c&command=a%20%26%20b&stdin=true&stdout=true&stderr=false&tty=true&container=c"
+            ),
             "/exec/d/p/c?input=1&output=1&tty=1&command=sh&command=-c&command=a%20%26%20b"
         );
         assert_eq!(of("attach", "stdout=true"), "/attach/d/p/c?output=1");
-        assert_eq!(of("log", "follow=true&tailLines=3&container=c&bad=1"), "/containerLogs/d/p/c?follow=true&tailLines=3");
-        assert_eq!(of("portforward", "ports=80&ports=81"), "/portForward/d/p?port=80&port=81");
+        assert_eq!(
+            of("log", "follow=true&tailLines=3&container=c&bad=1"),
+            "/containerLogs/d/p/c?follow=true&tailLines=3"
+        );
+        assert_eq!(
+            of("portforward", "ports=80&ports=81"),
+            "/portForward/d/p?port=80&port=81"
+        );
         assert_eq!(of("portforward", ""), "/portForward/d/p");
     }
 
     #[test]
     fn the_container_is_found_or_asked_for() {
         let key = Key::namespaced("d", "p");
-        let mut pod = json!({"spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "i"}]}});
+        let mut pod =
+            json!({"spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "i"}]}});
         let of = |pod: &Value, asked| container(pod, &key, asked).map_err(|e| e.to_string());
         assert_eq!(of(&pod, None).unwrap(), "a");
         assert_eq!(of(&pod, Some("i")).unwrap(), "i");
-        assert_eq!(of(&pod, Some("x")).unwrap_err(), "container x is not valid for pod p");
+        assert_eq!(
+            of(&pod, Some("x")).unwrap_err(),
+            "container x is not valid for pod p"
+        );
         pod["spec"]["containers"] = json!([{"name": "a"}, {"name": "b"}]);
         assert_eq!(
             of(&pod, None).unwrap_err(),

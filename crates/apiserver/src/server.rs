@@ -33,7 +33,10 @@ pub struct NoKubelets;
 
 impl Kubelets for NoKubelets {
     fn connect<'a>(&'a self, _node: &'a str) -> BoxFuture<'a, io::Result<TcpStream>> {
-        let error = io::Error::new(io::ErrorKind::Unsupported, "this server has no way to kubelets");
+        let error = io::Error::new(
+            io::ErrorKind::Unsupported,
+            "this server has no way to kubelets",
+        );
         Box::pin(async { Err(error) })
     }
 }
@@ -167,8 +170,18 @@ impl ApiServer {
     /// # Errors
     /// The listener has no address, or the server's certificate cannot be made.
     pub async fn serve_tls(&self, listener: TcpListener) -> io::Result<()> {
-        let config = self.shared.authority.server_config().map_err(io::Error::other)?;
-        connection::serve(Arc::clone(&self.shared), listener, Some(config), Peer::Unknown).await
+        let config = self
+            .shared
+            .authority
+            .server_config()
+            .map_err(io::Error::other)?;
+        connection::serve(
+            Arc::clone(&self.shared),
+            listener,
+            Some(config),
+            Peer::Unknown,
+        )
+        .await
     }
 
     /// Ends all watches and lets every `serve` return once its running requests are answered.

@@ -14,8 +14,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Zoned;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use rustls::server::WebPkiClientVerifier;
@@ -94,7 +94,9 @@ fn params(name: &str, group: Option<&str>) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     if let Some(group) = group {
-        params.distinguished_name.push(DnType::OrganizationName, group);
+        params
+            .distinguished_name
+            .push(DnType::OrganizationName, group);
     }
     params.distinguished_name.push(DnType::CommonName, name);
     let year = i32::from(Zoned::now().year());
@@ -115,12 +117,19 @@ fn authority_params() -> CertificateParams {
 }
 
 /// Reads a file, or writes what `make` gives; nobody else may read it.
-fn keep(dir: Option<&Path>, name: &str, make: impl FnOnce() -> Result<String, TlsError>) -> Result<String, TlsError> {
+fn keep(
+    dir: Option<&Path>,
+    name: &str,
+    make: impl FnOnce() -> Result<String, TlsError>,
+) -> Result<String, TlsError> {
     let Some(dir) = dir else {
         return make();
     };
     let path = dir.join(name);
-    let failed = |source| TlsError::File { path: path.clone(), source };
+    let failed = |source| TlsError::File {
+        path: path.clone(),
+        source,
+    };
     match fs::read_to_string(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         read => return read.map_err(failed),
@@ -134,7 +143,10 @@ fn keep(dir: Option<&Path>, name: &str, make: impl FnOnce() -> Result<String, Tl
         .truncate(true)
         .mode(0o600)
         .open(&draft)
-        .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
+        .and_then(|mut file| {
+            file.write_all(text.as_bytes())
+                .and_then(|()| file.sync_all())
+        })
         .and_then(|()| fs::rename(&draft, &path));
     written.map_err(failed)?;
     Ok(text)
@@ -148,13 +160,24 @@ impl Authority {
     pub fn open(options: &TlsOptions) -> Result<Self, TlsError> {
         let dir = options.dir.as_deref();
         if let Some(dir) = dir {
-            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
-            made.map_err(|source| TlsError::File { path: dir.to_owned(), source })?;
+            let made = fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(dir);
+            made.map_err(|source| TlsError::File {
+                path: dir.to_owned(),
+                source,
+            })?;
         }
         let key = key(dir, "ca.key")?;
         let params = authority_params();
-        let fail = |source| TlsError::Make { name: "hypha-ca".to_owned(), source };
-        let certificate = keep(dir, "ca.crt", || Ok(params.self_signed(&key).map_err(fail)?.pem()))?;
+        let fail = |source| TlsError::Make {
+            name: "hypha-ca".to_owned(),
+            source,
+        };
+        let certificate = keep(dir, "ca.crt", || {
+            Ok(params.self_signed(&key).map_err(fail)?.pem())
+        })?;
         CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(|e| TlsError::Content {
             path: dir.unwrap_or(Path::new("")).join("ca.crt"),
             why: format!("no certificate: {e}"),
@@ -193,16 +216,24 @@ impl Authority {
     /// # Errors
     /// A name is not one that a certificate can hold.
     pub fn server(&self, name: &str, names: Vec<String>) -> Result<Identity, TlsError> {
-        let fail = |source| TlsError::Make { name: name.to_owned(), source };
+        let fail = |source| TlsError::Make {
+            name: name.to_owned(),
+            source,
+        };
         let mut params = params(name, None);
-        params.subject_alt_names = CertificateParams::new(names).map_err(fail)?.subject_alt_names;
+        params.subject_alt_names = CertificateParams::new(names)
+            .map_err(fail)?
+            .subject_alt_names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         self.issue(name, &params)
     }
 
     fn issue(&self, name: &str, params: &CertificateParams) -> Result<Identity, TlsError> {
-        let fail = |source| TlsError::Make { name: name.to_owned(), source };
+        let fail = |source| TlsError::Make {
+            name: name.to_owned(),
+            source,
+        };
         let key = KeyPair::generate().map_err(fail)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(fail)?;
         Ok(Identity {
@@ -216,7 +247,10 @@ impl Authority {
     /// # Errors
     /// A name of the server is not one that a certificate can hold.
     pub fn server_config(&self) -> Result<Arc<ServerConfig>, TlsError> {
-        let loopback = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
+        let loopback = [
+            IpAddr::from([127, 0, 0, 1]),
+            IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
+        ];
         let names = NAMES
             .iter()
             .map(ToString::to_string)
@@ -229,10 +263,11 @@ impl Authority {
         let mut roots = RootCertStore::empty();
         roots.add(der(&self.certificate)?).map_err(|e| setup(&e))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
-            .allow_unauthenticated()
-            .build()
-            .map_err(|e| setup(&e))?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .allow_unauthenticated()
+                .build()
+                .map_err(|e| setup(&e))?;
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(|e| setup(&e))?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -248,10 +283,16 @@ impl Authority {
     ///
     /// # Errors
     /// The name is not one that a certificate can hold.
-    pub fn kubeconfig(&self, context: &str, url: &str, user: &str, group: &str) -> Result<String, TlsError> {
+    pub fn kubeconfig(
+        &self,
+        context: &str,
+        url: &str,
+        user: &str,
+        group: &str,
+    ) -> Result<String, TlsError> {
         let identity = self.client(user, Some(group))?;
-        let [ca, certificate, key] =
-            [&self.certificate, &identity.certificate, &identity.key].map(|pem| STANDARD.encode(pem));
+        let [ca, certificate, key] = [&self.certificate, &identity.certificate, &identity.key]
+            .map(|pem| STANDARD.encode(pem));
         Ok(format!(
             "apiVersion: v1\nkind: Config\ncurrent-context: {context}\nclusters:\n- name: {context}\n  cluster:\n    server: {url}\n    \
              certificate-authority-data: {ca}\ncontexts:\n- name: {context}\n  context:\n    cluster: {context}\n    user: {user}\n    \
@@ -262,14 +303,18 @@ impl Authority {
 
 fn key(dir: Option<&Path>, name: &str) -> Result<KeyPair, TlsError> {
     let pem = keep(dir, name, || {
-        let key = KeyPair::generate().map_err(|source| TlsError::Make { name: name.to_owned(), source })?;
+        let key = KeyPair::generate().map_err(|source| TlsError::Make {
+            name: name.to_owned(),
+            source,
+        })?;
         Ok(key.serialize_pem())
     })?;
     let content = |why: String| TlsError::Content {
         path: dir.unwrap_or(Path::new("")).join(name),
         why,
     };
-    let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| content(format!("no private key: {e}")))?;
+    let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes())
+        .map_err(|e| content(format!("no private key: {e}")))?;
     KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256)
         .map_err(|e| content(format!("no key of the curve P-256: {e}")))
 }
@@ -294,16 +339,27 @@ mod tests {
         again.server_config().unwrap();
         for entry in fs::read_dir(dir.path().join("pki")).unwrap() {
             let entry = entry.unwrap();
-            assert_eq!(entry.metadata().unwrap().mode() & 0o777, 0o600, "{:?}", entry.path());
+            assert_eq!(
+                entry.metadata().unwrap().mode() & 0o777,
+                0o600,
+                "{:?}",
+                entry.path()
+            );
         }
         fs::write(dir.path().join("pki/ca.key"), "nonsense").unwrap();
         let error = Authority::open(&options).err().unwrap().to_string();
-        assert!(error.contains("ca.key") && error.contains("no private key"), "{error}");
+        assert!(
+            error.contains("ca.key") && error.contains("no private key"),
+            "{error}"
+        );
     }
 
     #[test]
     fn names_that_no_certificate_can_hold_are_refused() {
-        let options = TlsOptions { dir: None, names: vec!["näme".to_owned()] };
+        let options = TlsOptions {
+            dir: None,
+            names: vec!["näme".to_owned()],
+        };
         assert!(Authority::open(&options).unwrap().server_config().is_err());
     }
 }

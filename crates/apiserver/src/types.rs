@@ -195,7 +195,12 @@ mod tests {
                 if let Ty::Object(name) = inner {
                     assert!(named(name).is_some(), "{}.{}: {name}", ty.name, field.name);
                 }
-                assert!(!field.number.contains(&0) || field.number == [0], "{}.{}", ty.name, field.name);
+                assert!(
+                    !field.number.contains(&0) || field.number == [0],
+                    "{}.{}",
+                    ty.name,
+                    field.name
+                );
             }
         }
     }
@@ -210,9 +215,18 @@ mod tests {
         assert_eq!(containers.list, ListKind::Map(vec!["name".to_owned()]));
         assert_eq!(containers.merge.as_deref(), Some("name"));
         assert_eq!(containers.number, [2]);
-        let volume = spec.field("volumes").unwrap().ty.element().object().unwrap();
+        let volume = spec
+            .field("volumes")
+            .unwrap()
+            .ty
+            .element()
+            .object()
+            .unwrap();
         assert_eq!(volume.field("configMap").unwrap().number, [2, 19]);
         assert!(spec.field("volumes").unwrap().retain_keys);
-        assert!(root("apps", "v1", "Deployment").is_some() && root("apps", "v2", "Deployment").is_none());
+        assert!(
+            root("apps", "v1", "Deployment").is_some()
+                && root("apps", "v2", "Deployment").is_none()
+        );
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask setup`: everything that building, testing and measuring need, installed once.
 
 mod apt;
+mod kubernetes;
 mod linker;
 pub mod packages;
 mod rust_src;
@@ -33,7 +34,7 @@ pub enum Purpose {
     Build,
     /// Run a lab: and the programs of the system that it starts
     Lab,
-    /// Run the checks: and cargo's test and dependency tools
+    /// Run the checks: and cargo's test and dependency tools, and clients of Kubernetes
     Test,
     /// Test on other kernels: and QEMU
     Kernels,
@@ -55,8 +56,8 @@ pub fn run(options: &Options) -> Result<()> {
         match purpose {
             Purpose::Build => 3,
             Purpose::Lab => 4,
-            Purpose::Test => 6,
-            Purpose::Kernels => 7,
+            Purpose::Test => 8,
+            Purpose::Kernels => 9,
         },
     );
     let mut toolchain = None;
@@ -70,6 +71,8 @@ pub fn run(options: &Options) -> Result<()> {
     if purpose >= Purpose::Test {
         steps.step("cargo-nextest", || tools::install(&tools::NEXTEST))?;
         steps.step("cargo-deny", || tools::install(&tools::DENY))?;
+        steps.step("kubectl", kubernetes::kubectls)?;
+        steps.step("Python client", kubernetes::python_client)?;
     }
     if purpose >= Purpose::Kernels {
         steps.step("virtual machines", || packages::install(&packages::KERNELS))?;

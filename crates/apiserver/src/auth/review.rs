@@ -61,8 +61,12 @@ fn access(user: &User) -> Value {
         return json!({ "allowed": true });
     }
     match user.is_known() {
-        true => json!({ "allowed": true, "reason": "this server lets every known user do everything" }),
-        false => json!({ "allowed": false, "reason": "nobody in particular may see versions, health and discovery alone" }),
+        true => {
+            json!({ "allowed": true, "reason": "this server lets every known user do everything" })
+        }
+        false => {
+            json!({ "allowed": false, "reason": "nobody in particular may see versions, health and discovery alone" })
+        }
     }
 }
 
@@ -82,7 +86,9 @@ fn rules_of_everybody(user: &User) -> Value {
 fn token(server: &Shared, spec: &Value) -> Value {
     let token = spec["token"].as_str().unwrap_or_default();
     match server.tokens.user_of(server, token) {
-        Ok(user) => json!({ "authenticated": true, "user": user.to_json(), "audiences": spec["audiences"] }),
+        Ok(user) => {
+            json!({ "authenticated": true, "user": user.to_json(), "audiences": spec["audiences"] })
+        }
         Err(why) => json!({ "authenticated": false, "error": why }),
     }
 }

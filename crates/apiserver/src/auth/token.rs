@@ -10,7 +10,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use ring::rand::SystemRandom;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, UnparsedPublicKey,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
+    UnparsedPublicKey,
 };
 use serde_json::{Value, json};
 
@@ -37,7 +38,8 @@ impl Tokens {
     /// With a private key of the curve P-256 as PKCS 8.
     pub(crate) fn new(pkcs8: &[u8]) -> Option<Self> {
         let random = SystemRandom::new();
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random).ok()?;
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8, &random).ok()?;
         Some(Self { pair, random })
     }
 
@@ -61,7 +63,9 @@ impl Tokens {
 
     /// Whose a token is, or why it is nobody's.
     pub(crate) fn user_of(&self, server: &Shared, token: &str) -> Result<User, String> {
-        let claims = self.verify(token).ok_or("the token is not one of this server")?;
+        let claims = self
+            .verify(token)
+            .ok_or("the token is not one of this server")?;
         if claims["exp"].as_i64().unwrap_or(0) <= Timestamp::now().as_second() {
             return Err("the token has expired".to_owned());
         }
@@ -70,12 +74,18 @@ impl Tokens {
         let (namespace, account) = (text(&about["namespace"]), &about["serviceaccount"]);
         let name = text(&account["name"]);
         still_there(server, "serviceaccounts", &namespace, account)?;
-        let mut extra = vec![("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={}", text(&claims["jti"]))])];
+        let mut extra = vec![(
+            "authentication.kubernetes.io/credential-id".to_owned(),
+            vec![format!("JTI={}", text(&claims["jti"]))],
+        )];
         let pod = &about["pod"];
         if pod.is_object() {
             still_there(server, "pods", &namespace, pod)?;
             for field in ["name", "uid"] {
-                extra.push((format!("authentication.kubernetes.io/pod-{field}"), vec![text(&pod[field])]));
+                extra.push((
+                    format!("authentication.kubernetes.io/pod-{field}"),
+                    vec![text(&pod[field])],
+                ));
             }
         }
         let groups = [
@@ -101,12 +111,18 @@ fn still_there(server: &Shared, table: &str, namespace: &str, bound: &Value) -> 
         .and_then(|kind| server.store.get(&kind, &Key::namespaced(namespace, name)));
     match found {
         Ok(object) if bound["uid"] == object["metadata"]["uid"] => Ok(()),
-        _ => Err(format!("what the token is bound to ({table} {namespace}/{name}) is gone")),
+        _ => Err(format!(
+            "what the token is bound to ({table} {namespace}/{name}) is gone"
+        )),
     }
 }
 
 /// `TokenRequest`: a new token for a service account.
-pub(crate) async fn token(server: &Arc<Shared>, key: &Key, request: Request) -> Result<Response, ApiError> {
+pub(crate) async fn token(
+    server: &Arc<Shared>,
+    key: &Key,
+    request: Request,
+) -> Result<Response, ApiError> {
     if request.method() != Method::POST {
         return Err(not_allowed());
     }
@@ -114,7 +130,9 @@ pub(crate) async fn token(server: &Arc<Shared>, key: &Key, request: Request) -> 
     let kind = server.store.kind("serviceaccounts")?;
     let account = server.store.get(&kind, key)?;
     let spec = &object["spec"];
-    let seconds = spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
+    let seconds = spec["expirationSeconds"]
+        .as_i64()
+        .unwrap_or(DEFAULT_SECONDS);
     if !LIMITS.contains(&seconds) {
         let why = format!(
             "spec.expirationSeconds: {seconds} is not between {} and {}",
@@ -129,7 +147,8 @@ pub(crate) async fn token(server: &Arc<Shared>, key: &Key, request: Request) -> 
     };
     let now = Timestamp::now().as_second();
     let uid = meta_str(&account, "uid");
-    let mut about = json!({ "namespace": key.namespace, "serviceaccount": { "name": key.name, "uid": uid } });
+    let mut about =
+        json!({ "namespace": key.namespace, "serviceaccount": { "name": key.name, "uid": uid } });
     if let Some(pod) = bound_pod(server, &key.namespace, &spec["boundObjectRef"])? {
         about["pod"] = pod;
     }
@@ -138,8 +157,11 @@ pub(crate) async fn token(server: &Arc<Shared>, key: &Key, request: Request) -> 
         "sub": format!("system:serviceaccount:{}:{}", key.namespace, key.name), "kubernetes.io": about,
     });
     let token = server.tokens.sign(&claims);
-    let token = token.ok_or_else(|| ApiError::new(Reason::InternalError, "the token cannot be signed"))?;
-    let expires = Timestamp::from_second(now + seconds).map(crate::object::format_time).unwrap_or_default();
+    let token =
+        token.ok_or_else(|| ApiError::new(Reason::InternalError, "the token cannot be signed"))?;
+    let expires = Timestamp::from_second(now + seconds)
+        .map(crate::object::format_time)
+        .unwrap_or_default();
     object["apiVersion"] = json!("authentication.k8s.io/v1");
     object["kind"] = json!("TokenRequest");
     object["metadata"]["name"] = json!(key.name);
@@ -165,9 +187,14 @@ fn bound_pod(server: &Shared, namespace: &str, wanted: &Value) -> Result<Option<
     let name = wanted["name"].as_str().unwrap_or_default();
     let kind = server.store.kind("pods")?;
     let pod = server.store.get(&kind, &Key::namespaced(namespace, name))?;
-    let (uid, given) = (meta_str(&pod, "uid"), wanted["uid"].as_str().unwrap_or_default());
+    let (uid, given) = (
+        meta_str(&pod, "uid"),
+        wanted["uid"].as_str().unwrap_or_default(),
+    );
     if !given.is_empty() && given != uid {
-        let why = format!("the UID in the bound object reference ({given}) does not match the UID in record ({uid})");
+        let why = format!(
+            "the UID in the bound object reference ({given}) does not match the UID in record ({uid})"
+        );
         return Err(ApiError::conflict(&kind, name, &why));
     }
     Ok(Some(json!({ "name": name, "uid": uid })))

@@ -48,10 +48,19 @@ pub fn api_path(group: &str, version: &str) -> String {
 
 /// `/`: every path that is no object's.
 pub fn root(registry: &Registry) -> Value {
-    let mut paths: Vec<String> = ["/api", "/apis", "/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-        .iter()
-        .map(ToString::to_string)
-        .collect();
+    let mut paths: Vec<String> = [
+        "/api",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .iter()
+    .map(ToString::to_string)
+    .collect();
     for (group, versions) in registry.groups() {
         if !group.is_empty() {
             paths.push(format!("/apis/{group}"));
@@ -70,7 +79,8 @@ pub fn core_versions(registry: &Registry) -> Value {
 
 /// `/apis`.
 pub fn groups(registry: &Registry) -> Value {
-    let groups: Vec<Value> = registry.groups()
+    let groups: Vec<Value> = registry
+        .groups()
         .iter()
         .filter(|(group, _)| !group.is_empty())
         .map(|(g, v)| group_object(g, v))
@@ -80,7 +90,10 @@ pub fn groups(registry: &Registry) -> Value {
 
 /// `/apis/<group>`.
 pub fn group(registry: &Registry, name: &str) -> Option<Value> {
-    let versions = registry.groups().remove(name).filter(|_| !name.is_empty())?;
+    let versions = registry
+        .groups()
+        .remove(name)
+        .filter(|_| !name.is_empty())?;
     let mut group = group_object(name, &versions);
     group["kind"] = json!("APIGroup");
     group["apiVersion"] = json!("v1");
@@ -179,7 +192,8 @@ pub fn wants_all(accept: &str) -> Option<&'static str> {
 pub fn all(registry: &Registry, route: &Route, accept: &str) -> Response {
     let core = matches!(route, Route::CoreVersions);
     let version = wants_all(accept).unwrap_or("v2");
-    let items: Vec<Value> = registry.groups()
+    let items: Vec<Value> = registry
+        .groups()
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| discovered(registry, group, &versions))
@@ -201,7 +215,9 @@ fn discovered(registry: &Registry, group: &str, versions: &[&str]) -> Value {
     let versions: Vec<Value> = versions
         .iter()
         .map(|version| {
-            let kinds = registry.iter().filter(|k| k.group == group && k.version == *version);
+            let kinds = registry
+                .iter()
+                .filter(|k| k.group == group && k.version == *version);
             let resources: Vec<Value> = kinds.map(|k| discovered_kind(k)).collect();
             json!({ "version": version, "resources": resources, "freshness": "Current" })
         })
@@ -252,8 +268,14 @@ mod tests {
     fn the_form_is_chosen_by_what_the_client_takes_first() {
         let v2 = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
         let beta = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
-        assert_eq!(wants_all(&format!("{v2},{beta},application/json")), Some("v2"));
-        assert_eq!(wants_all(&format!("{beta},application/json")), Some("v2beta1"));
+        assert_eq!(
+            wants_all(&format!("{v2},{beta},application/json")),
+            Some("v2")
+        );
+        assert_eq!(
+            wants_all(&format!("{beta},application/json")),
+            Some("v2beta1")
+        );
         assert_eq!(wants_all("application/json, */*"), None);
     }
 }

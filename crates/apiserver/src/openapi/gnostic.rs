@@ -77,7 +77,8 @@ fn any(value: &Value) -> Message {
 /// The whole document.
 pub(super) fn document(document: &Value) -> Vec<u8> {
     let mut info = Message::default();
-    info.text(1, &document["info"]["title"]).text(2, &document["info"]["version"]);
+    info.text(1, &document["info"]["title"])
+        .text(2, &document["info"]["version"]);
     let mut paths = Message::default();
     paths.named(2, &document["paths"], path_item);
     let mut definitions = Message::default();
@@ -92,7 +93,13 @@ pub(super) fn document(document: &Value) -> Vec<u8> {
 
 fn path_item(item: &Value) -> Message {
     let mut out = Message::default();
-    for (number, verb) in [(2, "get"), (3, "put"), (4, "post"), (5, "delete"), (8, "patch")] {
+    for (number, verb) in [
+        (2, "get"),
+        (3, "put"),
+        (4, "post"),
+        (5, "delete"),
+        (8, "patch"),
+    ] {
         if item[verb].is_object() {
             out.message(number, &operation(&item[verb]));
         }
@@ -106,7 +113,11 @@ fn operation(operation: &Value) -> Message {
     for option in operation["parameters"].as_array().into_iter().flatten() {
         // Four messages deep: item, parameter (1), not in the body (2), in the query (3).
         let mut query = Message::default();
-        query.text(2, &option["in"]).text(4, &option["name"]).text(6, &option["type"]).flag(20, &option["uniqueItems"]);
+        query
+            .text(2, &option["in"])
+            .text(4, &option["name"])
+            .text(6, &option["type"])
+            .flag(20, &option["uniqueItems"]);
         let mut non_body = Message::default();
         non_body.message(3, &query);
         let mut parameter = Message::default();
@@ -129,7 +140,9 @@ fn operation(operation: &Value) -> Message {
 
 fn schema(value: &Value) -> Message {
     let mut out = Message::default();
-    out.text(1, &value["$ref"]).text(2, &value["format"]).text(4, &value["description"]);
+    out.text(1, &value["$ref"])
+        .text(2, &value["format"])
+        .text(4, &value["description"]);
     for name in value["required"].as_array().into_iter().flatten() {
         out.text(19, name);
     }
@@ -165,7 +178,10 @@ mod tests {
     #[test]
     fn a_schema_is_written_field_by_field() {
         let bytes = schema(&json!({"type": "object", "required": ["a"]})).0;
-        assert_eq!(bytes, [&[0x9a, 1, 1, b'a'][..], &[0xb2, 1, 8, 0x0a, 6], b"object"].concat());
+        assert_eq!(
+            bytes,
+            [&[0x9a, 1, 1, b'a'][..], &[0xb2, 1, 8, 0x0a, 6], b"object"].concat()
+        );
         let long = any(&json!("x".repeat(200))).0;
         assert_eq!(long[..3], [0x12, 203, 1]);
     }

@@ -12,10 +12,16 @@ const PREFIX: &str = "#/components/schemas/";
 
 /// Full name of a kind's schema: that of its type, or made from group, version and kind.
 pub(super) fn name(kind: &Kind) -> String {
-    if let Some(ty) = types::root(&kind.group, &kind.version, &kind.kind).filter(|_| kind.built_in) {
+    if let Some(ty) = types::root(&kind.group, &kind.version, &kind.kind).filter(|_| kind.built_in)
+    {
         return ty.name.clone();
     }
-    let mut parts: Vec<&str> = kind.group.split('.').filter(|p| !p.is_empty()).rev().collect();
+    let mut parts: Vec<&str> = kind
+        .group
+        .split('.')
+        .filter(|p| !p.is_empty())
+        .rev()
+        .collect();
     parts.extend([kind.version.as_str(), kind.kind.as_str()]);
     parts.join(".")
 }
@@ -23,7 +29,8 @@ pub(super) fn name(kind: &Kind) -> String {
 /// Adds the schemas of kinds, and what they reach.
 pub(super) fn collect<'a>(kinds: impl Iterator<Item = &'a Kind>) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
-    let mut wanted: Vec<String> = vec!["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions".to_owned()];
+    let mut wanted: Vec<String> =
+        vec!["io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions".to_owned()];
     for kind in kinds {
         let name = name(kind);
         if types::schemas().contains_key(&name) {
@@ -61,7 +68,11 @@ fn references(schema: &Value, into: &mut Vec<String>) {
 
 /// The schema of a custom kind: as its definition has it, with the fields of every object.
 fn custom(kind: &Kind) -> Value {
-    let mut schema = kind.open_api.as_deref().cloned().unwrap_or_else(|| json!({ "type": "object" }));
+    let mut schema = kind
+        .open_api
+        .as_deref()
+        .cloned()
+        .unwrap_or_else(|| json!({ "type": "object" }));
     if !schema.is_object() {
         schema = json!({ "type": "object" });
     }
@@ -71,7 +82,8 @@ fn custom(kind: &Kind) -> Value {
     let text = |what: &str| json!({ "type": "string", "description": what });
     schema["properties"]["apiVersion"] = text(API_VERSION);
     schema["properties"]["kind"] = text(KIND);
-    schema["properties"]["metadata"] = json!({ "allOf": [{ "$ref": format!("{PREFIX}{OBJECT_META}") }], "description": METADATA });
+    schema["properties"]["metadata"] =
+        json!({ "allOf": [{ "$ref": format!("{PREFIX}{OBJECT_META}") }], "description": METADATA });
     schema["x-kubernetes-group-version-kind"] =
         json!([{ "group": kind.group, "version": kind.version, "kind": kind.kind }]);
     schema

@@ -15,7 +15,10 @@ pub(super) fn document(registry: &Registry) -> Value {
     let mut paths = Map::new();
     for kind in kinds().filter(|k| k.stored) {
         let [all, one] = v3::paths(kind);
-        paths.insert(all, json!({ "get": operation(kind, "list"), "post": operation(kind, "create") }));
+        paths.insert(
+            all,
+            json!({ "get": operation(kind, "list"), "post": operation(kind, "create") }),
+        );
         paths.insert(
             one,
             json!({ "get": operation(kind, "get"), "put": operation(kind, "update"), "patch": operation(kind, "patch") }),
@@ -34,7 +37,8 @@ pub(super) fn document(registry: &Registry) -> Value {
 }
 
 fn operation(kind: &Kind, verb: &str) -> Value {
-    let option = |name: &&str| json!({ "name": name, "in": "query", "type": "string", "uniqueItems": true });
+    let option =
+        |name: &&str| json!({ "name": name, "in": "query", "type": "string", "uniqueItems": true });
     let options: Vec<Value> = v3::options(verb).iter().map(option).collect();
     let mut operation = json!({
         "operationId": format!("{verb}{}{}", kind.version, kind.kind),
@@ -55,16 +59,25 @@ fn reduced(schema: &Value) -> Value {
         return json!({});
     };
     // A reference beside a description is wrapped.
-    let wrapped = map.get("allOf").and_then(|all| all.get(0)).and_then(|one| one.get("$ref"));
+    let wrapped = map
+        .get("allOf")
+        .and_then(|all| all.get(0))
+        .and_then(|one| one.get("$ref"));
     if let Some(reference) = map.get("$ref").or(wrapped).and_then(Value::as_str) {
-        let mut out = json!({ "$ref": reference.replace("#/components/schemas/", "#/definitions/") });
-        for (key, value) in map.iter().filter(|(key, _)| key.starts_with("x-") || *key == "description") {
+        let mut out =
+            json!({ "$ref": reference.replace("#/components/schemas/", "#/definitions/") });
+        for (key, value) in map
+            .iter()
+            .filter(|(key, _)| key.starts_with("x-") || *key == "description")
+        {
             out[key] = value.clone();
         }
         return out;
     }
     let is = |key: &str| map.get(key) == Some(&Value::Bool(true));
-    let open = is("nullable") || is("x-kubernetes-preserve-unknown-fields") || is("x-kubernetes-int-or-string");
+    let open = is("nullable")
+        || is("x-kubernetes-preserve-unknown-fields")
+        || is("x-kubernetes-int-or-string");
     let mut out = Map::new();
     for (key, value) in map {
         match key.as_str() {
@@ -74,7 +87,9 @@ fn reduced(schema: &Value) -> Value {
             }
             "properties" if !open => {
                 let reduced_all = value.as_object().into_iter().flatten();
-                let properties = reduced_all.map(|(name, s)| (name.clone(), reduced(s))).collect();
+                let properties = reduced_all
+                    .map(|(name, s)| (name.clone(), reduced(s)))
+                    .collect();
                 out.insert(key.clone(), Value::Object(properties));
             }
             "items" | "additionalProperties" if !open => {

@@ -30,8 +30,16 @@ pub(super) fn document(registry: &Registry, group: &str, version: &str) -> Optio
 
 /// The paths of a kind's objects: all in one place, and each by its name.
 pub(super) fn paths(kind: &Kind) -> [String; 2] {
-    let namespace = if kind.namespaced { "namespaces/{namespace}/" } else { "" };
-    let all = format!("/{}/{namespace}{}", api_path(&kind.group, &kind.version), kind.plural);
+    let namespace = if kind.namespaced {
+        "namespaces/{namespace}/"
+    } else {
+        ""
+    };
+    let all = format!(
+        "/{}/{namespace}{}",
+        api_path(&kind.group, &kind.version),
+        kind.plural
+    );
     let one = format!("{all}/{{name}}");
     [all, one]
 }
@@ -40,7 +48,10 @@ fn path_items(kind: &Kind) -> Vec<(String, Value)> {
     let [all, one] = paths(kind);
     let mut items = if kind.stored {
         vec![
-            (all, json!({ "get": operation(kind, "list"), "post": operation(kind, "create") })),
+            (
+                all,
+                json!({ "get": operation(kind, "list"), "post": operation(kind, "create") }),
+            ),
             (
                 one,
                 json!({
@@ -78,7 +89,11 @@ pub(super) fn options(verb: &str) -> &'static [&'static str] {
 
 fn operation(kind: &Kind, verb: &str) -> Value {
     let option = |name: &&str| {
-        let ty = if *name == "force" { "boolean" } else { "string" };
+        let ty = if *name == "force" {
+            "boolean"
+        } else {
+            "string"
+        };
         json!({ "name": name, "in": "query", "schema": { "type": ty } })
     };
     let reference = json!({ "$ref": format!("#/components/schemas/{}", schema::name(kind)) });

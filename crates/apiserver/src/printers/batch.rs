@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::Column;
-use super::cells::{AGE, NAME, NONE, age, boolean, duration, int, joined, list, or_none, selector, text, time};
+use super::cells::{
+    AGE, NAME, NONE, age, boolean, duration, int, joined, list, or_none, selector, text, time,
+};
 
 pub(super) const JOB: &[Column] = &[
     NAME,
@@ -12,8 +14,12 @@ pub(super) const JOB: &[Column] = &[
     Column::new("Completions", completions),
     Column::new("Duration", took),
     AGE,
-    Column::wide("Containers", |o| joined(&o["spec"]["template"]["spec"]["containers"], "name")),
-    Column::wide("Images", |o| joined(&o["spec"]["template"]["spec"]["containers"], "image")),
+    Column::wide("Containers", |o| {
+        joined(&o["spec"]["template"]["spec"]["containers"], "name")
+    }),
+    Column::wide("Images", |o| {
+        joined(&o["spec"]["template"]["spec"]["containers"], "image")
+    }),
     Column::wide("Selector", |o| selector(&o["spec"]["selector"])),
 ];
 
@@ -22,15 +28,22 @@ pub(super) const CRON_JOB: &[Column] = &[
     Column::new("Schedule", |o| text(&o["spec"]["schedule"])),
     Column::new("Timezone", |o| or_none(&o["spec"]["timeZone"])),
     Column::new("Suspend", |o| boolean(&o["spec"]["suspend"])),
-    Column::number("Active", |o| Value::from(list(&o["status"]["active"]).len())),
-    Column::new("Last Schedule", |o| match &o["status"]["lastScheduleTime"] {
-        Value::Null => Value::from(NONE),
-        last => age(last),
+    Column::number("Active", |o| {
+        Value::from(list(&o["status"]["active"]).len())
     }),
+    Column::new(
+        "Last Schedule",
+        |o| match &o["status"]["lastScheduleTime"] {
+            Value::Null => Value::from(NONE),
+            last => age(last),
+        },
+    ),
     AGE,
     Column::wide("Containers", |o| joined(cron_containers(o), "name")),
     Column::wide("Images", |o| joined(cron_containers(o), "image")),
-    Column::wide("Selector", |o| selector(&o["spec"]["jobTemplate"]["spec"]["selector"])),
+    Column::wide("Selector", |o| {
+        selector(&o["spec"]["jobTemplate"]["spec"]["selector"])
+    }),
 ];
 
 fn cron_containers(object: &Value) -> &Value {
@@ -38,7 +51,9 @@ fn cron_containers(object: &Value) -> &Value {
 }
 
 fn status(job: &Value) -> Value {
-    let has = |kind: &str| list(&job["status"]["conditions"]).any(|c| c["type"] == kind && c["status"] == "True");
+    let has = |kind: &str| {
+        list(&job["status"]["conditions"]).any(|c| c["type"] == kind && c["status"] == "True")
+    };
     let states = [
         ("Complete", "Complete"),
         ("Failed", "Failed"),
@@ -47,7 +62,10 @@ fn status(job: &Value) -> Value {
         ("SuccessCriteriaMet", "SuccessCriteriaMet"),
     ];
     let going = job["metadata"]["deletionTimestamp"].is_string();
-    let found = states.iter().find(|(kind, _)| has(kind)).map(|(_, shown)| *shown);
+    let found = states
+        .iter()
+        .find(|(kind, _)| has(kind))
+        .map(|(_, shown)| *shown);
     Value::from(found.unwrap_or(if going { "Terminating" } else { "Running" }))
 }
 
@@ -69,4 +87,3 @@ fn took(job: &Value) -> Value {
     let end = time(&status["completionTime"]).unwrap_or_else(Timestamp::now);
     Value::from(duration(end.as_second() - start.as_second()))
 }
-

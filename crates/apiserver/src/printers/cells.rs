@@ -13,7 +13,11 @@ pub(super) const NONE: &str = "<none>";
 
 /// Elements of a list; none when it is no list.
 pub(super) fn list(value: &Value) -> impl DoubleEndedIterator<Item = &Value> + ExactSizeIterator {
-    value.as_array().map(Vec::as_slice).unwrap_or_default().iter()
+    value
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default()
+        .iter()
 }
 
 /// A string of an object; empty when absent.
@@ -58,7 +62,11 @@ pub(super) fn number(value: &Value) -> Value {
 
 /// A text that need not be there: `<none>` for an empty one.
 pub(super) fn some_text(text: String) -> Value {
-    Value::from(if text.is_empty() { NONE.to_owned() } else { text })
+    Value::from(if text.is_empty() {
+        NONE.to_owned()
+    } else {
+        text
+    })
 }
 
 /// Whether it is set, as words.

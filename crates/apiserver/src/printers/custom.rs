@@ -93,10 +93,15 @@ fn plain(value: &Value) -> String {
     }
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "columns of integers show integers")]
+#[allow(
+    clippy::cast_possible_truncation,
+    reason = "columns of integers show integers"
+)]
 fn whole(value: &Value) -> Value {
     match value {
-        Value::Number(n) if n.is_f64() => n.as_f64().map_or(Value::Null, |f| Value::Number(Number::from(f as i64))),
+        Value::Number(n) if n.is_f64() => n
+            .as_f64()
+            .map_or(Value::Null, |f| Value::Number(Number::from(f as i64))),
         Value::Number(_) => value.clone(),
         _ => Value::Null,
     }
@@ -123,7 +128,19 @@ mod tests {
             "status": {"conditions": [{"type": "Other", "status": "Unknown"}, {"type": "Ready", "status": "True"}]}});
         assert_eq!(
             custom.cells(&object),
-            json!(["x", "True", 3, "a b", "[{\"x\":\"a\"},{\"x\":\"b\"}]", null, null, "<unknown>"]).as_array().unwrap().clone()
+            json!([
+                "x",
+                "True",
+                3,
+                "a b",
+                "[{\"x\":\"a\"},{\"x\":\"b\"}]",
+                null,
+                null,
+                "<unknown>"
+            ])
+            .as_array()
+            .unwrap()
+            .clone()
         );
         assert_eq!(custom.definitions()[3]["priority"], 1);
         assert_eq!(custom.definitions()[0]["format"], "name");

@@ -17,10 +17,16 @@ pub(super) const EVENT: &[Column] = &[
     Column::wide("Subobject", |o| text(&o["involvedObject"]["fieldPath"])),
     Column::wide("Source", source),
     Column::new("Message", |o| Value::from(str_of(&o["message"]).trim())),
-    Column::wide("First Seen", |o| age(first_time(o, &["firstTimestamp", "eventTime"]))),
+    Column::wide("First Seen", |o| {
+        age(first_time(o, &["firstTimestamp", "eventTime"]))
+    }),
     Column::wide("Count", |o| {
         let series = int(&o["series"]["count"]);
-        Value::from(if series > 0 { series } else { int(&o["count"]).max(1) })
+        Value::from(if series > 0 {
+            series
+        } else {
+            int(&o["count"]).max(1)
+        })
     }),
     Column::wide("Name", |o| text(&o["metadata"]["name"])),
 ];

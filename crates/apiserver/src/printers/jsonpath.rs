@@ -60,7 +60,10 @@ impl Path {
     pub(super) fn find<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
         let mut found = vec![root];
         for step in &self.0 {
-            found = found.into_iter().flat_map(|value| step.from(value)).collect();
+            found = found
+                .into_iter()
+                .flat_map(|value| step.from(value))
+                .collect();
         }
         found.retain(|value| !value.is_null());
         found
@@ -87,7 +90,8 @@ impl Step {
                 elements().iter().filter(has).collect()
             }
             Self::Where(path, compare, with) => {
-                let fits = |e: &&Value| path.find(e).first().is_some_and(|v| compare.holds(v, with));
+                let fits =
+                    |e: &&Value| path.find(e).first().is_some_and(|v| compare.holds(v, with));
                 elements().iter().filter(fits).collect()
             }
         }

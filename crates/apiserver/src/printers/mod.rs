@@ -145,9 +145,10 @@ fn known(group: &str, kind: &str) -> &'static [Column] {
         ("storage.k8s.io", "CSIDriver") => storage::CSI_DRIVER,
         ("storage.k8s.io", "VolumeAttachment") => storage::ATTACHMENT,
         ("certificates.k8s.io", "CertificateSigningRequest") => rbac::SIGNING_REQUEST,
-        ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration") => {
-            others::WEBHOOKS
-        }
+        (
+            "admissionregistration.k8s.io",
+            "ValidatingWebhookConfiguration" | "MutatingWebhookConfiguration",
+        ) => others::WEBHOOKS,
         ("apiregistration.k8s.io", "APIService") => others::API_SERVICE,
         _ => PLAIN,
     }

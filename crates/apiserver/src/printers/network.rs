@@ -3,14 +3,20 @@
 use serde_json::Value;
 
 use super::Column;
-use super::cells::{AGE, NAME, NONE, int, labels, list, or_none, or_unset, selector, some_text, str_of, text, three};
+use super::cells::{
+    AGE, NAME, NONE, int, labels, list, or_none, or_unset, selector, some_text, str_of, text, three,
+};
 
 pub(super) const SERVICE: &[Column] = &[
     NAME,
     Column::new("Type", |o| text(&o["spec"]["type"])),
     Column::new("Cluster-IP", |o| {
         let first = &o["spec"]["clusterIPs"][0];
-        or_none(if first.is_string() { first } else { &o["spec"]["clusterIP"] })
+        or_none(if first.is_string() {
+            first
+        } else {
+            &o["spec"]["clusterIP"]
+        })
     }),
     Column::new("External-IP", external_ip),
     Column::new("Port(s)", service_ports),
@@ -47,14 +53,22 @@ pub(super) const INGRESS_CLASS: &[Column] = &[
     AGE,
 ];
 
-pub(super) const NETWORK_POLICY: &[Column] =
-    &[NAME, Column::new("Pod-Selector", |o| selector(&o["spec"]["podSelector"])), AGE];
+pub(super) const NETWORK_POLICY: &[Column] = &[
+    NAME,
+    Column::new("Pod-Selector", |o| selector(&o["spec"]["podSelector"])),
+    AGE,
+];
 
 /// Addresses and names that a load balancer gave, with commas between.
 fn load_balancer(object: &Value) -> String {
     let points = list(&object["status"]["loadBalancer"]["ingress"]);
     let shown: Vec<&str> = points
-        .map(|p| p["ip"].as_str().filter(|ip| !ip.is_empty()).unwrap_or(str_of(&p["hostname"])))
+        .map(|p| {
+            p["ip"]
+                .as_str()
+                .filter(|ip| !ip.is_empty())
+                .unwrap_or(str_of(&p["hostname"]))
+        })
         .filter(|p| !p.is_empty())
         .collect();
     shown.join(",")
@@ -73,7 +87,11 @@ fn external_ip(service: &Value) -> Value {
                 .filter(|ip| !ip.is_empty())
                 .collect();
             let shown = all.join(",");
-            Value::from(if shown.is_empty() { "<pending>".to_owned() } else { shown })
+            Value::from(if shown.is_empty() {
+                "<pending>".to_owned()
+            } else {
+                shown
+            })
         }
         _ => some_text(ips.join(",")),
     }
@@ -116,7 +134,11 @@ fn endpoints(object: &Value) -> Value {
 
 fn slice_ports(slice: &Value) -> Value {
     let ports: Vec<String> = list(&slice["ports"])
-        .map(|p| p["port"].as_i64().map_or("*".to_owned(), |port| port.to_string()))
+        .map(|p| {
+            p["port"]
+                .as_i64()
+                .map_or("*".to_owned(), |port| port.to_string())
+        })
         .collect();
     or_unset(&Value::from(three(&ports)))
 }
@@ -134,7 +156,11 @@ fn hosts(ingress: &Value) -> Value {
         .map(|r| str_of(&r["host"]).to_owned())
         .filter(|h| !h.is_empty())
         .collect();
-    Value::from(if all.is_empty() { "*".to_owned() } else { three(&all) })
+    Value::from(if all.is_empty() {
+        "*".to_owned()
+    } else {
+        three(&all)
+    })
 }
 
 fn parameters(class: &Value) -> Value {
@@ -167,12 +193,20 @@ mod tests {
 
     #[test]
     fn endpoints_of_both_kinds() {
-        let addresses: Vec<Value> = (1..=5).map(|i| json!({"ip": format!("10.0.0.{i}")})).collect();
+        let addresses: Vec<Value> = (1..=5)
+            .map(|i| json!({"ip": format!("10.0.0.{i}")}))
+            .collect();
         let object = json!({"subsets": [{"addresses": addresses, "ports": [{"port": 80}]}]});
-        assert_eq!(endpoints(&object), "10.0.0.1:80,10.0.0.2:80,10.0.0.3:80 + 2 more...");
+        assert_eq!(
+            endpoints(&object),
+            "10.0.0.1:80,10.0.0.2:80,10.0.0.3:80 + 2 more..."
+        );
         assert_eq!(endpoints(&json!({})), NONE);
         let slice = json!({"ports": [{"port": 80}, {}], "endpoints": [{"addresses": ["fd00::1"]}]});
-        assert_eq!((slice_ports(&slice), slice_addresses(&slice)), (json!("80,*"), json!("fd00::1")));
+        assert_eq!(
+            (slice_ports(&slice), slice_addresses(&slice)),
+            (json!("80,*"), json!("fd00::1"))
+        );
         assert_eq!(slice_addresses(&json!({})), "<unset>");
     }
 }

@@ -10,10 +10,14 @@ pub(super) const NODE: &[Column] = &[
     Column::new("Status", status),
     Column::new("Roles", roles),
     AGE,
-    Column::new("Version", |o| text(&o["status"]["nodeInfo"]["kubeletVersion"])),
+    Column::new("Version", |o| {
+        text(&o["status"]["nodeInfo"]["kubeletVersion"])
+    }),
     Column::wide("Internal-IP", |o| address(o, "InternalIP")),
     Column::wide("External-IP", |o| address(o, "ExternalIP")),
-    Column::wide("OS-Image", |o| or_unknown(&o["status"]["nodeInfo"]["osImage"])),
+    Column::wide("OS-Image", |o| {
+        or_unknown(&o["status"]["nodeInfo"]["osImage"])
+    }),
     Column::wide("Kernel-Version", |o| {
         or_unknown(&o["status"]["nodeInfo"]["kernelVersion"])
     }),
@@ -39,11 +43,13 @@ fn status(node: &Value) -> Value {
 fn roles(node: &Value) -> Value {
     let labels = node["metadata"]["labels"].as_object().into_iter().flatten();
     let mut roles: Vec<&str> = labels
-        .filter_map(|(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
-            Some(role) => Some(role),
-            None if key == "kubernetes.io/role" => value.as_str(),
-            None => None,
-        })
+        .filter_map(
+            |(key, value)| match key.strip_prefix("node-role.kubernetes.io/") {
+                Some(role) => Some(role),
+                None if key == "kubernetes.io/role" => value.as_str(),
+                None => None,
+            },
+        )
         .filter(|role| !role.is_empty())
         .collect();
     roles.sort_unstable();

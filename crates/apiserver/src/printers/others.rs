@@ -5,12 +5,17 @@ use serde_json::Value;
 use super::Column;
 use super::cells::{AGE, NAME, int, list, number, or_none, some_text, str_of, text, text_or};
 
-pub(super) const NAMESPACE: &[Column] =
-    &[NAME, Column::new("Status", |o| text(&o["status"]["phase"])), AGE];
+pub(super) const NAMESPACE: &[Column] = &[
+    NAME,
+    Column::new("Status", |o| text(&o["status"]["phase"])),
+    AGE,
+];
 
 pub(super) const CONFIG_MAP: &[Column] = &[
     NAME,
-    Column::new("Data", |o| Value::from(size(&o["data"]) + size(&o["binaryData"]))),
+    Column::new("Data", |o| {
+        Value::from(size(&o["data"]) + size(&o["binaryData"]))
+    }),
     AGE,
 ];
 
@@ -28,11 +33,16 @@ pub(super) const SERVICE_ACCOUNT: &[Column] = &[
 ];
 
 /// Kinds that say when they were made instead of their age.
-pub(super) const CREATED: &[Column] =
-    &[NAME, Column::new("Created At", |o| text(&o["metadata"]["creationTimestamp"]))];
+pub(super) const CREATED: &[Column] = &[
+    NAME,
+    Column::new("Created At", |o| text(&o["metadata"]["creationTimestamp"])),
+];
 
-pub(super) const LEASE: &[Column] =
-    &[NAME, Column::new("Holder", |o| text(&o["spec"]["holderIdentity"])), AGE];
+pub(super) const LEASE: &[Column] = &[
+    NAME,
+    Column::new("Holder", |o| text(&o["spec"]["holderIdentity"])),
+    AGE,
+];
 
 pub(super) const RUNTIME_CLASS: &[Column] =
     &[NAME, Column::new("Handler", |o| text(&o["handler"])), AGE];
@@ -46,16 +56,24 @@ pub(super) const WEBHOOKS: &[Column] = &[
 pub(super) const PRIORITY_CLASS: &[Column] = &[
     NAME,
     Column::number("Value", |o| number(&o["value"])),
-    Column::new("Global-Default", |o| Value::from(o["globalDefault"] == true)),
+    Column::new("Global-Default", |o| {
+        Value::from(o["globalDefault"] == true)
+    }),
     AGE,
-    Column::new("PreemptionPolicy", |o| text_or(&o["preemptionPolicy"], "PreemptLowerPriority")),
+    Column::new("PreemptionPolicy", |o| {
+        text_or(&o["preemptionPolicy"], "PreemptLowerPriority")
+    }),
 ];
 
 pub(super) const DISRUPTION_BUDGET: &[Column] = &[
     NAME,
     Column::new("Min Available", |o| int_or_text(&o["spec"]["minAvailable"])),
-    Column::new("Max Unavailable", |o| int_or_text(&o["spec"]["maxUnavailable"])),
-    Column::number("Allowed Disruptions", |o| number(&o["status"]["disruptionsAllowed"])),
+    Column::new("Max Unavailable", |o| {
+        int_or_text(&o["spec"]["maxUnavailable"])
+    }),
+    Column::number("Allowed Disruptions", |o| {
+        number(&o["status"]["disruptionsAllowed"])
+    }),
     AGE,
 ];
 
@@ -70,7 +88,11 @@ pub(super) const AUTOSCALER: &[Column] = &[
     NAME,
     Column::new("Reference", |o| {
         let target = &o["spec"]["scaleTargetRef"];
-        Value::from(format!("{}/{}", str_of(&target["kind"]), str_of(&target["name"])))
+        Value::from(format!(
+            "{}/{}",
+            str_of(&target["kind"]),
+            str_of(&target["name"])
+        ))
     }),
     Column::new("Targets", targets),
     Column::new("MinPods", |o| match o["spec"]["minReplicas"].as_i64() {
@@ -86,7 +108,11 @@ pub(super) const API_SERVICE: &[Column] = &[
     NAME,
     Column::new("Service", |o| match &o["spec"]["service"] {
         Value::Null => Value::from("Local"),
-        service => Value::from(format!("{}/{}", str_of(&service["namespace"]), str_of(&service["name"]))),
+        service => Value::from(format!(
+            "{}/{}",
+            str_of(&service["namespace"]),
+            str_of(&service["name"])
+        )),
     }),
     Column::new("Available", |o| {
         let available = list(&o["status"]["conditions"]).find(|c| c["type"] == "Available");
@@ -116,7 +142,11 @@ fn quota(quota: &Value, limits: bool) -> Value {
         .filter(|(name, _)| name.starts_with("limits.") == limits)
         .map(|(name, hard)| {
             let used = &status["used"][name];
-            let used = if used.is_null() { "0".to_owned() } else { plain(used) };
+            let used = if used.is_null() {
+                "0".to_owned()
+            } else {
+                plain(used)
+            };
             format!("{name}: {used}/{}", plain(hard))
         })
         .collect();
@@ -145,4 +175,3 @@ fn targets(scaler: &Value) -> Value {
     let shown: Vec<String> = list(&spec["metrics"]).map(metric).collect();
     some_text(shown.join(", "))
 }
-

@@ -31,7 +31,8 @@ struct Summary {
 
 /// Whether an init container goes on running beside the others.
 fn is_sidecar(pod: &Value, name: &str) -> bool {
-    list(&pod["spec"]["initContainers"]).any(|c| str_of(&c["name"]) == name && c["restartPolicy"] == "Always")
+    list(&pod["spec"]["initContainers"])
+        .any(|c| str_of(&c["name"]) == name && c["restartPolicy"] == "Always")
 }
 
 fn has_condition(pod: &Value, kind: &str, status: &str) -> bool {
@@ -54,7 +55,9 @@ impl Summary {
             .any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated");
         let phase = status["phase"].as_str().unwrap_or("Unknown");
         let mut summary = Self {
-            status: reason.unwrap_or(if gated { "SchedulingGated" } else { phase }).to_owned(),
+            status: reason
+                .unwrap_or(if gated { "SchedulingGated" } else { phase })
+                .to_owned(),
             ready: 0,
             all: list(&pod["spec"]["containers"]).len(),
             restarts: 0,
@@ -76,7 +79,9 @@ impl Summary {
     }
 
     fn count(&mut self, container: &Value) {
-        self.restarts = self.restarts.saturating_add(int(&container["restartCount"]));
+        self.restarts = self
+            .restarts
+            .saturating_add(int(&container["restartCount"]));
         let ended = time(&container["lastState"]["terminated"]["finishedAt"]);
         self.last_restart = self.last_restart.max(ended);
     }
@@ -86,7 +91,10 @@ impl Summary {
         let wanted = list(&pod["spec"]["initContainers"]).len();
         for (i, container) in list(&pod["status"]["initContainerStatuses"]).enumerate() {
             self.count(container);
-            let (waiting, terminated) = (&container["state"]["waiting"], &container["state"]["terminated"]);
+            let (waiting, terminated) = (
+                &container["state"]["waiting"],
+                &container["state"]["terminated"],
+            );
             let sidecar = is_sidecar(pod, str_of(&container["name"]));
             if terminated.is_object() && terminated["exitCode"] == 0 {
                 continue;
@@ -122,7 +130,10 @@ impl Summary {
         let mut running = false;
         for container in list(&pod["status"]["containerStatuses"]).rev() {
             self.count(container);
-            let (waiting, terminated) = (&container["state"]["waiting"], &container["state"]["terminated"]);
+            let (waiting, terminated) = (
+                &container["state"]["waiting"],
+                &container["state"]["terminated"],
+            );
             let reasons = [waiting, terminated].map(|state| str_of(&state["reason"]));
             if let Some(reason) = reasons.into_iter().find(|r| !r.is_empty()) {
                 self.status = reason.to_owned();
@@ -155,7 +166,11 @@ impl Summary {
 fn pod_ip(pod: &Value) -> Value {
     let status = &pod["status"];
     let first = &status["podIPs"][0]["ip"];
-    or_none(if first.is_string() { first } else { &status["podIP"] })
+    or_none(if first.is_string() {
+        first
+    } else {
+        &status["podIP"]
+    })
 }
 
 fn readiness_gates(pod: &Value) -> Value {
@@ -184,29 +199,60 @@ mod tests {
     #[test]
     fn states_of_a_pod() {
         let two = json!({"containers": [{"name": "a"}, {"name": "b"}]});
-        let of = |statuses: Value| shown(two.clone(), json!({"phase": "Running", "containerStatuses": statuses}));
+        let of = |statuses: Value| {
+            shown(
+                two.clone(),
+                json!({"phase": "Running", "containerStatuses": statuses}),
+            )
+        };
         let up = json!({"ready": true, "state": {"running": {}}});
-        assert_eq!(of(json!([up, up])), (json!("2/2"), "Running".to_owned(), json!("0")));
-        let crashing = json!({"restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
-        assert_eq!(of(json!([up, crashing])), (json!("1/2"), "CrashLoopBackOff".to_owned(), json!("3")));
+        assert_eq!(
+            of(json!([up, up])),
+            (json!("2/2"), "Running".to_owned(), json!("0"))
+        );
+        let crashing =
+            json!({"restartCount": 3, "state": {"waiting": {"reason": "CrashLoopBackOff"}}});
+        assert_eq!(
+            of(json!([up, crashing])),
+            (json!("1/2"), "CrashLoopBackOff".to_owned(), json!("3"))
+        );
         let done = json!({"state": {"terminated": {"reason": "Completed", "exitCode": 0}}});
         assert_eq!(of(json!([done, up])).1, "NotReady");
         let killed = json!({"state": {"terminated": {"exitCode": 137, "signal": 9}}});
         assert_eq!(of(json!([killed])).1, "Signal:9");
         assert_eq!(shown(two.clone(), json!({"phase": "Pending"})).1, "Pending");
-        assert_eq!(shown(two, json!({"phase": "Failed", "reason": "Evicted"})).1, "Evicted");
+        assert_eq!(
+            shown(two, json!({"phase": "Failed", "reason": "Evicted"})).1,
+            "Evicted"
+        );
     }
 
     #[test]
     fn init_containers_and_sidecars() {
         let spec = json!({"containers": [{"name": "c"}],
             "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]});
-        let of = |statuses: Value| shown(spec.clone(), json!({"phase": "Pending", "initContainerStatuses": statuses}));
+        let of = |statuses: Value| {
+            shown(
+                spec.clone(),
+                json!({"phase": "Pending", "initContainerStatuses": statuses}),
+            )
+        };
         let done = json!({"name": "i", "state": {"terminated": {"exitCode": 0}}});
-        assert_eq!(of(json!([{"name": "i", "state": {"running": {}}}])).1, "Init:0/2");
-        assert_eq!(of(json!([done, {"name": "s", "state": {"waiting": {"reason": "PodInitializing"}}}])).1, "Init:1/2");
-        assert_eq!(of(json!([{"name": "i", "state": {"terminated": {"exitCode": 2, "reason": "Error"}}}])).1, "Init:Error");
-        let sidecar = json!({"name": "s", "started": true, "ready": true, "state": {"running": {}}});
+        assert_eq!(
+            of(json!([{"name": "i", "state": {"running": {}}}])).1,
+            "Init:0/2"
+        );
+        assert_eq!(
+            of(json!([done, {"name": "s", "state": {"waiting": {"reason": "PodInitializing"}}}])).1,
+            "Init:1/2"
+        );
+        assert_eq!(
+            of(json!([{"name": "i", "state": {"terminated": {"exitCode": 2, "reason": "Error"}}}]))
+                .1,
+            "Init:Error"
+        );
+        let sidecar =
+            json!({"name": "s", "started": true, "ready": true, "state": {"running": {}}});
         assert_eq!(of(json!([done, sidecar])).0, json!("1/2"));
     }
 
@@ -216,7 +262,10 @@ mod tests {
         let status = json!({"phase": "Running", "containerStatuses": [{"ready": true, "restartCount": 3, "state": {"running": {}},
             "lastState": {"terminated": {"finishedAt": finished.to_string()}}}]});
         let (_, _, restarts) = shown(json!({"containers": [{}]}), status);
-        assert!(restarts.as_str().unwrap().starts_with("3 (2m1"), "{restarts}");
+        assert!(
+            restarts.as_str().unwrap().starts_with("3 (2m1"),
+            "{restarts}"
+        );
     }
 
     #[test]

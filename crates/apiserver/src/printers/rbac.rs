@@ -9,7 +9,11 @@ pub(super) const BINDING: &[Column] = &[
     NAME,
     Column::new("Role", |o| {
         let role = &o["roleRef"];
-        Value::from(format!("{}/{}", str_of(&role["kind"]), str_of(&role["name"])))
+        Value::from(format!(
+            "{}/{}",
+            str_of(&role["kind"]),
+            str_of(&role["name"])
+        ))
     }),
     AGE,
     Column::wide("Users", |o| subjects(o, "User")),
@@ -22,10 +26,13 @@ pub(super) const SIGNING_REQUEST: &[Column] = &[
     AGE,
     Column::new("SignerName", |o| text(&o["spec"]["signerName"])),
     Column::new("Requestor", |o| text(&o["spec"]["username"])),
-    Column::new("RequestedDuration", |o| match o["spec"]["expirationSeconds"].as_i64() {
-        Some(seconds) => Value::from(duration(seconds)),
-        None => Value::from(NONE),
-    }),
+    Column::new(
+        "RequestedDuration",
+        |o| match o["spec"]["expirationSeconds"].as_i64() {
+            Some(seconds) => Value::from(duration(seconds)),
+            None => Value::from(NONE),
+        },
+    ),
     Column::new("Condition", condition),
 ];
 

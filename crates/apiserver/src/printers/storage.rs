@@ -9,11 +9,15 @@ pub(super) const VOLUME: &[Column] = &[
     NAME,
     Column::new("Capacity", |o| text(&o["spec"]["capacity"]["storage"])),
     Column::new("Access Modes", |o| modes(&o["spec"]["accessModes"])),
-    Column::new("Reclaim Policy", |o| text(&o["spec"]["persistentVolumeReclaimPolicy"])),
+    Column::new("Reclaim Policy", |o| {
+        text(&o["spec"]["persistentVolumeReclaimPolicy"])
+    }),
     Column::new("Status", |o| phase(o, &o["status"]["phase"])),
     Column::new("Claim", claim),
     Column::new("StorageClass", |o| text(&o["spec"]["storageClassName"])),
-    Column::new("VolumeAttributesClass", |o| or_unset(&o["spec"]["volumeAttributesClassName"])),
+    Column::new("VolumeAttributesClass", |o| {
+        or_unset(&o["spec"]["volumeAttributesClassName"])
+    }),
     Column::new("Reason", |o| text(&o["status"]["reason"])),
     AGE,
     Column::wide("VolumeMode", |o| or_unset(&o["spec"]["volumeMode"])),
@@ -26,7 +30,9 @@ pub(super) const CLAIM: &[Column] = &[
     Column::new("Capacity", |o| text(&o["status"]["capacity"]["storage"])),
     Column::new("Access Modes", |o| modes(&o["status"]["accessModes"])),
     Column::new("StorageClass", |o| text(&o["spec"]["storageClassName"])),
-    Column::new("VolumeAttributesClass", |o| or_unset(&o["spec"]["volumeAttributesClassName"])),
+    Column::new("VolumeAttributesClass", |o| {
+        or_unset(&o["spec"]["volumeAttributesClassName"])
+    }),
     AGE,
     Column::wide("VolumeMode", |o| or_unset(&o["spec"]["volumeMode"])),
 ];
@@ -34,28 +40,48 @@ pub(super) const CLAIM: &[Column] = &[
 pub(super) const CLASS: &[Column] = &[
     Column::new("Name", |o| {
         let name = str_of(&o["metadata"]["name"]);
-        let default = o["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true";
-        Value::from(if default { format!("{name} (default)") } else { name.to_owned() })
+        let default =
+            o["metadata"]["annotations"]["storageclass.kubernetes.io/is-default-class"] == "true";
+        Value::from(if default {
+            format!("{name} (default)")
+        } else {
+            name.to_owned()
+        })
     }),
     Column::new("Provisioner", |o| text(&o["provisioner"])),
-    Column::new("ReclaimPolicy", |o| Value::from(o["reclaimPolicy"].as_str().unwrap_or("Delete"))),
+    Column::new("ReclaimPolicy", |o| {
+        Value::from(o["reclaimPolicy"].as_str().unwrap_or("Delete"))
+    }),
     Column::new("VolumeBindingMode", |o| or_unset(&o["volumeBindingMode"])),
     Column::new("AllowVolumeExpansion", |o| {
-        Value::from(if o["allowVolumeExpansion"] == true { "true" } else { "false" })
+        Value::from(if o["allowVolumeExpansion"] == true {
+            "true"
+        } else {
+            "false"
+        })
     }),
     AGE,
 ];
 
-pub(super) const CSI_NODE: &[Column] =
-    &[NAME, Column::number("Drivers", |o| Value::from(list(&o["spec"]["drivers"]).len())), AGE];
+pub(super) const CSI_NODE: &[Column] = &[
+    NAME,
+    Column::number("Drivers", |o| {
+        Value::from(list(&o["spec"]["drivers"]).len())
+    }),
+    AGE,
+];
 
 pub(super) const CSI_DRIVER: &[Column] = &[
     NAME,
     Column::new("AttachRequired", |o| boolean(&o["spec"]["attachRequired"])),
     Column::new("PodInfoOnMount", |o| boolean(&o["spec"]["podInfoOnMount"])),
-    Column::new("StorageCapacity", |o| boolean(&o["spec"]["storageCapacity"])),
+    Column::new("StorageCapacity", |o| {
+        boolean(&o["spec"]["storageCapacity"])
+    }),
     Column::new("Modes", |o| {
-        let modes: Vec<&str> = list(&o["spec"]["volumeLifecycleModes"]).map(str_of).collect();
+        let modes: Vec<&str> = list(&o["spec"]["volumeLifecycleModes"])
+            .map(str_of)
+            .collect();
         Value::from(modes.join(","))
     }),
     AGE,
@@ -82,7 +108,11 @@ fn claim(volume: &Value) -> Value {
     if !claim.is_object() {
         return text(&Value::Null);
     }
-    Value::from(format!("{}/{}", str_of(&claim["namespace"]), str_of(&claim["name"])))
+    Value::from(format!(
+        "{}/{}",
+        str_of(&claim["namespace"]),
+        str_of(&claim["name"])
+    ))
 }
 
 /// Access modes by their short names.
@@ -94,6 +124,10 @@ fn modes(modes: &Value) -> Value {
         ("ReadWriteOncePod", "RWOP"),
     ];
     let has = |mode: &str| list(modes).any(|m| m == mode);
-    let shown: Vec<&str> = known.iter().filter(|(mode, _)| has(mode)).map(|(_, s)| *s).collect();
+    let shown: Vec<&str> = known
+        .iter()
+        .filter(|(mode, _)| has(mode))
+        .map(|(_, s)| *s)
+        .collect();
     Value::from(shown.join(","))
 }

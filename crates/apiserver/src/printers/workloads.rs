@@ -57,10 +57,16 @@ pub(super) const REPLICATION_CONTROLLER: &[Column] = &[
 
 pub(super) const DAEMON_SET: &[Column] = &[
     NAME,
-    Column::number("Desired", |o| number(&o["status"]["desiredNumberScheduled"])),
-    Column::number("Current", |o| number(&o["status"]["currentNumberScheduled"])),
+    Column::number("Desired", |o| {
+        number(&o["status"]["desiredNumberScheduled"])
+    }),
+    Column::number("Current", |o| {
+        number(&o["status"]["currentNumberScheduled"])
+    }),
     Column::number("Ready", |o| number(&o["status"]["numberReady"])),
-    Column::number("Up-to-date", |o| number(&o["status"]["updatedNumberScheduled"])),
+    Column::number("Up-to-date", |o| {
+        number(&o["status"]["updatedNumberScheduled"])
+    }),
     Column::number("Available", |o| number(&o["status"]["numberAvailable"])),
     Column::new("Node Selector", |o| {
         labels(&o["spec"]["template"]["spec"]["nodeSelector"])
@@ -71,14 +77,25 @@ pub(super) const DAEMON_SET: &[Column] = &[
     SELECTOR,
 ];
 
-pub(super) const STATEFUL_SET: &[Column] =
-    &[NAME, Column::new("Ready", of_wanted), AGE, CONTAINERS, IMAGES];
+pub(super) const STATEFUL_SET: &[Column] = &[
+    NAME,
+    Column::new("Ready", of_wanted),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+];
 
 pub(super) const POD_TEMPLATE: &[Column] = &[
     NAME,
-    Column::new("Containers", |o| joined(&o["template"]["spec"]["containers"], "name")),
-    Column::new("Images", |o| joined(&o["template"]["spec"]["containers"], "image")),
-    Column::new("Pod Labels", |o| labels(&o["template"]["metadata"]["labels"])),
+    Column::new("Containers", |o| {
+        joined(&o["template"]["spec"]["containers"], "name")
+    }),
+    Column::new("Images", |o| {
+        joined(&o["template"]["spec"]["containers"], "image")
+    }),
+    Column::new("Pod Labels", |o| {
+        labels(&o["template"]["metadata"]["labels"])
+    }),
 ];
 
 pub(super) const CONTROLLER_REVISION: &[Column] = &[

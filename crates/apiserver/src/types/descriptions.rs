@@ -18,7 +18,9 @@ pub fn description(type_name: &str, field: &str) -> Option<&'static str> {
     if field.is_empty() {
         return DESCRIPTIONS.get(short).copied();
     }
-    DESCRIPTIONS.get(format!("{short}.{field}").as_str()).copied()
+    DESCRIPTIONS
+        .get(format!("{short}.{field}").as_str())
+        .copied()
 }
 
 #[cfg(test)]
@@ -34,7 +36,11 @@ mod tests {
         };
         for (line, text) in TEXT.lines().enumerate() {
             let (place, text) = text.split_once(": ").unwrap_or(("", ""));
-            assert!(exists(place) && text.ends_with('.'), "descriptions.txt, line {}: {place}", line + 1);
+            assert!(
+                exists(place) && text.ends_with('.'),
+                "descriptions.txt, line {}: {place}",
+                line + 1
+            );
         }
         assert!(description("io.k8s.api.core.v1.Pod", "spec").is_some());
     }

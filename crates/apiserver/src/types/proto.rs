@@ -29,7 +29,9 @@ pub enum ProtoError {
     #[error("the protobuf body is malformed")]
     Malformed,
     /// The server has no table of the kind.
-    #[error("the server understands protobuf bodies of built-in kinds alone, not of {0}; send JSON")]
+    #[error(
+        "the server understands protobuf bodies of built-in kinds alone, not of {0}; send JSON"
+    )]
     UnknownKind(String),
 }
 
@@ -57,7 +59,10 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], ProtoError> {
-        let (taken, rest) = self.0.split_at_checked(length).ok_or(ProtoError::Malformed)?;
+        let (taken, rest) = self
+            .0
+            .split_at_checked(length)
+            .ok_or(ProtoError::Malformed)?;
         self.0 = rest;
         Ok(taken)
     }
@@ -68,7 +73,8 @@ impl<'a> Reader<'a> {
         }
         let tag = self.varint()?;
         let number = u32::try_from(tag >> 3).map_err(|_| ProtoError::Malformed)?;
-        let little_endian = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
+        let little_endian =
+            |bytes: &[u8]| bytes.iter().rev().fold(0, |n, b| n << 8 | u64::from(*b));
         let wire = match tag & 7 {
             VARINT => Wire::Number(self.varint()?),
             FIXED64 => Wire::Number(little_endian(self.take(8)?)),
@@ -157,13 +163,20 @@ fn message(
 }
 
 /// Adds one field, which for lists and maps is one element. What is empty and may be left out is left out, as in JSON.
-fn add(field: &Field, wire: &Wire<'_>, into: &mut Map<String, Value>, depth: usize) -> Result<(), ProtoError> {
+fn add(
+    field: &Field,
+    wire: &Wire<'_>,
+    into: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), ProtoError> {
     let name = &field.name;
     match &field.ty {
         Ty::List(of) => {
             let list = into.entry(name).or_insert_with(|| json!([]));
             let element = value(of, wire, depth)?;
-            list.as_array_mut().ok_or(ProtoError::Malformed)?.push(element);
+            list.as_array_mut()
+                .ok_or(ProtoError::Malformed)?
+                .push(element);
         }
         Ty::Map(of) => {
             let (mut key, mut found) = ("", None);
@@ -195,7 +208,9 @@ fn add(field: &Field, wire: &Wire<'_>, into: &mut Map<String, Value>, depth: usi
 fn is_empty_plain(ty: &Ty, value: &Value) -> bool {
     match ty {
         Ty::Str | Ty::Bytes => value == "",
-        Ty::Object(name) => value.as_object().is_some_and(Map::is_empty) && name.ends_with("Status"),
+        Ty::Object(name) => {
+            value.as_object().is_some_and(Map::is_empty) && name.ends_with("Status")
+        }
         _ => false,
     }
 }
@@ -217,14 +232,18 @@ fn value(ty: &Ty, wire: &Wire<'_>, depth: usize) -> Result<Value, ProtoError> {
         Ty::Bytes => json!(STANDARD.encode(wire.bytes()?)),
         Ty::Bool => json!(wire.number()? != 0),
         Ty::Int32 | Ty::Int64 => json!(wire.number()?.cast_signed()),
-        Ty::Float => Number::from_f64(f64::from_bits(wire.number()?)).map_or(Value::Null, Value::Number),
+        Ty::Float => {
+            Number::from_f64(f64::from_bits(wire.number()?)).map_or(Value::Null, Value::Number)
+        }
         Ty::Time | Ty::MicroTime => time(wire.bytes()?, *ty == Ty::MicroTime)?,
         Ty::Duration => json!(format!("{}ns", numbers(wire.bytes()?)?[1])),
         Ty::Quantity => json!(first_text(wire.bytes()?, 1)?),
         Ty::IntOrString => int_or_string(wire.bytes()?)?,
         Ty::Any => raw(wire.bytes()?)?,
         Ty::Items => items(wire.bytes()?)?,
-        Ty::SchemaOrList | Ty::SchemaOrBool | Ty::SchemaOrNames => schema_or(ty, wire.bytes()?, deeper()?)?,
+        Ty::SchemaOrList | Ty::SchemaOrBool | Ty::SchemaOrNames => {
+            schema_or(ty, wire.bytes()?, deeper()?)?
+        }
         Ty::Object(_) => {
             let of = ty.object().ok_or(ProtoError::Malformed)?;
             let mut map = Map::new();
@@ -265,7 +284,11 @@ fn time(bytes: &[u8], micro: bool) -> Result<Value, ProtoError> {
     }
     let nanos = i32::try_from(nanos).map_err(|_| ProtoError::Malformed)?;
     let at = Timestamp::new(seconds, nanos).map_err(|_| ProtoError::Malformed)?;
-    let format = if micro { "%Y-%m-%dT%H:%M:%S.%6fZ" } else { "%Y-%m-%dT%H:%M:%SZ" };
+    let format = if micro {
+        "%Y-%m-%dT%H:%M:%S.%6fZ"
+    } else {
+        "%Y-%m-%dT%H:%M:%SZ"
+    };
     Ok(json!(at.strftime(format).to_string()))
 }
 
@@ -298,8 +321,14 @@ fn items(bytes: &[u8]) -> Result<Value, ProtoError> {
 }
 
 fn schema_or(ty: &Ty, bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
-    let schema = Ty::Object("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps".to_owned());
-    let (schema_number, mut list, mut flag) = (if *ty == Ty::SchemaOrBool { 2 } else { 1 }, Vec::new(), false);
+    let schema = Ty::Object(
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps".to_owned(),
+    );
+    let (schema_number, mut list, mut flag) = (
+        if *ty == Ty::SchemaOrBool { 2 } else { 1 },
+        Vec::new(),
+        false,
+    );
     let mut reader = Reader(bytes);
     while let Some((number, wire)) = reader.next()? {
         match (ty, number) {
@@ -310,7 +339,11 @@ fn schema_or(ty: &Ty, bytes: &[u8], depth: usize) -> Result<Value, ProtoError> {
             _ => {}
         }
     }
-    Ok(if *ty == Ty::SchemaOrBool { json!(flag) } else { Value::Array(list) })
+    Ok(if *ty == Ty::SchemaOrBool {
+        json!(flag)
+    } else {
+        Value::Array(list)
+    })
 }
 
 #[cfg(test)]
@@ -347,20 +380,45 @@ mod tests {
     fn embedded_structs_and_numbers() {
         let source = field(2, &field(1, &field(1, b"/p")));
         let volume = field(1, &[field(1, b"v"), source].concat());
-        let container = field(2, &[field(1, b"c"), field(10, &field(1, &field(2, &field(2, &[8, 1, 26, 4, b'h', b't', b't', b'p']))))].concat());
+        let container = field(
+            2,
+            &[
+                field(1, b"c"),
+                field(
+                    10,
+                    &field(
+                        1,
+                        &field(2, &field(2, &[8, 1, 26, 4, b'h', b't', b't', b'p'])),
+                    ),
+                ),
+            ]
+            .concat(),
+        );
         let grace = vec![4 << 3, 30];
         let spec = [volume, container, grace].concat();
         let pod = decode(&body("v1", "Pod", &field(2, &spec))).unwrap();
-        assert_eq!(pod["spec"]["volumes"], json!([{"name": "v", "hostPath": {"path": "/p"}}]));
-        assert_eq!(pod["spec"]["containers"][0]["livenessProbe"], json!({"httpGet": {"port": "http"}}));
+        assert_eq!(
+            pod["spec"]["volumes"],
+            json!([{"name": "v", "hostPath": {"path": "/p"}}])
+        );
+        assert_eq!(
+            pod["spec"]["containers"][0]["livenessProbe"],
+            json!({"httpGet": {"port": "http"}})
+        );
         assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 30);
     }
 
     #[test]
     fn what_is_no_object_is_refused() {
         assert_eq!(decode(b"{}"), Err(ProtoError::NoMagic));
-        assert!(matches!(decode(&body("x/v1", "Y", b"")), Err(ProtoError::UnknownKind(_))));
-        assert_eq!(decode(&body("v1", "Pod", b"\x0a\x7f")), Err(ProtoError::Malformed));
+        assert!(matches!(
+            decode(&body("x/v1", "Y", b"")),
+            Err(ProtoError::UnknownKind(_))
+        ));
+        assert_eq!(
+            decode(&body("v1", "Pod", b"\x0a\x7f")),
+            Err(ProtoError::Malformed)
+        );
     }
 
     proptest! {

@@ -67,7 +67,11 @@ fn object(ty: &Type) -> Value {
 
 /// Options of deletions are sent under the name of any group; that of the core group stands for all.
 fn kinds(ty: &Type, kind: &str) -> Value {
-    let group = if ty.group == "meta.k8s.io" { "" } else { &ty.group };
+    let group = if ty.group == "meta.k8s.io" {
+        ""
+    } else {
+        &ty.group
+    };
     json!([{ "group": group, "version": ty.version, "kind": kind }])
 }
 
@@ -139,9 +143,18 @@ mod tests {
         let volumes = &spec["properties"]["volumes"];
         assert_eq!(volumes["x-kubernetes-patch-strategy"], "merge,retainKeys");
         assert_eq!(volumes["x-kubernetes-list-map-keys"], json!(["name"]));
-        assert_eq!(volumes["items"]["$ref"], "#/components/schemas/io.k8s.api.core.v1.Volume");
-        assert_eq!(spec["properties"]["nodeSelector"]["x-kubernetes-map-type"], "atomic");
+        assert_eq!(
+            volumes["items"]["$ref"],
+            "#/components/schemas/io.k8s.api.core.v1.Volume"
+        );
+        assert_eq!(
+            spec["properties"]["nodeSelector"]["x-kubernetes-map-type"],
+            "atomic"
+        );
         let pod = &schemas()["io.k8s.api.core.v1.Pod"];
-        assert_eq!(pod["x-kubernetes-group-version-kind"], json!([{"group": "", "version": "v1", "kind": "Pod"}]));
+        assert_eq!(
+            pod["x-kubernetes-group-version-kind"],
+            json!([{"group": "", "version": "v1", "kind": "Pod"}])
+        );
     }
 }

@@ -11,13 +11,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::future::BoxFuture;
 use futures::stream;
-use hypha_apiserver::Kubelets;
-use hypha_apiserver::tls::{Authority, TlsOptions};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use hypha_apiserver::Kubelets;
+use hypha_apiserver::tls::{Authority, TlsOptions};
 use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
@@ -36,7 +36,9 @@ pub struct Kubelet {
 impl Kubelet {
     pub async fn start() -> Self {
         let authority = Authority::open(&TlsOptions::default()).unwrap();
-        let identity = authority.server("kubelet", vec!["node-1".to_owned()]).unwrap();
+        let identity = authority
+            .server("kubelet", vec!["node-1".to_owned()])
+            .unwrap();
         let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap();
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -58,7 +60,10 @@ impl Kubelets for Kubelet {
         Box::pin(async move {
             match node {
                 "node-1" => TcpStream::connect(self.address).await,
-                _ => Err(io::Error::new(io::ErrorKind::HostUnreachable, "no route to host")),
+                _ => Err(io::Error::new(
+                    io::ErrorKind::HostUnreachable,
+                    "no route to host",
+                )),
             }
         })
     }
@@ -81,11 +86,18 @@ async fn serve(listener: TcpListener, tls: TlsAcceptor) {
 
 fn answer(mut request: Request<Incoming>) -> Response<Body> {
     let uri = request.uri().clone();
-    let upgrade = request.headers().get("upgrade").and_then(|v| v.to_str().ok()).map(str::to_lowercase);
+    let upgrade = request
+        .headers()
+        .get("upgrade")
+        .and_then(|v| v.to_str().ok())
+        .map(str::to_lowercase);
     match upgrade.as_deref() {
         Some("websocket") => {
             let key = request.headers()["sec-websocket-key"].to_str().unwrap();
-            let accept = STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, format!("{key}{SALT}").as_bytes()));
+            let accept = STANDARD.encode(digest(
+                &SHA1_FOR_LEGACY_USE_ONLY,
+                format!("{key}{SALT}").as_bytes(),
+            ));
             let upgraded = hyper::upgrade::on(&mut request);
             tokio::spawn(async move { speak(upgraded.await.unwrap(), &format!("{uri}\n")).await });
             let response = Response::builder()
@@ -108,7 +120,10 @@ fn answer(mut request: Request<Incoming>) -> Response<Body> {
         }
         None if uri.path().ends_with("/quiet") => {
             let why = "previous terminated container \"quiet\" in pod \"web\" not found\n";
-            Response::builder().status(400).body(Body::from(why)).unwrap()
+            Response::builder()
+                .status(400)
+                .body(Body::from(why))
+                .unwrap()
         }
         None => {
             let lines = stream::unfold(0, move |n| {

@@ -37,7 +37,11 @@ fn kubectl(release: Release) -> Option<PathBuf> {
         Release::Old => tools().join("kubectl-old/kubectl"),
     };
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let in_path = || std::env::split_paths(&path).map(|dir| dir.join("kubectl")).find(|file| file.is_file());
+    let in_path = || {
+        std::env::split_paths(&path)
+            .map(|dir| dir.join("kubectl"))
+            .find(|file| file.is_file())
+    };
     let found = match release {
         Release::New => in_path().or(Some(ours).filter(|file| file.is_file())),
         Release::Old => Some(ours).filter(|file| file.is_file()),

@@ -8,8 +8,14 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
         (r"https://127\.0\.0\.1:\d+", "https://SERVER"),
         (r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "TIME"),
-        (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "UID"),
-        (r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}", "DATE"),
+        (
+            r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b",
+            "UID",
+        ),
+        (
+            r"\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun), \d\d \w{3} \d{4} \d\d:\d\d:\d\d [+-]\d{4}",
+            "DATE",
+        ),
         (r#"(resourceVersion"?): "\d+""#, "$1: \"N\""),
         (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ [+-]\d{4}", "DATE"),
         (r"\b10\.96\.\d+\.\d+", "CLUSTER-IP"),
@@ -41,5 +47,8 @@ pub fn normal(text: &str) -> String {
 #[test]
 fn what_differs_goes() {
     let text = "NAME    AGE\nweb     17s  \n  uid: 3f2504e0-4f89-41d3-9a0c-0305e82c3301\nresourceVersion: \"12\"\n";
-    assert_eq!(normal(text), "NAME  AGE\nweb  #s\n  uid: UID\nresourceVersion: \"N\"\n");
+    assert_eq!(
+        normal(text),
+        "NAME  AGE\nweb  #s\n  uid: UID\nresourceVersion: \"N\"\n"
+    );
 }

@@ -12,7 +12,10 @@ use crate::{folder, tools};
 async fn lists_watches_patches_and_applies() {
     let python = tools().join("python-kubernetes/bin/python");
     if !python.is_file() {
-        eprintln!("skipped: there is no {}; `cargo xtask setup` makes it", python.display());
+        eprintln!(
+            "skipped: there is no {}; `cargo xtask setup` makes it",
+            python.display()
+        );
         return;
     }
     let running = Running::start().await;
@@ -24,7 +27,16 @@ async fn lists_watches_patches_and_applies() {
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let output = tokio::time::timeout(Duration::from_secs(120), run).await.unwrap().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success() && out.trim_end().ends_with("all well"), "{out}\n{err}");
+    let output = tokio::time::timeout(Duration::from_secs(120), run)
+        .await
+        .unwrap()
+        .unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success() && out.trim_end().ends_with("all well"),
+        "{out}\n{err}"
+    );
 }

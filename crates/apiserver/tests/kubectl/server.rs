@@ -43,12 +43,20 @@ impl Running {
         fs::write(home.path().join("kubeconfig"), kubeconfig).unwrap();
         let clone = server.clone();
         let serving = tokio::spawn(async move { clone.serve_tls(listener).await.unwrap() });
-        Self { server, url, home, serving }
+        Self {
+            server,
+            url,
+            home,
+            serving,
+        }
     }
 
     /// Certificate and key of an administrator.
     pub fn admin(&self) -> Identity {
-        self.server.authority().client("admin", Some("system:masters")).unwrap()
+        self.server
+            .authority()
+            .client("admin", Some("system:masters"))
+            .unwrap()
     }
 
     pub fn kubeconfig(&self) -> PathBuf {

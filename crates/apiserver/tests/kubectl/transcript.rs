@@ -24,10 +24,15 @@ fn read(text: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = Vec::new();
     for line in text.lines() {
         if let Some(command) = line.strip_prefix("$ ") {
-            steps.push(Step { command: command.to_owned(), printed: String::new() });
+            steps.push(Step {
+                command: command.to_owned(),
+                printed: String::new(),
+            });
             continue;
         }
-        let Some(step) = steps.last_mut() else { continue };
+        let Some(step) = steps.last_mut() else {
+            continue;
+        };
         match line.strip_prefix("> ").or((line == ">").then_some("")) {
             Some(more) if step.printed.is_empty() => {
                 step.command.push('\n');
@@ -67,16 +72,28 @@ async fn run(running: &Running, path: &str, command: &str) -> Output {
         .spawn()
         .unwrap();
     let output = tokio::time::timeout(LIMIT, child.wait_with_output()).await;
-    output.unwrap_or_else(|_| panic!("`{command}` did not end")).unwrap()
+    output
+        .unwrap_or_else(|_| panic!("`{command}` did not end"))
+        .unwrap()
 }
 
 /// Runs every command of a transcript and compares, or writes it anew.
 pub async fn replay(release: Release, name: &str) {
-    let Some(program) = kubectl(release) else { return };
-    let folder_name = if release == Release::New { "new" } else { "old" };
+    let Some(program) = kubectl(release) else {
+        return;
+    };
+    let folder_name = if release == Release::New {
+        "new"
+    } else {
+        "old"
+    };
     let file = folder().join(folder_name).join(format!("{name}.txt"));
     let text = fs::read_to_string(&file).unwrap();
-    let head: String = text.lines().take_while(|l| !l.starts_with("$ ")).map(|l| format!("{l}\n")).collect();
+    let head: String = text
+        .lines()
+        .take_while(|l| !l.starts_with("$ "))
+        .map(|l| format!("{l}\n"))
+        .collect();
     let running = Running::start().await;
     let bin = running.home.path().join("bin");
     fs::create_dir(&bin).unwrap();
@@ -90,7 +107,10 @@ pub async fn replay(release: Release, name: &str) {
             printed.push_str(&format!("! {line}\n"));
         }
         if !output.status.success() {
-            printed.push_str(&format!("! status {}\n", output.status.code().unwrap_or(-1)));
+            printed.push_str(&format!(
+                "! status {}\n",
+                output.status.code().unwrap_or(-1)
+            ));
         }
         steps.push(Step { printed, ..step });
     }
@@ -99,7 +119,12 @@ pub async fn replay(release: Release, name: &str) {
         fs::write(&file, now).unwrap();
         return;
     }
-    assert!(now == text, "{} differs:\n{}", file.display(), difference(&text, &now));
+    assert!(
+        now == text,
+        "{} differs:\n{}",
+        file.display(),
+        difference(&text, &now)
+    );
 }
 
 /// The steps that differ.
@@ -107,7 +132,12 @@ fn difference(expected: &str, found: &str) -> String {
     let pairs = read(expected).into_iter().zip(read(found));
     pairs
         .filter(|(e, f)| e.printed != f.printed)
-        .map(|(e, f)| format!("$ {}\n--- expected\n{}--- printed\n{}\n", e.command, e.printed, f.printed))
+        .map(|(e, f)| {
+            format!(
+                "$ {}\n--- expected\n{}--- printed\n{}\n",
+                e.command, e.printed, f.printed
+            )
+        })
         .collect()
 }
 
@@ -131,11 +161,19 @@ transcripts!(crate::Release::Old, old: basics changes discovery explain);
 fn every_transcript_is_replayed() {
     let source = include_str!("transcript.rs");
     for release in ["new", "old"] {
-        let list = source.lines().find_map(|l| l.split_once(&format!(", {release}: "))).unwrap().1;
+        let list = source
+            .lines()
+            .find_map(|l| l.split_once(&format!(", {release}: ")))
+            .unwrap()
+            .1;
         for entry in fs::read_dir(folder().join(release)).unwrap() {
             let path = entry.unwrap().path();
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-            assert!(list.split([' ', ')', ';']).any(|n| n == name), "{} is not replayed", path.display());
+            assert!(
+                list.split([' ', ')', ';']).any(|n| n == name),
+                "{} is not replayed",
+                path.display()
+            );
         }
     }
 }

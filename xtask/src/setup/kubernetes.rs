@@ -1,0 +1,111 @@
+//! Clients of Kubernetes that the tests drive: two `kubectl`s and the Python package.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::apt::PrivateApt;
+use crate::report::Outcome;
+use crate::{paths, proc};
+
+/// The Debian release that has an old `kubectl` (1.20), and its package.
+const OLD: [&str; 2] = ["bookworm", "kubernetes-client"];
+/// The Debian release that has a newer one, and its package.
+const NEW: [&str; 2] = ["trixie", "kubectl"];
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// The newest `kubectl` at hand and an old one.
+pub fn kubectls() -> Result<Outcome> {
+    let mut done = Vec::new();
+    let old = tools()?.join("kubectl-old");
+    if !old.join("kubectl").is_file() {
+        done.push(fetch(OLD, &old)?);
+    }
+    let new = tools()?.join("kubectl-new");
+    if paths::which("kubectl").is_none() && !new.join("kubectl").is_file() {
+        done.push(fetch(NEW, &new)?);
+    }
+    Ok(match done.as_slice() {
+        [] => Outcome::Present("an old and a new one".to_owned()),
+        _ => Outcome::Done(format!("fetched {}", done.join(", "))),
+    })
+}
+
+fn tools() -> Result<PathBuf> {
+    Ok(paths::cache()?.join("tools"))
+}
+
+/// Takes the program out of the package of a Debian release; its version.
+fn fetch([suite, package]: [&str; 2], to: &Path) -> Result<String> {
+    let work = tools()?.join(format!(".fetch-{package}-{suite}"));
+    // What an interrupted set-up left.
+    let _ = fs::remove_dir_all(&work);
+    let fetched = unpack(suite, package, &work).and_then(|(program, version)| {
+        fs::create_dir_all(to).with_context(|| format!("cannot create {}", to.display()))?;
+        let place = to.join("kubectl");
+        fs::rename(&program, &place)
+            .with_context(|| format!("cannot write {}", place.display()))?;
+        Ok(version)
+    });
+    let _ = fs::remove_dir_all(&work);
+    fetched
+}
+
+fn unpack(suite: &str, name: &str, work: &Path) -> Result<(PathBuf, String)> {
+    let apt = PrivateApt::new(work, suite)?;
+    let versions = apt.versions(name)?;
+    let version = versions
+        .first()
+        .with_context(|| format!("Debian {suite} has no {name}"))?;
+    let package = apt.download(name, version)?;
+    let tree = work.join("tree");
+    let mut command = Command::new("dpkg-deb");
+    command.arg("-x").arg(&package).arg(&tree);
+    proc::logged("dpkg-deb", &mut command, LIMIT)?;
+    let program = tree.join("usr/bin/kubectl");
+    if !program.is_file() {
+        bail!("the package {name} {version} of Debian {suite} has no usr/bin/kubectl");
+    }
+    Ok((program, format!("{name} {version}")))
+}
+
+/// The package `kubernetes` for Python, in an environment of its own.
+pub fn python_client() -> Result<Outcome> {
+    let home = tools()?.join("python-kubernetes");
+    let works = || {
+        let mut check = Command::new(home.join("bin/python"));
+        check.args(["-c", "import kubernetes"]);
+        home.join("bin/python").exists() && proc::succeeds(&mut check, LIMIT)
+    };
+    if works() {
+        return Ok(Outcome::Present("the package kubernetes".to_owned()));
+    }
+    if paths::which("python3").is_none() {
+        return Ok(Outcome::Missing(
+            "python3; tests with it are skipped".to_owned(),
+        ));
+    }
+    let mut environment = Command::new("python3");
+    environment.args(["-m", "venv", "--clear"]).arg(&home);
+    if proc::logged("python-venv", &mut environment, LIMIT).is_err() {
+        let why = "python3 makes no environments (on Debian: apt-get install python3-venv); tests with it are skipped";
+        return Ok(Outcome::Missing(why.to_owned()));
+    }
+    let mut install = Command::new(home.join("bin/python"));
+    install.args([
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "kubernetes",
+    ]);
+    proc::logged("pip", &mut install, LIMIT)?;
+    if !works() {
+        bail!("the package kubernetes was installed but cannot be imported");
+    }
+    Ok(Outcome::Done("installed the package kubernetes".to_owned()))
+}
