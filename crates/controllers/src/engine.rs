@@ -446,3 +446,6 @@ fn is_newer(object: &Object, old: &Object) -> bool {
         _ => object != old,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -115,3 +115,6 @@ fn namespace_of<K: crate::kinds::Kept>(change: &Change, name: &str) -> Option<Ke
     let key = change.key_of::<K>()?;
     (key.name == name).then(|| Key::new("", key.namespace))
 }
+
+#[cfg(test)]
+mod tests;

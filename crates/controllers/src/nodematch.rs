@@ -23,6 +23,13 @@ pub fn is_cordoned(node: &Node) -> bool {
     node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true)
 }
 
+/// Whether two states of a node differ in what pods are chosen by.
+pub fn differ(old: &Node, new: &Node) -> bool {
+    old.metadata.labels != new.metadata.labels
+        || taints(old) != taints(new)
+        || is_cordoned(old) != is_cordoned(new)
+}
+
 /// Whether a pod with this toleration may live with the taint.
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let same = |wanted: &Option<String>, is: &str| {

@@ -38,8 +38,12 @@ struct Running {
 }
 
 impl Sim {
+    /// A simulation whose nodes need no heartbeat.
     pub(crate) fn new() -> Self {
-        Self::with(&Settings::default())
+        Self::with(&Settings {
+            node_grace: Duration::from_secs(1_000_000),
+            ..Settings::default()
+        })
     }
 
     pub(crate) fn with(settings: &Settings) -> Self {

@@ -27,3 +27,6 @@ fn services_of(change: &Change, world: &World, keys: &mut Vec<Key>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

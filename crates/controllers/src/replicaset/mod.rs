@@ -220,3 +220,6 @@ pub(crate) fn count(number: usize) -> i32 {
 pub(crate) fn positive(number: i32) -> Option<i32> {
     (number != 0).then_some(number)
 }
+
+#[cfg(test)]
+mod tests;

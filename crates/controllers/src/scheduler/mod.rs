@@ -130,10 +130,7 @@ fn node_differs(old: &Node, new: &Node) -> bool {
         let status = node.status.as_ref();
         status.map(|s| (s.allocatable.clone(), s.capacity.clone()))
     };
-    old.metadata.labels != new.metadata.labels
-        || nodematch::taints(old) != nodematch::taints(new)
-        || nodematch::is_cordoned(old) != nodematch::is_cordoned(new)
-        || limits(old) != limits(new)
+    nodematch::differ(old, new) || limits(old) != limits(new)
 }
 
 /// Gives the pod the best of the nodes where it may be, or says why there is none.
@@ -241,3 +238,6 @@ pub(crate) fn binding(at: &Target, node: &str) -> serde_json::Value {
         "target": {"apiVersion": "v1", "kind": "Node", "name": node},
     })
 }
+
+#[cfg(test)]
+mod tests;
