@@ -39,7 +39,7 @@ pub fn strip(set: &mut FieldSet, kind: &Kind, status: bool) {
     if kind.has_status && !status {
         set.remove_child("f:status");
     }
-    if status && !kind.built_in {
+    if status {
         set.remove_child("f:spec");
     }
 }

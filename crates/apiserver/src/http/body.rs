@@ -35,7 +35,10 @@ pub fn content_type(headers: &HeaderMap) -> String {
 pub async fn read(body: Body) -> Result<Bytes, ApiError> {
     let read = timeout(READ_LIMIT, to_bytes(body, MAX_BODY)).await;
     let read = read.map_err(|_| {
-        let why = format!("the request body did not come within {} s", READ_LIMIT.as_secs());
+        let why = format!(
+            "the request body did not come within {} s",
+            READ_LIMIT.as_secs()
+        );
         ApiError::new(Reason::RequestTimeout, why)
     })?;
     read.map_err(|error| {

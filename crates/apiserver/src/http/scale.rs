@@ -20,6 +20,9 @@ use super::query::Query;
 use super::resource::write_options;
 use super::{body, is_get, not_allowed, value};
 
+/// What becomes of a scale.
+type Change = Box<dyn Fn(&Value) -> Result<Value, ApiError> + Send>;
+
 /// A request for the scale of an object.
 pub async fn answer(
     server: &Arc<Shared>,
@@ -44,7 +47,7 @@ pub async fn answer(
     let options = write_options(&query, request.headers())?;
     let content_type = body::content_type(request.headers());
     let text = body::read(request.into_body()).await?;
-    let change: Box<dyn Fn(&Value) -> Result<Value, ApiError> + Send> = if method == Method::PUT {
+    let change: Change = if method == Method::PUT {
         let sent = body::parse(&content_type, &text)?;
         Box::new(move |_| Ok(sent.clone()))
     } else if content_type == "application/apply-patch+yaml" {

@@ -104,7 +104,7 @@ impl Store {
                     other => other,
                 })
             })
-            .inspect(|_| self.after_write(kind))
+            .inspect(|_| self.after_write())
     }
 
     /// Deletes everything that a filter lets through, one after another; returns what was there.

@@ -211,6 +211,14 @@ impl Memory {
         Ok((changes, inner.revision))
     }
 
+    /// Revision of the last change of a table since the start.
+    pub fn last_change(&self, table: &str) -> u64 {
+        self.lock()
+            .tables
+            .get(table)
+            .map_or(0, |table| *table.wake.borrow())
+    }
+
     /// A receiver that is woken at every change of the table.
     pub fn subscribe(&self, table: &str) -> watch::Receiver<u64> {
         self.lock().table_mut(table).wake.subscribe()

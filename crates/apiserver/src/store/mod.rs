@@ -14,7 +14,8 @@ mod watch;
 mod write;
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use serde_json::json;
 
@@ -76,6 +77,9 @@ pub struct Store {
     registry: RwLock<Arc<Registry>>,
     networks: Networks,
     swept: expire::Swept,
+    /// The last change of definitions that the registry has seen.
+    synced: AtomicU64,
+    syncing: Mutex<()>,
 }
 
 impl Store {
@@ -106,6 +110,8 @@ impl Store {
             registry: RwLock::new(Arc::new(registry)),
             networks: options.networks.clone(),
             swept: expire::Swept::default(),
+            synced: AtomicU64::new(0),
+            syncing: Mutex::new(()),
         };
         store.sync_definitions();
         for (table, namespace, object) in initial_objects(&options.networks) {
@@ -138,21 +144,20 @@ impl Store {
 
     /// Brings the registry in step with the definitions of custom kinds.
     fn sync_definitions(&self) {
-        let mut definitions = Vec::new();
-        self.memory
-            .transact(|txn| definitions = txn.all(crd::TABLE));
-        let mut slot = self
-            .registry
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        // One at a time, so that nobody overwrites what a later one has seen. The registry is not locked while the objects
+        // are, which lock it themselves.
+        let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let definitions = self.memory.transact(|txn| txn.all(crd::TABLE));
+        let mut slot = self.registry.write().unwrap_or_else(PoisonError::into_inner);
         let mut registry = Registry::clone(&slot);
         crd::sync(&mut registry, definitions.iter().map(|d| d.value()));
         *slot = Arc::new(registry);
     }
 
-    /// What a write of some kinds means for the server itself.
-    fn after_write(&self, kind: &Kind) {
-        if kind.is_definition() {
+    /// What a write may mean for the server itself: any can be the last thing that a definition waited for.
+    fn after_write(&self) {
+        let written = self.memory.last_change(crd::TABLE);
+        if self.synced.fetch_max(written, Ordering::AcqRel) < written {
             self.sync_definitions();
         }
     }

@@ -140,7 +140,7 @@ impl Store {
             match self.insert(kind, object.clone(), options.dry_run) {
                 Err(error) if error.reason() == Reason::AlreadyExists && attempts > 0 => {}
                 result => {
-                    self.after_write(kind);
+                    self.after_write();
                     return result;
                 }
             }
@@ -215,7 +215,7 @@ impl Store {
             let mut new = admit_changed(kind, &shown, change(&shown)?, part, options)?;
             record(kind, &shown, &mut new, part, options);
             if let Commit::Done(stored) = self.commit(kind, key, &old, new, options.dry_run)? {
-                self.after_write(kind);
+                self.after_write();
                 return Ok(stored);
             }
         }
@@ -246,7 +246,7 @@ impl Store {
                 Err(error) => return Err(error),
             };
             if let Some(done) = done {
-                self.after_write(kind);
+                self.after_write();
                 return Ok(done);
             }
         }

@@ -1,8 +1,15 @@
 //! Integration tests of the API server.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+mod api;
+mod applied;
 mod client;
+mod definitions;
+mod kept;
 mod kinds;
 mod kubectl;
+mod load;
+mod owners;
 mod raw;
+mod services;
 mod watch;

@@ -1,0 +1,334 @@
+//! Many watchers, many objects, many writes: checked against a model, and timed.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use axum::http::Request;
+use futures::StreamExt;
+use hypha_apiserver::object::Key;
+use hypha_apiserver::store::{Part, StoreOptions, WriteOptions};
+use hypha_apiserver::{ApiServer, ServerOptions};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+/// How much.
+struct Load {
+    watchers: usize,
+    objects: usize,
+    writes: usize,
+    /// Writes per second; as fast as possible without.
+    rate: Option<f64>,
+}
+
+fn config_map(name: &str, number: usize) -> Value {
+    json!({ "metadata": { "name": name, "labels": { "half": (number % 2).to_string() } }, "data": { "n": number.to_string() } })
+}
+
+/// What a watcher has seen: the state that its events make, and how many there were.
+#[derive(Default)]
+struct Seen {
+    state: BTreeMap<String, String>,
+    revision: u64,
+    events: usize,
+    delays: Vec<Duration>,
+}
+
+impl Seen {
+    /// Takes one event; panics if it cannot come now.
+    fn take(&mut self, event: &Value, begun: Instant) {
+        let object = &event["object"];
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let revision: u64 = object["metadata"]["resourceVersion"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap();
+        let number = object["data"]["n"].as_str().unwrap().to_owned();
+        let known = self.state.contains_key(&name);
+        match event["type"].as_str().unwrap() {
+            "ADDED" => assert!(!known, "{name} was added twice"),
+            "MODIFIED" | "DELETED" => assert!(known, "{name} was not there"),
+            other => panic!("{other}: {object}"),
+        }
+        if self.events > 0 {
+            assert!(
+                revision > self.revision,
+                "{revision} after {}",
+                self.revision
+            );
+        }
+        if event["type"] == "DELETED" {
+            self.state.remove(&name);
+        } else {
+            self.state.insert(name, number);
+        }
+        self.revision = revision;
+        self.events += 1;
+        if let Some(at) = object["data"]["at"].as_str().and_then(|at| at.parse().ok()) {
+            self.delays
+                .push(begun.elapsed().saturating_sub(Duration::from_micros(at)));
+        }
+    }
+}
+
+/// Follows a watch until the event that ends the test.
+async fn follow(server: ApiServer, path: String, initial: usize, begun: Instant) -> Seen {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let response = server.router().oneshot(request).await.unwrap();
+    let mut body = response.into_body().into_data_stream();
+    let (mut seen, mut rest) = (Seen::default(), Vec::new());
+    let mut left = initial;
+    while let Some(chunk) = body.next().await {
+        rest.extend_from_slice(&chunk.unwrap());
+        let Some(end) = rest.iter().rposition(|b| *b == b'\n') else {
+            continue;
+        };
+        let lines: Vec<u8> = rest.drain(..=end).collect();
+        for line in lines.split(|b| *b == b'\n').filter(|l| !l.is_empty()) {
+            let event: Value = serde_json::from_slice(line).unwrap();
+            if event["object"]["metadata"]["name"] == "zz-end" {
+                return seen;
+            }
+            if left > 0 {
+                // Those there are come in no order of revisions.
+                left -= 1;
+                let name = event["object"]["metadata"]["name"]
+                    .as_str()
+                    .unwrap()
+                    .to_owned();
+                assert_eq!(event["type"], "ADDED");
+                assert_eq!(
+                    seen.state.insert(
+                        name,
+                        event["object"]["data"]["n"].as_str().unwrap().to_owned()
+                    ),
+                    None
+                );
+                continue;
+            }
+            seen.take(&event, begun);
+        }
+    }
+    panic!("the watch ended early");
+}
+
+/// Runs a load against a server whose objects are kept in a file, and returns what to tell about it.
+async fn run(load: &Load) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let store = StoreOptions {
+        data: Some(dir.path().join("objects")),
+        ..StoreOptions::default()
+    };
+    let server = ApiServer::open(ServerOptions {
+        store,
+        ..ServerOptions::default()
+    })
+    .unwrap();
+    let kind = server.store().kind("configmaps").unwrap();
+    let options = WriteOptions {
+        manager: Some("load".to_owned()),
+        ..WriteOptions::default()
+    };
+    let mut model: BTreeMap<String, String> = BTreeMap::new();
+    for i in 0..load.objects {
+        let name = format!("m{i:05}");
+        server
+            .store()
+            .create(&kind, "default", config_map(&name, i), &options)
+            .unwrap();
+        model.insert(name, i.to_string());
+    }
+    let begun = Instant::now();
+    let path = "/api/v1/namespaces/default/configmaps?watch=true&resourceVersion=0";
+    let watchers: Vec<_> = (0..load.watchers)
+        .map(|_| tokio::spawn(follow(server.clone(), path.to_owned(), load.objects, begun)))
+        .collect();
+    // Everybody has seen what there is before it changes.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+
+    let started = Instant::now();
+    let mut slowest = Duration::ZERO;
+    for i in 0..load.writes {
+        if let Some(rate) = load.rate {
+            #[allow(clippy::cast_precision_loss, reason = "a count of seconds")]
+            let due = Duration::from_secs_f64(i as f64 / rate);
+            tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
+        }
+        let name = format!("m{:05}", (i * 7919) % load.objects.max(1));
+        let key = Key::namespaced("default", &name);
+        let at = Instant::now();
+        if model.contains_key(&name) && i % 5 == 4 {
+            server
+                .store()
+                .delete(&kind, &key, &Default::default())
+                .unwrap();
+            model.remove(&name);
+        } else {
+            let mut object = config_map(&name, i);
+            object["data"]["at"] = json!(begun.elapsed().as_micros().to_string());
+            if model.insert(name, i.to_string()).is_some() {
+                server
+                    .store()
+                    .update(&kind, &key, object, Part::Main, &options)
+                    .unwrap();
+            } else {
+                server
+                    .store()
+                    .create(&kind, "default", object, &options)
+                    .unwrap();
+            }
+        }
+        server.store().kept().await.unwrap();
+        slowest = slowest.max(at.elapsed());
+    }
+    let took = started.elapsed();
+    server
+        .store()
+        .create(&kind, "default", config_map("zz-end", 0), &options)
+        .unwrap();
+    let mut delays = Vec::new();
+    for watcher in watchers {
+        let seen = tokio::time::timeout(Duration::from_secs(120), watcher)
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(seen.events, load.writes);
+        assert!(seen.state == model, "a watcher ended in another state");
+        delays.extend(seen.delays);
+    }
+    delays.sort_unstable();
+    let at = |share: usize| {
+        delays
+            .get(delays.len() * share / 100)
+            .copied()
+            .unwrap_or_default()
+    };
+    #[allow(clippy::cast_precision_loss, reason = "a rate")]
+    let rate = load.writes as f64 / took.as_secs_f64();
+    format!(
+        "{} watchers, {} objects: {} writes at {rate:.0}/s, slowest durable write {slowest:?}; \
+         events seen after p50 {:?}, p99 {:?}",
+        load.watchers,
+        load.objects,
+        load.writes,
+        at(50),
+        at(99)
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_see_every_change_once_and_in_order() {
+    let told = run(&Load {
+        watchers: 20,
+        objects: 300,
+        writes: 400,
+        rate: None,
+    })
+    .await;
+    eprintln!("{told}");
+}
+
+/// The whole load. `cargo test --release -p hypha-apiserver --test it -- --ignored --nocapture load`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long; its figures mean something in a release build only"]
+async fn full_load() {
+    let told = run(&Load {
+        watchers: 200,
+        objects: 20_000,
+        writes: 10_000,
+        rate: Some(1000.0),
+    })
+    .await;
+    println!("{told}");
+}
+
+/// Writers beside each other share the writes to disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "its figures mean something in a release build only"]
+async fn durable_writes() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = StoreOptions {
+        data: Some(dir.path().join("objects")),
+        ..StoreOptions::default()
+    };
+    let server = ApiServer::open(ServerOptions {
+        store,
+        ..ServerOptions::default()
+    })
+    .unwrap();
+    let started = Instant::now();
+    let writers: Vec<_> = (0..16)
+        .map(|w| {
+            let server = server.clone();
+            tokio::spawn(async move {
+                for i in 0..250 {
+                    let body = config_map(&format!("w{w}-{i}"), i).to_string();
+                    let request = Request::post("/api/v1/namespaces/default/configmaps")
+                        .body(Body::from(body))
+                        .unwrap();
+                    assert_eq!(
+                        server.router().oneshot(request).await.unwrap().status(),
+                        201
+                    );
+                }
+            })
+        })
+        .collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    println!(
+        "16 writers: {:.0} durable writes/s",
+        4000.0 / started.elapsed().as_secs_f64()
+    );
+}
+
+/// Lists ten thousand pods.
+#[tokio::test]
+#[ignore = "its figures mean something in a release build only"]
+async fn large_list() {
+    let server = ApiServer::new();
+    let kind = server.store().kind("pods").unwrap();
+    let options = WriteOptions {
+        manager: Some("load".to_owned()),
+        ..WriteOptions::default()
+    };
+    let pod = json!({ "metadata": { "labels": { "app": "a" } }, "spec": { "nodeName": "n1", "containers": [
+        { "name": "c", "image": "nginx", "env": [{ "name": "E", "value": "v" }], "ports": [{ "containerPort": 80 }] }] } });
+    for i in 0..10_000 {
+        let mut pod = pod.clone();
+        pod["metadata"]["name"] = json!(format!("p{i}"));
+        server
+            .store()
+            .create(&kind, "default", pod, &options)
+            .unwrap();
+    }
+    for what in ["first", "second"] {
+        let at = Instant::now();
+        let request = Request::get("/api/v1/pods").body(Body::empty()).unwrap();
+        let response = server.router().oneshot(request).await.unwrap();
+        let bytes = axum::body::to_bytes(response.into_body(), 1 << 30)
+            .await
+            .unwrap();
+        println!(
+            "{what} list of 10,000 pods: {:?} for {} bytes",
+            at.elapsed(),
+            bytes.len()
+        );
+        assert!(bytes.len() > 10_000 * 1000);
+    }
+    let at = Instant::now();
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let request = Request::get("/api/v1/pods")
+        .header("accept", table)
+        .body(Body::empty())
+        .unwrap();
+    let response = server.router().oneshot(request).await.unwrap();
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 30)
+        .await
+        .unwrap();
+    println!("as a table: {:?} for {} bytes", at.elapsed(), bytes.len());
+    drop(Arc::clone(server.store()));
+}
