@@ -52,9 +52,9 @@ pub struct UpArgs {
     /// Seconds that the agents, and then the sample pods, may take to be ready.
     #[arg(long, value_name = "SECONDS", default_value_t = READY_LIMIT.as_secs(), value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
-    /// Whether there is cluster DNS, and how pods reach it.
-    #[arg(long, value_enum, default_value_t, value_name = "WAY")]
-    cluster_dns: Dns,
+    /// Whether there is cluster DNS, and how pods reach it (default: pod).
+    #[arg(long, value_enum, value_name = "WAY")]
+    cluster_dns: Option<Dns>,
     /// A setting for the agents, by the name of their flag. May be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     agent_config: Vec<(String, String)>,
@@ -88,11 +88,9 @@ impl UpArgs {
             router_routes: !self.no_router_routes,
             agents: !self.no_agents,
             sample: self.sample,
-            dns: if self.no_agents {
-                Dns::None
-            } else {
-                self.cluster_dns
-            },
+            dns: self
+                .cluster_dns
+                .unwrap_or(if self.no_agents { Dns::None } else { Dns::Pod }),
             ready_limit: Duration::from_secs(self.timeout),
             agent_config: self.agent_config.clone(),
         }

@@ -23,6 +23,13 @@ pub(super) enum SandboxError {
     NoAddress,
 }
 
+impl SandboxError {
+    /// The node's network is not configured yet.
+    pub(super) fn no_config(&self) -> bool {
+        matches!(self, SandboxError::Cni(CniError::NoConfig))
+    }
+}
+
 /// A network namespace that is part of the pod network.
 #[derive(Debug)]
 pub(super) struct Sandbox {

@@ -36,6 +36,8 @@ const DEFAULT_GRACE: i64 = 30;
 const PODS: &str = "/run/kubelet/pods";
 /// Service account tokens are asked for anew after this part of their life.
 const TOKEN_PART: f64 = 0.8;
+/// So often a network that is not configured yet is looked for without growing pauses.
+const EARLY_ATTEMPTS: u32 = 600;
 /// What sidecars have at least, once the others ended.
 const SIDECAR_GRACE: Duration = Duration::from_secs(2);
 
@@ -397,7 +399,13 @@ impl Worker {
                     self.sandbox = Some(sandbox);
                     return true;
                 }
-                Err(e) => self.sandbox_failed(&e, &mut last),
+                Err(e) => {
+                    self.sandbox_failed(&e, &mut last);
+                    // Costs nothing to look at, and is over in a moment while a node comes up.
+                    if e.no_config() && attempt < EARLY_ATTEMPTS {
+                        backoff = Backoff::new();
+                    }
+                }
             }
             if !self.pause(&mut backoff).await {
                 return false;
@@ -408,12 +416,12 @@ impl Worker {
 
     fn sandbox_failed(&self, error: &SandboxError, last: &mut String) {
         let message = format!("Failed to create pod sandbox: {error}");
-        tracing::info!(
-            pod = format!("{}/{}", self.about.namespace, self.about.name),
-            "{message}"
-        );
         // The same again and again says nothing new.
         if *last != message {
+            tracing::info!(
+                pod = format!("{}/{}", self.about.namespace, self.about.name),
+                "{message}"
+            );
             self.context.events.warning(
                 &self.about,
                 None,

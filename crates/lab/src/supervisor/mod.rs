@@ -26,7 +26,7 @@ use tokio::sync::watch;
 use crate::cgroup::Cgroup;
 use crate::hosts::{Host, Network};
 use crate::kubelet::node::{KubeletWays, Node};
-use crate::kubelet::{Kubelet, Objects};
+use crate::kubelet::{self, Kubelet, Objects};
 use crate::proc::ProcId;
 use crate::spec::{Dns, LabName, LabSpec};
 use crate::state::{LabState, MachineState, Phase, StateDir};
@@ -233,39 +233,25 @@ async fn bring_up(
         "API server on {} and {}",
         state.api_url, state.api_url_inside
     ));
-    let objects = Arc::new(Objects::start(client.clone(), dir.file(IMAGES)));
-    let kubelets = kubelets(&nodes, &client, &objects)?;
-    for (name, kubelet) in &kubelets {
-        kubelet.serve()?;
-        tokio::spawn(nodes::heartbeat(client.clone(), name.clone()));
-    }
-    let settings = controllers::Settings {
-        root_ca: nodes::root_ca(&dir.kubeconfig()),
-        ..controllers::Settings::default()
-    };
-    let forever = std::future::pending();
-    tokio::spawn(controllers::run(client.clone(), settings, forever));
-    let networks: Vec<_> = kubelets
-        .iter()
-        .map(|(name, k)| (name.clone(), k.network()))
+    let networks = start_workloads(spec, dir, &nodes, &client)?;
+    let health = networks
+        .into_iter()
+        .map(|(name, net)| nodes::keep_condition(client.clone(), name, net))
         .collect();
-    let ask_pods = (spec.dns == Dns::Pod).then(|| objects.clone());
-    tokio::spawn(pods::run(client.clone(), kubelets, ask_pods));
+    if spec.dns != Dns::None {
+        // Its pods wait for the first node.
+        addons::install_dns(&client, spec, &state).await?;
+    }
     if !spec.agents {
         return Ok(state);
     }
     agents.start(spec, dir, &nodes, network)?;
-    let ready = networks
-        .into_iter()
-        .map(|(name, net)| nodes::keep_condition(client.clone(), name, net))
-        .collect();
     tokio::select! {
-        ready = nodes::wait_ready(ready, spec.ready_limit, dir) => ready?,
+        ready = nodes::wait_ready(health, spec.ready_limit, dir) => ready?,
         how = agents.crashing() => bail!(how),
     }
     reporter.step(&format!("{}, all nodes ready", count(nodes.len(), "agent")));
     if spec.dns != Dns::None {
-        addons::install_dns(&client, spec, &state).await?;
         addons::wait_dns(&client, spec.ready_limit).await?;
         reporter.step("cluster DNS ready");
     }
@@ -277,6 +263,32 @@ async fn bring_up(
         reporter.step(&format!("{} sample pods ready", names.len()));
     }
     Ok(state)
+}
+
+/// Starts what makes pods run: kubelets and controllers. The nodes' networks, to be asked whether they are ready.
+fn start_workloads(
+    spec: &LabSpec,
+    dir: &StateDir,
+    nodes: &[Arc<Node>],
+    client: &Client,
+) -> anyhow::Result<Vec<(String, kubelet::Network)>> {
+    let objects = Arc::new(Objects::start(client.clone(), dir.file(IMAGES)));
+    let kubelets = kubelets(nodes, client, &objects)?;
+    let mut networks = Vec::new();
+    for (name, kubelet) in &kubelets {
+        kubelet.serve()?;
+        tokio::spawn(nodes::heartbeat(client.clone(), name.clone()));
+        networks.push((name.clone(), kubelet.network()));
+    }
+    let settings = controllers::Settings {
+        root_ca: nodes::root_ca(&dir.kubeconfig()),
+        ..controllers::Settings::default()
+    };
+    let forever = std::future::pending();
+    tokio::spawn(controllers::run(client.clone(), settings, forever));
+    let ask_pods = (spec.dns == Dns::Pod).then_some(objects);
+    tokio::spawn(pods::run(client.clone(), kubelets, ask_pods));
+    Ok(networks)
 }
 
 fn kubelet_nodes(spec: &LabSpec, dir: &StateDir, network: &Network) -> Vec<Arc<Node>> {

@@ -20,6 +20,8 @@ use crate::topology::Machine;
 
 /// Pause between checks of a network that is not configured yet: that costs nothing.
 const SOON: Duration = Duration::from_millis(20);
+/// After so many of them it may be that nobody will.
+const EARLY: u32 = 500;
 /// The longest pause between checks of one that is in trouble; every check starts a plugin.
 const TROUBLE: Duration = Duration::from_millis(320);
 /// Pause between checks of one that is.
@@ -217,12 +219,13 @@ pub(super) fn keep_condition(
     let (tell, trouble) = watch::channel(Some("not checked yet".to_owned()));
     let node = name.clone();
     tokio::spawn(async move {
-        let (mut written, mut pause) = (None, SOON);
+        let (mut written, mut pause, mut early) = (None, SOON, 0);
         loop {
             let checked = network.check().await;
+            early += 1;
             pause = match &checked {
                 Ok(()) => LATER,
-                Err(CniError::NoConfig) => SOON,
+                Err(CniError::NoConfig) if early < EARLY => SOON,
                 Err(_) => (pause * 2).clamp(SOON, TROUBLE),
             };
             let now = checked.err().map(|e| e.to_string());
