@@ -9,8 +9,7 @@ use std::{
 use futures::{StreamExt, pin_mut, stream::FuturesUnordered};
 use jiff::Timestamp;
 use kube::{
-    Api, Client,
-    api::DynamicObject,
+    Api, Client, Resource,
     runtime::{
         WatchStreamExt,
         utils::Backoff,
@@ -26,6 +25,7 @@ use crate::{
     health::ControllerHealth,
     namespaces::ROOT_CA,
     object::{self, Server},
+    raw::Raw,
     world::NODE_LEASES,
     write::{Effect, Failure, Target, Write},
 };
@@ -129,7 +129,7 @@ impl Controllers {
                 finish(&mut engine, done, clock.now());
             }
             if told.elapsed() > Duration::from_millis(100) {
-                self.health.set(engine.health());
+                self.health.set(engine.health(clock.now()));
                 told = Instant::now();
             }
         }
@@ -268,7 +268,7 @@ async fn follow(client: Client, kind: Kind, seen: mpsc::Sender<Seen>) {
     let resource = kind.resource();
     let (mut config, mut api) = (
         watcher::Config::default(),
-        Api::<DynamicObject>::all_with(client.clone(), &resource),
+        Api::<Raw>::all_with(client.clone(), &resource),
     );
     match kind {
         Kind::ConfigMap => config = config.fields(&format!("metadata.name={ROOT_CA}")),
@@ -301,9 +301,9 @@ async fn follow(client: Client, kind: Kind, seen: mpsc::Sender<Seen>) {
     }
 }
 
-fn parsed(kind: Kind, object: DynamicObject) -> Option<crate::Object> {
-    let name = object.metadata.name.clone().unwrap_or_default();
-    match object::typed(kind, &object) {
+fn parsed(kind: Kind, object: Raw) -> Option<crate::Object> {
+    let name = object.meta().name.clone().unwrap_or_default();
+    match object.typed(kind) {
         Ok(object) => Some(object),
         Err(error) => {
             tracing::warn!(kind = kind.plural(), name, "an object is left out: {error}");

@@ -78,6 +78,9 @@ pub struct Pace {
 /// The UIDs remembered of objects that are gone.
 const GRAVES: usize = 8192;
 
+/// A watch that has not failed for this long works: between its tries there is less time.
+const NEWS: Duration = Duration::from_secs(15);
+
 /// See the module.
 pub struct Engine {
     world: World,
@@ -104,7 +107,8 @@ struct Watch {
     listed: bool,
     /// Own writes since the list that is being read was begun: it may be older than they are.
     written: Option<BTreeSet<Key>>,
-    error: Option<String>,
+    /// Why it did not work the last time, and when that was.
+    error: Option<(String, Duration)>,
 }
 
 impl Engine {
@@ -155,7 +159,7 @@ impl Engine {
             Seen::Listed(kind, objects) => self.replace(kind, objects, now),
             Seen::Applied(object) => self.put(object, now),
             Seen::Deleted(object) => self.gone(&object, now),
-            Seen::Failed(kind, error) => self.watch(kind).error = Some(error),
+            Seen::Failed(kind, error) => self.watch(kind).error = Some((error, now.steady)),
         }
     }
 
@@ -332,7 +336,7 @@ impl Engine {
                 slot.queue.done(&job.key);
             }
             Some(failure) => {
-                slot.queue.failed(&job.key, now.steady);
+                slot.queue.failed(&job.key, now.steady, failure.pause());
                 if !failure.is_conflict() && !failure.is_gone() {
                     slot.health.failed(&job.key, &failure, now.wall);
                     self.world.failures.insert(place, failure);
@@ -395,22 +399,26 @@ impl Engine {
     }
 
     /// How every controller is.
-    pub fn health(&self) -> Vec<ControllerHealth> {
+    pub fn health(&self, now: Now) -> Vec<ControllerHealth> {
         let of = |slot: &Slot| ControllerHealth {
             queued: slot.queue.len(),
             failing: slot.queue.failing(),
-            waiting_for: self.waiting_for(slot),
+            waiting_for: self.waiting_for(slot, now),
             ..slot.health.clone()
         };
         self.slots.iter().map(of).collect()
     }
 
-    fn waiting_for(&self, slot: &Slot) -> Vec<health::Missing> {
+    fn waiting_for(&self, slot: &Slot, now: Now) -> Vec<health::Missing> {
         let missing = |kind: &Kind| {
             let watch = self.watches.get(kind)?;
-            (!watch.listed || watch.error.is_some()).then(|| health::Missing {
+            // A watch that works again does not say so: no news is good news.
+            let recent = |at: Duration| now.steady.saturating_sub(at) < NEWS;
+            let error = watch.error.clone();
+            let error = error.filter(|(_, at)| !watch.listed || recent(*at));
+            (!watch.listed || error.is_some()).then(|| health::Missing {
                 kind: kind.plural(),
-                error: watch.error.clone(),
+                error: error.map(|(text, _)| text),
             })
         };
         slot.controller.needs().iter().filter_map(missing).collect()

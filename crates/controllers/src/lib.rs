@@ -22,6 +22,7 @@ mod nodes;
 mod object;
 pub mod pods;
 pub mod queue;
+mod raw;
 mod replicaset;
 mod scheduler;
 mod settings;

@@ -3,14 +3,16 @@ use std::sync::Arc;
 
 use kube::{
     Api, Client, Error,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     core::{ApiResource, Request},
 };
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 
 use crate::{
-    Kind, Object, scheduler,
+    Object,
+    raw::Raw,
+    scheduler,
     write::{Effect, Failure, Target},
 };
 
@@ -22,11 +24,6 @@ const AT_ONCE: usize = 64;
 pub(crate) struct Server {
     client: Client,
     limit: Arc<Semaphore>,
-}
-
-/// An object of a kind, from what the client gave.
-pub(crate) fn typed(kind: Kind, object: &DynamicObject) -> Result<Object, serde_json::Error> {
-    kind.parse(serde_json::to_value(object)?)
 }
 
 /// The patch, guarded by the version that the same job has made.
@@ -46,7 +43,7 @@ impl Server {
         }
     }
 
-    fn api(&self, resource: &ApiResource, namespace: &str) -> Api<DynamicObject> {
+    fn api(&self, resource: &ApiResource, namespace: &str) -> Api<Raw> {
         if namespace.is_empty() {
             Api::all_with(self.client.clone(), resource)
         } else {
@@ -61,7 +58,7 @@ impl Server {
         let made = self
             .create_json(&kind.resource(), &namespace, value)
             .await?;
-        typed(kind, &made).map_err(unreadable)
+        made.typed(kind).map_err(unreadable)
     }
 
     pub(crate) async fn create_json(
@@ -69,9 +66,9 @@ impl Server {
         resource: &ApiResource,
         namespace: &str,
         value: Value,
-    ) -> Result<DynamicObject, Failure> {
+    ) -> Result<Raw, Failure> {
         let _permit = self.limit.acquire().await;
-        let object: DynamicObject = serde_json::from_value(value).map_err(unreadable)?;
+        let object = Raw::from(value);
         let api = self.api(resource, namespace);
         api.create(&PostParams::default(), &object)
             .await
@@ -88,7 +85,7 @@ impl Server {
         let made = self
             .patch_json(&resource, &at.key.namespace, &at.key.name, status, patch)
             .await?;
-        typed(at.kind, &made).map_err(unreadable)
+        made.typed(at.kind).map_err(unreadable)
     }
 
     pub(crate) async fn patch_json(
@@ -98,7 +95,7 @@ impl Server {
         name: &str,
         status: bool,
         patch: &Value,
-    ) -> Result<DynamicObject, Failure> {
+    ) -> Result<Raw, Failure> {
         let _permit = self.limit.acquire().await;
         let api = self.api(resource, namespace);
         let (params, patch) = (PatchParams::default(), Patch::Merge(patch));
@@ -121,8 +118,8 @@ impl Server {
         params.grace_period_seconds = grace;
         match api.delete(&at.key.name, &params).await {
             // It is still there, about to go; what is gone for good the watch tells.
-            Ok(answer) => match answer.left().filter(is_lingering) {
-                Some(object) => typed(at.kind, &object).map(Effect::Put).map_err(unreadable),
+            Ok(answer) => match answer.left().filter(Raw::is_lingering) {
+                Some(object) => object.typed(at.kind).map(Effect::Put).map_err(unreadable),
                 None => Ok(Effect::Nothing),
             },
             Err(error) => Some(failure(error))
@@ -145,17 +142,6 @@ impl Server {
             .map_err(failure)?;
         Ok(Effect::Bound(at.key.clone(), node.to_owned()))
     }
-}
-
-/// Whether a deleted object is still there: it has finalizers, or time to end.
-fn is_lingering(object: &DynamicObject) -> bool {
-    let meta = &object.metadata;
-    let finalizers = meta
-        .finalizers
-        .as_ref()
-        .is_some_and(|list| !list.is_empty());
-    meta.deletion_timestamp.is_some()
-        && (finalizers || meta.deletion_grace_period_seconds.unwrap_or(0) > 0)
 }
 
 fn unreadable(error: serde_json::Error) -> Failure {

@@ -92,13 +92,14 @@ impl Queue {
         }
     }
 
-    /// The work on a key failed: again after a pause, which grows.
-    pub fn failed(&mut self, key: &Key, now: Duration) {
+    /// The work on a key failed: again after a pause, which grows and is not shorter than `at_least`.
+    pub fn failed(&mut self, key: &Key, now: Duration, at_least: Duration) {
         self.active.remove(key);
         let failures = self.failures.entry(key.clone()).or_default();
         let pause = FIRST_PAUSE
             .saturating_mul(1 << (*failures).min(20))
-            .min(LONGEST_PAUSE);
+            .min(LONGEST_PAUSE)
+            .max(at_least);
         *failures += 1;
         if let Some(before) = self.due.remove(key) {
             self.waiting.remove(&(before, key.clone()));
@@ -179,7 +180,7 @@ mod tests {
         let mut pauses = Vec::new();
         for _ in 0..14 {
             assert_eq!(queue.take(1, now).len(), 1);
-            queue.failed(&key("a"), now);
+            queue.failed(&key("a"), now, Duration::ZERO);
             queue.add(key("a"));
             assert!(
                 queue.take(1, now).is_empty(),

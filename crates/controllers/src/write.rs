@@ -328,6 +328,12 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// How long to wait at least before trying again. A write without an answer may have been done: the watch has to tell
+    /// before it is done once more.
+    pub(crate) fn pause(&self) -> Duration {
+        Duration::from_secs(u64::from(self.code == 0))
+    }
+
     /// The object has changed meanwhile: the next plan knows better.
     pub fn is_conflict(&self) -> bool {
         self.code == 409 && self.reason != "AlreadyExists"

@@ -42,7 +42,7 @@ fn controllers_start_when_all_their_kinds_are_listed() {
     assert!(engine.poll(now(1)).is_empty());
     let scheduler = |engine: &Engine| {
         let health = engine
-            .health()
+            .health(now(1))
             .into_iter()
             .find(|h| h.name == "scheduler")
             .unwrap();
@@ -132,4 +132,33 @@ fn indexes_follow_the_objects() {
     world.remove(Pod::STORED, &Key::new("ns", "a"), now(0));
     assert_eq!(counts(&world), (0, 0, 0, 0));
     assert!(world.all::<Pod>().is_empty());
+}
+
+#[test]
+fn a_write_without_an_answer_waits_for_the_watch() {
+    let failure = |code| Failure {
+        code,
+        reason: String::new(),
+        message: "lost".into(),
+    };
+    for (code, due) in [(0, 1000), (500, 10)] {
+        let mut engine = engine();
+        let mut kinds = engine.kinds().collect::<Vec<_>>();
+        kinds.sort();
+        for kind in kinds {
+            engine.observe(Seen::Listed(kind, Vec::new()), now(0));
+        }
+        let namespace = json!({"metadata": {"name": "x", "uid": "x"}});
+        engine.observe(
+            Seen::Applied(Kind::Namespace.parse(namespace).unwrap()),
+            now(0),
+        );
+        let jobs = engine.poll(now(0));
+        assert_eq!(jobs.len(), 1, "the service account");
+        engine.complete(&jobs[0], Vec::new(), Some(failure(code)), now(0));
+        assert!(engine.poll(now(due - 1)).is_empty());
+        let health = engine.health(now(0)).into_iter().find(|h| h.failing > 0);
+        assert_eq!(health.unwrap().last_error.unwrap().message, "lost");
+        assert_eq!(engine.poll(now(due)).len(), 1);
+    }
 }

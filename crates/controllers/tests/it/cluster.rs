@@ -1,8 +1,8 @@
 //! A cluster in this process: the embedded API server, the controllers, and kubelets that only say that pods run.
 use std::{fmt::Debug, time::Duration};
 
-use futures::StreamExt;
 use apiserver::{ApiServer, ServerOptions};
+use futures::StreamExt;
 use hypha_controllers::{Controllers, HealthView, Settings, meta, pods};
 use k8s_openapi::{
     NamespaceResourceScope,
