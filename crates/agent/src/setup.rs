@@ -64,7 +64,7 @@ pub fn datapath(
         config: routing::datapath_config(plan, local, &pair),
         sizes: map_sizes(settings, machine::memory()),
         attach: attach_mode(settings),
-        object: Object::embedded(),
+        object: object(settings)?,
     };
     let (mut opened, mut report) = Datapath::prepare(&options).context("opening the datapath")?;
     write_addresses(&opened, local, &pair)?;
@@ -130,6 +130,16 @@ fn make_devices(
         net_mac: Mac(host.net_mac),
         tunnel_ifindex,
     })
+}
+
+/// The programs: those built in, unless a file is named.
+fn object(settings: &Settings) -> Result<Object> {
+    if settings.bpf_object.is_empty() {
+        return Ok(Object::embedded());
+    }
+    let bytes = std::fs::read(&settings.bpf_object)
+        .with_context(|| format!("bpf-object={} cannot be read", settings.bpf_object))?;
+    Ok(Object::from_bytes(bytes))
 }
 
 /// The node's own addresses in the endpoint map; those that it no longer has are removed.

@@ -1,6 +1,7 @@
 //! Nothing is lost while agents die and programs are replaced.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
 use hypha_e2e::cluster::{Cluster, pod_yaml};
@@ -70,25 +71,60 @@ fn e2e_restart_native_twenty_kills_lose_nothing() {
     twenty_kills("native");
 }
 
-/// Other settings of the programs make other programs, as a rebuilt object does: they are loaded anew and take the place of the
-/// old ones.
+/// Other settings of the programs make other programs: they are loaded anew and take the place of the old ones.
 #[test]
 fn e2e_restart_replaced_programs_lose_nothing() {
     if skip_unless_root() {
         return;
     }
+    let levels = ["none", "medium", "maximum", "low", "none", "medium"];
+    replaced_programs(
+        "e2e-replace",
+        &levels.map(|level| format!("monitor-aggregation: {level}\n")),
+    );
+}
+
+/// The same for a rebuilt object: as an upgrade brings it, and back.
+#[test]
+fn e2e_restart_rebuilt_object_loses_nothing() {
+    if skip_unless_root() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let rebuilt = dir.path().join("rebuilt.o");
+    fs::write(&rebuilt, another_object()).unwrap();
+    let rebuilt = format!("bpf-object: {}\n", rebuilt.display());
+    let built_in = String::from("bpf-object: ''\n");
+    replaced_programs(
+        "e2e-object",
+        &[rebuilt.clone(), built_in.clone(), rebuilt, built_in],
+    );
+}
+
+/// The object that is built in, but with another licence text of the same length: other bytes, the same behaviour.
+fn another_object() -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/hypha.bpf.o");
+    let mut object = fs::read(path).unwrap();
+    let (from, to) = (b"Dual MIT/GPL", b"Dual BSD/GPL");
+    let at = object.windows(from.len()).position(|w| w == from).unwrap();
+    object[at..at + to.len()].copy_from_slice(to);
+    object
+}
+
+/// Agents get one configuration after the other, each of which makes new programs, under load.
+fn replaced_programs(name: &str, configs: &[String]) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("agent.yaml");
     fs::write(&file, "monitor-aggregation: medium\n").unwrap();
     let config = format!("config={}", file.display());
     let cluster = Cluster::up(
-        "e2e-replace",
+        name,
         &["--nodes", "2", "--sample", "--agent-config", &config],
     );
     let load = Load::start(&routes(&cluster));
     std::thread::sleep(CALM);
-    for level in ["none", "medium", "maximum", "low", "none", "medium"] {
-        fs::write(&file, format!("monitor-aggregation: {level}\n")).unwrap();
+    for config in configs {
+        fs::write(&file, config).unwrap();
         for node in ["node1", "node2"] {
             let before = kernel::pinned_programs(&cluster, node);
             let old = cluster.kill_agent(node);
@@ -100,14 +136,14 @@ fn e2e_restart_replaced_programs_lose_nothing() {
                 .collect();
             assert!(
                 kept.is_empty() && !after.is_empty(),
-                "{level} on {node}: not replaced: {kept:?}"
+                "{config} on {node}: not replaced: {kept:?}"
             );
             assert!(before.keys().eq(after.keys()), "{before:?} {after:?}");
             std::thread::sleep(CALM);
         }
     }
-    load.finish()
-        .assert_whole(&cluster, "12 replacements of all programs");
+    let what = format!("{} replacements of all programs", 2 * configs.len());
+    load.finish().assert_whole(&cluster, &what);
     for node in ["node1", "node2"] {
         let pinned = kernel::pinned_programs(&cluster, node).len();
         wait_until("the old programs go", Duration::from_secs(5), || {

@@ -175,6 +175,8 @@ settings! {
     "bpf-fragments-map-max" bpf_fragments_map_max: u32 = 8192;
     /// Where the bpf file system is mounted; it is mounted there if it is not.
     "bpf-root" bpf_root: String = "/sys/fs/bpf".to_owned();
+    /// Load the programs from this file, not those built in: for development. Nothing: those built in.
+    "bpf-object" bpf_object: String = String::new();
 
     /// Directory of the agent's socket and state.
     "state-dir" state_dir: String = "/var/run/cilium".to_owned();

@@ -1,12 +1,14 @@
 //! What a pod sends: delivery on the node, to the node, to other nodes, and what is refused.
+use std::time::{Duration, Instant};
+
 use Direction::{Egress, Ingress};
 use abi::{Direction, DropReason, endpoint_flags, mark, names};
 
 use super::{
     packet::{ACK, MACS, Packet, SYN, TCP, read},
     scene::{
-        ETH0_MAC, Ip, PASS, POD1, POD1_ID, POD2, POD2_ID, REDIRECT, ROUTER_MAC, SHOT, Scene,
-        lxc_mac, native, pod_mac, tunnel,
+        ETH0_MAC, Ip, OTHER_ROUTER_MAC, PASS, POD1, POD1_ID, POD2, POD2_ID, REDIRECT, ROUTER_MAC,
+        SHOT, Scene, lxc_mac, native, pod_mac, tunnel,
     },
 };
 use crate::support::place;
@@ -187,6 +189,29 @@ fn other_nodes_pods_are_reached_by_the_network() {
             ));
         }
         assert!(scene.mappings().is_empty());
+    });
+}
+
+/// What the routing table said is remembered for a moment only: a neighbour that is another machine by now gets the packets, and
+/// an address that becomes a pod of this node is served here.
+#[test]
+fn what_the_routing_table_says_now_counts() {
+    place(|here| {
+        let scene = Scene::new(here, native);
+        for ip in Ip::BOTH {
+            let packet = Packet::udp((ip.pod1(), 1000), (ip.remote_pod(), 53), b"x").bytes();
+            let soon_reaches = |mac: [u8; 6]| {
+                let end = Instant::now() + Duration::from_secs(10);
+                while read(&scene.from_pod1(&packet).packet).dst_mac != mac {
+                    assert!(Instant::now() < end, "{mac:?} gets nothing");
+                }
+            };
+            soon_reaches(ROUTER_MAC);
+            scene.router_is(ip, OTHER_ROUTER_MAC);
+            soon_reaches(OTHER_ROUTER_MAC);
+            scene.pod2_has(ip.remote_pod());
+            soon_reaches(pod_mac(POD2));
+        }
     });
 }
 

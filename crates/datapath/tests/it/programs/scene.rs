@@ -33,6 +33,8 @@ pub const POD1: u16 = 7;
 pub const POD2: u16 = 8;
 
 pub const ROUTER_MAC: [u8; 6] = [2, 9, 0, 0, 0, 1];
+/// The MAC address of the machine that may take the router's place.
+pub const OTHER_ROUTER_MAC: [u8; 6] = [2, 9, 0, 0, 0, 2];
 pub const ETH0_MAC: [u8; 6] = [2, 3, 0, 0, 0, 1];
 
 /// MAC address inside a pod.
@@ -225,8 +227,7 @@ impl Scene {
         netlink
             .address_add(&Address::new(self.eth0, ip.node(), len).nodad())
             .unwrap();
-        let router = Neighbour::permanent(self.eth0, ip.router(), Mac(ROUTER_MAC));
-        netlink.neighbour_replace(&router).unwrap();
+        self.router_is(ip, ROUTER_MAC);
         let family = if ip == Ip::V4 {
             netlink::Family::V4
         } else {
@@ -237,6 +238,21 @@ impl Scene {
             .unwrap();
         let refused = Route::to_host(ip.unreachable()).kind(netlink::RouteKind::Unreachable);
         netlink.route_add(&refused).unwrap();
+    }
+
+    /// Gives the router another MAC address.
+    pub fn router_is(&self, ip: Ip, mac: [u8; 6]) {
+        let router = Neighbour::permanent(self.eth0, ip.router(), Mac(mac));
+        Handle::new().unwrap().neighbour_replace(&router).unwrap();
+    }
+
+    /// Gives the second pod one more address.
+    pub fn pod2_has(&self, addr: IpAddr) {
+        let endpoints = self.datapath.endpoints().unwrap();
+        let pod = endpoints.get(self.lxc2).unwrap().unwrap();
+        endpoints
+            .upsert_address(&Ip::endpoint_key(addr), &pod.info)
+            .unwrap();
     }
 
     fn node_addresses(&self, ip: Ip) {
