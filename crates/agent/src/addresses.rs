@@ -4,17 +4,21 @@ use ipam::{AllocateError, Families, NodeIpam, Owner, Pool};
 use ipnet::IpNet;
 use model::{Allocation, LocalNode, Tables};
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
+use tokio::sync::Notify;
 
 /// How long an allocation waits for addresses whose old connections are just being removed.
 const DRAIN_WAIT: Duration = Duration::from_millis(500);
+
+/// How long somebody who asked for an address counts, without asking again.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Addresses of this node.
 #[derive(Debug)]
@@ -26,6 +30,10 @@ pub struct Addresses {
     started: Instant,
     /// Allocations and releases so far, by family: IPv4, IPv6.
     pub events: [Events; 2],
+    /// Ranges come as they are asked for.
+    grows: AtomicBool,
+    /// Told when somebody waits for an address of a pool that has none left.
+    pub demand: Notify,
 }
 
 /// Counters of one family.
@@ -42,6 +50,8 @@ struct Inner {
     pools: NodeIpam,
     /// Of deleted endpoints whose connections are still in the kernel: nobody's, but not to be given yet.
     retired: BTreeSet<IpAddr>,
+    /// Who waits for an address of which pool and family (`true`: IPv6), and since when.
+    waiting: BTreeMap<(String, bool), BTreeMap<String, Instant>>,
 }
 
 /// Who asks for addresses.
@@ -53,37 +63,32 @@ pub struct Wish {
     pub key: String,
     /// Wanted families.
     pub families: Families,
+    /// Pools for IPv4 and IPv6.
+    pub pools: [String; 2],
     /// They fall back if no endpoint uses them within this time.
     pub expire: Option<Duration>,
 }
 
 impl Addresses {
-    /// The pools of `local`'s pod ranges, of the families that have a router; its address is taken.
+    /// The ranges of `local`, with the routers' addresses taken.
     #[must_use]
     pub fn new(tables: Tables, local: &LocalNode) -> Self {
         let mut pools = NodeIpam::new();
-        let range = |ipv6: bool| {
-            local
-                .node
-                .cidrs(ipv6)
-                .next()
-                .filter(|_| local.router(ipv6).is_some())
-        };
-        for cidr in [range(false), range(true)].into_iter().flatten() {
-            match cidr {
-                IpNet::V4(net) => pools.set_v4(Some(net)),
-                IpNet::V6(net) => pools.set_v6(Some(net)),
-            }
+        for (pool, ranges) in &local.pools {
+            pools.set_ranges(pool, ranges);
         }
         let addresses = Self {
             inner: Mutex::new(Inner {
                 pools,
                 retired: BTreeSet::new(),
+                waiting: BTreeMap::new(),
             }),
             freed: Condvar::new(),
             tables,
             started: Instant::now(),
             events: Default::default(),
+            grows: AtomicBool::new(false),
+            demand: Notify::new(),
         };
         let router = Owner::new("router", "router");
         for ip in [local.router(false), local.router(true)]
@@ -119,17 +124,20 @@ impl Addresses {
             let now = self.started.elapsed();
             let until = wish.expire.map(|expire| now + expire);
             let overdue = inner.pools.expire(now);
-            let outcome = inner.pools.allocate(wish.families, &owner, now, until);
+            let pools = [wish.pools[0].as_str(), wish.pools[1].as_str()];
+            let families = wish.families;
+            let outcome = inner
+                .pools
+                .allocate_from(pools, families, &owner, now, until);
             overdue.iter().for_each(|(ip, _)| self.released(*ip));
             match outcome {
                 Ok(given) => {
+                    inner.waited_enough(wish);
                     drop(inner);
                     given.iter().for_each(|ip| self.allocated(ip, &wish.owner));
                     return Ok(given);
                 }
-                Err(AllocateError::Exhausted(_))
-                    if !inner.retired.is_empty() && Instant::now() < deadline =>
-                {
+                Err(error) if is_short(&error) && self.may_wait(&mut inner, wish, deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     let waited = self.freed.wait_timeout(inner, left);
                     inner = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -137,6 +145,99 @@ impl Addresses {
                 Err(error) => return Err(refusal(&error)),
             }
         }
+    }
+
+    /// Whether waiting may help: for addresses that are being freed, or for a range from the operator.
+    fn may_wait(&self, inner: &mut Inner, wish: &Wish, deadline: Instant) -> bool {
+        let grows = self.grows.load(Ordering::Relaxed);
+        if grows {
+            inner.wait_for(wish);
+            self.demand.notify_one();
+        }
+        (grows || !inner.retired.is_empty()) && Instant::now() < deadline
+    }
+
+    /// From now on ranges come as they are asked for.
+    pub fn let_grow(&self) {
+        self.grows.store(true, Ordering::Relaxed);
+    }
+
+    /// Gives every pool these ranges, and those that are not named none.
+    pub fn set_pools(&self, wanted: &BTreeMap<String, Vec<IpNet>>) {
+        let mut inner = self.lock();
+        let known: Vec<String> = inner
+            .pools
+            .pools()
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        for gone in known.iter().filter(|name| !wanted.contains_key(*name)) {
+            inner.pools.set_ranges(gone, &[]);
+        }
+        for (pool, ranges) in wanted {
+            inner.pools.set_ranges(pool, ranges);
+        }
+        drop(inner);
+        self.freed.notify_all();
+    }
+
+    /// The ranges of every pool.
+    #[must_use]
+    pub fn ranges(&self) -> BTreeMap<String, Vec<IpNet>> {
+        let inner = self.lock();
+        let pools = inner.pools.pools();
+        pools
+            .map(|(name, ranges)| (name.to_owned(), ranges.iter().map(Pool::cidr).collect()))
+            .collect()
+    }
+
+    /// The ranges of every pool without those that are not needed for `requests`.
+    #[must_use]
+    pub fn give_back(
+        &self,
+        requests: &BTreeMap<String, (u32, u32)>,
+    ) -> BTreeMap<String, Vec<IpNet>> {
+        let inner = self.lock();
+        let mut out = BTreeMap::new();
+        for (name, ranges) in inner.pools.pools() {
+            let (v4, v6) = requests.get(name).copied().unwrap_or_default();
+            let mut surplus = ipam::surplus(ranges, false, v4);
+            surplus.extend(ipam::surplus(ranges, true, v6));
+            let kept = ranges.iter().map(Pool::cidr);
+            let kept: Vec<IpNet> = kept.filter(|net| !surplus.contains(net)).collect();
+            if !kept.is_empty() {
+                out.insert(name.to_owned(), kept);
+            }
+        }
+        out
+    }
+
+    /// Addresses of each pool that are taken or waited for: IPv4, IPv6.
+    #[must_use]
+    pub fn in_use(&self) -> BTreeMap<String, (u32, u32)> {
+        let mut inner = self.lock();
+        inner.waiting.retain(|_, keys| {
+            keys.retain(|_, since| since.elapsed() < PATIENCE);
+            !keys.is_empty()
+        });
+        let mut out: BTreeMap<String, (u32, u32)> = BTreeMap::new();
+        let mut add = |pool: &str, ipv6: bool, count: usize| {
+            let entry = out.entry(pool.to_owned()).or_default();
+            let number = if ipv6 { &mut entry.1 } else { &mut entry.0 };
+            *number = number.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+        };
+        for (name, ranges) in inner.pools.pools() {
+            for range in ranges {
+                add(
+                    name,
+                    matches!(range.cidr(), IpNet::V6(_)),
+                    range.allocated(),
+                );
+            }
+        }
+        for ((pool, ipv6), keys) in &inner.waiting {
+            add(pool, *ipv6, keys.len());
+        }
+        out
     }
 
     /// Puts addresses to use for an endpoint: those that `key` was given, or free ones (after a restart between the two).
@@ -251,32 +352,45 @@ impl Addresses {
     #[must_use]
     pub fn usage(&self) -> Vec<api::IpamStatus> {
         let inner = self.lock();
-        let usage = |(family, pool): (Family, &Pool)| api::IpamStatus {
-            family,
-            cidr: pool.cidr(),
-            allocated: pool.allocated() as u64,
-            capacity: u64::try_from(pool.capacity()).unwrap_or(u64::MAX),
+        let usage = |range: &Pool| api::IpamStatus {
+            family: match range.cidr() {
+                IpNet::V4(_) => Family::Ipv4,
+                IpNet::V6(_) => Family::Ipv6,
+            },
+            cidr: range.cidr(),
+            allocated: range.allocated() as u64,
+            capacity: u64::try_from(range.capacity()).unwrap_or(u64::MAX),
         };
-        let pools = [
-            (Family::Ipv4, inner.pools.v4()),
-            (Family::Ipv6, inner.pools.v6()),
-        ];
-        pools
-            .into_iter()
-            .filter_map(|(family, pool)| Some(usage((family, pool?))))
-            .collect()
+        let mut out: Vec<api::IpamStatus> = Vec::new();
+        for range in inner.pools.pools().flat_map(|(_, ranges)| ranges) {
+            let next = usage(range);
+            let single =
+                |status: &api::IpamStatus| status.cidr.prefix_len() == status.cidr.max_prefix_len();
+            // Single addresses are many: they are summed up under the first one.
+            match out
+                .iter_mut()
+                .find(|one| single(one) && single(&next) && one.family == next.family)
+            {
+                Some(sum) => {
+                    sum.allocated += next.allocated;
+                    sum.capacity += next.capacity;
+                }
+                None => out.push(next),
+            }
+        }
+        out.sort_by_key(|status| status.family == Family::Ipv6);
+        out
     }
 
-    /// The pool's name of a family, its CIDR.
+    /// The range that an address is from, as a text; empty if it is of none.
     #[must_use]
-    pub fn pool(&self, ipv6: bool) -> String {
+    pub fn pool_of(&self, ip: IpAddr) -> String {
         let inner = self.lock();
-        let pool = if ipv6 {
-            inner.pools.v6()
-        } else {
-            inner.pools.v4()
-        };
-        pool.map(|pool| pool.cidr().to_string()).unwrap_or_default()
+        let mut ranges = inner.pools.pools().flat_map(|(_, ranges)| ranges);
+        let found = ranges.find(|range| range.contains(ip));
+        found
+            .map(|range| range.cidr().to_string())
+            .unwrap_or_default()
     }
 
     /// The families that have a pool.
@@ -332,7 +446,35 @@ impl Addresses {
     }
 }
 
+/// There is no address now, but there may be one later.
+fn is_short(error: &AllocateError) -> bool {
+    matches!(
+        error,
+        AllocateError::Exhausted(_)
+            | AllocateError::PoolExhausted { .. }
+            | AllocateError::NoRange { .. }
+            | AllocateError::NoPool(_)
+    )
+}
+
 impl Inner {
+    fn wait_for(&mut self, wish: &Wish) {
+        let families = [(false, wish.families.v4), (true, wish.families.v6)];
+        for ((ipv6, on), pool) in families.into_iter().zip(&wish.pools) {
+            if on {
+                let keys = self.waiting.entry((pool.clone(), ipv6)).or_default();
+                keys.entry(wish.key.clone()).or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn waited_enough(&mut self, wish: &Wish) {
+        self.waiting.retain(|_, keys| {
+            keys.remove(&wish.key);
+            !keys.is_empty()
+        });
+    }
+
     /// Whether the address was taken by this.
     fn hold(&mut self, ip: IpAddr, owner: &Owner) -> Result<bool, ApiError> {
         if self.retired.contains(&ip) {
@@ -375,6 +517,8 @@ fn refusal(error: &AllocateError) -> ApiError {
     match error {
         AllocateError::Exhausted(exhausted) => ApiError::new(ErrorCode::PoolExhausted, error.to_string())
             .detail(format!("pool {}; delete pods of this node or give it a bigger pod CIDR", exhausted.pool)),
+        AllocateError::PoolExhausted { .. } | AllocateError::NoRange { .. } => ApiError::new(ErrorCode::PoolExhausted, error.to_string())
+            .detail("more was asked for; `kubectl get ciliumnode <node> -o yaml` shows what the operator says, and `kubectl get ciliumpodippools` which pools there are"),
         AllocateError::NoPool(_) => ApiError::new(ErrorCode::Unsupported, error.to_string())
             .detail("the node object's podCIDRs and enable-ipv4/enable-ipv6 decide which families there are"),
         AllocateError::Taken { .. } => ApiError::new(ErrorCode::Conflict, error.to_string()),
@@ -385,6 +529,7 @@ fn refusal(error: &AllocateError) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ipam::DEFAULT_POOL;
     use model::Node;
 
     fn addresses(cidr: &str) -> Addresses {
@@ -396,6 +541,7 @@ mod tests {
         let local = LocalNode {
             node,
             router4: Some("10.0.0.1".parse().unwrap()),
+            pools: [(DEFAULT_POOL.to_owned(), vec![cidr.parse().unwrap()])].into(),
             ..LocalNode::default()
         };
         Addresses::new(Tables::new().unwrap(), &local)
@@ -410,6 +556,7 @@ mod tests {
             owner: format!("ns/{name}"),
             key: format!("cni-attachment-id:{name}:eth0"),
             families,
+            pools: [DEFAULT_POOL, DEFAULT_POOL].map(str::to_owned),
             expire: None,
         }
     }
@@ -467,6 +614,31 @@ mod tests {
         all.hold([other].into_iter(), "ns/b", &key("b")).unwrap();
         all.release_of(&key("b"));
         assert_eq!(rows(&all), ["router", "ns/a"]);
+    }
+
+    #[test]
+    fn a_pool_that_grows_is_waited_for_and_asked_for() {
+        let all = addresses("10.0.0.0/30");
+        all.let_grow();
+        let mut red = wish("a");
+        red.pools = ["red", "red"].map(str::to_owned);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| all.allocate(&red));
+            std::thread::sleep(Duration::from_millis(20));
+            let used = all.in_use();
+            assert_eq!((used["default"], used["red"]), ((1, 0), (1, 0)));
+            let mut ranges = all.ranges();
+            ranges.insert("red".to_owned(), vec!["10.7.0.0/29".parse().unwrap()]);
+            all.set_pools(&ranges);
+            let given = waiting.join().unwrap().unwrap();
+            assert_eq!(given.v4, Some("10.7.0.1".parse().unwrap()));
+        });
+        let requests =
+            |v4| BTreeMap::from([("default".to_owned(), (1, 0)), ("red".to_owned(), (v4, 0))]);
+        assert_eq!(all.give_back(&requests(0)).len(), 2, "in use");
+        all.release("10.7.0.1".parse().unwrap());
+        assert_eq!(all.give_back(&requests(4)).len(), 2, "asked for");
+        assert_eq!(all.give_back(&requests(0)).len(), 1);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use crate::{
     agent::{Agent, Facts},
     caps,
     endpoint::{Manager, Options},
-    kube, machine, node, plan, serve, setup,
+    kube::{self, own::Publisher, ranges::Shared},
+    machine, node, plan, serve, setup,
     state::{self, StateFile},
 };
 use anyhow::{Context, Result, bail};
@@ -14,7 +15,7 @@ use model::{LocalNode, Tables};
 use nix::sys::resource::{Resource, setrlimit};
 use runtime::{
     health::Health,
-    settings::{Loaded, Settings},
+    settings::{IpamMode, Loaded, Settings},
     stop::{self, Stop},
 };
 use std::{
@@ -104,18 +105,21 @@ async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
         health.component("controller/nodes"),
         stop.clone(),
     ));
-    let node = node::wait(
-        settings,
-        &tables,
-        saved.node.map(|saved| saved.node),
-        &health,
-        &stop,
-    )
-    .await?;
-    let Some(node) = node else { return Ok(()) };
+    let shared = Shared::default();
+    let publisher = Publisher {
+        client: client.clone(),
+        tables: tables.clone(),
+        settings: settings.clone(),
+        name: node_name(settings)?,
+        addresses: shared.clone(),
+        health: health.component("controller/cilium-node"),
+    };
+    tokio::spawn(publisher.run(stop.clone()));
+    let own = node::wait(settings, &tables, &client, saved.node, &health, &stop).await?;
+    let Some(own) = own else { return Ok(()) };
     let plan = plan::routing_plan(settings);
     let machine = machine::inspect(settings)?;
-    let local = node::local(&plan, node, machine)?;
+    let local = node::local(&plan, own, machine)?;
     let mut txn = tables.db.write();
     tables
         .devices
@@ -153,6 +157,10 @@ async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
         connection,
     )?;
     let departed = agent.1;
+    if agent.0.loaded.settings.ipam == IpamMode::MultiPool {
+        agent.0.addresses.let_grow();
+    }
+    shared.set(agent.0.addresses.clone());
     let restored = agent
         .0
         .manager
@@ -164,7 +172,7 @@ async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
         stray = restored.stray,
         "endpoints restored"
     );
-    serve::run(agent.0, departed, stop).await
+    serve::run(agent.0, departed, client, stop).await
 }
 
 type Assembled = (
@@ -187,7 +195,11 @@ fn assemble(
     connection: watch::Receiver<Connection>,
 ) -> Result<Assembled> {
     let addresses = Arc::new(Addresses::new(tables.clone(), &local));
-    let state = StateFile::new(state_path, tables.clone());
+    let state = StateFile::new(
+        state_path,
+        tables.clone(),
+        loaded.settings.get("ipam").unwrap_or_default(),
+    );
     let options = Options {
         cluster: loaded.settings.cluster_name.clone(),
     };

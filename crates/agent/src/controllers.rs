@@ -2,7 +2,7 @@
 use crate::endpoint::{Manager, identity_of_pod};
 use model::{Endpoint, LocalNode, Node, PLAN, Prefix, Tables};
 use routing::{Plan, PodView, PrefixPlan, RoutePlan};
-use runtime::{health::Component, stop::Stop};
+use runtime::{health::Component, settings::IpamMode, stop::Stop};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -144,12 +144,14 @@ fn warn_once(seen: &mut BTreeSet<String>, warnings: &[String]) {
 }
 
 /// Keeps the endpoints' identities in step with pods and namespaces until `stop`.
-pub async fn identity_loop(tables: Tables, manager: Arc<Manager>, stop: Stop) {
+pub async fn identity_loop(tables: Tables, manager: Arc<Manager>, health: Component, stop: Stop) {
+    health.ok("waiting for the API server's lists");
     let watch = tables
         .pods
         .watch()
         .and(tables.namespaces.watch())
         .and(tables.endpoints.watch());
+    let mut health_is_new = true;
     loop {
         let snapshot = tables.db.snapshot();
         let seen = revision(&snapshot);
@@ -158,7 +160,11 @@ pub async fn identity_loop(tables: Tables, manager: Arc<Manager>, stop: Stop) {
         if ready {
             let manager = manager.clone();
             // Waits for the endpoint lock and writes maps: not on an async worker.
-            let _ = tokio::task::spawn_blocking(move || manager.refresh_identities()).await;
+            let changed = tokio::task::spawn_blocking(move || manager.refresh_identities()).await;
+            if changed.is_ok_and(|changed| changed > 0) || health_is_new {
+                health.ok("identities as the pods' labels say");
+                health_is_new = false;
+            }
         }
         let next = async {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -171,7 +177,7 @@ pub async fn identity_loop(tables: Tables, manager: Arc<Manager>, stop: Stop) {
 }
 
 /// Follows the own node's object until `stop`: addresses are taken over, other pod ranges need a restart.
-pub async fn node_loop(tables: Tables, health: Component, stop: Stop) {
+pub async fn node_loop(tables: Tables, mode: IpamMode, health: Component, stop: Stop) {
     let watch = tables.nodes.watch();
     let mut told = None;
     health.ok("node as at the last start; its object has not been seen since");
@@ -181,7 +187,7 @@ pub async fn node_loop(tables: Tables, health: Component, stop: Stop) {
         if let Some(local) = tables.local_node.iter(&snapshot).next()
             && let Some(object) = tables.nodes.get(&snapshot, &local.node.name)
         {
-            follow_node(&tables, local, object, &health, &mut told);
+            follow_node(&tables, mode, local, object, &health, &mut told);
         }
         if stop.or(watch.changed(seen)).await.is_none() {
             return;
@@ -191,24 +197,36 @@ pub async fn node_loop(tables: Tables, health: Component, stop: Stop) {
 
 fn follow_node(
     tables: &Tables,
+    mode: IpamMode,
     local: &Arc<LocalNode>,
     object: &Arc<Node>,
     health: &Component,
-    told: &mut Option<Arc<Node>>,
+    told: &mut Option<Node>,
 ) {
+    // The ranges of pools are followed by whoever asks for them.
+    let fixed = matches!(mode, IpamMode::Kubernetes | IpamMode::ClusterPool);
+    let object = &Node {
+        pod_cidrs: if fixed {
+            object.pod_cidrs.clone()
+        } else {
+            local.node.pod_cidrs.clone()
+        },
+        ..Node::clone(object)
+    };
     if object.pod_cidrs != local.node.pod_cidrs {
         if told.as_ref() != Some(object) {
             tracing::warn!(used = ?local.node.pod_cidrs, object = ?object.pod_cidrs, "the node's pod CIDRs changed; restart the agent to use the new ones");
             *told = Some(object.clone());
         }
-        return health
-            .degraded("the node object has other pod CIDRs than those in use; restart the agent");
+        return health.degraded(
+            "the node has other pod CIDRs by now than those in use; restart the agent to use them",
+        );
     }
     health.ok(format!("node object of {} followed", object.name));
-    if *object.as_ref() != local.node {
+    if *object != local.node {
         let mut txn = tables.db.write();
         let next = LocalNode {
-            node: Node::clone(object),
+            node: object.clone(),
             ..LocalNode::clone(local)
         };
         if tables.local_node.insert(&mut txn, next).is_ok() {
@@ -421,13 +439,27 @@ mod tests {
             external: vec!["203.0.113.1".parse().unwrap()],
             ..node(1)
         });
-        follow_node(&tables, &local(), &moved, &component, &mut told);
+        follow_node(
+            &tables,
+            IpamMode::Kubernetes,
+            &local(),
+            &moved,
+            &component,
+            &mut told,
+        );
         assert_eq!(local().node.external.len(), 1);
         let other = Arc::new(Node {
             pod_cidrs: vec!["10.9.0.0/24".parse().unwrap()],
             ..node(1)
         });
-        follow_node(&tables, &local(), &other, &component, &mut told);
+        follow_node(
+            &tables,
+            IpamMode::Kubernetes,
+            &local(),
+            &other,
+            &component,
+            &mut told,
+        );
         assert_eq!(local().node.pod_cidrs, node(1).pod_cidrs);
         assert!(health.reports()[0].message.contains("restart"));
     }

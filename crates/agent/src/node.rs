@@ -1,55 +1,180 @@
 //! The own node: waiting for its object, and what follows from it.
-use crate::{boot::node_name, machine::Machine};
+use crate::{
+    boot::node_name,
+    kube::{
+        own::{self, Answer},
+        ranges::{self, Ranges},
+    },
+    machine::Machine,
+    state::SavedNode,
+};
 use anyhow::{Result, bail};
+use ipam::addresses;
 use ipnet::IpNet;
-use model::{LocalNode, Node, Tables};
+use k8s::Client;
+use model::{CiliumNode, LocalNode, Node, Tables};
 use routing::Plan;
-use runtime::{health::Health, settings::Settings, stop::Stop};
+use runtime::{
+    health::Health,
+    settings::{IpamMode, Settings},
+    stop::Stop,
+};
 use std::{
-    net::{Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 /// How often the log says what is waited for.
 const REMIND: Duration = Duration::from_secs(5);
+/// How long the API server may take to say that things have changed since the last start: pods wait meanwhile. Where the operator
+/// gives the ranges, it may have given them to somebody else.
+const QUICK: Duration = Duration::from_millis(100);
+const PATIENT: Duration = Duration::from_secs(1);
 
-/// The node's object once it has the pod ranges that the settings ask for. After a restart it is the saved one, without
-/// waiting for the API server. None if asked to stop before.
+/// The own node's object and its ranges.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Own {
+    /// The object, with all ranges.
+    pub node: Node,
+    /// The ranges by pool.
+    pub pools: Ranges,
+    /// The routers' addresses before a restart.
+    pub routers: Vec<IpAddr>,
+}
+
+impl Own {
+    fn new(settings: &Settings, mut node: Node, row: Option<&CiliumNode>) -> Self {
+        let pools = ranges::at_start(settings, &node.pod_cidrs, row);
+        if settings.ipam != IpamMode::Kubernetes {
+            node.pod_cidrs = ranges::flat(&pools, &settings.ipam_default_ip_pool);
+        }
+        Self {
+            node,
+            pools,
+            routers: Vec::new(),
+        }
+    }
+}
+
+/// The node's object once it has the pod ranges that the settings ask for. After a restart it is the saved one if the API server
+/// does not say at once that things have changed. None if asked to stop before.
 ///
 /// # Errors
 /// The node has no name.
 pub async fn wait(
     settings: &Settings,
     tables: &Tables,
-    saved: Option<Node>,
+    client: &Client,
+    saved: Option<SavedNode>,
     health: &Health,
     stop: &Stop,
-) -> Result<Option<Node>> {
+) -> Result<Option<Own>> {
     let name = node_name(settings)?;
-    if let Some(node) = saved.filter(|node| node.name == name && missing(settings, node).is_none())
+    let routers = saved
+        .iter()
+        .flat_map(|saved| saved.routers.clone())
+        .collect();
+    let usable = saved.filter(|saved| is_usable(settings, &name, saved));
+    if let Some(saved) = usable
+        && let Some(own) = as_before(settings, client, saved).await
     {
-        tracing::info!(node = name, pod_cidrs = ?node.pod_cidrs, "node as before the restart");
-        return Ok(Some(node));
+        tracing::info!(node = name, pod_cidrs = ?own.node.pod_cidrs, "node as before the restart");
+        return Ok(Some(own));
     }
+    let found = wait_for_object(settings, tables, &name, health, stop).await;
+    Ok(found.map(|own| Own { routers, ..own }))
+}
+
+/// Whether the last start's node is this one, with ranges that still come from where the settings say.
+fn is_usable(settings: &Settings, name: &str, saved: &SavedNode) -> bool {
+    let before = if saved.ipam.is_empty() {
+        "kubernetes"
+    } else {
+        &saved.ipam
+    };
+    saved.node.name == name
+        && settings.get("ipam").as_deref() == Some(before)
+        && missing(settings, &saved.node).is_none()
+}
+
+/// The node of the last start, brought up to date if the API server answers at once; none if its ranges are no longer its own.
+async fn as_before(settings: &Settings, client: &Client, saved: SavedNode) -> Option<Own> {
+    let name = saved.node.name.clone();
+    let before = Own {
+        pools: match settings.ipam {
+            IpamMode::Kubernetes | IpamMode::ClusterPool => {
+                ranges::at_start(settings, &saved.node.pod_cidrs, None)
+            }
+            IpamMode::MultiPool | IpamMode::Crd => saved.pools,
+        },
+        routers: saved.routers,
+        node: saved.node,
+    };
+    if settings.ipam == IpamMode::Kubernetes {
+        let object = own::ask_node(client, &name, QUICK).await;
+        let changed = object.filter(|node| {
+            missing(settings, node).is_none() && node.pod_cidrs != before.node.pod_cidrs
+        });
+        return Some(match changed {
+            Some(node) => {
+                tracing::info!(before = ?before.node.pod_cidrs, now = ?node.pod_cidrs, "the node has other pod CIDRs than before");
+                let routers = before.routers;
+                Own {
+                    routers,
+                    ..Own::new(settings, node, None)
+                }
+            }
+            None => before,
+        });
+    }
+    match own::ask(client, &name, PATIENT).await {
+        Answer::NoKind | Answer::Away => Some(before),
+        Answer::Gone => {
+            tracing::info!(
+                "the CiliumNode is gone: new pod ranges are asked for; pods that run keep their addresses"
+            );
+            None
+        }
+        Answer::There(row) => {
+            let mut node = before.node.clone();
+            node.pod_cidrs = row.ranges().collect();
+            if missing(settings, &node).is_some() {
+                return None;
+            }
+            let routers = before.routers;
+            Some(Own {
+                routers,
+                ..Own::new(settings, node, Some(&row))
+            })
+        }
+    }
+}
+
+async fn wait_for_object(
+    settings: &Settings,
+    tables: &Tables,
+    name: &str,
+    health: &Health,
+    stop: &Stop,
+) -> Option<Own> {
     let component = health.component("node");
     let began = Instant::now();
     let watch = tables.nodes.watch();
     loop {
         let snapshot = tables.db.snapshot();
-        let object: Option<&Arc<Node>> = tables.nodes.get(&snapshot, &name);
+        let object: Option<&Arc<Node>> = tables.nodes.get(&snapshot, name);
+        let row = tables.cilium_nodes.get(&snapshot, name);
         let lacking = match object {
             Some(node) => match missing(settings, node) {
                 None => {
                     component.ok("node object found");
                     let waited_ms = began.elapsed().as_millis() as u64;
                     tracing::info!(node = name, pod_cidrs = ?node.pod_cidrs, addresses = ?node.addresses, waited_ms, "node object found");
-                    return Ok(Some(Node::clone(node)));
+                    let row = row.map(AsRef::as_ref);
+                    return Some(Own::new(settings, Node::clone(node), row));
                 }
-                Some(what) => format!(
-                    "node {name} has no {what} yet (spec.podCIDRs is {:?})",
-                    node.pod_cidrs
-                ),
+                Some(what) => lacks(settings, node, row.map(AsRef::as_ref), what),
             },
             None if tables.nodes.initialized(&snapshot) => {
                 format!("there is no node object {name} yet")
@@ -59,12 +184,34 @@ pub async fn wait(
         component.degraded(lacking.clone());
         let seen = tables.nodes.revision(&snapshot);
         tokio::select! {
-            () = stop.stopped() => return Ok(None),
+            () = stop.stopped() => return None,
             () = watch.changed(seen) => {}
             () = tokio::time::sleep(REMIND) => {
                 tracing::warn!(seconds = began.elapsed().as_secs(), "waiting: {lacking}");
             }
         }
+    }
+}
+
+/// Who has to do something about what is missing, in one line.
+fn lacks(settings: &Settings, node: &Node, row: Option<&CiliumNode>, what: &str) -> String {
+    let name = &node.name;
+    match (settings.ipam, row) {
+        (IpamMode::Kubernetes, _) => format!(
+            "node {name} has no {what} yet (spec.podCIDRs is {:?})",
+            node.pod_cidrs
+        ),
+        (_, None) => format!("node {name} has no CiliumNode yet"),
+        (_, Some(row)) if !row.error.is_empty() => {
+            format!(
+                "the operator gives CiliumNode {name} no {what}: {}",
+                row.error
+            )
+        }
+        (IpamMode::Crd, Some(_)) => {
+            format!("CiliumNode {name} lists no addresses yet (spec.ipam.pool)")
+        }
+        (_, Some(_)) => format!("CiliumNode {name} has no {what} yet; the operator gives it"),
     }
 }
 
@@ -84,32 +231,56 @@ fn missing(settings: &Settings, node: &Node) -> Option<&'static str> {
     (!any).then_some("pod CIDR of an enabled family")
 }
 
-/// The node with what the machine has; the routers are the first usable addresses of the pod ranges.
+/// The node with what the machine has; the routers are the first usable addresses of the pod ranges, or those from before a
+/// restart.
 ///
 /// # Errors
 /// A pod range has no room for a router and a pod.
-pub fn local(plan: &Plan, node: Node, machine: Machine) -> Result<LocalNode> {
-    let used = |ipv6: bool| node.cidrs(ipv6).next().filter(|_| plan.has(ipv6));
-    for net in [used(false), used(true)].into_iter().flatten() {
-        if net.max_prefix_len() - net.prefix_len() < 2 {
+pub fn local(plan: &Plan, own: Own, machine: Machine) -> Result<LocalNode> {
+    let Own {
+        mut node,
+        mut pools,
+        routers,
+    } = own;
+    for nets in pools.values_mut() {
+        nets.retain(|net| plan.has(net.addr().is_ipv6()));
+    }
+    let all = ranges::flat(&pools, ipam::DEFAULT_POOL);
+    let router = |ipv6: bool| -> Result<Option<IpAddr>> {
+        let nets: Vec<IpNet> = all
+            .iter()
+            .copied()
+            .filter(|net| net.addr().is_ipv6() == ipv6)
+            .collect();
+        let room: u128 = nets.iter().map(addresses).fold(0, u128::saturating_add);
+        if let Some(net) = nets.first()
+            && (room < 2 || nets.len() == 1 && net.max_prefix_len() - net.prefix_len() < 2)
+        {
             bail!(
                 "pod CIDR {net} of node {} is too small: a router and at least one pod must fit",
                 node.name
             );
         }
-    }
-    let router4 = used(false).and_then(|net| match net {
-        IpNet::V4(net) => Some(Ipv4Addr::from_bits(net.network().to_bits() + 1)),
-        IpNet::V6(_) => None,
-    });
-    let router6 = used(true).and_then(|net| match net {
-        IpNet::V6(net) => Some(Ipv6Addr::from_bits(net.network().to_bits() + 1)),
-        IpNet::V4(_) => None,
+        let before = routers.iter().copied().find(|ip| ip.is_ipv6() == ipv6);
+        Ok(ranges::router(&nets, ipv6, before))
+    };
+    let (router4, router6) = (router(false)?, router(true)?);
+    // A range that is the router's address alone has a route already.
+    node.pod_cidrs.retain(|net| {
+        let single = net.prefix_len() == net.max_prefix_len();
+        !single || ![router4, router6].contains(&Some(net.addr()))
     });
     Ok(LocalNode {
         node,
-        router4,
-        router6,
+        pools,
+        router4: router4.and_then(|ip| match ip {
+            IpAddr::V4(ip) => Some(ip),
+            IpAddr::V6(_) => None,
+        }),
+        router6: router6.and_then(|ip| match ip {
+            IpAddr::V6(ip) => Some(ip),
+            IpAddr::V4(_) => None,
+        }),
         devices: machine.devices,
         addresses: machine.addresses,
     })
@@ -125,6 +296,10 @@ mod tests {
             pod_cidrs: cidrs.iter().map(|c| c.parse().unwrap()).collect(),
             ..Node::default()
         }
+    }
+
+    fn own(cidrs: &[&str]) -> Own {
+        Own::new(&Settings::default(), node(cidrs), None)
     }
 
     #[test]
@@ -147,18 +322,51 @@ mod tests {
     }
 
     #[test]
+    fn what_was_before_counts_only_in_the_same_mode() {
+        let mut settings = Settings::default();
+        let mut saved = SavedNode {
+            node: node(&["10.244.1.0/24"]),
+            ..SavedNode::default()
+        };
+        assert!(
+            is_usable(&settings, "n", &saved),
+            "a file of the first version"
+        );
+        assert!(!is_usable(&settings, "m", &saved));
+        saved.ipam = "cluster-pool".to_owned();
+        assert!(!is_usable(&settings, "n", &saved));
+        settings.ipam = IpamMode::ClusterPool;
+        assert!(is_usable(&settings, "n", &saved));
+    }
+
+    #[test]
+    fn people_are_told_whom_to_wait_for() {
+        let mut settings = Settings::default();
+        let tell = |settings: &Settings, row: Option<&CiliumNode>| {
+            lacks(settings, &node(&[]), row, "pod CIDR")
+        };
+        assert!(tell(&settings, None).contains("spec.podCIDRs is []"));
+        settings.ipam = IpamMode::ClusterPool;
+        assert_eq!(tell(&settings, None), "node n has no CiliumNode yet");
+        let row = CiliumNode {
+            error: "pool cluster-pool: no /24 is left in 10.0.0.0/16".to_owned(),
+            ..CiliumNode::default()
+        };
+        assert_eq!(
+            tell(&settings, Some(&row)),
+            "the operator gives CiliumNode n no pod CIDR: pool cluster-pool: no /24 is left in 10.0.0.0/16"
+        );
+    }
+
+    #[test]
     fn routers_are_the_first_usable_addresses() {
         let plan = crate::plan::routing_plan(&Settings::default());
-        let got = local(
-            &plan,
-            node(&["10.244.1.0/24", "fd00:244:1::/112"]),
-            Machine::default(),
-        )
-        .unwrap();
+        let both = own(&["10.244.1.0/24", "fd00:244:1::/112"]);
+        let got = local(&plan, both.clone(), Machine::default()).unwrap();
         assert_eq!(got.router4, Some("10.244.1.1".parse().unwrap()));
         assert_eq!(got.router6, Some("fd00:244:1::1".parse().unwrap()));
         assert!(
-            local(&plan, node(&["10.244.1.0/31"]), Machine::default())
+            local(&plan, own(&["10.244.1.0/31"]), Machine::default())
                 .unwrap_err()
                 .to_string()
                 .contains("too small")
@@ -167,15 +375,30 @@ mod tests {
             ipv6: false,
             ..plan
         };
+        let got = local(&only4, both, Machine::default()).unwrap();
+        assert_eq!(got.router6, None);
+    }
+
+    #[test]
+    fn single_addresses_are_ranges_too() {
+        let settings = Settings {
+            ipam: IpamMode::Crd,
+            ..Settings::default()
+        };
+        let row = CiliumNode {
+            singles: ["10.0.0.7", "10.0.0.9"]
+                .map(|ip| ip.parse().unwrap())
+                .into(),
+            ..CiliumNode::default()
+        };
+        let plan = crate::plan::routing_plan(&settings);
+        let own = Own::new(&settings, node(&[]), Some(&row));
+        let got = local(&plan, own, Machine::default()).unwrap();
+        assert_eq!(got.router4, Some("10.0.0.7".parse().unwrap()));
         assert_eq!(
-            local(
-                &only4,
-                node(&["10.244.1.0/24", "fd00::/112"]),
-                Machine::default()
-            )
-            .unwrap()
-            .router6,
-            None
+            got.node.pod_cidrs,
+            ["10.0.0.9/32".parse::<IpNet>().unwrap()]
         );
+        assert_eq!(got.pools["default"].len(), 2);
     }
 }

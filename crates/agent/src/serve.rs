@@ -4,6 +4,7 @@ use crate::{
     controllers,
     endpoint::Manager,
     follow::Follower,
+    kube::endpoints::EndpointObjects,
     metrics, rest,
     sweep::Sweeper,
     targets::{IpcacheTarget, RouteTarget},
@@ -13,10 +14,12 @@ use api::{
     conflist::Conflist,
     delete_queue::{DIRECTORY, DeleteQueue},
 };
+use k8s::Client;
 use model::Departure;
 use runtime::{
-    health::Level,
+    health::{Component, Level},
     reconcile::{self, Watched},
+    reconcile_async,
     stop::Stop,
 };
 use std::{
@@ -35,6 +38,9 @@ const QUEUE_WAIT: Duration = Duration::from_secs(2);
 /// How often the deletion queue is looked at after the start, for what came in while the agent hung.
 const QUEUE_AGAIN: Duration = Duration::from_secs(60);
 
+/// How many endpoints are written to the API server at the same time.
+const ENDPOINT_OBJECTS: usize = 16;
+
 /// How often to look for attachments to settle, and the pause between two.
 const SETTLE_LOOK: Duration = Duration::from_secs(1);
 const SETTLE_PAUSE: Duration = Duration::from_millis(50);
@@ -46,9 +52,10 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(50);
 pub async fn run(
     agent: Arc<Agent>,
     departed: mpsc::UnboundedReceiver<Departure>,
+    client: Client,
     stop: Stop,
 ) -> Result<()> {
-    reconcilers(&agent, &stop)?;
+    reconcilers(&agent, client, &stop)?;
     background(&agent, departed, &stop)?;
     let socket = listen(&agent).await?;
     let server = tokio::spawn(rest::serve(agent.clone(), socket, stop.clone()));
@@ -70,7 +77,7 @@ pub async fn run(
     server.await.context("the API server ended")?
 }
 
-fn reconcilers(agent: &Arc<Agent>, stop: &Stop) -> Result<()> {
+fn reconcilers(agent: &Arc<Agent>, client: Client, stop: &Stop) -> Result<()> {
     let tables = &agent.tables;
     let component = |name: &str| agent.health.component(&format!("reconciler/{name}"));
     let ipcache = IpcacheTarget(agent.datapath.ipcache()?);
@@ -90,7 +97,26 @@ fn reconcilers(agent: &Arc<Agent>, stop: &Stop) -> Result<()> {
         component("routes"),
         stop.clone(),
     );
-    let all: Vec<Box<dyn Watched>> = vec![Box::new(prefixes), Box::new(routes)];
+    let mut all: Vec<Box<dyn Watched>> = vec![Box::new(prefixes), Box::new(routes)];
+    if !agent.loaded.settings.disable_endpoint_crd {
+        let objects = EndpointObjects::new(client, tables.clone());
+        // Nothing but this agent changes them, and their number is the cluster's: they are not compared again and again.
+        let config = Config {
+            batch: ENDPOINT_OBJECTS,
+            retry_min: Duration::from_millis(100),
+            retry_max: Duration::from_secs(10),
+            refresh_interval: None,
+            prune_interval: None,
+        };
+        all.push(Box::new(reconcile_async::spawn(
+            &tables.db,
+            &tables.endpoints,
+            config,
+            objects,
+            component("endpoint-objects"),
+            stop.clone(),
+        )));
+    }
     // Set once, here.
     let _ = agent.reconcilers.set(all);
     Ok(())
@@ -115,11 +141,13 @@ fn background(
     tokio::spawn(controllers::identity_loop(
         tables.clone(),
         agent.manager.clone(),
+        component("controller/identities"),
         stop.clone(),
     ));
     tokio::spawn(controllers::node_loop(
         tables,
-        component("node"),
+        settings.ipam,
+        component("controller/node"),
         stop.clone(),
     ));
     let sweeper = Sweeper {
@@ -132,7 +160,8 @@ fn background(
         health: component("conntrack-gc"),
     };
     tokio::spawn(sweeper.run(departed, stop.clone()));
-    tokio::spawn(settle_loop(agent.manager.clone(), stop.clone()));
+    let settle = component("controller/attachments");
+    tokio::spawn(settle_loop(agent.manager.clone(), settle, stop.clone()));
     let follower = Follower {
         tables: agent.tables.clone(),
         datapath: agent.datapath.clone(),
@@ -153,7 +182,8 @@ fn background(
 }
 
 /// Gives endpoints their final attachments, one after the other, when nothing else is going on.
-async fn settle_loop(manager: Arc<Manager>, stop: Stop) {
+async fn settle_loop(manager: Arc<Manager>, health: Component, stop: Stop) {
+    health.ok("final attachments follow when no pod comes");
     loop {
         let one = manager.clone();
         let more = tokio::task::spawn_blocking(move || one.settle_one())

@@ -4,10 +4,13 @@
 //! file, renamed), so a reader sees the old one or the new one. It is not synced to a disk: the state directory is in
 //! memory on every node, and what it describes does not survive a reboot either.
 use anyhow::{Context, Result};
+use ipnet::IpNet;
 use model::{Departure, Endpoint, LocalNode, Node, Tables};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs, io,
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -22,7 +25,7 @@ const FORMAT: u32 = 1;
 pub struct State {
     /// Version of the format; other versions are not read.
     pub format: u32,
-    /// This node's object and router addresses as last used; lets the agent start without the API server.
+    /// This node's object, ranges and router addresses as last used; lets the agent start without the API server.
     pub node: Option<SavedNode>,
     /// The endpoints.
     pub endpoints: Vec<Endpoint>,
@@ -36,6 +39,24 @@ pub struct State {
 pub struct SavedNode {
     /// The node object.
     pub node: Node,
+    /// Where the ranges were from, the setting `ipam`; empty in files of the first version, which knew one way.
+    pub ipam: String,
+    /// The ranges by pool.
+    pub pools: BTreeMap<String, Vec<IpNet>>,
+    /// The routers' addresses.
+    pub routers: Vec<IpAddr>,
+}
+
+impl SavedNode {
+    fn of(local: &LocalNode, ipam: &str) -> Self {
+        let routers = [local.router(false), local.router(true)];
+        Self {
+            node: local.node.clone(),
+            ipam: ipam.to_owned(),
+            pools: local.pools.clone(),
+            routers: routers.into_iter().flatten().collect(),
+        }
+    }
 }
 
 /// Reads the state file; none if there is no usable one, with the reason in the log.
@@ -85,6 +106,7 @@ pub struct StateFile(Arc<Inner>);
 struct Inner {
     path: PathBuf,
     tables: Tables,
+    ipam: String,
     progress: Mutex<Progress>,
     written: Condvar,
 }
@@ -101,10 +123,11 @@ struct Progress {
 impl StateFile {
     /// A writer of `path` from the rows of `tables`.
     #[must_use]
-    pub fn new(path: PathBuf, tables: Tables) -> Self {
+    pub fn new(path: PathBuf, tables: Tables, ipam: String) -> Self {
         Self(Arc::new(Inner {
             path,
             tables,
+            ipam,
             progress: Mutex::default(),
             written: Condvar::new(),
         }))
@@ -158,9 +181,7 @@ impl StateFile {
 impl Inner {
     fn write(&self) -> io::Result<()> {
         let snapshot = self.tables.db.snapshot();
-        let saved = |local: &Arc<LocalNode>| SavedNode {
-            node: local.node.clone(),
-        };
+        let saved = |local: &Arc<LocalNode>| SavedNode::of(local, &self.ipam);
         let state = View {
             format: FORMAT,
             node: self.tables.local_node.iter(&snapshot).next().map(saved),
@@ -209,7 +230,7 @@ mod tests {
         let path = dir.path().join("state.json");
         assert_eq!(read(&path), None);
         let tables = Tables::new().unwrap();
-        let file = StateFile::new(path.clone(), tables.clone());
+        let file = StateFile::new(path.clone(), tables.clone(), "crd".to_owned());
         let mut txn = tables.db.write();
         let node = Node {
             name: "n1".to_owned(),
@@ -232,14 +253,19 @@ mod tests {
             }
         });
         let state = read(&path).unwrap();
-        assert_eq!(state.node, Some(SavedNode { node }));
+        let saved = state.node.unwrap();
+        assert_eq!((saved.node, saved.ipam.as_str()), (node, "crd"));
         fs::write(&path, "{").unwrap();
         assert_eq!(read(&path), None);
     }
 
     #[test]
     fn a_failure_reaches_the_caller() {
-        let file = StateFile::new("/nonexistent/dir/state.json".into(), Tables::new().unwrap());
+        let file = StateFile::new(
+            "/nonexistent/dir/state.json".into(),
+            Tables::new().unwrap(),
+            String::new(),
+        );
         assert!(
             file.save()
                 .unwrap_err()

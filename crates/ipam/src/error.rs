@@ -22,6 +22,24 @@ pub enum AllocateError {
     /// Every address is taken.
     #[error(transparent)]
     Exhausted(#[from] Exhausted),
+    /// Every address of all ranges of a pool is taken.
+    #[error("no {family} address left in pool {pool}: all {capacity} are allocated")]
+    PoolExhausted {
+        /// The pool.
+        pool: String,
+        /// The family.
+        family: &'static str,
+        /// How many addresses it has on this node.
+        capacity: u128,
+    },
+    /// The pool has no range of this family on this node (yet).
+    #[error("pool {pool} has no {family} range on this node yet")]
+    NoRange {
+        /// The pool.
+        pool: String,
+        /// The family.
+        family: &'static str,
+    },
     /// Somebody has it.
     #[error("{ip} is allocated to {by}")]
     Taken {

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod blocks;
+mod demand;
 mod error;
 mod free;
 mod node;
@@ -13,7 +14,8 @@ mod planner;
 mod pool;
 
 pub use blocks::{Held, Space, overlap};
+pub use demand::{needed, surplus};
 pub use error::{AllocateError, BlockError, Exhausted, NotHeld};
-pub use node::{Addresses, Families, NodeIpam};
+pub use node::{Addresses, DEFAULT_POOL, Families, NodeIpam};
 pub use planner::{NodeClaim, NodePlan, Planner, Want, Written, addresses};
 pub use pool::{Owner, Pool, Release};

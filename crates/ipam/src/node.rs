@@ -10,6 +10,9 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::{AllocateError, NotHeld, Owner, Pool, Release};
 
+/// Pool of whoever asks for none.
+pub const DEFAULT_POOL: &str = "default";
+
 /// Which families are wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Families {
@@ -41,8 +44,8 @@ impl Addresses {
 /// The addresses of a node. Time is an argument: any clock that only goes forward, as the time since some fixed moment.
 #[derive(Debug, Clone, Default)]
 pub struct NodeIpam {
-    v4: Option<Pool>,
-    v6: Option<Pool>,
+    /// Ranges by the name of their pool.
+    pools: BTreeMap<String, Vec<Pool>>,
     /// Addresses of pods from before the node's CIDR changed.
     foreign: BTreeMap<IpAddr, Owner>,
     /// Addresses that nobody has put to use yet, and until when they may stay so.
@@ -55,40 +58,104 @@ impl NodeIpam {
         Self::default()
     }
 
-    /// Gives the node its IPv4 range. Addresses taken from another range before stay taken until they are released.
+    /// Gives the node its IPv4 range in the default pool. Addresses taken from another range before stay taken until they are
+    /// released.
     pub fn set_v4(&mut self, cidr: Option<Ipv4Net>) {
-        let pool = replace(self.v4.take(), cidr.map(IpNet::V4), &mut self.foreign);
-        self.v4 = pool;
+        self.set_family(false, cidr.map(IpNet::V4));
     }
 
-    /// Gives the node its IPv6 range; as [`NodeIpam::set_v4`].
+    /// Gives the node its IPv6 range in the default pool; as [`NodeIpam::set_v4`].
     pub fn set_v6(&mut self, cidr: Option<Ipv6Net>) {
-        let pool = replace(self.v6.take(), cidr.map(IpNet::V6), &mut self.foreign);
-        self.v6 = pool;
+        self.set_family(true, cidr.map(IpNet::V6));
     }
 
-    /// The pool of IPv4.
-    pub fn v4(&self) -> Option<&Pool> {
-        self.v4.as_ref()
+    fn set_family(&mut self, ipv6: bool, cidr: Option<IpNet>) {
+        let old = self.pools.get(DEFAULT_POOL).into_iter().flatten();
+        let other = old.map(Pool::cidr).filter(|net| is_ipv6(net) != ipv6);
+        let ranges: Vec<IpNet> = other.chain(cidr).collect();
+        self.set_ranges(DEFAULT_POOL, &ranges);
     }
 
-    /// The pool of IPv6.
-    pub fn v6(&self) -> Option<&Pool> {
-        self.v6.as_ref()
-    }
-
-    /// The families that have a range.
-    pub fn families(&self) -> Families {
-        Families {
-            v4: self.v4.is_some(),
-            v6: self.v6.is_some(),
+    /// Gives a pool its ranges, of both families. Addresses taken from a range that it has no longer stay taken until they are
+    /// released.
+    pub fn set_ranges(&mut self, pool: &str, ranges: &[IpNet]) {
+        let wanted: Vec<IpNet> = ranges.iter().map(IpNet::trunc).collect();
+        let old = self.pools.remove(pool).unwrap_or_default();
+        let (mut kept, gone): (Vec<Pool>, Vec<Pool>) = old
+            .into_iter()
+            .partition(|range| wanted.contains(&range.cidr()));
+        for range in gone {
+            let taken = range.iter().map(|(ip, owner)| (ip, owner.clone()));
+            self.foreign.extend(taken);
+        }
+        let mut next: Vec<Pool> = Vec::new();
+        for net in wanted {
+            if next.iter().any(|range| range.cidr() == net) {
+                continue;
+            }
+            let at = kept.iter().position(|range| range.cidr() == net);
+            next.push(match at {
+                Some(at) => kept.swap_remove(at),
+                None => {
+                    let mut range = Pool::new(net);
+                    self.foreign
+                        .retain(|ip, owner| range.allocate_specific(*ip, owner.clone()).is_err());
+                    range
+                }
+            });
+        }
+        if !next.is_empty() {
+            self.pools.insert(pool.to_owned(), next);
         }
     }
 
-    /// Takes one address of each wanted family, or none at all. With `unused_until`, the addresses fall back unless
-    /// [`NodeIpam::put_to_use`] is called before then. What is overdue is given back first.
+    /// Every pool with its ranges.
+    pub fn pools(&self) -> impl Iterator<Item = (&str, &[Pool])> {
+        let pools = self.pools.iter();
+        pools.map(|(name, ranges)| (name.as_str(), ranges.as_slice()))
+    }
+
+    /// The first IPv4 range of the default pool.
+    pub fn v4(&self) -> Option<&Pool> {
+        self.first(false)
+    }
+
+    /// The first IPv6 range of the default pool.
+    pub fn v6(&self) -> Option<&Pool> {
+        self.first(true)
+    }
+
+    fn first(&self, ipv6: bool) -> Option<&Pool> {
+        let mut ranges = self.pools.get(DEFAULT_POOL)?.iter();
+        ranges.find(|range| is_ipv6(&range.cidr()) == ipv6)
+    }
+
+    /// The families of which any pool has a range.
+    pub fn families(&self) -> Families {
+        let any = |ipv6: bool| self.ranges().any(|range| is_ipv6(&range.cidr()) == ipv6);
+        Families {
+            v4: any(false),
+            v6: any(true),
+        }
+    }
+
+    /// Takes one address of each wanted family of the default pool; as [`NodeIpam::allocate_from`].
     pub fn allocate(
         &mut self,
+        families: Families,
+        owner: &Owner,
+        now: Duration,
+        unused_until: Option<Duration>,
+    ) -> Result<Addresses, AllocateError> {
+        self.allocate_from([DEFAULT_POOL; 2], families, owner, now, unused_until)
+    }
+
+    /// Takes one address of each wanted family, or none at all, from the pools that are named for IPv4 and IPv6. With
+    /// `unused_until`, the addresses fall back unless [`NodeIpam::put_to_use`] is called before then. What is overdue is given
+    /// back first.
+    pub fn allocate_from(
+        &mut self,
+        pools: [&str; 2],
         families: Families,
         owner: &Owner,
         now: Duration,
@@ -97,12 +164,12 @@ impl NodeIpam {
         self.expire(now);
         let mut given = Addresses::default();
         if families.v4
-            && let IpAddr::V4(ip) = allocate(&mut self.v4, "IPv4", owner)?
+            && let IpAddr::V4(ip) = self.take(pools[0], false, owner)?
         {
             given.v4 = Some(ip);
         }
         if families.v6 {
-            match allocate(&mut self.v6, "IPv6", owner) {
+            match self.take(pools[1], true, owner) {
                 Ok(IpAddr::V6(ip)) => given.v6 = Some(ip),
                 Ok(IpAddr::V4(_)) => {}
                 Err(e) => {
@@ -119,15 +186,68 @@ impl NodeIpam {
         Ok(given)
     }
 
+    /// The next free address of a pool's first range that has one.
+    fn take(&mut self, pool: &str, ipv6: bool, owner: &Owner) -> Result<IpAddr, AllocateError> {
+        let family = if ipv6 { "IPv6" } else { "IPv4" };
+        let ranges = self.pools.get_mut(pool).map(Vec::as_mut_slice);
+        let mut refusal = None;
+        let (mut count, mut capacity) = (0, 0u128);
+        for range in ranges.unwrap_or_default() {
+            if is_ipv6(&range.cidr()) != ipv6 {
+                continue;
+            }
+            match range.allocate(owner.clone()) {
+                Ok(ip) => return Ok(ip),
+                Err(error) => {
+                    count += 1;
+                    capacity = capacity.saturating_add(error.capacity);
+                    refusal = Some(error);
+                }
+            }
+        }
+        Err(match refusal {
+            Some(error) if count == 1 => error.into(),
+            Some(_) => AllocateError::PoolExhausted {
+                pool: pool.to_owned(),
+                family,
+                capacity,
+            },
+            None if pool == DEFAULT_POOL => AllocateError::NoPool(family),
+            None => AllocateError::NoRange {
+                pool: pool.to_owned(),
+                family,
+            },
+        })
+    }
+
+    fn ranges(&self) -> impl Iterator<Item = &Pool> {
+        self.pools.values().flatten()
+    }
+
+    fn range_of(&self, ip: IpAddr) -> Option<&Pool> {
+        self.ranges().find(|range| range.contains(ip))
+    }
+
+    fn range_of_mut(&mut self, ip: IpAddr) -> Option<&mut Pool> {
+        let mut ranges = self.pools.values_mut().flatten();
+        ranges.find(|range| range.contains(ip))
+    }
+
     /// Takes this very address, for good.
     pub fn allocate_specific(&mut self, ip: IpAddr, owner: &Owner) -> Result<(), AllocateError> {
         if let Some(by) = self.foreign.get(&ip) {
             return Err(AllocateError::Taken { ip, by: by.clone() });
         }
-        let (pool, family) = self.pool_mut(ip);
-        pool.as_mut()
-            .ok_or(AllocateError::NoPool(family))?
-            .allocate_specific(ip, owner.clone())
+        if let Some(range) = self.range_of_mut(ip) {
+            return range.allocate_specific(ip, owner.clone());
+        }
+        let mut ranges = self.ranges().map(Pool::cidr);
+        let other = ranges.find(|net| is_ipv6(net) == ip.is_ipv6());
+        Err(match other {
+            Some(pool) => AllocateError::NotInPool { ip, pool },
+            None if ip.is_ipv4() => AllocateError::NoPool("IPv4"),
+            None => AllocateError::NoPool("IPv6"),
+        })
     }
 
     /// Takes over an address that a pod has from before a restart, even one of an older range. Refused when another holder
@@ -173,9 +293,8 @@ impl NodeIpam {
         if let Some(owner) = self.foreign.remove(&ip) {
             return Release::Released(owner);
         }
-        let (pool, _) = self.pool_mut(ip);
-        pool.as_mut()
-            .map_or(Release::NotAllocated, |pool| pool.release_any(ip))
+        self.range_of_mut(ip)
+            .map_or(Release::NotAllocated, |range| range.release_any(ip))
     }
 
     /// Gives everything of a holder back.
@@ -211,46 +330,17 @@ impl NodeIpam {
 
     /// Who holds an address.
     pub fn owner(&self, ip: IpAddr) -> Option<&Owner> {
-        let pool = if ip.is_ipv4() { &self.v4 } else { &self.v6 };
-        self.foreign.get(&ip).or_else(|| pool.as_ref()?.owner(ip))
+        let of_range = || self.range_of(ip)?.owner(ip);
+        self.foreign.get(&ip).or_else(of_range)
     }
 
-    /// Every address that is taken, in order; those of older ranges last.
+    /// Every address that is taken, range by range in order; those of older ranges last.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &Owner)> {
-        let pools = self.v4.iter().chain(&self.v6).flat_map(Pool::iter);
+        let pools = self.ranges().flat_map(Pool::iter);
         pools.chain(self.foreign.iter().map(|(ip, owner)| (*ip, owner)))
     }
-
-    fn pool_mut(&mut self, ip: IpAddr) -> (&mut Option<Pool>, &'static str) {
-        match ip {
-            IpAddr::V4(_) => (&mut self.v4, "IPv4"),
-            IpAddr::V6(_) => (&mut self.v6, "IPv6"),
-        }
-    }
 }
 
-fn allocate(
-    pool: &mut Option<Pool>,
-    family: &'static str,
-    owner: &Owner,
-) -> Result<IpAddr, AllocateError> {
-    let pool = pool.as_mut().ok_or(AllocateError::NoPool(family))?;
-    Ok(pool.allocate(owner.clone())?)
-}
-
-/// The pool of a new range with what still fits of the old one's addresses and of the foreign ones; the rest is foreign.
-fn replace(
-    old: Option<Pool>,
-    cidr: Option<IpNet>,
-    foreign: &mut BTreeMap<IpAddr, Owner>,
-) -> Option<Pool> {
-    if old.as_ref().map(Pool::cidr) == cidr.map(|c| c.trunc()) {
-        return old;
-    }
-    if let Some(old) = old {
-        foreign.extend(old.iter().map(|(ip, owner)| (ip, owner.clone())));
-    }
-    let mut pool = Pool::new(cidr?);
-    foreign.retain(|ip, owner| pool.allocate_specific(*ip, owner.clone()).is_err());
-    Some(pool)
+fn is_ipv6(net: &IpNet) -> bool {
+    matches!(net, IpNet::V6(_))
 }

@@ -69,18 +69,29 @@ pub async fn client(server: &ApiServer) -> Result<Client, ClientError> {
                 source,
             })?)
         }
-        ApiServer::Kubeconfig(path) => {
-            let fail = |source| ClientError::Kubeconfig {
-                path: path.clone(),
-                source,
-            };
-            let file = Kubeconfig::read_from(Path::new(path)).map_err(fail)?;
-            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-                .await
-                .map_err(fail)?
-        }
+        ApiServer::Kubeconfig(path) => return from_kubeconfig(Path::new(path), None).await,
         ApiServer::InCluster => Config::incluster().map_err(ClientError::InCluster)?,
     };
+    from_config(config)
+}
+
+/// A client as a kubeconfig file says, in its current context or the one that is named; nothing is sent yet.
+///
+/// # Errors
+/// The file or its credentials cannot be read, or it has no such context.
+pub async fn from_kubeconfig(path: &Path, context: Option<&str>) -> Result<Client, ClientError> {
+    let fail = |source| ClientError::Kubeconfig {
+        path: path.display().to_string(),
+        source,
+    };
+    let file = Kubeconfig::read_from(path).map_err(fail)?;
+    let options = KubeConfigOptions {
+        context: context.map(str::to_owned),
+        ..KubeConfigOptions::default()
+    };
+    let config = Config::from_custom_kubeconfig(file, &options)
+        .await
+        .map_err(fail)?;
     from_config(config)
 }
 

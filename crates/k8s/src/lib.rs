@@ -11,7 +11,7 @@ mod objects;
 mod watch;
 pub mod write;
 
-pub use client::{ApiServer, ClientError, client, server_version};
+pub use client::{ApiServer, ClientError, client, from_kubeconfig, server_version};
 pub use kube::Client;
 pub use objects::{Node, Pod};
 pub use watch::{Connection, Presence, Watcher, watch_all};

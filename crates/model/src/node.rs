@@ -83,6 +83,9 @@ impl CiliumNode {
 pub struct LocalNode {
     /// Name, addresses and pod ranges as in the node object.
     pub node: Node,
+    /// The ranges that pods get their addresses from, by pool.
+    #[serde(default)]
+    pub pools: BTreeMap<String, Vec<IpNet>>,
     /// The pods' IPv4 gateway, the address of `cilium_host`.
     pub router4: Option<Ipv4Addr>,
     /// The pods' IPv6 gateway, the address of `cilium_host`.

@@ -50,6 +50,7 @@ fn node(n: u8, subnet: u8, host: u8) -> Node {
 fn local() -> LocalNode {
     let node = node(1, 10, 100);
     LocalNode {
+        pools: BTreeMap::new(),
         addresses: node.addresses.clone(),
         node,
         router4: Some("10.244.1.1".parse().unwrap()),

@@ -4,6 +4,7 @@ pub mod health;
 pub mod logging;
 pub mod metrics;
 pub mod reconcile;
+pub mod reconcile_async;
 pub mod settings;
 pub mod stop;
 

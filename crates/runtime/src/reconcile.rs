@@ -81,7 +81,7 @@ async fn run<T: Row, G: Target<T>>(
     }
 }
 
-fn report<T: Row>(observer: &Observer<T>, health: &Component) {
+pub(crate) fn report<T: Row>(observer: &Observer<T>, health: &Component) {
     let counters = observer.counters();
     if let Some(error) = observer.prune_error() {
         health.degraded(format!("stale rows could not be removed: {error}"));

@@ -1,5 +1,5 @@
 //! Addresses and endpoints: what the CNI plugin asks for.
-use super::{Answer, Refusal, Shared, blocking, body};
+use super::{Answer, Refusal, Shared, blocking, body, pools};
 use crate::{addresses::Wish, agent::Agent};
 use api::{
     AddressAllocation, ApiError, DeviceMode, EndpointDeleted, EndpointRequest, EndpointState,
@@ -45,7 +45,9 @@ fn allocated(agent: &Agent, request: &IpamRequest) -> Result<IpamResponse, ApiEr
         v4: wants(Family::Ipv4, available.v4),
         v6: wants(Family::Ipv6, available.v6),
     };
+    let pools = pools::of(agent, &request.owner)?;
     let given = agent.addresses.allocate(&Wish {
+        pools,
         owner: request.owner.clone(),
         key: request
             .attachment
@@ -65,11 +67,11 @@ fn allocated(agent: &Agent, request: &IpamRequest) -> Result<IpamResponse, ApiEr
     Ok(IpamResponse {
         ipv4: given.v4.map(|ip| AddressAllocation {
             ip,
-            pool: agent.addresses.pool(false),
+            pool: agent.addresses.pool_of(ip.into()),
         }),
         ipv6: given.v6.map(|ip| AddressAllocation {
             ip,
-            pool: agent.addresses.pool(true),
+            pool: agent.addresses.pool_of(ip.into()),
         }),
         gateway4: local.as_ref().and_then(|local| local.router4),
         gateway6: local.as_ref().and_then(|local| local.router6),

@@ -2,6 +2,7 @@
 mod endpoints;
 mod maps;
 mod monitor;
+mod pools;
 mod tables;
 
 use crate::{agent::Agent, check, serve::healthy, status};

@@ -5,6 +5,7 @@ mod model;
 mod node;
 mod planner;
 mod pool;
+mod pools;
 
 use std::net::IpAddr;
 

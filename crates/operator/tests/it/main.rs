@@ -1,0 +1,8 @@
+//! The operator against the embedded API server, in one process.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod cluster;
+mod garbage;
+mod kinds;
+mod pools;
+mod ranges;
