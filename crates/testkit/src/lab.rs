@@ -141,6 +141,11 @@ impl LabGuard {
         Run::of(&mut self.command(subcommand, args), None)
     }
 
+    /// Runs `hypha lab up` again with these options, after a `down`.
+    pub fn up_again(&self, args: &[&str]) -> Run {
+        self.lab("up", args)
+    }
+
     /// Runs any `hypha` command with `--name` of this lab at its end.
     pub fn hypha(&self, args: &[&str]) -> Run {
         Run::of(

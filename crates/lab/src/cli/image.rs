@@ -31,7 +31,7 @@ enum ImageCommand {
     /// Forget a name that was added.
     Remove {
         /// The name.
-        name: String,
+        image: String,
     },
 }
 
@@ -56,9 +56,9 @@ pub(super) fn run(lab: &Lab, args: ImageArgs) -> anyhow::Result<()> {
             let words: Vec<String> = std::iter::once(what).chain(args).collect();
             added.insert(name, images::described(&words));
         }
-        ImageCommand::Remove { name } => {
-            if added.remove(images::plain_name(&name)).is_none() {
-                bail!("{name:?} was not added to this lab");
+        ImageCommand::Remove { image } => {
+            if added.remove(images::plain_name(&image)).is_none() {
+                bail!("{image:?} was not added to this lab");
             }
         }
     }

@@ -33,7 +33,7 @@ pub struct Image {
     /// A program of the host with its first arguments.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub entrypoint: Vec<String>,
-    /// Arguments where the container gives none.
+    /// Arguments where the container gives none; with the program, where there is no entrypoint.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cmd: Vec<String>,
     /// User id.
@@ -175,18 +175,19 @@ impl Image {
         if !command.is_empty() {
             return Ok(Run::Command([command, args].concat()));
         }
-        if self.entrypoint.is_empty() {
-            return Err(Waiting {
-                reason: "CreateContainerConfigError",
-                message: "image \"host\" has no program of its own: set `command`".into(),
-            });
-        }
         let args = if args.is_empty() {
             self.cmd.clone()
         } else {
             args
         };
-        Ok(Run::Command([self.entrypoint.clone(), args].concat()))
+        let all = [self.entrypoint.clone(), args].concat();
+        if all.is_empty() {
+            return Err(Waiting {
+                reason: "CreateContainerConfigError",
+                message: "image \"host\" has no program of its own: set `command`".into(),
+            });
+        }
+        Ok(Run::Command(all))
     }
 }
 
@@ -209,7 +210,7 @@ mod tests {
         assert!(
             table
                 .iter()
-                .all(|i| i.server.is_some() != !i.entrypoint.is_empty())
+                .all(|i| i.server.is_some() != !(i.entrypoint.is_empty() && i.cmd.is_empty()))
         );
     }
 
@@ -269,9 +270,14 @@ mod tests {
             run("nginx", &["sh", "-c"], &["x"]).unwrap(),
             Run::Command(words(&["sh", "-c", "x"]))
         );
+        let Run::Command(curl) = run("curlimages/curl", &[], &["-s", "x"]).unwrap() else {
+            panic!("a command")
+        };
+        assert_eq!(curl[0], "sh");
+        assert_eq!(curl[3..], words(&["curl", "-s", "x"]));
         assert_eq!(
-            run("curlimages/curl", &[], &["-s", "x"]).unwrap(),
-            Run::Command(words(&["curl", "-s", "x"]))
+            run("busybox", &[], &["date", "-u"]).unwrap(),
+            Run::Command(words(&["date", "-u"]))
         );
         assert_eq!(
             run("busybox", &[], &[]).unwrap(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, Probe};
+use k8s_openapi::api::core::v1::{Container, Pod};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::unix::OwnedReadHalf;
@@ -22,75 +22,20 @@ use super::handle::{ContainerHandle, Input};
 use super::images::{self, Image};
 use super::logs::Stream;
 use super::plan::{self, Facts, Waiting, termination_file};
-use super::probe::{Asker, Judge, initial_delay, period};
+use super::probe::Asker;
+use super::prober::{Prober, Said};
 use super::process::{self, Inside, Output};
+use super::restart::{FIRST_DELAY, LONGEST_DELAY, RestartPolicy, Restarts, humane};
 use super::status::Ended;
 use super::volumes::References;
 use crate::init::container::{ContainerSpec, Message, exit_code};
 
-/// The pause before a container that ended early starts again; the first time there is none.
-const FIRST_DELAY: Duration = Duration::from_secs(10);
-const LONGEST_DELAY: Duration = Duration::from_secs(300);
-/// A container that ran this long starts again without a pause.
-const STABLE: Duration = Duration::from_secs(600);
 /// Before a container whose description or image is wrong is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-/// How often an unready container is asked at first, in the hope that it is ready soon.
-const EAGER: Duration = Duration::from_millis(50);
 /// How long the end of killed processes may take.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// The longest last words.
 const MESSAGE: usize = 4096;
-
-/// `restartPolicy`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestartPolicy {
-    /// Whatever its exit code.
-    Always,
-    /// When its exit code is not 0.
-    OnFailure,
-    /// Not at all.
-    Never,
-}
-
-impl RestartPolicy {
-    /// From the pod's field; the default is to start again.
-    pub fn parse(text: Option<&str>) -> RestartPolicy {
-        match text {
-            Some("Never") => RestartPolicy::Never,
-            Some("OnFailure") => RestartPolicy::OnFailure,
-            _ => RestartPolicy::Always,
-        }
-    }
-
-    fn again(self, code: i32) -> bool {
-        match self {
-            RestartPolicy::Always => true,
-            RestartPolicy::OnFailure => code != 0,
-            RestartPolicy::Never => false,
-        }
-    }
-}
-
-/// Pauses between starts.
-#[derive(Clone, Copy, Debug, Default)]
-struct Restarts {
-    last: Option<Duration>,
-}
-
-impl Restarts {
-    /// The pause after a run of this length.
-    fn next(&mut self, ran: Duration) -> Duration {
-        let pause = match self.last {
-            _ if ran >= STABLE => Duration::ZERO,
-            None => Duration::ZERO,
-            Some(Duration::ZERO) => FIRST_DELAY,
-            Some(last) => (last * 2).min(LONGEST_DELAY),
-        };
-        self.last = Some(pause);
-        pause
-    }
-}
 
 /// What happened to a container.
 #[derive(Clone, Debug)]
@@ -146,13 +91,6 @@ enum Cause {
     Stop,
     /// It does not live any more, as its probe says, or its hook failed.
     Dead(String),
-}
-
-/// What probes of a run say.
-enum Said {
-    Started,
-    Ready(bool),
-    Dead(&'static str),
 }
 
 impl Runner {
@@ -568,14 +506,6 @@ fn new_id() -> String {
     format!("lab://{hex}")
 }
 
-/// As people write it: 10s, 2m40s, 5m0s.
-fn humane(time: Duration) -> String {
-    match (time.as_secs() / 60, time.as_secs() % 60) {
-        (0, seconds) => format!("{seconds}s"),
-        (minutes, seconds) => format!("{minutes}m{seconds}s"),
-    }
-}
-
 /// Hears from the first process whether the command runs.
 async fn wait_running(hear: OwnedReadHalf) -> anyhow::Result<()> {
     let mut lines = BufReader::new(hear).lines();
@@ -622,131 +552,5 @@ async fn copy(
     let mut buffer = vec![0; 16 << 10];
     while let Ok(n @ 1..) = from.read(&mut buffer).await {
         handle.log.write(stream, &buffer[..n]);
-    }
-}
-
-/// The probes of one run.
-struct Prober {
-    context: Arc<Context>,
-    about: About,
-    container: Container,
-    inside: Inside,
-    ip: Option<IpAddr>,
-}
-
-impl Prober {
-    async fn run(self, say: mpsc::UnboundedSender<Said>) {
-        if let Some(probe) = &self.container.startup_probe {
-            let mut judge = Judge::new(probe);
-            let startup = self.repeat(probe, "Startup", |good| match judge.take(good) {
-                Some(true) => Some(Said::Started),
-                Some(false) => Some(Said::Dead("startup")),
-                None => None,
-            });
-            if let Some(said) = startup.await {
-                let dead = matches!(said, Said::Dead(_));
-                if say.send(said).is_err() || dead {
-                    return;
-                }
-            }
-        }
-        tokio::join!(self.readiness(&say), self.liveness(&say));
-        // Nothing more to say, but the channel stays open: its end would mean something else.
-        std::future::pending::<()>().await;
-    }
-
-    async fn readiness(&self, say: &mpsc::UnboundedSender<Said>) {
-        let Some(probe) = &self.container.readiness_probe else {
-            return;
-        };
-        let (mut judge, mut ready) = (Judge::new(probe), false);
-        self.repeat(probe, "Readiness", |good| {
-            if let Some(now) = judge.take(good).filter(|now| *now != ready) {
-                ready = now;
-                let _ = say.send(Said::Ready(now));
-            }
-            None
-        })
-        .await;
-    }
-
-    async fn liveness(&self, say: &mpsc::UnboundedSender<Said>) {
-        let Some(probe) = &self.container.liveness_probe else {
-            return;
-        };
-        let mut judge = Judge::new(probe);
-        let dead = self.repeat(probe, "Liveness", |good| {
-            (judge.take(good) == Some(false)).then_some(Said::Dead("liveness"))
-        });
-        if let Some(dead) = dead.await {
-            let _ = say.send(dead);
-        }
-    }
-
-    /// Asks in the probe's rhythm until `take` has something to say. Until the first success of a probe that can do no
-    /// harm it is asked more often.
-    async fn repeat(
-        &self,
-        probe: &Probe,
-        name: &str,
-        mut take: impl FnMut(bool) -> Option<Said>,
-    ) -> Option<Said> {
-        let asker = Asker {
-            node: &self.context.node,
-            container: &self.container,
-            inside: &self.inside,
-            ip: self.ip,
-        };
-        tokio::time::sleep(initial_delay(probe)).await;
-        let mut eager = (name == "Readiness").then_some(EAGER);
-        loop {
-            let asked = asker.probe(probe).await;
-            if asked.is_ok() {
-                eager = None;
-            }
-            if let (Err(e), None) = (&asked, eager) {
-                let message = format!("{name} probe failed: {e}");
-                self.context.events.warning(
-                    &self.about,
-                    Some(&self.container.name),
-                    "Unhealthy",
-                    message,
-                );
-            }
-            if let Some(said) = take(asked.is_ok()) {
-                return Some(said);
-            }
-            let pause = eager.unwrap_or_else(|| period(probe)).min(period(probe));
-            tokio::time::sleep(pause).await;
-            eager = eager.map(|e| e * 2).filter(|e| *e < period(probe));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_and_are_forgotten() {
-        let mut restarts = Restarts::default();
-        let short = Duration::from_secs(1);
-        let pauses: Vec<u64> = (0..8).map(|_| restarts.next(short).as_secs()).collect();
-        assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 300, 300]);
-        assert_eq!(restarts.next(STABLE), Duration::ZERO);
-        assert_eq!(restarts.next(short), FIRST_DELAY);
-    }
-
-    #[test]
-    fn policies() {
-        let again = |text: &str| RestartPolicy::parse(Some(text));
-        assert!(
-            again("Always").again(0)
-                && again("OnFailure").again(1)
-                && !again("OnFailure").again(0)
-                && !again("Never").again(1)
-        );
-        assert_eq!(humane(Duration::from_secs(160)), "2m40s");
-        assert_eq!(humane(Duration::from_secs(10)), "10s");
     }
 }

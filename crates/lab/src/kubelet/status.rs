@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::plan::Waiting;
-use super::runner::RestartPolicy;
+use super::restart::RestartPolicy;
 
 /// Which part a container plays in its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,3 +4,4 @@
 mod agents;
 mod network;
 mod pods;
+mod workloads;

@@ -18,7 +18,12 @@ address=$(grep -o '"address":"[^"]*"' | head -1)
 "#;
 
 /// A lab of one node whose network is the test's plugin. The directory holds the plugin.
-fn lab(list: &str) -> (LabGuard, tempfile::TempDir) {
+pub(crate) fn lab(list: &str) -> (LabGuard, tempfile::TempDir) {
+    lab_with(list, &[])
+}
+
+/// As [`lab`], with more options of `lab up`.
+pub(crate) fn lab_with(list: &str, args: &[&str]) -> (LabGuard, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [
         ("fake-cni", include_str!("fake-cni.sh")),
@@ -30,6 +35,7 @@ fn lab(list: &str) -> (LabGuard, tempfile::TempDir) {
     }
     let lab = bare("pods")
         .args(&["--nodes", "1"])
+        .args(args)
         .env("HYPHA_LAB_CNI_PATH", dir.path())
         .up();
     lab.sh(
@@ -39,7 +45,7 @@ fn lab(list: &str) -> (LabGuard, tempfile::TempDir) {
     (lab, dir)
 }
 
-const ONE_PLUGIN: &str =
+pub(crate) const ONE_PLUGIN: &str =
     r#"{"cniVersion":"1.1.0","name":"test","plugins":[{"type":"fake-cni","step":1}]}"#;
 
 fn pod(name: &str, container: &str) -> String {

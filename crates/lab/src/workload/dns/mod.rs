@@ -4,6 +4,7 @@
 //! [`zone`] answers and is pure; this file listens, and keeps the zone in step with the API.
 
 mod forward;
+mod rows;
 pub mod zone;
 
 use std::collections::BTreeMap;

@@ -10,6 +10,8 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
+use super::rows::{Endpoint, Entry, Port, Slice, entry, slice};
+
 /// How long answers may be remembered, seconds.
 const TTL: u32 = 5;
 /// The version of the specification.
@@ -26,36 +28,6 @@ pub enum Answered {
     Nothing,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Port {
-    name: String,
-    protocol: String,
-    number: u16,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Entry {
-    ips: Vec<IpAddr>,
-    headless: bool,
-    external: Option<String>,
-    unready: bool,
-    ports: Vec<Port>,
-}
-
-#[derive(Clone, Debug)]
-struct Endpoint {
-    ip: IpAddr,
-    hostname: Option<String>,
-    ready: bool,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Slice {
-    service: String,
-    endpoints: Vec<Endpoint>,
-    ports: Vec<Port>,
-}
-
 type Key = (String, String);
 
 /// All names of a cluster.
@@ -65,63 +37,6 @@ pub struct Zone {
     slices: BTreeMap<Key, Slice>,
     listed: (bool, bool),
     serial: u32,
-}
-
-fn protocol(text: Option<&str>) -> String {
-    text.unwrap_or("TCP").to_ascii_lowercase()
-}
-
-fn entry(service: &Service) -> Entry {
-    let Some(spec) = &service.spec else {
-        return Entry::default();
-    };
-    let own = spec.cluster_ips.clone().filter(|ips| !ips.is_empty());
-    let ips = own.unwrap_or_else(|| spec.cluster_ip.clone().into_iter().collect());
-    let ports = spec.ports.iter().flatten().map(|p| Port {
-        name: p.name.clone().unwrap_or_default().to_ascii_lowercase(),
-        protocol: protocol(p.protocol.as_deref()),
-        number: p.port.try_into().unwrap_or(0),
-    });
-    Entry {
-        headless: ips.iter().any(|ip| ip == "None"),
-        ips: ips.iter().filter_map(|ip| ip.parse().ok()).collect(),
-        external: spec
-            .external_name
-            .clone()
-            .filter(|_| spec.type_.as_deref() == Some("ExternalName")),
-        unready: spec.publish_not_ready_addresses.unwrap_or(false),
-        ports: ports.collect(),
-    }
-}
-
-fn slice(slice: &EndpointSlice) -> Slice {
-    let service = slice
-        .metadata
-        .labels
-        .as_ref()
-        .and_then(|l| l.get("kubernetes.io/service-name"))
-        .cloned();
-    let endpoints = slice.endpoints.iter().flatten().flat_map(|e| {
-        let ready = e.conditions.as_ref().and_then(|c| c.ready).unwrap_or(true);
-        let hostname = e.hostname.clone().filter(|h| !h.is_empty());
-        e.addresses.iter().filter_map(move |a| {
-            Some(Endpoint {
-                ip: a.parse().ok()?,
-                hostname: hostname.clone(),
-                ready,
-            })
-        })
-    });
-    let ports = slice.ports.iter().flatten().map(|p| Port {
-        name: p.name.clone().unwrap_or_default().to_ascii_lowercase(),
-        protocol: protocol(p.protocol.as_deref()),
-        number: p.port.and_then(|n| n.try_into().ok()).unwrap_or(0),
-    });
-    Slice {
-        service: service.unwrap_or_default(),
-        endpoints: endpoints.collect(),
-        ports: ports.collect(),
-    }
 }
 
 fn key(namespace: Option<&String>, name: Option<&String>) -> Key {
