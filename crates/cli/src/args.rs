@@ -2,16 +2,18 @@
 use std::io;
 use std::process::ExitCode;
 
+use ::operator::cli::OperatorArgs;
 use agent::cli::AgentFlags;
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use lab::cli::LabArgs;
 
+use crate::config::ConfigArgs;
 use crate::connectivity::command::ConnectivityCommand;
 use crate::dbg::DbgArgs;
 use crate::status::StatusArgs;
 use crate::version::VersionArgs;
-use crate::{connectivity, dbg, error, output, status, version};
+use crate::{config, connectivity, dbg, error, output, status, version};
 
 /// Networking, security and observability for Kubernetes
 #[derive(Debug, Parser)]
@@ -28,6 +30,10 @@ pub enum Command {
     Agent(AgentFlags),
     /// Clusters on this machine: nodes as network namespaces, with an embedded API server
     Lab(LabArgs),
+    /// The cluster-wide work: ranges of nodes, custom resources, garbage collection
+    Operator(OperatorArgs),
+    /// The settings that agents and operator share
+    Config(ConfigArgs),
     /// State of the cluster
     Status(StatusArgs),
     /// Look into one node: its agent's state, the kernel's maps, live events
@@ -61,8 +67,10 @@ impl Command {
     pub fn run(self) -> ExitCode {
         let result = match self {
             Self::Agent(flags) => return agent::cli::run(&flags),
+            Self::Operator(args) => return args.run(),
             // It starts what enters namespaces, so no thread may run yet.
             Self::Lab(args) => return lab(args),
+            Self::Config(args) => config::run(&args),
             Self::Status(args) => status::run(&args),
             Self::Dbg(args) => dbg::run(&args),
             Self::Connectivity(ConnectivityCommand::Test(args)) => {

@@ -2,12 +2,15 @@
 //!
 //! Nothing here starts a thread or an async runtime before the chosen command runs: some commands enter namespaces first.
 mod args;
+mod config;
 mod connectivity;
 mod dbg;
 mod error;
 mod jsonpath;
+mod kube;
 mod labs;
 mod names;
+mod operator;
 mod output;
 mod status;
 mod table;

@@ -7,11 +7,13 @@ const OWN: &[&str] = &[
     "agent",
     "cni-install",
     "completion",
+    "config",
     "connectivity",
     "dbg",
     "help",
     "lab",
     "lab-init",
+    "operator",
     "status",
     "version",
     "--help",
@@ -22,7 +24,7 @@ const OWN: &[&str] = &[
 
 /// The arguments as if the binary had been called `hypha`.
 ///
-/// `in_node` says that this is a node of a cluster: there, `cilium status` is the agent's own status, as users of
+/// `in_node` says that this is a node of a cluster: there, `cilium status` and `cilium config` are the agent's own, as users of
 /// `kubectl exec … cilium-agent -- cilium status` expect.
 #[must_use]
 pub fn canonical(arguments: Vec<OsString>, in_node: impl Fn() -> bool) -> Vec<OsString> {
@@ -39,12 +41,14 @@ pub fn canonical(arguments: Vec<OsString>, in_node: impl Fn() -> bool) -> Vec<Os
         "cilium-dbg" => first.as_deref() != Some("completion"),
         "cilium" => match first.as_deref() {
             None => false,
-            Some("status") => in_node(),
+            Some("status" | "config") => in_node(),
             Some(word) => !OWN.contains(&word),
         },
         _ => false,
     };
+    let operator = matches!(name.as_str(), "cilium-operator" | "cilium-operator-generic");
     let mut out = vec![OsString::from("hypha")];
+    out.extend(operator.then(|| OsString::from("operator")));
     out.extend(debug.then(|| OsString::from("dbg")));
     out.extend(rest);
     out
@@ -77,6 +81,12 @@ mod tests {
             ("cilium connectivity test", "hypha connectivity test"),
             ("cilium endpoint list", "hypha dbg endpoint list"),
             ("cilium status", "hypha status"),
+            ("cilium config view", "hypha config view"),
+            (
+                "/usr/bin/cilium-operator-generic --debug",
+                "hypha operator --debug",
+            ),
+            ("cilium-operator", "hypha operator"),
             ("cilium --help", "hypha --help"),
             ("cilium", "hypha"),
             ("renamed status", "hypha status"),
@@ -87,5 +97,6 @@ mod tests {
             line("cilium status --verbose", true),
             "hypha dbg status --verbose"
         );
+        assert_eq!(line("cilium config", true), "hypha dbg config");
     }
 }

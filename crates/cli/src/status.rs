@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use crate::dbg::duration;
 use crate::error::Findings;
+use crate::kube::ClusterArgs;
 use crate::labs;
+use crate::operator::{self, OperatorState};
 use crate::output::{self, Format};
 use crate::table::align;
 use crate::target::{Agent, TargetArgs, on_node};
@@ -24,6 +26,8 @@ pub struct StatusArgs {
     /// The agent's unix socket, instead of a lab
     #[arg(short = 'H', long, value_name = "SOCKET", conflicts_with = "name")]
     host: Option<std::path::PathBuf>,
+    #[command(flatten)]
+    cluster: StatusCluster,
     /// Wait until everything is OK
     #[arg(long)]
     wait: bool,
@@ -36,6 +40,33 @@ pub struct StatusArgs {
     /// json, or summary
     #[arg(short = 'o', long, value_name = "FORMAT", default_value = "summary")]
     output: StatusFormat,
+}
+
+/// Options that choose the API server to ask for the operator.
+#[derive(Clone, Debug, Args)]
+struct StatusCluster {
+    /// Kubeconfig of the cluster that is asked for the operator; by default the lab's
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<std::path::PathBuf>,
+    /// Namespace of agent and operator
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "NAMESPACE",
+        default_value = "kube-system"
+    )]
+    namespace: String,
+}
+
+impl StatusCluster {
+    fn of(&self, lab: Option<&str>) -> ClusterArgs {
+        ClusterArgs {
+            kubeconfig: self.kubeconfig.clone(),
+            context: None,
+            name: lab.filter(|_| self.kubeconfig.is_none()).map(str::to_owned),
+            namespace: self.namespace.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -77,6 +108,8 @@ struct Cluster {
     nodes: Vec<NodeState>,
     /// Pods that run, where that is known.
     pods: Option<usize>,
+    /// The operator, where there is one.
+    operator: Option<OperatorState>,
 }
 
 impl Cluster {
@@ -85,7 +118,9 @@ impl Cluster {
     }
 
     fn good(&self, ignore_warnings: bool) -> bool {
+        let operator = self.operator.as_ref();
         self.sum(|node| node.errors.len()) == 0
+            && operator.is_none_or(|operator| operator.errors.is_empty())
             && (ignore_warnings || self.sum(|node| node.warnings.len()) == 0)
     }
 
@@ -112,7 +147,11 @@ pub fn run(args: &StatusArgs) -> Result<()> {
     };
     let end = Instant::now() + args.wait_duration;
     let cluster = loop {
-        let cluster = look(&target)?;
+        let mut cluster = look(&target)?;
+        // Whoever asks one agent does not ask the cluster.
+        if args.host.is_none() && (all_nodes || args.cluster.kubeconfig.is_some()) {
+            cluster.operator = operator::look(&args.cluster.of(args.name.as_deref()));
+        }
         if !args.wait || cluster.good(args.ignore_warnings) || Instant::now() >= end {
             break cluster;
         }
@@ -140,6 +179,7 @@ fn look(target: &TargetArgs) -> Result<Cluster> {
     Ok(Cluster {
         nodes: agents.iter_mut().map(node_state).collect(),
         pods,
+        operator: None,
     })
 }
 
@@ -190,7 +230,7 @@ fn summary(cluster: &Cluster) -> String {
     let mut text = String::new();
     for (label, value) in [
         ("Cilium:", component(cluster)),
-        ("Operator:", "disabled".into()),
+        ("Operator:", operator_line(cluster.operator.as_ref())),
         ("Envoy DaemonSet:", "disabled".into()),
         ("Hubble Relay:", "disabled".into()),
         ("ClusterMesh:", "disabled".into()),
@@ -200,12 +240,23 @@ fn summary(cluster: &Cluster) -> String {
     let mut rows = format!(
         "\nDaemonSet\tcilium\tDesired: {total}, Ready: {ready}/{total}, Available: {ready}/{total}\n"
     );
+    if let Some(operator) = &cluster.operator {
+        let ready = usize::from(!operator.leader.is_empty());
+        let _ = writeln!(
+            rows,
+            "Deployment\tcilium-operator\tDesired: 1, Ready: {ready}/1, Available: {ready}/1"
+        );
+    }
     let running = cluster
         .nodes
         .iter()
         .filter(|node| node.agent.is_some())
         .count();
     let _ = writeln!(rows, "Containers:\tcilium\tRunning: {running}");
+    if let Some(operator) = &cluster.operator {
+        let running = usize::from(!operator.leader.is_empty());
+        let _ = writeln!(rows, "\tcilium-operator\tRunning: {running}");
+    }
     if let Some(pods) = cluster.pods {
         let _ = writeln!(
             rows,
@@ -224,7 +275,12 @@ fn summary(cluster: &Cluster) -> String {
         "Nodes:",
         cluster.nodes.iter().map(node_line).collect(),
     ));
-    rows.push_str(&list("Errors:", problems(cluster, |node| &node.errors)));
+    let mut errors = problems(cluster, |node| &node.errors);
+    if let Some(operator) = &cluster.operator {
+        let line = |text: &String| format!("cilium-operator\t{}\t{text}", operator.leader);
+        errors.extend(operator.errors.iter().map(line));
+    }
+    rows.push_str(&list("Errors:", errors));
     rows.push_str(&list("Warnings:", problems(cluster, |node| &node.warnings)));
     text + &align(&rows)
 }
@@ -243,6 +299,16 @@ fn component(cluster: &Cluster) -> String {
         "OK".into()
     } else {
         parts.join(", ")
+    }
+}
+
+/// As [`component`], for the operator.
+fn operator_line(operator: Option<&OperatorState>) -> String {
+    match operator.map(|operator| operator.errors.len()) {
+        None => "disabled".into(),
+        Some(0) => "OK".into(),
+        Some(1) => "1 error".into(),
+        Some(number) => format!("{number} errors"),
     }
 }
 
@@ -321,6 +387,26 @@ mod tests {
         Cluster {
             nodes: vec![node("n1", agent.clone()), node("n2", agent)],
             pods: Some(6),
+            operator: None,
+        }
+    }
+
+    #[test]
+    fn the_operator_has_its_lines() {
+        let mut cluster = cluster();
+        cluster.operator = Some(OperatorState {
+            leader: "n1-77".into(),
+            errors: vec!["node n2: no /24 is left in 10.0.0.0/23".into()],
+        });
+        assert!(!cluster.good(true));
+        let text = summary(&cluster);
+        for line in [
+            "Operator:           1 error",
+            "Deployment       cilium-operator   Desired: 1, Ready: 1/1, Available: 1/1",
+            "                 cilium-operator   Running: 1",
+            "Errors:          cilium-operator   n1-77   node n2: no /24 is left in 10.0.0.0/23",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
         }
     }
 
