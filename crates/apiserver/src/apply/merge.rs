@@ -33,19 +33,40 @@ pub(super) fn merge(live: &mut Value, config: &Value, schema: &Schema) {
     match (live, config) {
         (Value::Object(live), Value::Object(config)) if !schema.atomic => {
             for (name, value) in config {
+                let field = schema.field(name).unwrap_or(&any);
                 match live.get_mut(name) {
-                    Some(before) => merge(before, value, schema.field(name).unwrap_or(&any)),
+                    Some(before) => merge(before, value, field),
                     None => drop(live.insert(name.clone(), value.clone())),
                 }
             }
         }
-        (Value::Array(live), Value::Array(config))
-            if !schema.atomic && matches!(schema.list, ListKind::Set | ListKind::Map(_)) =>
-        {
+        (Value::Array(live), Value::Array(config)) if is_keyed(schema) => {
             merge_list(live, config, schema);
         }
         (live, config) => *live = config.clone(),
     }
+}
+
+/// Takes out keyed lists without elements, which say nothing, and structs in which nothing else is said.
+pub(super) fn drop_nothing(config: &mut Value, schema: &Schema) {
+    let any = Schema::any();
+    match config {
+        Value::Object(map) => map.retain(|name, value| {
+            let field = schema.field(name).unwrap_or(&any);
+            let before = is_empty(value);
+            drop_nothing(value, field);
+            !(is_empty(value) && (!before || is_keyed(field)))
+        }),
+        Value::Array(list) => list
+            .iter_mut()
+            .for_each(|element| drop_nothing(element, schema.element())),
+        _ => {}
+    }
+}
+
+/// Whether the elements of a list are owned one by one.
+fn is_keyed(schema: &Schema) -> bool {
+    !schema.atomic && matches!(schema.list, ListKind::Set | ListKind::Map(_))
 }
 
 fn merge_list(live: &mut Vec<Value>, config: &[Value], schema: &Schema) {

@@ -84,11 +84,13 @@ pub fn apply(
 ) -> Result<Applied, ApiError> {
     let schema = kind.schema();
     let status = !who.subresource.is_empty();
-    let mut wanted = fields_of(config, &schema);
+    let mut config = config.clone();
+    merge::drop_nothing(&mut config, &schema);
+    let mut wanted = fields_of(&config, &schema);
     strip(&mut wanted, kind, status);
     let before = managers.set(who).cloned().unwrap_or_default();
     let mut object = live.clone();
-    merge::merge(&mut object, config, &schema);
+    merge::merge(&mut object, &config, &schema);
     let mut kept = managers.all_but(who);
     kept.union(&wanted);
     let mut gone = before.clone();
@@ -165,6 +167,7 @@ fn conflict_error(kind: &Kind, name: &str, conflicts: &[(String, Vec<String>)]) 
 mod tests {
     use super::super::kinds;
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     const NOW: &str = "2030-01-01T00:00:00Z";
@@ -335,5 +338,87 @@ mod tests {
                     "f:env": {"k:{\"name\":\"E\"}": {".": {}, "f:name": {}, "f:value": {}}}}}}});
         assert_eq!(set.to_json(), expected);
         assert_eq!(FieldSet::from_json(&expected), Some(set));
+    }
+
+    /// Pods with a few fields of every way of being owned.
+    fn any_config() -> impl Strategy<Value = Value> {
+        let image = prop::option::of(prop::sample::select(vec!["x", "y"]));
+        let ports = prop::collection::btree_set(1u16..4, 0..3);
+        let container = (prop::sample::select(vec!["a", "b", "c"]), image, ports);
+        let containers = prop::collection::vec(container, 0..3);
+        let labels =
+            prop::collection::btree_map(prop::sample::select(vec!["k", "l"]), "[01]", 1..3);
+        let finalizers =
+            prop::collection::btree_set(prop::sample::select(vec!["e/x", "e/y"]), 0..3);
+        let args = prop::option::of(prop::collection::vec("[01]", 0..3));
+        (containers, labels, finalizers, args).prop_map(|(containers, labels, finalizers, args)| {
+            let mut names = std::collections::BTreeSet::new();
+            let mut list = Vec::new();
+            for (name, image, ports) in containers {
+                if !names.insert(name) {
+                    continue;
+                }
+                let ports: Vec<Value> = ports.iter().map(|p| json!({"containerPort": p})).collect();
+                let mut container = json!({"name": name, "ports": ports});
+                if let Some(image) = image {
+                    container["image"] = json!(image);
+                }
+                if let Some(args) = &args {
+                    container["args"] = json!(args);
+                }
+                list.push(container);
+            }
+            json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "labels": labels, "finalizers": finalizers},
+                "spec": {"containers": list}})
+        })
+    }
+
+    /// Whether everything in `part` is in `whole`.
+    fn holds(whole: &Value, part: &Value) -> bool {
+        fields_of(part, &kinds::pod().schema())
+            .intersection(&fields_of(whole, &kinds::pod().schema()))
+            == fields_of(part, &kinds::pod().schema())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn writers_get_what_they_apply_and_take_only_what_is_theirs(steps in prop::collection::vec((0usize..3, any_config()), 1..8)) {
+            let kind = kinds::pod();
+            let (mut live, mut managers) = (Value::Null, Managers::default());
+            let mut last: [Option<Value>; 3] = [None, None, None];
+            for (writer, config) in steps {
+                let who = Manager::apply(["a", "b", "c"][writer], "v1");
+                let done = apply(&kind, "p", &live, &config, managers.clone(), &who, (true, NOW)).unwrap();
+                prop_assert!(holds(&done.object, &config), "{} lacks some of {config}", done.object);
+                // The same once more changes nothing, and needs no force.
+                let again = apply(&kind, "p", &done.object, &config, done.managers.clone(), &who, (false, NOW)).unwrap();
+                prop_assert_eq!((&again.object, &again.managers), (&done.object, &done.managers));
+                // What others own by their own words is still there.
+                for other in (0..3).filter(|o| *o != writer) {
+                    if last[other].is_some() {
+                        let owned = done.managers.set(&Manager::apply(["a", "b", "c"][other], "v1")).cloned().unwrap_or_default();
+                        let there = fields_of(&done.object, &kind.schema());
+                        prop_assert_eq!(owned.intersection(&there), owned);
+                    }
+                }
+                let read = Managers::from_json(&done.managers.to_json());
+                prop_assert_eq!(read.as_ref(), Some(&done.managers));
+                last[writer] = Some(config);
+                (live, managers) = (done.object, done.managers);
+            }
+            // Everybody lets go of everything: what is left belongs to nobody.
+            let nothing = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}});
+            for name in ["a", "b", "c"] {
+                let who = Manager::apply(name, "v1");
+                let done = apply(&kind, "p", &live, &nothing, managers, &who, (false, NOW)).unwrap();
+                (live, managers) = (done.object, done.managers);
+            }
+            prop_assert!(managers.is_empty());
+            let mut left = fields_of(&live, &kind.schema());
+            strip(&mut left, &kind, false);
+            prop_assert!(left.is_empty(), "{live}");
+        }
     }
 }

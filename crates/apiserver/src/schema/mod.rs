@@ -267,6 +267,7 @@ impl fmt::Display for Path<'_> {
 mod tests {
     use super::super::kinds;
     use super::*;
+    use proptest::prelude::*;
     use serde_json::json;
 
     #[test]
@@ -321,6 +322,77 @@ mod tests {
                 kind.has_status || !kind.stored,
                 "{kind:?}"
             );
+        }
+    }
+
+    fn any_json(keys: Vec<&'static str>) -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            prop::sample::select(vec![
+                "", "object", "array", "string", "integer", "map", "(", "a", "1Gi"
+            ])
+            .prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 40, 4, move |inner| {
+            let key = prop::sample::select(keys.clone()).prop_map(str::to_owned);
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(Value::Array),
+                prop::collection::btree_map(key, inner, 0..5)
+                    .prop_map(|m| Value::Object(m.into_iter().collect())),
+            ]
+        })
+    }
+
+    const FIELDS: [&str; 10] = [
+        "metadata",
+        "spec",
+        "containers",
+        "name",
+        "ports",
+        "labels",
+        "resources",
+        "limits",
+        "env",
+        "odd",
+    ];
+    const WORDS: [&str; 14] = [
+        "type",
+        "properties",
+        "items",
+        "additionalProperties",
+        "required",
+        "default",
+        "pattern",
+        "oneOf",
+        "not",
+        "enum",
+        "nullable",
+        "x-kubernetes-list-type",
+        "x-kubernetes-list-map-keys",
+        "x-kubernetes-preserve-unknown-fields",
+    ];
+
+    proptest! {
+        /// Whatever comes in is refused or fits from then on.
+        #[test]
+        fn objects_fit_once_they_have_been_admitted(object in any_json(FIELDS.to_vec())) {
+            let (kind, mut object) = (kinds::pod(), object);
+            if admit(&kind, &mut object, UnknownFields::Drop).is_ok() {
+                let before = object.clone();
+                prop_assert_eq!(admit(&kind, &mut object, UnknownFields::Refuse), Ok(Vec::new()));
+                prop_assert_eq!(object, before);
+            }
+        }
+
+        #[test]
+        fn any_schema_of_a_definition_is_compiled_or_refused(schema in any_json(WORDS.to_vec()), object in any_json(FIELDS.to_vec())) {
+            if let Ok(schema) = compile(&schema) {
+                let mut object = object;
+                fill_defaults(&mut object, &schema);
+                check_value(&schema, &object, &mut FieldErrors::default());
+            }
         }
     }
 }

@@ -104,7 +104,13 @@ impl Store {
                     other => other,
                 })
             })
-            .inspect(|_| self.after_write())
+            .inspect(|_| {
+                self.after_write();
+                if *key == Key::namespaced("default", "kubernetes") {
+                    // The server's own service comes back at once.
+                    self.make_initial();
+                }
+            })
     }
 
     /// Deletes everything that a filter lets through, one after another; returns what was there.

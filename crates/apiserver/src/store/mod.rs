@@ -37,7 +37,7 @@ pub use write::{Part, Warnings, WriteOptions};
 const INITIAL_NAMESPACES: [&str; 4] = ["default", "kube-node-lease", "kube-public", "kube-system"];
 
 /// How many changes of each kind a watcher may be behind before it has to list again.
-pub const DEFAULT_HISTORY: usize = 16_384;
+pub const DEFAULT_HISTORY: usize = 8192;
 
 /// Where a watch begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,18 +114,23 @@ impl Store {
             syncing: Mutex::new(()),
         };
         store.sync_definitions();
-        for (table, namespace, object) in initial_objects(&options.networks) {
-            let Ok(kind) = store.kind(table) else {
+        store.make_initial();
+        store
+    }
+
+    /// Makes what has to be there and is not.
+    fn make_initial(&self) {
+        for (table, namespace, object) in initial_objects(&self.networks) {
+            let Ok(kind) = self.kind(table) else {
                 continue;
             };
-            match store.create(&kind, namespace, object, &WriteOptions::default()) {
+            match self.create(&kind, namespace, object, &WriteOptions::default()) {
                 Err(error) if error.reason() != Reason::AlreadyExists => {
                     tracing::error!(table, %error, "cannot create an initial object");
                 }
                 _ => {}
             }
         }
-        store
     }
 
     /// Waits until everything that has been written so far is on disk, if it is kept there.
@@ -148,7 +153,10 @@ impl Store {
         // are, which lock it themselves.
         let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let definitions = self.memory.transact(|txn| txn.all(crd::TABLE));
-        let mut slot = self.registry.write().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self
+            .registry
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut registry = Registry::clone(&slot);
         crd::sync(&mut registry, definitions.iter().map(|d| d.value()));
         *slot = Arc::new(registry);

@@ -27,6 +27,10 @@ async fn defaults_are_those_of_a_real_cluster() {
         "selector": { "app": "x" }, "sessionAffinity": "None", "type": "ClusterIP" });
     assert_eq!(*spec, expected);
     assert_eq!(made["status"], json!({ "loadBalancer": {} }));
+    // The server's own service cannot be lost.
+    api.delete(&format!("{SERVICES}/kubernetes"), Value::Null)
+        .await
+        .good();
     let own = api.get(&format!("{SERVICES}/kubernetes")).await.good();
     assert_eq!(own["spec"]["clusterIP"], "10.96.0.1");
 }
