@@ -33,6 +33,9 @@ struct Said {
     at: Timestamp,
 }
 
+/// What makes events the same: object, container, reason, message.
+type Key = (String, Option<String>, String, String);
+
 /// Writes events for one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder(mpsc::UnboundedSender<Said>);
@@ -85,8 +88,7 @@ impl Recorder {
 }
 
 async fn write(client: Client, node: String, mut hear: mpsc::UnboundedReceiver<Said>) {
-    let mut known: BTreeMap<(String, Option<String>, String, String), (String, u32)> =
-        BTreeMap::new();
+    let mut known: BTreeMap<Key, (String, u32)> = BTreeMap::new();
     let mut number = 0_u32;
     let start = Timestamp::now().as_nanosecond() as u64;
     while let Some(said) = hear.recv().await {

@@ -210,7 +210,7 @@ mod tests {
         assert!(
             table
                 .iter()
-                .all(|i| i.server.is_some() != !(i.entrypoint.is_empty() && i.cmd.is_empty()))
+                .all(|i| i.server.is_some() == (i.entrypoint.is_empty() && i.cmd.is_empty()))
         );
     }
 

@@ -1,5 +1,6 @@
-//! The agents: one process per node, started again whenever it ends.
+//! The agents, one process per node, and the operator, one process on the first: started again whenever they end.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use k8s_openapi::api::core::v1::ConfigMap;
+use kube::{Api, Client, api::PostParams};
 use nix::sys::signal::Signal;
+use runtime::settings::{Key, OperatorSettings, Settings};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -35,12 +39,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How often a held agent looks whether it may go on.
 const HOLD_CHECK: Duration = Duration::from_millis(20);
 
-/// The settings of a lab's agents, by the names of the agent's flags.
-pub fn settings(spec: &LabSpec, api_url: &str) -> Vec<(String, String)> {
+/// The settings of a lab's agents and operator, by the names of their flags: what stands in the ConfigMap.
+pub fn settings(spec: &LabSpec) -> Vec<(String, String)> {
     let on = |b: bool| if b { "true" } else { "false" };
     let native = spec.routing == Routing::Native;
     let mut all = vec![
-        ("k8s-api-server", api_url),
+        ("ipam", "kubernetes"),
         ("enable-ipv4", on(spec.families.v4())),
         ("enable-ipv6", on(spec.families.v6())),
         ("enable-ipv4-masquerade", on(spec.families.v4())),
@@ -70,6 +74,51 @@ pub fn settings(spec: &LabSpec, api_url: &str) -> Vec<(String, String)> {
     }
     all
 }
+
+/// Puts the settings into the ConfigMap. What people have set there beside the lab's own keys stays; keys that the lab had set at
+/// an earlier start and does not set any more go.
+pub(super) async fn publish(client: &Client, spec: &LabSpec) -> anyhow::Result<()> {
+    let ours: BTreeMap<String, String> = settings(spec).into_iter().collect();
+    let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
+    let present = maps.get_opt(CONFIG_MAP).await?;
+    let keys: Vec<&str> = ours.keys().map(String::as_str).collect();
+    let mut map = ConfigMap {
+        data: Some(ours.clone()),
+        ..ConfigMap::default()
+    };
+    map.metadata.name = Some(CONFIG_MAP.to_owned());
+    map.metadata.annotations = Some([(OWN_KEYS.to_owned(), keys.join(","))].into());
+    let Some(present) = present else {
+        maps.create(&PostParams::default(), &map).await?;
+        return Ok(());
+    };
+    let before = present.metadata.annotations.unwrap_or_default();
+    let before = before.get(OWN_KEYS).map(String::as_str).unwrap_or_default();
+    let mut data = present.data.unwrap_or_default();
+    data.retain(|key, _| !before.split(',').any(|old| old == key));
+    data.extend(ours);
+    map.data = Some(data);
+    map.metadata.resource_version = present.metadata.resource_version;
+    maps.replace(CONFIG_MAP, &PostParams::default(), &map).await?;
+    Ok(())
+}
+
+fn has(keys: &[Key], key: &str) -> bool {
+    keys.iter().any(|one| one.name == key)
+}
+
+/// Whether the agent is told of a key; what it does not know and the operator does not either is its to refuse.
+fn of_agent(key: &str) -> bool {
+    has(Settings::KEYS, key) || !has(OperatorSettings::KEYS, key)
+}
+
+/// Where agents and operator find their settings.
+const NAMESPACE: &str = "kube-system";
+const CONFIG_MAP: &str = "cilium-config";
+/// Annotation: the keys that the lab has set.
+const OWN_KEYS: &str = "hypha.dev/lab-keys";
+/// Under which name the operator's log and state are kept.
+const OPERATOR: &str = "operator";
 
 /// Names the program whose `agent` role is started, for tests.
 const AGENT_ENV: &str = "HYPHA_LAB_AGENT";
@@ -115,19 +164,37 @@ impl Agents {
             .api_url()
             .context("a lab has a first node")?;
         let program = program()?;
-        let settings = settings(spec, &api_url);
+        let operator_args = vec![
+            format!("--k8s-api-server={api_url}"),
+            format!("--k8s-namespace={NAMESPACE}"),
+            format!("--config-map={CONFIG_MAP}"),
+        ];
+        // What was asked for at the command line stands above the ConfigMap.
+        let mut agent_args = operator_args.clone();
+        let asked = spec.agent_config.iter().filter(|(key, _)| of_agent(key));
+        agent_args.extend(asked.map(|(key, value)| format!("--{key}={value}")));
         let (stop, stopping) = watch::channel(false);
         self.stop = Some(stop);
-        for node in nodes {
-            let args = settings.iter().map(|(k, v)| format!("--{k}={v}")).collect();
-            let keeper = Keeper {
-                node: node.clone(),
-                dir: dir.clone(),
-                program: program.clone(),
-                args,
-                stop: stopping.clone(),
-                crashing: self.crashing.clone(),
-            };
+        let keeper = |node: &Arc<Node>, role, name: &str, args: &[String]| Keeper {
+            node: node.clone(),
+            role,
+            name: name.to_owned(),
+            dir: dir.clone(),
+            program: program.clone(),
+            args: args.to_vec(),
+            stop: stopping.clone(),
+            crashing: self.crashing.clone(),
+        };
+        // A program that stands in for the agent knows no other role.
+        let real = std::env::var_os(AGENT_ENV).is_none();
+        let operator = nodes
+            .first()
+            .filter(|_| real)
+            .map(|node| keeper(node, "operator", OPERATOR, &operator_args));
+        let agents = nodes
+            .iter()
+            .map(|node| keeper(node, "agent", &node.name, &agent_args));
+        for keeper in operator.into_iter().chain(agents) {
             self.tasks.spawn(keeper.run());
         }
         Ok(())
@@ -144,6 +211,10 @@ impl Agents {
 
 struct Keeper {
     node: Arc<Node>,
+    /// `agent` or `operator`.
+    role: &'static str,
+    /// Name of its log and its state: the node's, or the operator's.
+    name: String,
     dir: StateDir,
     program: PathBuf,
     args: Vec<String>,
@@ -188,7 +259,7 @@ impl Keeper {
         while self.may_start().await {
             let began = Instant::now();
             let ended = self.once(&mut state).await;
-            tracing::info!(node = self.node.name, "the agent ended: {}", ended.text);
+            tracing::info!(node = self.node.name, "the {} ended: {}", self.role, ended.text);
             if *self.stop.borrow() {
                 return;
             }
@@ -214,15 +285,15 @@ impl Keeper {
     }
 
     fn tell_crashing(&self, how: &str) {
-        let node = &self.node.name;
-        let words = last_words(&self.dir, node);
-        let text = format!("the agent of {node} ends again and again ({how}), saying: {words}");
+        let (node, role) = (&self.node.name, self.role);
+        let words = last_words(&self.dir, &self.name);
+        let text = format!("the {role} of {node} ends again and again ({how}), saying: {words}");
         self.crashing.send_replace(Some(text));
     }
 
     /// Waits while the agent is held. False when the lab ends.
     async fn may_start(&mut self) -> bool {
-        let hold = self.dir.agent_hold(&self.node.name);
+        let hold = self.dir.agent_hold(&self.name);
         while hold.exists() && !*self.stop.borrow() {
             tokio::time::sleep(HOLD_CHECK).await;
         }
@@ -254,7 +325,7 @@ impl Keeper {
     }
 
     fn start(&self) -> anyhow::Result<Child> {
-        let path = self.dir.agent_log(&self.node.name);
+        let path = self.dir.agent_log(&self.name);
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -262,7 +333,7 @@ impl Keeper {
             .with_context(|| format!("cannot open {}", path.display()))?;
         let mut command = Command::new(&self.program);
         command
-            .arg("agent")
+            .arg(self.role)
             .args(&self.args)
             .current_dir(Path::new("/"));
         command
@@ -277,7 +348,7 @@ impl Keeper {
             .node
             .spawn(command)
             .with_context(|| format!("cannot start {}", self.program.display()))?;
-        let cgroup = self.node.cgroup().child("agent");
+        let cgroup = self.node.cgroup().child(self.role);
         cgroup.create()?;
         if let Some(pid) = child.id() {
             cgroup.join(pid as i32)?;
@@ -286,7 +357,7 @@ impl Keeper {
     }
 
     fn write(&self, state: &AgentState) {
-        if let Err(e) = self.dir.write_agent(&self.node.name, state) {
+        if let Err(e) = self.dir.write_agent(&self.name, state) {
             tracing::warn!("{e:#}");
         }
     }
@@ -302,7 +373,7 @@ mod tests {
     use crate::spec::Families;
 
     fn value(spec: &LabSpec, key: &str) -> Option<String> {
-        settings(spec, "http://x")
+        settings(spec)
             .into_iter()
             .find(|(k, _)| k == key)
             .map(|(_, v)| v)
@@ -327,7 +398,7 @@ mod tests {
         );
         spec.agent_config = vec![("devices".into(), "eth1".into())];
         assert_eq!(
-            settings(&spec, "")
+            settings(&spec)
                 .iter()
                 .filter(|(k, _)| k == "devices")
                 .count(),

@@ -245,6 +245,9 @@ async fn bring_up(
     if !spec.agents {
         return Ok(state);
     }
+    agents::publish(&client, spec)
+        .await
+        .context("cannot write the settings of agents and operator")?;
     agents.start(spec, dir, &nodes, network)?;
     tokio::select! {
         ready = nodes::wait_ready(health, spec.ready_limit, dir) => ready?,

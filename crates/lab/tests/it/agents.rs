@@ -52,7 +52,7 @@ fn lab_agents_are_started_again_held_and_told() {
     let said = log(&lab, "node2");
     for part in [
         "started node2 agent ",
-        "--routing-mode=native",
+        "--config-map=cilium-config",
         "--k8s-api-server=http://192.168.10.100:6443",
         "--debug=true",
     ] {

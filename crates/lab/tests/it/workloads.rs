@@ -28,11 +28,22 @@ fn kubectl(lab: &LabGuard, args: &[&str]) -> Run {
 }
 
 fn kubectl_with(lab: &LabGuard, args: &[&str], input: &[u8]) -> Run {
-    let mut command = Command::new("kubectl");
+    run(&mut client(lab, "kubectl", "true"), args, input)
+}
+
+/// A command that finds the lab, and streams by WebSocket or, if that is "false", by SPDY.
+fn client(lab: &LabGuard, program: &str, websocket: &str) -> Command {
+    let mut command = Command::new(program);
+    command
+        .env("KUBECONFIG", lab.dir().join("kubeconfig"))
+        .env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websocket)
+        .env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websocket);
+    command
+}
+
+fn run(command: &mut Command, args: &[&str], input: &[u8]) -> Run {
     command
         .args(args)
-        .env("KUBECONFIG", lab.dir().join("kubeconfig"));
-    command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -224,11 +235,22 @@ fn lab_parts_of_a_pod() {
 }
 
 #[test]
-fn lab_streams() {
+fn lab_streams_over_websocket() {
+    streams("true");
+}
+
+#[test]
+fn lab_streams_over_spdy() {
+    streams("false");
+}
+
+fn streams(websocket: &str) {
     if skip_without_kubectl() {
         return;
     }
     let (lab, _dir) = lab(ONE_PLUGIN);
+    let kubectl =
+        |lab: &LabGuard, args: &[&str]| run(&mut client(lab, "kubectl", websocket), args, b"");
     create(
         &lab,
         "{apiVersion: v1, kind: Pod, metadata: {name: s}, spec: {nodeName: node1, terminationGracePeriodSeconds: 0, containers: [{name: web, image: traefik/whoami}, {name: tick, image: busybox, command: [sh, -c, 'while :; do echo tick; sleep 0.1; done']}]}}",
@@ -237,7 +259,7 @@ fn lab_streams() {
         &lab,
         &["wait", "--for=condition=Ready", "pod/s", "--timeout=30s"],
     ));
-    let run = kubectl(
+    let failed = kubectl(
         &lab,
         &[
             "exec",
@@ -250,31 +272,31 @@ fn lab_streams() {
             "echo out; echo err >&2; exit 7",
         ],
     );
-    assert_eq!((run.code, run.stdout.as_str()), (7, "out\n"));
+    assert_eq!((failed.code, failed.stdout.as_str()), (7, "out\n"));
     assert!(
-        run.stderr.starts_with("err\n") && run.stderr.contains("exit code 7"),
+        failed.stderr.starts_with("err\n") && failed.stderr.contains("exit code 7"),
         "{}",
-        run.stderr
+        failed.stderr
     );
     assert_eq!(kubectl(&lab, &["exec", "s", "--", "/no/such"]).code, 127);
     // Much in both directions at once.
     let much = vec![b'm'; 4 << 20];
-    let echoed = kubectl_with(&lab, &["exec", "-i", "s", "--", "cat"], &much);
+    let echoed = run(
+        &mut client(&lab, "kubectl", websocket),
+        &["exec", "-i", "s", "--", "cat"],
+        &much,
+    );
     assert_eq!((echoed.code, echoed.stdout.len()), (0, much.len()));
     // A terminal is one.
     let script = "kubectl exec -it s -- sh -c 'test -t 0 && test -t 1 && echo terminal $TERM'";
-    let mut tty = Command::new("script");
-    tty.args(["-qec", script, "/dev/null"])
-        .env("KUBECONFIG", lab.dir().join("kubeconfig"))
-        .env("TERM", "vt100");
+    let mut tty = client(&lab, "script", websocket);
+    tty.args(["-qec", script, "/dev/null"]).env("TERM", "vt100");
     let said = String::from_utf8(tty.output().unwrap().stdout).unwrap();
     assert!(said.contains("terminal xterm"), "{said}");
     // What a client leaves running ends with it.
-    let mut client = Command::new("kubectl");
-    client
-        .args(["exec", "s", "--", "sleep", "7777"])
-        .env("KUBECONFIG", lab.dir().join("kubeconfig"));
-    let mut client = client.spawn().unwrap();
+    let mut left = client(&lab, "kubectl", websocket);
+    left.args(["exec", "s", "--", "sleep", "7777"]);
+    let mut left = left.spawn().unwrap();
     let sleeping = || {
         lab.exec(
             "s",
@@ -284,14 +306,12 @@ fn lab_streams() {
         .contains("sleep 7777")
     };
     wait_until("it runs", LIMIT, || sleeping().then_some(()));
-    client.kill().unwrap();
-    client.wait().unwrap();
+    left.kill().unwrap();
+    left.wait().unwrap();
     wait_until("it is ended", LIMIT, || (!sleeping()).then_some(()));
     // Following ends with the client, too; the container goes on.
-    let mut follow = Command::new("kubectl");
-    follow
-        .args(["logs", "-f", "s", "-c", "tick", "--tail=1"])
-        .env("KUBECONFIG", lab.dir().join("kubeconfig"));
+    let mut follow = client(&lab, "kubectl", websocket);
+    follow.args(["logs", "-f", "s", "-c", "tick", "--tail=1"]);
     let mut follow = follow.stdout(Stdio::piped()).spawn().unwrap();
     std::thread::sleep(Duration::from_secs(1));
     follow.kill().unwrap();
@@ -300,21 +320,19 @@ fn lab_streams() {
         said.lines().count() >= 5 && said.lines().all(|l| l == "tick"),
         "{said}"
     );
-    forwards(&lab);
+    forwards(&lab, websocket);
     copies(&lab);
 }
 
-fn forwards(lab: &LabGuard) {
+fn forwards(lab: &LabGuard, websocket: &str) {
     let port = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()
         .unwrap()
         .port();
-    let mut client = Command::new("kubectl");
-    client
-        .args(["port-forward", "pod/s", &format!("{port}:80")])
-        .env("KUBECONFIG", lab.dir().join("kubeconfig"));
-    let mut client = client
+    let mut forward = client(lab, "kubectl", websocket);
+    forward.args(["port-forward", "pod/s", &format!("{port}:80")]);
+    let mut forward = forward
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -333,8 +351,8 @@ fn forwards(lab: &LabGuard) {
             .then_some(())
     });
     assert_eq!(get("/data?size=2000000").len(), 2_000_000);
-    client.kill().unwrap();
-    client.wait().unwrap();
+    forward.kill().unwrap();
+    forward.wait().unwrap();
 }
 
 fn copies(lab: &LabGuard) {

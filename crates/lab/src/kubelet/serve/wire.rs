@@ -280,11 +280,7 @@ pub(super) async fn tunnel(upgraded: Upgraded) -> tokio::io::DuplexStream {
     tokio::spawn(async move {
         while let Some(Ok(message)) = from.next().await {
             match message {
-                Message::Binary(bytes) => {
-                    if write.write_all(&bytes).await.is_err() {
-                        return;
-                    }
-                }
+                Message::Binary(bytes) if write.write_all(&bytes).await.is_err() => return,
                 Message::Close(_) => break,
                 _ => {}
             }
