@@ -1,7 +1,6 @@
 //! A lab of a test, with the insides of its nodes and pods.
 
-use std::io::{Read, Write};
-use std::net::{IpAddr, TcpStream};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -254,23 +253,9 @@ impl Cluster {
     #[must_use]
     #[track_caller]
     pub fn list(&self, path: &str) -> Vec<Value> {
-        let url = self.lab.status()["apiUrl"]
-            .as_str()
-            .expect("the API's URL")
-            .to_owned();
-        let address = url.trim_start_matches("http://");
-        let mut stream = TcpStream::connect(address).expect("connecting to the API server");
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")
-            .expect("asking the API server");
-        let mut answer = String::new();
-        stream
-            .read_to_string(&mut answer)
-            .expect("the API server's answer");
-        let (_, body) = answer
-            .split_once("\r\n\r\n")
-            .unwrap_or_else(|| panic!("no answer: {answer}"));
+        let answer = self.lab.get(path);
         let list: Value =
-            serde_json::from_str(body).unwrap_or_else(|e| panic!("no JSON ({e}): {answer}"));
+            serde_json::from_str(&answer).unwrap_or_else(|e| panic!("no JSON ({e}): {answer}"));
         list["items"]
             .as_array()
             .unwrap_or_else(|| panic!("no list: {list}"))

@@ -1,10 +1,18 @@
 //! A client of a lab's API server.
 
+use std::path::Path;
+
 use anyhow::Context;
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
 
-/// A client for the server at a URL. Nothing is sent yet.
-pub fn connect(url: &str) -> anyhow::Result<Client> {
-    let uri = url.parse().with_context(|| format!("{url:?} is no URL"))?;
-    Client::try_from(Config::new(uri)).context("cannot make a client")
+/// A client as a kubeconfig says. Nothing is sent yet.
+pub fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let unusable = || format!("cannot use {}", kubeconfig.display());
+    let file = Kubeconfig::read_from(kubeconfig).with_context(unusable)?;
+    // Everything is in the file: there is nothing to wait for.
+    let options = KubeConfigOptions::default();
+    let config = Config::from_custom_kubeconfig(file, &options);
+    let config = futures::executor::block_on(config).with_context(unusable)?;
+    Client::try_from(config).context("cannot make a client")
 }

@@ -175,11 +175,21 @@ impl StateDir {
 
     /// The file with the API server's objects. Its directory is made.
     pub fn objects(&self) -> anyhow::Result<PathBuf> {
+        self.data_file("objects.redb")
+    }
+
+    /// The kubeconfig of a node's agent, or of the operator. Not in the lab's own directory: nodes have a /run of their own.
+    pub fn client_kubeconfig(&self, name: &str) -> anyhow::Result<PathBuf> {
+        self.data_file(&format!("clients/{name}.kubeconfig"))
+    }
+
+    /// Something that outlives the lab. The directory of all such is made.
+    pub fn data_file(&self, rest: &str) -> anyhow::Result<PathBuf> {
         let dir = self.data();
         fs::create_dir_all(&dir)
             .and_then(|()| fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)))
             .with_context(|| format!("cannot make {}", dir.display()))?;
-        Ok(dir.join("objects.redb"))
+        Ok(dir.join(rest))
     }
 
     /// Removes what outlives the lab, and the directory of all labs when it is empty then.

@@ -253,15 +253,6 @@ impl Topology {
     pub fn machines(&self) -> impl Iterator<Item = &Machine> {
         self.nodes.iter().chain(std::iter::once(&self.router))
     }
-
-    /// Where agents find the API server.
-    pub fn api_url(&self) -> Option<String> {
-        let addr = self.nodes.first()?.primary();
-        Some(format!(
-            "http://{}",
-            std::net::SocketAddr::new(addr, API_PORT)
-        ))
-    }
 }
 
 /// Kernel settings of every machine: forwarding on, no reverse-path filter, addresses usable at once, ping for everybody.
@@ -337,7 +328,6 @@ mod tests {
             .map(ToString::to_string)
             .collect();
         assert_eq!(cidrs, ["10.244.3.0/24", "fd00:244:3::/112"]);
-        assert_eq!(t.api_url().as_deref(), Some("http://192.168.10.100:6443"));
     }
 
     #[test]
@@ -394,11 +384,6 @@ mod tests {
                     .all(|r| r.via.is_ipv4() == v4 && r.to.addr().is_ipv4() == v4)
             );
         }
-        let t = plan(&LabSpec {
-            families: Families::Ipv6,
-            ..spec(1)
-        });
-        assert_eq!(t.api_url().as_deref(), Some("http://[fd00:10::100]:6443"));
     }
 
     #[test]

@@ -214,6 +214,22 @@ impl LabGuard {
             .unwrap_or_else(|e| panic!("status is no JSON ({e}): {}", run.stdout))
     }
 
+    /// What the lab's API server answers to a GET of the administrator.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> String {
+        let script = r#"
+            part() { sed -n "s/^ *$1: //p" "$KUBECONFIG"; }
+            data() { part "$1" | base64 -d; }
+            curl -sg --cacert <(data certificate-authority-data) --cert <(data client-certificate-data) \
+                --key <(data client-key-data) "$(part server)$1""#;
+        let mut command = Command::new("bash");
+        command.args(["-c", script, "bash", path]);
+        command.env("KUBECONFIG", self.dir().join("kubeconfig"));
+        let run = Run::of(&mut command, None);
+        assert!(run.ok(), "GET {path}: {}{}", run.stdout, run.stderr);
+        run.stdout
+    }
+
     /// The addresses of a pod, IPv4 first. Empty when there is no such pod, or when it has none yet.
     #[track_caller]
     pub fn pod_ips(&self, name: &str) -> Vec<String> {

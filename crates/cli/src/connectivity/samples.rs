@@ -51,7 +51,7 @@ fn create(lab: &RunningLab) -> Result<()> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let client = lab::client::connect(&lab.state.api_url)?;
+        let client = lab::client::connect(&lab.kubeconfig())?;
         let names = sample::create(&client, &lab.state).await?;
         sample::wait_ready(&client, &names, READY).await
     })

@@ -143,7 +143,7 @@ impl Lab {
 
     /// A client of its API server.
     pub fn client(&self) -> anyhow::Result<kube::Client> {
-        crate::client::connect(&self.state.api_url)
+        crate::client::connect(&self.dir.kubeconfig())
     }
 
     /// Where its kubeconfig is.

@@ -18,7 +18,6 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::nodes::last_words;
-use crate::hosts::Network;
 use crate::init::LAB_ENV;
 use crate::kubelet::node::Node;
 use crate::proc::ProcId;
@@ -99,7 +98,8 @@ pub(super) async fn publish(client: &Client, spec: &LabSpec) -> anyhow::Result<(
     data.extend(ours);
     map.data = Some(data);
     map.metadata.resource_version = present.metadata.resource_version;
-    maps.replace(CONFIG_MAP, &PostParams::default(), &map).await?;
+    maps.replace(CONFIG_MAP, &PostParams::default(), &map)
+        .await?;
     Ok(())
 }
 
@@ -118,7 +118,7 @@ const CONFIG_MAP: &str = "cilium-config";
 /// Annotation: the keys that the lab has set.
 const OWN_KEYS: &str = "hypha.dev/lab-keys";
 /// Under which name the operator's log and state are kept.
-const OPERATOR: &str = "operator";
+pub(super) const OPERATOR: &str = "operator";
 
 /// Names the program whose `agent` role is started, for tests.
 const AGENT_ENV: &str = "HYPHA_LAB_AGENT";
@@ -157,15 +157,9 @@ impl Agents {
         spec: &LabSpec,
         dir: &StateDir,
         nodes: &[Arc<Node>],
-        network: &Network,
     ) -> anyhow::Result<()> {
-        let api_url = network
-            .topology
-            .api_url()
-            .context("a lab has a first node")?;
         let program = program()?;
         let operator_args = vec![
-            format!("--k8s-api-server={api_url}"),
             format!("--k8s-namespace={NAMESPACE}"),
             format!("--config-map={CONFIG_MAP}"),
         ];
@@ -175,15 +169,19 @@ impl Agents {
         agent_args.extend(asked.map(|(key, value)| format!("--{key}={value}")));
         let (stop, stopping) = watch::channel(false);
         self.stop = Some(stop);
-        let keeper = |node: &Arc<Node>, role, name: &str, args: &[String]| Keeper {
-            node: node.clone(),
-            role,
-            name: name.to_owned(),
-            dir: dir.clone(),
-            program: program.clone(),
-            args: args.to_vec(),
-            stop: stopping.clone(),
-            crashing: self.crashing.clone(),
+        let keeper = |node: &Arc<Node>, role, name: &str, args: &[String]| {
+            let way = dir.client_kubeconfig(name)?;
+            let way = format!("--k8s-kubeconfig-path={}", way.display());
+            anyhow::Ok(Keeper {
+                node: node.clone(),
+                role,
+                name: name.to_owned(),
+                dir: dir.clone(),
+                program: program.clone(),
+                args: [&[way], args].concat(),
+                stop: stopping.clone(),
+                crashing: self.crashing.clone(),
+            })
         };
         // A program that stands in for the agent knows no other role.
         let real = std::env::var_os(AGENT_ENV).is_none();
@@ -195,7 +193,7 @@ impl Agents {
             .iter()
             .map(|node| keeper(node, "agent", &node.name, &agent_args));
         for keeper in operator.into_iter().chain(agents) {
-            self.tasks.spawn(keeper.run());
+            self.tasks.spawn(keeper?.run());
         }
         Ok(())
     }
@@ -259,7 +257,12 @@ impl Keeper {
         while self.may_start().await {
             let began = Instant::now();
             let ended = self.once(&mut state).await;
-            tracing::info!(node = self.node.name, "the {} ended: {}", self.role, ended.text);
+            tracing::info!(
+                node = self.node.name,
+                "the {} ended: {}",
+                self.role,
+                ended.text
+            );
             if *self.stop.borrow() {
                 return;
             }

@@ -2,7 +2,7 @@
 
 mod addons;
 mod agents;
-mod local;
+mod api;
 mod nodes;
 mod pods;
 pub mod progress;
@@ -11,7 +11,6 @@ pub mod sample;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, BufRead, Read};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::linux::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,16 +24,14 @@ use tokio::sync::watch;
 
 use crate::cgroup::Cgroup;
 use crate::hosts::{Host, Network};
-use crate::kubelet::node::{KubeletWays, Node};
+use crate::kubelet::node::Node;
 use crate::kubelet::{self, Kubelet, Objects};
 use crate::proc::ProcId;
 use crate::spec::{Dns, LabName, LabSpec};
 use crate::state::{LabState, MachineState, Phase, StateDir};
-use crate::topology::{API_PORT, Machine};
-use apiserver::{ApiServer, ServerOptions, StoreOptions};
+use crate::topology::Machine;
 
 use agents::Agents;
-use local::OwnerOnly;
 use progress::Reporter;
 
 /// The file, in the lab's directory, with images that a person added.
@@ -223,7 +220,9 @@ async fn bring_up(
     reporter: &Reporter,
 ) -> anyhow::Result<LabState> {
     let nodes = kubelet_nodes(spec, dir, network);
-    let (state, client) = start_api(spec, dir, network, &nodes).await?;
+    let api = api::start(&spec.name, dir, network, &nodes).await?;
+    let state = describe(spec, network, api.url, api.url_inside)?;
+    let client = api.client;
     dir.write(&state)?;
     start_outside(dir, spec, &network.router)?;
     nodes::create(&client, network)
@@ -248,7 +247,7 @@ async fn bring_up(
     agents::publish(&client, spec)
         .await
         .context("cannot write the settings of agents and operator")?;
-    agents.start(spec, dir, &nodes, network)?;
+    agents.start(spec, dir, &nodes)?;
     tokio::select! {
         ready = nodes::wait_ready(health, spec.ready_limit, dir) => ready?,
         how = agents.crashing() => bail!(how),
@@ -337,69 +336,6 @@ fn cni_path() -> anyhow::Result<Vec<PathBuf>> {
         .chain(beside)
         .chain([PathBuf::from("/opt/cni/bin")])
         .collect())
-}
-
-async fn start_api(
-    spec: &LabSpec,
-    dir: &StateDir,
-    network: &Network,
-    nodes: &[Arc<Node>],
-) -> anyhow::Result<(LabState, Client)> {
-    let (host, machine) = network
-        .nodes
-        .first()
-        .zip(network.topology.nodes.first())
-        .context("a lab has a node")?;
-    let inside = SocketAddr::new(machine.primary(), API_PORT);
-    let bind = |addr: SocketAddr| {
-        TcpListener::bind(addr).with_context(|| format!("cannot listen on {addr}"))
-    };
-    let inner = host
-        .ns
-        .run(|| bind(inside))
-        .context("cannot enter the first node")??;
-    let outer = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-    let api_url = format!(
-        "http://{}",
-        outer
-            .local_addr()
-            .context("the API server has no address")?
-    );
-    let options = ServerOptions {
-        store: StoreOptions {
-            data: Some(dir.objects()?),
-            ..StoreOptions::default()
-        },
-        kubelets: Arc::new(KubeletWays(nodes.to_vec())),
-        ..ServerOptions::default()
-    };
-    let server = ApiServer::open(options).context("cannot start the API server")?;
-    let (inner, outer) = (into_tokio(inner)?, into_tokio(outer)?);
-    let router = server.router();
-    tokio::spawn(async move { report_end(server.serve(inner).await) });
-    let outer = OwnerOnly::new(outer);
-    tokio::spawn(async move { report_end(axum::serve(outer, router).await) });
-    let state = describe(spec, network, api_url, format!("http://{inside}"))?;
-    fs::write(
-        dir.kubeconfig(),
-        nodes::kubeconfig(&spec.name, &state.api_url),
-    )
-    .context("cannot write the kubeconfig")?;
-    let client = crate::client::connect(&state.api_url)?;
-    Ok((state, client))
-}
-
-fn into_tokio(listener: TcpListener) -> anyhow::Result<tokio::net::TcpListener> {
-    let made = listener
-        .set_nonblocking(true)
-        .and_then(|()| tokio::net::TcpListener::from_std(listener));
-    made.context("cannot prepare a listener")
-}
-
-fn report_end(result: io::Result<()>) {
-    if let Err(e) = result {
-        tracing::error!("the API server stopped: {e}");
-    }
 }
 
 fn describe(

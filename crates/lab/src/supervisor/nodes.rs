@@ -14,7 +14,6 @@ use tokio::sync::watch;
 use crate::hosts::Network;
 use crate::kubelet::cni::CniError;
 use crate::kubelet::{self, status};
-use crate::spec::LabName;
 use crate::state::StateDir;
 use crate::topology::Machine;
 
@@ -31,15 +30,6 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 /// Where it says so.
 const LEASES: &str = "kube-node-lease";
-
-/// A kubeconfig for the lab's API server.
-pub(super) fn kubeconfig(name: &LabName, url: &str) -> String {
-    let id = format!("hypha-lab-{name}");
-    format!(
-        "apiVersion: v1\nkind: Config\ncurrent-context: {id}\nclusters:\n- name: {id}\n  cluster:\n    server: {url}\ncontexts:\n\
-         - name: {id}\n  context:\n    cluster: {id}\n    user: {id}\n    namespace: default\nusers:\n- name: {id}\n  user: {{}}\n"
-    )
-}
 
 /// The API server's certificate authority, as the kubeconfig has it.
 pub(super) fn root_ca(kubeconfig: &std::path::Path) -> Option<String> {

@@ -53,7 +53,7 @@ fn lab_agents_are_started_again_held_and_told() {
     for part in [
         "started node2 agent ",
         "--config-map=cilium-config",
-        "--k8s-api-server=http://192.168.10.100:6443",
+        "--k8s-kubeconfig-path=/var/lib/hypha-lab/",
         "--debug=true",
     ] {
         assert!(said.contains(part), "{part} in {said}");

@@ -163,24 +163,7 @@ fn lab_full_pool_is_said_in_an_event_and_recovers() {
         lab.try_apply(&pod("web", "{name: c, image: hypha/echo}"))
             .ok()
     );
-    let kubeconfig = lab.dir().join("kubeconfig");
-    let api = fs::read_to_string(&kubeconfig).unwrap();
-    let server = api
-        .lines()
-        .find_map(|l| l.trim().strip_prefix("server: "))
-        .unwrap()
-        .to_owned();
-    let events = || {
-        let url = format!("{server}/api/v1/namespaces/default/events");
-        String::from_utf8(
-            std::process::Command::new("curl")
-                .args(["-s", &url])
-                .output()
-                .unwrap()
-                .stdout,
-        )
-        .unwrap()
-    };
+    let events = || lab.get("/api/v1/namespaces/default/events");
     wait_until("an event says it", LIMIT, || {
         let text = events();
         (text.contains("FailedCreatePodSandBox")

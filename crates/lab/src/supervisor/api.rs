@@ -1,0 +1,189 @@
+//! The lab's API server: its listeners, where it keeps what it has to keep, and the kubeconfigs of its clients.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use apiserver::tls::TlsOptions;
+use apiserver::{ApiServer, ServerOptions, StoreOptions};
+use kube::Client;
+
+use super::agents::OPERATOR;
+use crate::hosts::Network;
+use crate::kubelet::node::{KubeletWays, Node};
+use crate::spec::LabName;
+use crate::state::StateDir;
+use crate::topology::API_PORT;
+
+/// The user that the kubeconfig of the lab's owner names, and the group that makes it an administrator.
+const ADMIN: (&str, &str) = ("kubernetes-admin", "system:masters");
+/// The group of nodes' users.
+const NODES: &str = "system:nodes";
+/// The group of what else runs in the lab.
+const COMPONENTS: &str = "hypha:components";
+
+/// A server that runs.
+pub(super) struct Api {
+    /// Its URL on this machine.
+    pub(super) url: String,
+    /// Its URL on the nodes' network.
+    pub(super) url_inside: String,
+    /// A client of the administrator.
+    pub(super) client: Client,
+}
+
+/// Starts it: on the first node's address, and on the loopback of this machine.
+pub(super) async fn start(
+    name: &LabName,
+    dir: &StateDir,
+    network: &Network,
+    nodes: &[Arc<Node>],
+) -> anyhow::Result<Api> {
+    let (host, machine) = network
+        .nodes
+        .first()
+        .zip(network.topology.nodes.first())
+        .context("a lab has a node")?;
+    let inside = SocketAddr::new(machine.primary(), API_PORT);
+    let inner = host
+        .ns
+        .run(|| bind(inside))
+        .context("cannot enter the first node")??;
+    let outer = bind_outside(&dir.data_file("port")?)?;
+    let outside = outer
+        .local_addr()
+        .context("the API server has no address")?;
+    let server = ApiServer::open(options(dir, machine.addresses(), nodes)?)
+        .context("cannot start the API server")?;
+    for listener in [inner, outer] {
+        let (server, listener) = (server.clone(), into_tokio(listener)?);
+        tokio::spawn(async move { report_end(server.serve_tls(listener).await) });
+    }
+    let (url, url_inside) = (format!("https://{outside}"), format!("https://{inside}"));
+    let kubeconfig = |url: &str, user: &str, group: &str| {
+        let made = server
+            .authority()
+            .kubeconfig(&format!("hypha-lab-{name}"), url, user, group);
+        made.with_context(|| format!("no kubeconfig for {user}"))
+    };
+    write(&dir.kubeconfig(), &kubeconfig(&url, ADMIN.0, ADMIN.1)?)?;
+    let agents = nodes
+        .iter()
+        .map(|n| (n.name.as_str(), format!("system:node:{}", n.name), NODES));
+    let operator = (OPERATOR, "hypha-operator".to_owned(), COMPONENTS);
+    for (name, user, group) in agents.chain([operator]) {
+        let text = kubeconfig(&url_inside, &user, group)?;
+        write(&dir.client_kubeconfig(name)?, &text)?;
+    }
+    let client = crate::client::connect(&dir.kubeconfig())?;
+    Ok(Api {
+        url,
+        url_inside,
+        client,
+    })
+}
+
+fn options(
+    dir: &StateDir,
+    addresses: impl Iterator<Item = IpAddr>,
+    nodes: &[Arc<Node>],
+) -> anyhow::Result<ServerOptions> {
+    let store = StoreOptions {
+        data: Some(dir.objects()?),
+        ..StoreOptions::default()
+    };
+    // The service `kubernetes` has the first address of every range.
+    let cidrs = store.networks.service_cidrs.iter();
+    let service = cidrs.map(|cidr| match cidr.network() {
+        IpAddr::V4(ip) => IpAddr::from(Ipv4Addr::from_bits(ip.to_bits() | 1)),
+        IpAddr::V6(ip) => IpAddr::from(Ipv6Addr::from_bits(ip.to_bits() | 1)),
+    });
+    let names = addresses.chain(service).map(|ip| ip.to_string()).collect();
+    let tls = TlsOptions {
+        dir: Some(dir.data_file("pki")?),
+        names,
+    };
+    Ok(ServerOptions {
+        store,
+        tls,
+        kubelets: Arc::new(KubeletWays(nodes.to_vec())),
+        ..ServerOptions::default()
+    })
+}
+
+fn bind(addr: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(addr).with_context(|| format!("cannot listen on {addr}"))
+}
+
+/// Listens on the loopback: on the port of the lab's earlier life if nobody else took it, so that copies of the kubeconfig
+/// stay valid.
+fn bind_outside(kept: &Path) -> anyhow::Result<TcpListener> {
+    let earlier = fs::read_to_string(kept)
+        .ok()
+        .and_then(|text| text.trim().parse().ok());
+    let again = earlier.and_then(|port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok());
+    let listener = match again {
+        Some(listener) => listener,
+        None => bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?,
+    };
+    let port = listener
+        .local_addr()
+        .context("the API server has no address")?
+        .port();
+    fs::write(kept, format!("{port}\n"))
+        .with_context(|| format!("cannot write {}", kept.display()))?;
+    Ok(listener)
+}
+
+/// Writes a file that nobody else may read.
+fn write(path: &PathBuf, text: &str) -> anyhow::Result<()> {
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let written = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(parent)
+        .and_then(|()| {
+            OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(path)
+        })
+        .and_then(|mut file| file.write_all(text.as_bytes()));
+    written.with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn into_tokio(listener: TcpListener) -> anyhow::Result<tokio::net::TcpListener> {
+    let made = listener
+        .set_nonblocking(true)
+        .and_then(|()| tokio::net::TcpListener::from_std(listener));
+    made.context("cannot prepare a listener")
+}
+
+fn report_end(result: io::Result<()>) {
+    if let Err(e) = result {
+        tracing::error!("the API server stopped: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("port");
+        let port = |listener: &TcpListener| listener.local_addr().unwrap().port();
+        let first = port(&bind_outside(&file).unwrap());
+        let again = bind_outside(&file).unwrap();
+        assert_eq!(port(&again), first);
+        // Taken by another: a new one.
+        assert_ne!(port(&bind_outside(&file).unwrap()), first);
+    }
+}
