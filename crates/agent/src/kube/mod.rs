@@ -3,3 +3,6 @@ pub mod cluster;
 pub mod endpoints;
 pub mod own;
 pub mod ranges;
+
+#[cfg(test)]
+mod tests;
