@@ -16,7 +16,10 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 
 use crate::{
     Kind, Now, Settings,
@@ -116,10 +119,10 @@ impl Controllers {
                 at.saturating_sub(clock.now().steady)
             });
             tokio::select! {
-                Some(event) = hear.recv() => {
-                    engine.observe(event, clock.now());
-                    while let Ok(event) = hear.try_recv() {
-                        engine.observe(event, clock.now());
+                Some(told) = hear.recv() => {
+                    told.take(&mut engine, clock.now());
+                    while let Ok(told) = hear.try_recv() {
+                        told.take(&mut engine, clock.now());
                     }
                 }
                 Some(Ok(done)) = jobs.join_next() => finish(&mut engine, done, clock.now()),
@@ -263,8 +266,22 @@ async fn one(
     result.map(|effect| (target, effect))
 }
 
+/// What a watch says, and who waits until it is taken in.
+struct Told {
+    seen: Seen,
+    taken: oneshot::Sender<()>,
+}
+
+impl Told {
+    fn take(self, engine: &mut Engine, now: Now) {
+        engine.observe(self.seen, now);
+        // Nobody waits for most of them.
+        let _ = self.taken.send(());
+    }
+}
+
 /// Watches a kind for ever.
-async fn follow(client: Client, kind: Kind, seen: mpsc::Sender<Seen>) {
+async fn follow(client: Client, kind: Kind, seen: mpsc::Sender<Told>) {
     let resource = kind.resource();
     let (mut config, mut api) = (
         watcher::Config::default(),
@@ -279,6 +296,7 @@ async fn follow(client: Client, kind: Kind, seen: mpsc::Sender<Seen>) {
     pin_mut!(stream);
     let mut list = Vec::new();
     while let Some(event) = stream.next().await {
+        let is_listing = matches!(event, Ok(Event::Init));
         let told = match event {
             Ok(Event::Init) => {
                 list.clear();
@@ -293,10 +311,16 @@ async fn follow(client: Client, kind: Kind, seen: mpsc::Sender<Seen>) {
             Ok(Event::Delete(object)) => parsed(kind, object).map(Seen::Deleted),
             Err(error) => Some(Seen::Failed(kind, causes(&error))),
         };
-        if let Some(told) = told
-            && seen.send(told).await.is_err()
-        {
+        let Some(told) = told else {
+            continue;
+        };
+        let (taken, wait) = oneshot::channel();
+        if seen.send(Told { seen: told, taken }).await.is_err() {
             return;
+        }
+        // The list is asked for when the stream is polled next: not before the engine has begun to note its own writes.
+        if is_listing {
+            let _ = wait.await;
         }
     }
 }

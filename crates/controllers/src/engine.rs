@@ -11,9 +11,9 @@ use std::{
 use crate::{
     Change, Key, Kind, Now, Object, World,
     health::{self, ControllerHealth},
-    meta,
+    meta, pods,
     queue::Queue,
-    write::{Effect, Failure, Plan, Write},
+    write::{Effect, Failure, Plan, Target, Write},
 };
 
 /// Decides what is to be done; pure.
@@ -90,8 +90,14 @@ pub struct Engine {
     graves: BTreeSet<String>,
     graves_by_age: VecDeque<String>,
     /// Pods that are being given to a node, before the server has said so.
-    assumed: BTreeMap<Key, String>,
+    assumed: BTreeMap<Key, Assumed>,
     pace: Pace,
+}
+
+/// Where a pod will be, until the server shows it there.
+struct Assumed {
+    uid: String,
+    node: String,
 }
 
 struct Slot {
@@ -211,6 +217,9 @@ impl Engine {
             meta::uid(object.meta()),
         );
         self.bury(uid);
+        if kind == Kind::Pod && self.assumed.get(&key).is_some_and(|a| a.uid == uid) {
+            self.assumed.remove(&key);
+        }
         let known = self.world.stores.get(kind, &key);
         if known.is_some_and(|known| meta::uid(known.meta()) == uid)
             && let Some(change) = self.world.remove(kind, &key, now)
@@ -290,7 +299,7 @@ impl Engine {
         slot.health.writes += plan.writes.len() as u64;
         for write in &plan.writes {
             if let Write::Bind { at, node, .. } = write {
-                self.assume(&at.key, node, now);
+                self.assume(at, node, now);
             }
         }
         Some(Job {
@@ -308,6 +317,7 @@ impl Engine {
         failure: Option<Failure>,
         now: Now,
     ) {
+        let mut bound = Vec::new();
         for effect in effects {
             match effect {
                 Effect::Put(object) => {
@@ -317,14 +327,14 @@ impl Engine {
                     }
                     self.put(object, now);
                 }
-                Effect::Bound(key, _) => {
-                    self.assumed.remove(&key);
-                }
+                Effect::Bound(key) => bound.push(key),
                 Effect::Nothing => {}
             }
         }
         for write in &job.writes {
-            if let Write::Bind { at, .. } = write {
+            if let Write::Bind { at, .. } = write
+                && !bound.contains(&at.key)
+            {
                 self.forget(&at.key, now);
             }
         }
@@ -346,10 +356,14 @@ impl Engine {
     }
 
     /// The pod counts as the node's from now on.
-    fn assume(&mut self, key: &Key, node: &str, now: Now) {
-        self.assumed.insert(key.clone(), node.to_owned());
-        if let Some(object) = self.world.stores.get(Kind::Pod, key) {
-            let object = self.with_assumed(key, object);
+    fn assume(&mut self, at: &Target, node: &str, now: Now) {
+        let assumed = Assumed {
+            uid: at.uid.clone(),
+            node: node.to_owned(),
+        };
+        self.assumed.insert(at.key.clone(), assumed);
+        if let Some(object) = self.world.stores.get(Kind::Pod, &at.key) {
+            let object = self.with_assumed(&at.key, object);
             let change = self.world.put(object, now);
             self.tell(&change);
         }
@@ -370,20 +384,21 @@ impl Engine {
         }
     }
 
-    fn with_assumed(&self, key: &Key, object: Object) -> Object {
-        match (&object, self.assumed.get(key)) {
-            (Object::Pod(pod), Some(node)) => {
-                let mut pod = (**pod).clone();
-                let free = |spec: &&mut k8s_openapi::api::core::v1::PodSpec| {
-                    spec.node_name.as_deref().unwrap_or_default().is_empty()
-                };
-                if let Some(spec) = pod.spec.as_mut().filter(free) {
-                    spec.node_name = Some(node.clone());
-                }
-                pod.into()
-            }
-            _ => object,
+    /// The pod with the node that it is being given to, until the server shows it with one.
+    fn with_assumed(&mut self, key: &Key, object: Object) -> Object {
+        let Object::Pod(pod) = &object else {
+            return object;
+        };
+        let Some(assumed) = self.assumed.get(key) else {
+            return object;
+        };
+        if pods::node(pod).is_some() || meta::uid(&pod.metadata) != assumed.uid {
+            self.assumed.remove(key);
+            return object;
         }
+        let mut pod = (**pod).clone();
+        pod.spec.get_or_insert_default().node_name = Some(assumed.node.clone());
+        pod.into()
     }
 
     /// When to poll again if nothing happens before.

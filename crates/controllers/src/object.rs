@@ -140,7 +140,7 @@ impl Server {
             .request::<Value>(request)
             .await
             .map_err(failure)?;
-        Ok(Effect::Bound(at.key.clone(), node.to_owned()))
+        Ok(Effect::Bound(at.key.clone()))
     }
 }
 

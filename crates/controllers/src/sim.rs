@@ -25,6 +25,8 @@ pub(crate) struct Sim {
     serial: u64,
     /// Creations of pods are refused with this message.
     pub(crate) refuse_pods: Option<String>,
+    /// The server fails now and then, or its answer is lost.
+    pub(crate) flaky: Option<Dice>,
     /// Writes carried out, conflicts not counted.
     pub(crate) written: usize,
 }
@@ -69,6 +71,7 @@ impl Sim {
             now,
             serial: 0,
             refuse_pods: None,
+            flaky: None,
             written: 0,
         }
     }
@@ -197,6 +200,13 @@ impl Sim {
         let choice = choice % options;
         if let Some(queue) = self.watches.values_mut().nth(choice) {
             let seen = queue.pop_front().unwrap();
+            if let Seen::Listing(kind) = seen {
+                // What comes before the list is in the list.
+                queue.clear();
+                let of_kind = self.objects.iter().filter(|((k, _), _)| *k == kind);
+                let list = of_kind.map(|(_, value)| kind.parse(value.clone()).unwrap());
+                queue.push_back(Seen::Listed(kind, list.collect()));
+            }
             self.engine.observe(seen, self.now);
         } else {
             let index = choice - self.watches.len();
@@ -206,6 +216,13 @@ impl Sim {
             }
         }
         true
+    }
+
+    /// A watch breaks: what it had not told yet is lost, and it begins with a list again.
+    pub(crate) fn relist(&mut self, kind: Kind) {
+        let queue = self.watches.entry(kind).or_default();
+        queue.clear();
+        queue.push_back(Seen::Listing(kind));
     }
 
     fn advance(&mut self, mut running: Running) -> Option<Running> {
@@ -219,7 +236,15 @@ impl Sim {
         if running.failure.is_some() && !write.is_report() {
             return Some(running);
         }
-        match self.carry_out(&write, &running) {
+        let luck = self.flaky.as_mut().map_or(9, |dice| dice.roll(10));
+        let mut result = match luck {
+            0 => Err(refused(500, "InternalError", "no luck")),
+            _ => self.carry_out(&write, &running),
+        };
+        if luck == 1 && !matches!(write, Write::Note(_)) {
+            result = Err(refused(0, "NoAnswer", "lost"));
+        }
+        match result {
             Ok(effect) => {
                 self.written += 1;
                 let name = match &effect {
@@ -346,7 +371,7 @@ impl Sim {
         }
         value["spec"]["nodeName"] = json!(node);
         self.apply(Kind::Pod, value);
-        Ok(Effect::Bound(key.clone(), node.to_owned()))
+        Ok(Effect::Bound(key.clone()))
     }
 
     /// What a kubelet does with the pod: runs it, or lets go of it.

@@ -311,7 +311,7 @@ pub enum Effect {
     /// The object as the server has it now.
     Put(Object),
     /// The pod is bound.
-    Bound(Key, String),
+    Bound(Key),
     /// Nothing that the world knows.
     Nothing,
 }

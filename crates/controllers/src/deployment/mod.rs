@@ -119,6 +119,13 @@ impl Set {
             .ok()
     }
 
+    /// Whether its controller has done what it was told last. Before that nobody knows how many pods it makes.
+    fn is_settled(&self) -> bool {
+        let status = self.set.status.as_ref();
+        let seen = status.and_then(|status| status.observed_generation);
+        seen.unwrap_or(0) >= self.set.metadata.generation.unwrap_or(0)
+    }
+
     /// The order in which they were made.
     fn age(&self) -> (jiff::Timestamp, &str) {
         (meta::created(&self.set.metadata), self.name())
@@ -184,9 +191,13 @@ impl View<'_> {
         self.old.iter().chain(&self.new)
     }
 
-    /// Every set's pods, including those about to go.
-    fn present(&self) -> i32 {
-        self.all().map(|set| set.present).sum()
+    /// How many more pods there may be than every set's together, including those about to go.
+    fn room(&self) -> i32 {
+        if !self.old.iter().all(Set::is_settled) {
+            return 0;
+        }
+        let present: i32 = self.all().map(|set| set.present).sum();
+        (self.replicas() + self.max_surge() - present).max(0)
     }
 }
 

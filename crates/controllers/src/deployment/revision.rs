@@ -185,7 +185,7 @@ fn first_size(view: &View<'_>) -> i32 {
     if view.recreates() {
         return view.replicas();
     }
-    (view.replicas() + view.max_surge() - view.present()).clamp(0, view.replicas())
+    view.room().min(view.replicas())
 }
 
 /// Removes the oldest sets that have no pods, beyond the limit.

@@ -21,8 +21,7 @@ fn new_size(view: &View<'_>, new: &Set) -> i32 {
     if new.wanted >= all {
         return all;
     }
-    let room = all + view.max_surge() - view.present();
-    new.wanted + room.clamp(0, all - new.wanted)
+    new.wanted + view.room().min(all - new.wanted)
 }
 
 fn shrink_old(view: &View<'_>, new: &Set, plan: &mut Plan) {

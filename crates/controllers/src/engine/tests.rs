@@ -162,3 +162,166 @@ fn a_write_without_an_answer_waits_for_the_watch() {
         assert_eq!(engine.poll(now(due)).len(), 1);
     }
 }
+
+#[test]
+fn a_pod_counts_as_its_nodes_from_the_decision_on() {
+    let state = |version: u64, node: Option<&str>| -> Object {
+        let meta = json!({"name": "a", "namespace": "ns", "uid": "u", "resourceVersion": version.to_string()});
+        let spec = json!({"nodeName": node, "containers": []});
+        Kind::Pod
+            .parse(json!({"metadata": meta, "spec": spec}))
+            .unwrap()
+    };
+    let node = |engine: &Engine| {
+        let pod = engine
+            .world()
+            .get::<Pod>(&Key::new("ns", "a"))
+            .unwrap()
+            .clone();
+        pods::node(&pod).map(str::to_owned)
+    };
+    let begun = || {
+        let mut engine = engine();
+        let n1 = json!({"metadata": {"name": "n1", "uid": "n1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}});
+        engine.observe(Seen::Listed(Kind::Namespace, Vec::new()), now(0));
+        engine.observe(
+            Seen::Listed(Kind::Node, vec![Kind::Node.parse(n1).unwrap()]),
+            now(0),
+        );
+        engine.observe(Seen::Listed(Kind::Pod, vec![state(1, None)]), now(0));
+        let jobs = engine.poll(now(0));
+        let bind = jobs
+            .into_iter()
+            .find(|job| matches!(job.writes[0], Write::Bind { .. }));
+        assert_eq!(
+            node(&engine).as_deref(),
+            Some("n1"),
+            "before the server has said so"
+        );
+        engine.observe(Seen::Applied(state(2, None)), now(0));
+        assert_eq!(
+            node(&engine).as_deref(),
+            Some("n1"),
+            "whatever else changes"
+        );
+        (engine, bind.unwrap())
+    };
+    let lost = Failure {
+        code: 0,
+        reason: String::new(),
+        message: String::new(),
+    };
+    let (mut engine, job) = begun();
+    engine.complete(&job, Vec::new(), Some(lost.clone()), now(0));
+    assert_eq!(node(&engine), None);
+    let (mut engine, job) = begun();
+    engine.complete(&job, vec![Effect::Bound(job.key.clone())], None, now(0));
+    engine.observe(Seen::Applied(state(3, None)), now(0));
+    assert_eq!(
+        node(&engine).as_deref(),
+        Some("n1"),
+        "until the watch shows it"
+    );
+    let (mut engine, job) = begun();
+    engine.observe(Seen::Applied(state(3, Some("n1"))), now(0));
+    engine.complete(&job, Vec::new(), Some(lost), now(0));
+    assert_eq!(
+        node(&engine).as_deref(),
+        Some("n1"),
+        "only the answer was lost"
+    );
+}
+
+mod storms {
+    use super::*;
+    use crate::{
+        meta, pods,
+        sim::{Dice, Sim},
+    };
+    use k8s_openapi::api::batch::v1::Job;
+    use proptest::prelude::*;
+
+    fn workload(name: &str, more: Value) -> Value {
+        let mut spec = json!({
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "v1"}]}},
+        });
+        for (key, value) in more.as_object().unwrap() {
+            spec[key] = value.clone();
+        }
+        json!({"metadata": {"name": name}, "spec": spec})
+    }
+
+    fn active(sim: &Sim, app: &str) -> Vec<Pod> {
+        let mut all = sim.all::<Pod>();
+        all.retain(|pod| pods::is_active(pod) && meta::label(&pod.metadata, "app") == Some(app));
+        all
+    }
+
+    /// One step of anything: the engine, a watch, a kubelet, a user, the network.
+    fn anything(sim: &mut Sim, dice: &mut Dice) {
+        match dice.roll(20) {
+            0..13 => drop(sim.step(dice.roll(1000))),
+            13..18 => {
+                let all = sim.all::<Pod>();
+                if let Some(pod) = all
+                    .get(dice.roll(all.len()))
+                    .filter(|p| pods::node(p).is_some())
+                {
+                    sim.run_pod(meta::name(&pod.metadata), dice.roll(10) > 0);
+                }
+            }
+            18 => {
+                let kinds: Vec<Kind> = sim.engine.kinds().collect();
+                sim.relist(kinds[dice.roll(kinds.len())]);
+            }
+            _ => {
+                let image = format!("v{}", dice.roll(3));
+                let (kind, name) =
+                    [(Kind::Deployment, "web"), (Kind::DaemonSet, "agent")][dice.roll(2)];
+                sim.edit(kind, name, |object| {
+                    object["spec"]["template"]["spec"]["containers"][0]["image"] = json!(image);
+                });
+            }
+        }
+        sim.pass(Duration::from_millis(50));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        #[test]
+        fn everything_comes_right_after_any_storm(seed in any::<u64>()) {
+            let mut dice = Dice(seed);
+            let mut sim = Sim::new();
+            sim.nodes(3);
+            sim.apply(Kind::Deployment, workload("web", json!({"replicas": 4})));
+            sim.apply(Kind::DaemonSet, workload("agent", json!({})));
+            sim.apply(Kind::StatefulSet, workload("db", json!({"replicas": 2, "serviceName": "db"})));
+            sim.apply(Kind::Job, json!({"metadata": {"name": "work"}, "spec": {"completions": 2, "parallelism": 2,
+                "template": {"metadata": {"labels": {"app": "work"}}, "spec": {"containers": [{"name": "c"}]}}}}));
+            sim.flaky = Some(Dice(seed ^ 1));
+            for _ in 0..400 {
+                anything(&mut sim, &mut dice);
+            }
+            sim.flaky = None;
+            for _ in 0..4 {
+                sim.pass(Duration::from_secs(61));
+                sim.run_all();
+            }
+            for (app, wanted) in [("web", 4), ("agent", 3), ("db", 2), ("work", 2)] {
+                prop_assert_eq!(active(&sim, app).len(), wanted, "{}", app);
+            }
+            let mut images: Vec<_> = active(&sim, "web").iter().map(|p| p.spec.as_ref().unwrap().containers[0].image.clone()).collect();
+            images.dedup();
+            prop_assert_eq!(images.len(), 1, "one version");
+            // The world is what the server has.
+            prop_assert_eq!(sim.engine.world().all::<Pod>().len(), sim.all::<Pod>().len());
+            let job = sim.get::<Job>("work").unwrap().status.unwrap();
+            prop_assert_eq!((job.active, job.ready), (Some(2), Some(2)));
+            for health in sim.engine.health(sim.now) {
+                prop_assert_eq!(health.failing, 0, "{:?}", health);
+            }
+        }
+    }
+}

@@ -24,6 +24,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 pub struct Cluster {
     server: ApiServer,
     pub client: Client,
+    pub url: String,
     pub health: HealthView,
     stop: watch::Sender<bool>,
 }
@@ -50,6 +51,7 @@ impl Cluster {
         let cluster = Self {
             server,
             client,
+            url,
             health,
             stop,
         };

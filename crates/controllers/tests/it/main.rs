@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod cluster;
+mod kubectl;
 
 use std::time::{Duration, Instant};
 
@@ -338,6 +339,12 @@ async fn a_hundred_pods_at_once() {
         .await;
     rolled_out(&cluster, "many", 100).await;
     println!("100 pods of a deployment ready after {:?}", begin.elapsed());
+    for health in cluster.health.get().iter().filter(|h| h.writes > 0) {
+        println!(
+            "{}: {} plans, {} writes",
+            health.name, health.plans, health.writes
+        );
+    }
     let pods = cluster.list::<Pod>().await;
     assert_eq!(pods.len(), 100, "and none too many");
     for node in ["n1", "n2", "n3"] {
