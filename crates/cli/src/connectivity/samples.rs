@@ -51,7 +51,7 @@ fn create(lab: &RunningLab) -> Result<()> {
         .build()
         .context("cannot start the runtime")?;
     runtime.block_on(async {
-        let client = lab::client::connect(&lab.kubeconfig())?;
+        let client = lab::client::connect(&lab.dir.kubeconfig())?;
         let names = sample::create(&client, &lab.state).await?;
         sample::wait_ready(&client, &names, READY).await
     })
