@@ -28,8 +28,10 @@ pub(super) use render::{RowObject, metadata_only};
 
 use super::auth::{self, Peer};
 use super::error::{ApiError, Reason};
-use super::server::Shared;
+use super::kind::Kind;
 use super::proxy;
+use super::server::Shared;
+use super::store::WriteOptions;
 use path::Route;
 
 /// Largest request body.
@@ -49,7 +51,11 @@ pub(super) async fn handle(State(server): State<Arc<Shared>>, request: Request) 
     response
 }
 
-async fn answer(server: &Arc<Shared>, mut request: Request, who: &mut String) -> Result<Response, ApiError> {
+async fn answer(
+    server: &Arc<Shared>,
+    mut request: Request,
+    who: &mut String,
+) -> Result<Response, ApiError> {
     let peer = request.extensions_mut().remove::<Peer>();
     let user = auth::authenticate(server, peer.as_ref(), request.headers())?;
     who.clone_from(&user.name);
@@ -60,10 +66,14 @@ async fn answer(server: &Arc<Shared>, mut request: Request, who: &mut String) ->
     let accept = accepted(request.headers());
     let fixed = match &route {
         Route::Collection(kind, namespace) => {
-            return resource::collection(server, kind, namespace.as_deref(), request).await;
+            let reads = is_get(request.method());
+            let answer = resource::collection(server, kind, namespace.as_deref(), request).await;
+            return answer.map(|answer| told(answer, kind, reads));
         }
         Route::Object(kind, key, None) => {
-            return resource::object(server, kind, key, request).await;
+            let reads = is_get(request.method());
+            let answer = resource::object(server, kind, key, request).await;
+            return answer.map(|answer| told(answer, kind, reads));
         }
         Route::Object(kind, key, Some(sub)) => {
             return subresource::answer(server, kind, key, sub, request).await;
@@ -105,13 +115,27 @@ fn accepted(headers: &HeaderMap) -> String {
     accept.unwrap_or_default().to_owned()
 }
 
+/// Tells readers that a version is on its way out; writers are told with what else there is to say.
+fn told(answer: Response, kind: &Kind, reads: bool) -> Response {
+    match reads {
+        true => resource::warned(answer, kind, &WriteOptions::default()),
+        false => answer,
+    }
+}
+
 /// The checks of which health is made, by name.
 const CHECKS: [&str; 2] = ["ping", "store"];
 
 fn health(wanted: &str, query: Option<&str>) -> Response {
-    let verbose = query.is_some_and(|q| q.split('&').any(|o| o == "verbose" || o.starts_with("verbose=")));
+    let verbose = query.is_some_and(|q| {
+        q.split('&')
+            .any(|o| o == "verbose" || o.starts_with("verbose="))
+    });
     if wanted.is_empty() && verbose {
-        let checks: String = CHECKS.iter().map(|check| format!("[+]{check} ok\n")).collect();
+        let checks: String = CHECKS
+            .iter()
+            .map(|check| format!("[+]{check} ok\n"))
+            .collect();
         return text(200, format!("{checks}healthz check passed\n"));
     }
     match wanted.is_empty() || CHECKS.contains(&wanted) {

@@ -28,6 +28,8 @@ pub async fn answer(
 ) -> Result<Response, ApiError> {
     match sub {
         "status" if kind.has_status => resource::status(server, kind, key, request).await,
+        // The verdict stands in the status, beside what the signer writes.
+        "approval" if serves(kind, sub) => resource::status(server, kind, key, request).await,
         "scale" if kind.scale.is_some() => scale::answer(server, kind, key, request).await,
         "ephemeralcontainers" if serves(kind, sub) => ephemeral(server, kind, key, request).await,
         "finalize" if kind.is_namespace() => finalize(server, kind, key, request).await,

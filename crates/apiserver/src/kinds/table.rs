@@ -399,6 +399,15 @@ fn subresources(plural: &str) -> Vec<Subresource> {
                 &["create", "get"],
             ),
         ],
+        "certificatesigningrequests" => {
+            vec![of(
+                "approval",
+                "certificates.k8s.io",
+                "v1",
+                "CertificateSigningRequest",
+                &["get", "patch", "update"],
+            )]
+        }
         "namespaces" => vec![of("finalize", "", "v1", "Namespace", &["update"])],
         "serviceaccounts" => vec![of(
             "token",
