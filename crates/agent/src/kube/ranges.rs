@@ -10,26 +10,42 @@ use std::{
     net::IpAddr,
     sync::{Arc, OnceLock},
 };
+use tokio::sync::Notify;
 
 /// Ranges by pool.
 pub type Ranges = BTreeMap<String, Vec<IpNet>>;
 
 /// The agent's addresses for those who start before there are any; cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Shared(Arc<OnceLock<Arc<Addresses>>>);
+pub struct Shared(Arc<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    addresses: OnceLock<Arc<Addresses>>,
+    /// Told once they are there.
+    there: Notify,
+}
 
 impl Shared {
     /// There are addresses now.
     pub fn set(&self, addresses: Arc<Addresses>) {
         // Set once, at start.
-        let _ = self.0.set(addresses);
+        let _ = self.0.addresses.set(addresses);
+        self.0.there.notify_one();
     }
 
-    /// Ends when a pod waits for an address of a pool that has none left.
+    fn get(&self) -> Option<&Arc<Addresses>> {
+        self.0.addresses.get()
+    }
+
+    /// Ends when there are addresses, and when a pod waits for one of a pool that has none left.
     pub async fn wanted(&self) {
-        match self.0.get() {
-            Some(addresses) => addresses.demand.notified().await,
-            None => std::future::pending().await,
+        match self.get() {
+            Some(addresses) => tokio::select! {
+                () = addresses.demand.notified() => {}
+                () = self.0.there.notified() => {}
+            },
+            None => self.0.there.notified().await,
         }
     }
 
@@ -42,7 +58,7 @@ impl Shared {
         for pool in reserves.keys() {
             in_use.insert(pool.clone(), (0, 0));
         }
-        if let Some(addresses) = self.0.get() {
+        if let Some(addresses) = self.get() {
             in_use.extend(addresses.in_use());
         }
         let ask =
@@ -61,7 +77,7 @@ impl Shared {
     /// Takes the ranges that the object has into use, and stops using those that are not needed; what the object is to have.
     #[must_use]
     pub fn take_ranges(&self, settings: &Settings, row: &CiliumNode) -> Ranges {
-        let Some(addresses) = self.0.get() else {
+        let Some(addresses) = self.get() else {
             return row.pools.clone();
         };
         addresses.set_pools(&row.pools);
@@ -72,7 +88,7 @@ impl Shared {
 
     /// Takes the single addresses that the object has into use.
     pub fn take_singles(&self, row: &CiliumNode) {
-        if let Some(addresses) = self.0.get() {
+        if let Some(addresses) = self.get() {
             addresses.set_pools(&singles(row));
         }
     }
@@ -80,8 +96,7 @@ impl Shared {
     /// The ranges in use.
     #[must_use]
     pub fn ranges(&self) -> Ranges {
-        self.0
-            .get()
+        self.get()
             .map(|addresses| addresses.ranges())
             .unwrap_or_default()
     }
@@ -90,7 +105,7 @@ impl Shared {
     #[must_use]
     pub fn used(&self) -> Value {
         let (mut v4, mut v6) = (Map::new(), Map::new());
-        let taken = self.0.get().map(|all| all.taken()).unwrap_or_default();
+        let taken = self.get().map(|all| all.taken()).unwrap_or_default();
         for (ip, owner, _, _) in taken {
             let part = if ip.is_ipv4() { &mut v4 } else { &mut v6 };
             part.insert(ip.to_string(), json!({"owner": owner}));

@@ -195,7 +195,11 @@ fn controllers(status: &AgentStatus) -> String {
             || "never".into(),
             |seconds| format!("{} ago", duration(seconds)),
         );
-        let error = if part.failures > 0 { "now" } else { "never" };
+        let error = match (part.state, part.failures) {
+            (_, 0) => "never",
+            (ComponentState::Ok, _) => "earlier",
+            _ => "now",
+        };
         let message = if part.message.is_empty() {
             "no error"
         } else {
