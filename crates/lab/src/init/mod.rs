@@ -28,6 +28,14 @@ pub enum InitCommand {
     Exec,
     /// Serves echo and whoami.
     Serve(crate::workload::ServeArgs),
+    /// Is a small program of a tool image.
+    Tool {
+        /// Which one.
+        tool: String,
+        /// Its arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Runs a lab.
     Supervise,
 }
@@ -40,6 +48,7 @@ impl InitCommand {
             InitCommand::Pid1 => container::pid1(),
             InitCommand::Exec => container::exec(),
             InitCommand::Serve(args) => crate::workload::run(&args),
+            InitCommand::Tool { tool, args } => crate::workload::tools::run(&tool, &args),
             InitCommand::Supervise => crate::supervisor::run().map(|()| 0),
         }
     }

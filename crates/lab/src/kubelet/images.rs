@@ -42,6 +42,9 @@ pub struct Image {
     /// Working directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dir: Option<PathBuf>,
+    /// With the lab's own tools in place of programs that the host lacks.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tools: bool,
     /// Programs that must be there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<String>,

@@ -26,7 +26,8 @@ mod worker;
 mod writer;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -36,6 +37,7 @@ use tokio::sync::watch;
 pub use objects::Objects;
 pub use plan::DEFAULT_PATH;
 
+use crate::init::rootfs::Bind;
 use cni::Cni;
 use events::Recorder;
 use handle::Pods;
@@ -52,6 +54,38 @@ pub(crate) struct Context {
     pods: Pods,
     cpus: usize,
     memory: u64,
+    /// The lab's own tools, where the host lacks the real ones.
+    tools: Vec<Bind>,
+}
+
+/// Where a node keeps the lab's own tools.
+const TOOLS: &str = "/run/kubelet/bin";
+
+/// Writes the lab's own tools, as scripts that start this program, and says where they go in containers.
+fn make_tools(node: &Node) -> anyhow::Result<Vec<Bind>> {
+    let exe = crate::init::exe()?;
+    let dir = node.path(TOOLS);
+    std::fs::create_dir_all(&dir)?;
+    let mut made = Vec::new();
+    for tool in crate::workload::tools::TOOLS {
+        if runner::exists(tool) {
+            continue;
+        }
+        let script = format!(
+            "#!/bin/sh\nexec '{}' lab {} tool {tool} -- \"$@\"\n",
+            exe.display(),
+            crate::init::SUBCOMMAND
+        );
+        let file = dir.join(tool);
+        std::fs::write(&file, script)?;
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755))?;
+        made.push(Bind {
+            from: Path::new(TOOLS).join(tool),
+            to: Path::new("/usr/local/bin").join(tool),
+            read_only: true,
+        });
+    }
+    Ok(made)
 }
 
 /// The kubelet of one node.
@@ -78,7 +112,12 @@ impl Kubelet {
         objects: Arc<Objects>,
     ) -> Kubelet {
         let (cpus, memory) = machine_size();
+        let tools = make_tools(&node).unwrap_or_else(|e| {
+            tracing::warn!(node = node.name, "pods have no tools of the lab: {e:#}");
+            Vec::new()
+        });
         let context = Context {
+            tools,
             cni: Cni::new(node.clone(), cni_path),
             events: Recorder::new(client.clone(), node.name.clone()),
             node,

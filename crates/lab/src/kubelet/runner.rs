@@ -230,14 +230,18 @@ impl Runner {
             .await;
         let sources = read
             .map_err(|e| plan::config_error(format!("cannot read what the pod refers to: {e}")))?;
-        plan::container(
+        let mut spec = plan::container(
             &pod,
             &self.container,
             &image,
             &self.facts,
             &sources,
             &self.volumes,
-        )
+        )?;
+        if image.tools {
+            spec.root.binds.extend(self.context.tools.iter().cloned());
+        }
+        Ok(spec)
     }
 
     /// Runs it once: how it ended, and whether the kubelet ended it.
@@ -492,8 +496,8 @@ async fn until(stop: &mut Stop, own: Option<Instant>) {
     }
 }
 
-/// The host, or the lab's own program directory, has a program.
-fn exists(program: &str) -> bool {
+/// The host has a program.
+pub(super) fn exists(program: &str) -> bool {
     std::env::split_paths(plan::DEFAULT_PATH).any(|dir| dir.join(program).is_file())
 }
 

@@ -62,8 +62,12 @@ fn objects(spec: &LabSpec, state: &LabState) -> anyhow::Result<Vec<Value>> {
                 object["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
             }
             Some("Deployment") => {
-                object["spec"]["template"]["spec"]["containers"][0]["env"] =
-                    json!(api_server(state)?);
+                let pod = &mut object["spec"]["template"]["spec"];
+                pod["containers"][0]["env"] = json!(api_server(state)?);
+                // Without TLS there is no authority, and so no such object.
+                let plain = state.api_url_inside.starts_with("http:");
+                pod["volumes"][0]["projected"]["sources"][1]["configMap"]["optional"] =
+                    json!(plain);
             }
             _ => {}
         }

@@ -9,6 +9,7 @@
 mod demos;
 pub mod dns;
 mod http;
+pub mod tools;
 mod udp;
 
 use std::collections::BTreeMap;

@@ -118,7 +118,7 @@ spec:
   containers:
   - name: main
     image: nicolaka/netshoot
-    command: [sh, -c, 'echo started; echo oops >&2; trap \"exit 0\" TERM; while :; do sleep 0.1; done']
+    command: [sh, -c, 'echo started; sleep 0.3; echo oops >&2; trap \"exit 0\" TERM; while :; do sleep 0.1; done']
     workingDir: /shared
     env:
     - {name: PASSWORD, valueFrom: {secretKeyRef: {name: keys, key: password}}}
@@ -652,6 +652,12 @@ fn lab_deployments_names_and_restarts() {
         ],
     ));
     assert!(long.contains(&ip), "{long}");
+    // This machine's program, or the lab's own.
+    let looked_up = ok(kubectl(&lab, &["exec", "client", "--", "nslookup", "web"]));
+    assert!(
+        looked_up.contains("web.default.svc.cluster.local") && looked_up.contains(&ip),
+        "{looked_up}"
+    );
     assert_eq!(
         kubectl(
             &lab,

@@ -126,7 +126,11 @@ async fn connection(
 async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Answer {
     match route(context, request).await {
         Ok(answer) => answer,
-        Err(Refused(status, message)) => text(status, "text/plain; charset=utf-8", message + "\n"),
+        Err(Refused(status, message)) => {
+            // kubectl reads what it can as YAML: a text with a colon would be an empty object to it.
+            let message = message.replace(": ", " - ");
+            text(status, "text/plain; charset=utf-8", message + "\n")
+        }
     }
 }
 
@@ -223,10 +227,7 @@ fn start_exec(
     let Some(inside) = container.inside.borrow().clone() else {
         return refuse(
             StatusCode::NOT_FOUND,
-            format!(
-                "container not found ({:?}): it does not run",
-                container.name
-            ),
+            format!("container not found ({:?})", container.name),
         );
     };
     let command: Vec<String> = query.all("command").map(str::to_owned).collect();
@@ -250,10 +251,7 @@ fn start_attach(
     if container.inside.borrow().is_none() {
         return refuse(
             StatusCode::NOT_FOUND,
-            format!(
-                "container not found ({:?}): it does not run",
-                container.name
-            ),
+            format!("container not found ({:?})", container.name),
         );
     }
     let asked = asked(query);
