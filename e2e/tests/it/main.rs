@@ -4,6 +4,7 @@
 mod faults;
 mod hygiene;
 mod input;
+mod ipam;
 mod leaks;
 mod matrix;
 mod restarts;
