@@ -17,7 +17,10 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
             "DATE",
         ),
         (r#"(resourceVersion"?): "\d+""#, "$1: \"N\""),
-        (r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ [+-]\d{4}", "DATE"),
+        (
+            r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d+)? [+-]\d{4}",
+            "DATE",
+        ),
         (r"\b10\.96\.\d+\.\d+", "CLUSTER-IP"),
         (r":3\d{4}/(TCP|UDP)", ":NODE-PORT/$1"),
         (r"Resource Version: +\d+", "Resource Version: N"),

@@ -154,8 +154,8 @@ macro_rules! transcripts {
     };
 }
 
-transcripts!(crate::Release::New, new: basics changes discovery explain output workloads errors access custom);
-transcripts!(crate::Release::Old, old: basics changes discovery explain);
+transcripts!(crate::Release::New, new: basics changes discovery explain output describe workloads errors access custom);
+transcripts!(crate::Release::Old, old: basics changes discovery explain output errors custom);
 
 #[test]
 fn every_transcript_is_replayed() {
