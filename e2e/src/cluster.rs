@@ -83,7 +83,9 @@ impl Cluster {
         // The plugin is looked for beside `hypha`.
         let _ = crate::program("hypha-cni");
         Self::of(
+            // Tests count endpoints, and cluster DNS has one.
             LabBuilder::new(crate::program("hypha"), prefix)
+                .args(&["--cluster-dns", "none"])
                 .args(args)
                 .up(),
         )

@@ -4,6 +4,7 @@ use k8s::config::{self, ConfigError};
 use runtime::settings::{Remote, Settings};
 use std::{
     fs, io,
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -79,7 +80,13 @@ fn save(path: &Path, remote: &Remote) -> io::Result<()> {
         state::private_dir(dir).map_err(io::Error::other)?;
     }
     let temporary = path.with_extension("json.tmp");
-    fs::write(&temporary, serde_json::to_vec(remote)?)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    io::Write::write_all(&mut file, &serde_json::to_vec(remote)?)?;
     fs::rename(temporary, path)
 }
 

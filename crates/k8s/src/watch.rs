@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 /// Pauses between tries: short at first, because a server that restarts is back soon.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is known about the connection to the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +122,7 @@ impl Watcher {
         let longest = match presence {
             Presence::Always => LONGEST_PAUSE,
             // Somebody may wait for the kind to be installed.
-            Presence::Optional => LONGEST_PAUSE / 5,
+            Presence::Optional => LONGEST_PAUSE / 3,
         };
         let api = Api::<K>::all(self.client.clone());
         let stream = watcher(api, watcher::Config::default()).backoff(Pauses::new(longest));
@@ -224,9 +224,12 @@ fn is_absent(error: &watcher::Error) -> bool {
     }
 }
 
+/// Pauses that double. A stream that begins anew says so before it has asked for anything: one good event is no success yet.
 struct Pauses {
     next: Duration,
     longest: Duration,
+    /// Good events since the last pause.
+    good: u32,
 }
 
 impl Pauses {
@@ -234,6 +237,7 @@ impl Pauses {
         Self {
             next: FIRST_PAUSE,
             longest,
+            good: 0,
         }
     }
 }
@@ -243,6 +247,7 @@ impl Iterator for Pauses {
 
     fn next(&mut self) -> Option<Duration> {
         let pause = self.next;
+        self.good = 0;
         self.next = (pause * 2).min(self.longest);
         Some(pause)
     }
@@ -250,7 +255,10 @@ impl Iterator for Pauses {
 
 impl Backoff for Pauses {
     fn reset(&mut self) {
-        self.next = FIRST_PAUSE;
+        self.good = self.good.saturating_add(1);
+        if self.good > 1 {
+            self.next = FIRST_PAUSE;
+        }
     }
 }
 
@@ -310,6 +318,13 @@ mod tests {
         let mut pauses = Pauses::new(LONGEST_PAUSE);
         let longest = pauses.by_ref().take(20).max().unwrap();
         assert_eq!(longest, LONGEST_PAUSE);
+        pauses.reset();
+        assert_eq!(
+            pauses.next(),
+            Some(LONGEST_PAUSE),
+            "a stream that only begins"
+        );
+        pauses.reset();
         pauses.reset();
         assert_eq!(pauses.next(), Some(FIRST_PAUSE));
     }

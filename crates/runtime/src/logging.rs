@@ -1,7 +1,7 @@
 //! Log output: one line per event on standard error, text or JSON.
 use crate::settings::SettingsError;
 use std::collections::BTreeMap;
-use tracing::Level;
+use tracing::{Level, level_filters::LevelFilter};
 use tracing_subscriber::{filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// How to log.
@@ -61,7 +61,8 @@ impl Logging {
             .with_target("hyper_util", Level::WARN)
             .with_target("tower", Level::WARN)
             .with_target("rustls", Level::WARN)
-            .with_target("kube_client", Level::WARN)
+            // Whoever asked hears of every failure, and says more.
+            .with_target("kube_client", LevelFilter::OFF)
             .with_target("kube_runtime", Level::WARN);
         let text = (!self.json).then(|| {
             fmt::layer()
