@@ -239,6 +239,7 @@ async fn one(
         }
         Write::Delete { at, grace, .. } => server.delete(at, *grace).await,
         Write::Bind { at, node, .. } => server.bind(at, node).await,
+        Write::Look { at } => server.look(at).await,
     };
     let tell = write.tell();
     match &result {

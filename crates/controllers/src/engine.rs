@@ -3,10 +3,14 @@
 //!
 //! What the server answered to a write is taken into the world at once, so that no plan is made from a state before the
 //! controllers' own writes: nothing is created twice because a watch is late.
+mod doubts;
+
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
 };
+
+use doubts::Doubts;
 
 use crate::{
     Change, Key, Kind, Now, Object, World,
@@ -58,12 +62,14 @@ pub enum Seen {
 /// Writes to carry out for a key, to be answered with [`Engine::complete`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Job {
-    /// Which controller's, by its place.
-    pub controller: usize,
+    /// Which controller's, by its place; the engine's own if absent.
+    pub controller: Option<usize>,
     /// The key.
     pub key: Key,
     /// What to do, in order.
     pub writes: Vec<Write>,
+    /// How many lists had been begun or read when it began.
+    pub begun: u64,
 }
 
 /// How the engine paces its work.
@@ -91,6 +97,9 @@ pub struct Engine {
     graves_by_age: VecDeque<String>,
     /// Pods that are being given to a node, before the server has said so.
     assumed: BTreeMap<Key, Assumed>,
+    doubts: Doubts,
+    /// Lists begun or read so far.
+    lists: u64,
     pace: Pace,
 }
 
@@ -111,6 +120,8 @@ struct Slot {
 #[derive(Default)]
 struct Watch {
     listed: bool,
+    /// The number of the list that was begun or read last.
+    list: u64,
     /// Own writes since the list that is being read was begun: it may be older than they are.
     written: Option<BTreeSet<Key>>,
     /// Why it did not work the last time, and when that was.
@@ -144,6 +155,8 @@ impl Engine {
             graves: BTreeSet::new(),
             graves_by_age: VecDeque::new(),
             assumed: BTreeMap::new(),
+            doubts: Doubts::default(),
+            lists: 0,
             pace,
         }
     }
@@ -161,7 +174,12 @@ impl Engine {
     /// Takes in what a watch says.
     pub fn observe(&mut self, seen: Seen, now: Now) {
         match seen {
-            Seen::Listing(kind) => self.watch(kind).written = Some(BTreeSet::new()),
+            Seen::Listing(kind) => {
+                self.lists += 1;
+                let list = self.lists;
+                let watch = self.watch(kind);
+                (watch.list, watch.written) = (list, Some(BTreeSet::new()));
+            }
             Seen::Listed(kind, objects) => self.replace(kind, objects, now),
             Seen::Applied(object) => self.put(object, now),
             Seen::Deleted(object) => self.gone(&object, now),
@@ -175,8 +193,10 @@ impl Engine {
 
     fn replace(&mut self, kind: Kind, objects: Vec<Object>, now: Now) {
         let listed: BTreeSet<Key> = objects.iter().map(|o| Key::of(o.meta())).collect();
+        self.lists += 1;
+        let list = self.lists;
         let watch = self.watch(kind);
-        watch.error = None;
+        (watch.list, watch.error) = (list, None);
         let written = watch.written.take().unwrap_or_default();
         let lost = |key: &Key| !listed.contains(key) && !written.contains(key);
         let mut known = self.world.stores.keys(kind);
@@ -261,7 +281,7 @@ impl Engine {
 
     /// The jobs that should be begun now.
     pub fn poll(&mut self, now: Now) -> Vec<Job> {
-        let mut jobs = Vec::new();
+        let mut jobs = self.looks(now);
         for index in 0..self.slots.len() {
             let slot = &mut self.slots[index];
             let Some(synced_at) = slot.synced_at else {
@@ -284,6 +304,18 @@ impl Engine {
         jobs
     }
 
+    fn looks(&mut self, now: Now) -> Vec<Job> {
+        let watches = &self.watches;
+        let doubts = self.doubts.take(now.steady, |kind| is_quiet(watches, kind));
+        let look = |at: Target| Job {
+            controller: None,
+            key: at.key.clone(),
+            writes: vec![Write::Look { at }],
+            begun: self.lists,
+        };
+        doubts.into_iter().map(look).collect()
+    }
+
     fn begin(&mut self, controller: usize, key: Key, plan: Plan, now: Now) -> Option<Job> {
         let slot = &mut self.slots[controller];
         if let Some(after) = plan.again {
@@ -303,9 +335,10 @@ impl Engine {
             }
         }
         Some(Job {
-            controller,
+            controller: Some(controller),
             key,
             writes: plan.writes,
+            begun: self.lists,
         })
     }
 
@@ -320,13 +353,11 @@ impl Engine {
         let mut bound = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Put(object) => {
-                    let watch = self.watch(object.kind());
-                    if let Some(written) = &mut watch.written {
-                        written.insert(Key::of(object.meta()));
-                    }
-                    self.put(object, now);
-                }
+                Effect::Put(object) => self.written(object, job, now),
+                Effect::Gone(target) => match self.world.stores.get(target.kind, &target.key) {
+                    Some(known) if meta::uid(known.meta()) == target.uid => self.gone(&known, now),
+                    _ => self.bury(&target.uid),
+                },
                 Effect::Bound(key) => bound.push(key),
                 Effect::Nothing => {}
             }
@@ -338,7 +369,9 @@ impl Engine {
                 self.forget(&at.key, now);
             }
         }
-        let slot = &mut self.slots[job.controller];
+        let Some(slot) = job.controller.and_then(|index| self.slots.get_mut(index)) else {
+            return self.looked(job, failure.is_some(), now);
+        };
         let place = (slot.controller.name(), job.key.clone());
         match failure {
             None => {
@@ -351,6 +384,31 @@ impl Engine {
                     slot.health.failed(&job.key, &failure, now.wall);
                     self.world.failures.insert(place, failure);
                 }
+            }
+        }
+    }
+
+    /// Takes in what a write has made.
+    fn written(&mut self, object: Object, job: &Job, now: Now) {
+        let target = Target {
+            kind: object.kind(),
+            key: Key::of(object.meta()),
+            uid: meta::uid(object.meta()).to_owned(),
+        };
+        let watch = self.watch(target.kind);
+        if let Some(written) = &mut watch.written {
+            written.insert(target.key.clone());
+        }
+        if watch.written.is_some() || watch.list > job.begun {
+            self.doubts.add(target, now.steady);
+        }
+        self.put(object, now);
+    }
+
+    fn looked(&mut self, job: &Job, failed: bool, now: Now) {
+        for write in job.writes.iter().filter(|_| failed) {
+            if let Write::Look { at } = write {
+                self.doubts.add(at.clone(), now.steady + doubts::PAUSE);
             }
         }
     }
@@ -410,7 +468,8 @@ impl Engine {
             }
             Some(slot.queue.deadline().map_or(resync, |at| at.min(resync)))
         };
-        self.slots.iter().filter_map(of).min()
+        let looks = self.doubts.deadline(|kind| is_quiet(&self.watches, kind));
+        self.slots.iter().filter_map(of).chain(looks).min()
     }
 
     /// How every controller is.
@@ -455,6 +514,13 @@ impl Slot {
         }
         keys.into_iter().for_each(|key| self.queue.add(key));
     }
+}
+
+/// Whether no list of the kind is being read.
+fn is_quiet(watches: &BTreeMap<Kind, Watch>, kind: Kind) -> bool {
+    watches
+        .get(&kind)
+        .is_none_or(|watch| watch.written.is_none())
 }
 
 /// Whether `object` is another or a later state than `old`. Versions are compared where they are numbers; else what comes

@@ -2,7 +2,7 @@
 use std::sync::Arc;
 
 use kube::{
-    Api, Client, Error,
+    Api, Client, Error, Resource,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
     core::{ApiResource, Request},
 };
@@ -125,6 +125,17 @@ impl Server {
             Err(error) => Some(failure(error))
                 .filter(|failure| !failure.is_gone())
                 .map_or(Ok(Effect::Nothing), Err),
+        }
+    }
+
+    pub(crate) async fn look(&self, at: &Target) -> Result<Effect, Failure> {
+        let _permit = self.limit.acquire().await;
+        let api = self.api(&at.kind.resource(), &at.key.namespace);
+        match api.get_opt(&at.key.name).await.map_err(failure)? {
+            Some(object) if object.meta().uid.as_ref() == Some(&at.uid) => {
+                object.typed(at.kind).map(Effect::Put).map_err(unreadable)
+            }
+            _ => Ok(Effect::Gone(at.clone())),
         }
     }
 

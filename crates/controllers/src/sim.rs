@@ -286,6 +286,10 @@ impl Sim {
                 self.patch(at.kind, &at.key, *status, &patch)
             }
             Write::Delete { at, grace, .. } => self.delete(at.kind, &at.key, &at.uid, *grace),
+            Write::Look { at } => match self.objects.get(&(at.kind, at.key.clone())) {
+                Some(value) if value["metadata"]["uid"] == at.uid => Ok(self.put(at.kind, &at.key)),
+                _ => Ok(Effect::Gone(at.clone())),
+            },
             Write::Bind { at, node, .. } => self.bind(&at.key, &at.uid, node),
         }
     }
@@ -491,5 +495,14 @@ impl Dice {
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as usize % sides.max(1)
+    }
+}
+
+/// So many cases of a property, or as many as the environment variable `PROPTEST_CASES` asks for.
+pub(crate) fn cases(number: u32) -> proptest::test_runner::Config {
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        proptest::test_runner::Config::default()
+    } else {
+        proptest::test_runner::Config::with_cases(number)
     }
 }

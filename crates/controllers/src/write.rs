@@ -84,6 +84,11 @@ pub enum Write {
     },
     /// An event by itself.
     Note(Note),
+    /// Nothing but a look whether the object is still there.
+    Look {
+        /// Which object.
+        at: Target,
+    },
 }
 
 /// An object as it was when the write was planned.
@@ -258,7 +263,7 @@ impl Write {
             | Self::Patch { tell, .. }
             | Self::Delete { tell, .. }
             | Self::Bind { tell, .. } => Some(tell),
-            Self::Note(_) => None,
+            Self::Note(_) | Self::Look { .. } => None,
         }
     }
 
@@ -310,6 +315,8 @@ pub(crate) fn difference(old: &Value, new: &Value) -> Value {
 pub enum Effect {
     /// The object as the server has it now.
     Put(Object),
+    /// The object is gone.
+    Gone(Target),
     /// The pod is bound.
     Bound(Key),
     /// Nothing that the world knows.

@@ -245,7 +245,7 @@ fn failed_pods_are_replaced_but_not_in_a_rush() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(crate::sim::cases(24))]
 
     #[test]
     fn no_more_nodes_than_allowed_are_without_a_ready_pod(

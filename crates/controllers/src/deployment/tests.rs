@@ -371,7 +371,7 @@ fn check(sim: &Sim, least: usize, most: usize) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(crate::sim::cases(16))]
 
     #[test]
     fn a_rolling_update_keeps_within_its_bounds_in_any_order(

@@ -30,9 +30,10 @@ fn version(engine: &Engine) -> Option<String> {
 
 fn job() -> Job {
     Job {
-        controller: 0,
+        controller: Some(0),
         key: Key::default(),
         writes: Vec::new(),
+        begun: 0,
     }
 }
 
@@ -100,6 +101,18 @@ fn a_list_that_is_older_than_own_writes_does_not_undo_them() {
     engine.observe(Seen::Listed(Kind::Pod, Vec::new()), now(0));
     assert_eq!(version(&engine).as_deref(), Some("9"));
     assert!(engine.world().get::<Pod>(&Key::new("ns", "b")).is_none());
+    let look = engine.poll(now(0)).remove(0);
+    let [Write::Look { at }] = &look.writes[..] else {
+        panic!("whether it is there still has to be seen: {look:?}");
+    };
+    engine.complete(&look, vec![Effect::Gone(at.clone())], None, now(0));
+    assert_eq!(
+        version(&engine),
+        None,
+        "it was removed before the list was made"
+    );
+    engine.complete(&job(), vec![Effect::Put(pod("a", "w", 10))], None, now(0));
+    assert_eq!(version(&engine).as_deref(), Some("10"));
     engine.observe(Seen::Listing(Kind::Pod), now(0));
     engine.observe(Seen::Listed(Kind::Pod, Vec::new()), now(0));
     assert_eq!(version(&engine), None);
@@ -288,7 +301,7 @@ mod storms {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
+        #![proptest_config(crate::sim::cases(16))]
 
         #[test]
         fn everything_comes_right_after_any_storm(seed in any::<u64>()) {

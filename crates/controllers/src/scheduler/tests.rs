@@ -360,7 +360,7 @@ fn wish(dice: &mut Dice, name: &str) -> Value {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(crate::sim::cases(24))]
 
     #[test]
     fn no_hard_wish_is_ever_violated(nodes in 1usize..6, seed in any::<u64>()) {

@@ -224,7 +224,7 @@ fn on_delete_and_claims() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(crate::sim::cases(16))]
 
     #[test]
     fn at_most_one_pod_is_missing_during_a_rollout(replicas in 1usize..5, seed in any::<u64>()) {
