@@ -77,7 +77,8 @@ pub fn load(
 
 /// Reads settings from all places; `flags` and `env` are pairs of name and value.
 ///
-/// Files and objects may have keys of other roles and releases: what is not known there is a warning. In flags it is an error.
+/// A directory and objects may have keys of other roles and releases: what is not known there is left out, with a warning if it
+/// looks like a slip of the pen. In the `config` file and in flags it is an error.
 ///
 /// # Errors
 /// The first key or value that is not accepted, with its place; values that exclude each other; an unreadable file.
@@ -122,7 +123,11 @@ pub fn load_all<S: Keyed>(
     }
     shared.extend(rows_of(remote.node_configs.iter()));
     for (key, value, origin) in shared {
-        loaded.apply_known(&key, &value, origin)?;
+        if matches!(origin, Origin::ConfigFile(_)) {
+            loaded.apply(&key, &value, origin)?;
+        } else {
+            loaded.apply_known(&key, &value, origin)?;
+        }
     }
     for (key, value, variable) in env {
         loaded.apply(key, &value, Origin::Environment(variable))?;
