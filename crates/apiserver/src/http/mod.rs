@@ -17,7 +17,7 @@ use std::time::Instant;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
 use bytes::Bytes;
 use serde_json::Value;
@@ -81,7 +81,7 @@ async fn answer(
         Route::NodeProxy(name, path) => return proxy::node(server, name, path, request).await,
         Route::Health(wanted) => {
             only_get(request.method())?;
-            return Ok(health(wanted, request.uri().query()));
+            return Ok(health(request.uri(), wanted));
         }
         Route::OpenApi2 => {
             only_get(request.method())?;
@@ -126,17 +126,18 @@ fn told(answer: Response, kind: &Kind, reads: bool) -> Response {
 /// The checks of which health is made, by name.
 const CHECKS: [&str; 2] = ["ping", "store"];
 
-fn health(wanted: &str, query: Option<&str>) -> Response {
-    let verbose = query.is_some_and(|q| {
-        q.split('&')
-            .any(|o| o == "verbose" || o.starts_with("verbose="))
-    });
+fn health(uri: &Uri, wanted: &str) -> Response {
+    let options = uri.query().unwrap_or_default().split('&');
+    let verbose = options
+        .into_iter()
+        .any(|o| o == "verbose" || o.starts_with("verbose="));
     if wanted.is_empty() && verbose {
         let checks: String = CHECKS
             .iter()
             .map(|check| format!("[+]{check} ok\n"))
             .collect();
-        return text(200, format!("{checks}healthz check passed\n"));
+        let name = uri.path().trim_matches('/');
+        return text(200, format!("{checks}{name} check passed\n"));
     }
     match wanted.is_empty() || CHECKS.contains(&wanted) {
         true => text(200, "ok"),

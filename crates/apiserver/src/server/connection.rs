@@ -56,11 +56,12 @@ pub(super) async fn serve(
     });
     loop {
         while connections.try_join_next().is_some() {}
-        let Ok(permit) = Arc::clone(&free).acquire_owned().await else {
-            break;
+        let next = async {
+            let permit = Arc::clone(&free).acquire_owned().await;
+            (permit, listener.accept().await)
         };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (permit, accepted) = tokio::select! {
+            next = next => next,
             () = &mut stopped => break,
         };
         let stream = match accepted {
