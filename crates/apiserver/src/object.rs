@@ -23,6 +23,14 @@ impl Object {
         })
     }
 
+    /// An object whose text is known already.
+    pub fn with_text(value: Value, text: Bytes) -> Arc<Self> {
+        Arc::new(Self {
+            value,
+            text: OnceLock::from(text),
+        })
+    }
+
     /// The object as JSON text.
     pub fn json(&self) -> Bytes {
         self.text

@@ -158,7 +158,7 @@ fn watch(
                 timeout: options.timeout,
                 stopping: server.stopping.subscribe(),
             };
-            watch.stream(&first)
+            watch.stream(first)
         }
     };
     Ok(respond(200, "application/json", body))

@@ -1,5 +1,6 @@
 //! A watch as a response body: one JSON event per line until the time is over.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,8 +42,19 @@ pub struct WatchBody {
     pub stopping: watch::Receiver<bool>,
 }
 
+/// How much is written at once: what waits is kept as events, whose text all watchers share.
+const CHUNK: usize = 64 << 10;
+
+/// Something to be told.
+enum Line {
+    Event(WatchEvent),
+    /// What is not about one object, as it is written.
+    Other(&'static str, Bytes),
+}
+
 struct Running {
     body: WatchBody,
+    queue: VecDeque<Line>,
     ready: BytesMut,
     told_columns: bool,
     tick: Interval,
@@ -52,7 +64,7 @@ struct Running {
 
 impl WatchBody {
     /// The response body; `first` are the events that the start called for.
-    pub fn stream(self, first: &[WatchEvent]) -> Body {
+    pub fn stream(self, first: Vec<WatchEvent>) -> Body {
         let now = Instant::now();
         let period = self.bookmark_interval.max(Duration::from_millis(1));
         let mut running = Running {
@@ -63,11 +75,11 @@ impl WatchBody {
                     .unwrap_or(DEFAULT_TIMEOUT)
                     .min(Duration::from_secs(86_400)),
             body: self,
+            queue: first.into_iter().map(Line::Event).collect(),
             ready: BytesMut::new(),
             told_columns: false,
             ended: false,
         };
-        running.write_events(first);
         if running.body.mark_initial {
             running.write_bookmark(json!({ INITIAL_END: "true" }));
         }
@@ -102,11 +114,16 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 impl Running {
     /// The next piece of the body, as soon as there is one; `None` at the end.
     async fn next_chunk(&mut self) -> Option<Bytes> {
-        while self.ready.is_empty() {
+        while self.queue.is_empty() {
             if self.ended {
                 return None;
             }
             self.wait().await;
+        }
+        while self.ready.len() < CHUNK
+            && let Some(line) = self.queue.pop_front()
+        {
+            self.write(&line);
         }
         Some(self.ready.split().freeze())
     }
@@ -128,13 +145,10 @@ impl Running {
 
     fn write_result(&mut self, events: Result<Vec<WatchEvent>, ApiError>) {
         match events {
-            Ok(events) => self.write_events(&events),
+            Ok(events) => self.queue.extend(events.into_iter().map(Line::Event)),
             Err(error) => {
-                write_line(
-                    &mut self.ready,
-                    "ERROR",
-                    error.to_status().to_string().as_bytes(),
-                );
+                let text = Bytes::from(error.to_status().to_string());
+                self.queue.push_back(Line::Other("ERROR", text));
                 self.ended = true;
             }
         }
@@ -150,14 +164,15 @@ impl Running {
         }
     }
 
-    fn write_events(&mut self, events: &[WatchEvent]) {
-        for event in events {
-            let object = self
-                .body
-                .view
-                .event(&self.body.kind, event, !self.told_columns);
-            self.told_columns = true;
-            write_line(&mut self.ready, event.event.as_str(), &object);
+    fn write(&mut self, line: &Line) {
+        match line {
+            Line::Event(event) => {
+                let (view, kind) = (self.body.view, &self.body.kind);
+                let object = view.event(kind, event, !self.told_columns);
+                self.told_columns = true;
+                write_line(&mut self.ready, event.event.as_str(), &object);
+            }
+            Line::Other(what, text) => write_line(&mut self.ready, what, text),
         }
     }
 
@@ -167,7 +182,8 @@ impl Running {
             metadata["annotations"] = annotations;
         }
         let object = self.body.view.bookmark(&self.body.kind, metadata);
-        write_line(&mut self.ready, "BOOKMARK", object.to_string().as_bytes());
+        let text = Bytes::from(object.to_string());
+        self.queue.push_back(Line::Other("BOOKMARK", text));
     }
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
-use serde_json::Value;
 use tokio::sync::watch;
 
 use super::super::object::{Key, Object};
@@ -92,7 +92,7 @@ pub struct Restored {
     /// The revision to go on from.
     pub revision: u64,
     /// Every object with the table that it belongs to.
-    pub objects: Vec<(String, Value)>,
+    pub objects: Vec<(String, Arc<Object>)>,
 }
 
 impl Journal {
@@ -230,8 +230,9 @@ fn read(database: &Database) -> Result<Restored, String> {
             .next()
             .unwrap_or_default()
             .to_owned();
-        let object = serde_json::from_slice(text.value()).map_err(|e| damaged(&e.to_string()))?;
-        objects.push((table, object));
+        let text = Bytes::copy_from_slice(text.value());
+        let value = serde_json::from_slice(&text).map_err(|e| damaged(&e.to_string()))?;
+        objects.push((table, Object::with_text(value, text)));
     }
     Ok(Restored { revision, objects })
 }

@@ -90,13 +90,12 @@ impl Memory {
         history: usize,
         journal: Journal,
         revision: u64,
-        objects: Vec<(String, Value)>,
+        objects: Vec<(String, Arc<Object>)>,
     ) -> Self {
         let mut inner = Inner::new();
         inner.revision = revision;
         for (table, object) in objects {
             let key = Key::of(&object);
-            let object = Object::shared(object);
             inner.index(&table, &key, None, Some(&object));
             inner.table_mut(&table).objects.insert(key, object);
         }

@@ -141,7 +141,7 @@ impl Store {
                 Err(error) if error.reason() == Reason::AlreadyExists && attempts > 0 => {}
                 result => {
                     self.after_write();
-                    return result;
+                    return result.inspect(|stored| drop(stored.json()));
                 }
             }
         }
@@ -216,6 +216,8 @@ impl Store {
             record(kind, &shown, &mut new, part, options);
             if let Commit::Done(stored) = self.commit(kind, key, &old, new, options.dry_run)? {
                 self.after_write();
+                // Written here and not where it is read: many read it.
+                drop(stored.json());
                 return Ok(stored);
             }
         }
