@@ -3,6 +3,7 @@ mod control;
 mod load;
 mod programs;
 mod report;
+mod scale;
 mod topology;
 
 use std::{path::PathBuf, time::Duration};
@@ -64,6 +65,7 @@ fn main() -> Result<()> {
         }
     }
     programs::measure(&args.filter, &mut report)?;
+    scale::measure(&args.filter, &mut report)?;
     if args
         .filter
         .as_ref()

@@ -22,3 +22,11 @@ mod state;
 mod status;
 mod sweep;
 mod targets;
+
+/// What `make bench` measures at the size of a big cluster.
+pub mod scale {
+    pub use crate::{
+        controllers::{Desired, desired, publish},
+        plan::routing_plan,
+    };
+}
