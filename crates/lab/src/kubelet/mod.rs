@@ -61,19 +61,26 @@ pub(crate) struct Context {
 /// Where a node keeps the lab's own tools.
 const TOOLS: &str = "/run/kubelet/bin";
 
+/// Where containers with these tools have this program.
+const PROGRAM: &str = "/usr/local/lib/hypha/lab";
+
 /// Writes the lab's own tools, as scripts that start this program, and says where they go in containers.
 fn make_tools(node: &Node) -> anyhow::Result<Vec<Bind>> {
     let exe = crate::init::exe()?;
     let dir = node.path(TOOLS);
     std::fs::create_dir_all(&dir)?;
-    let mut made = Vec::new();
+    // Wherever it stands, containers may have something else there.
+    let mut made = vec![Bind {
+        from: exe,
+        to: PROGRAM.into(),
+        read_only: true,
+    }];
     for tool in crate::workload::tools::TOOLS {
         if runner::exists(tool) {
             continue;
         }
         let script = format!(
-            "#!/bin/sh\nexec '{}' lab {} tool {tool} -- \"$@\"\n",
-            exe.display(),
+            "#!/bin/sh\nexec {PROGRAM} lab {} tool {tool} -- \"$@\"\n",
             crate::init::SUBCOMMAND
         );
         let file = dir.join(tool);

@@ -239,7 +239,10 @@ impl Runner {
             &self.volumes,
         )?;
         if image.tools {
-            spec.root.binds.extend(self.context.tools.iter().cloned());
+            // The program itself is gone for a moment while it is rebuilt.
+            let tools = self.context.tools.iter();
+            let there = tools.filter(|b| self.context.node.path(&b.from).is_file());
+            spec.root.binds.extend(there.cloned());
         }
         Ok(spec)
     }
