@@ -10,11 +10,7 @@ use futures::{StreamExt, pin_mut, stream::FuturesUnordered};
 use jiff::Timestamp;
 use kube::{
     Api, Client, Resource,
-    runtime::{
-        WatchStreamExt,
-        utils::Backoff,
-        watcher::{self, Event, watcher},
-    },
+    runtime::watcher::{self, Event, watcher},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -293,10 +289,20 @@ async fn follow(client: Client, kind: Kind, seen: mpsc::Sender<Told>) {
         Kind::Lease => api = Api::namespaced_with(client, NODE_LEASES, &resource),
         _ => {}
     }
-    let stream = watcher(api, config).backoff(Pauses(FIRST_PAUSE));
+    let stream = watcher(api, config);
     pin_mut!(stream);
-    let mut list = Vec::new();
+    let (mut list, mut pause) = (Vec::new(), FIRST_PAUSE);
     while let Some(event) = stream.next().await {
+        match &event {
+            // The stream asks again when it is polled again.
+            Err(_) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            // Said before anything was asked for: no success yet.
+            Ok(Event::Init) => {}
+            Ok(_) => pause = FIRST_PAUSE,
+        }
         let is_listing = matches!(event, Ok(Event::Init));
         let told = match event {
             Ok(Event::Init) => {
@@ -350,22 +356,4 @@ fn causes(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-struct Pauses(Duration);
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST_PAUSE);
-        Some(pause)
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        self.0 = FIRST_PAUSE;
-    }
 }

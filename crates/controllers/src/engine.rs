@@ -207,7 +207,12 @@ impl Engine {
             }
         }
         for object in objects {
-            self.put(object, now);
+            if written.contains(&Key::of(object.meta())) {
+                self.put(object, now);
+            } else {
+                // The list decides, also when the server has begun to count anew.
+                self.take(object, now);
+            }
         }
         self.watch(kind).listed = true;
         self.start_slots(now);
@@ -217,12 +222,18 @@ impl Engine {
     fn put(&mut self, object: Object, now: Now) {
         let meta = object.meta();
         let key = Key::of(meta);
-        if self.graves.contains(meta::uid(meta)) {
-            return;
+        let old = self.world.stores.get(object.kind(), &key);
+        if old.is_none_or(|old| is_newer(&object, &old)) {
+            self.take(object, now);
         }
-        if let Some(old) = self.world.stores.get(object.kind(), &key)
-            && !is_newer(&object, &old)
-        {
+    }
+
+    /// Takes an object in, unless it is known to be gone.
+    fn take(&mut self, object: Object, now: Now) {
+        let meta = object.meta();
+        let key = Key::of(meta);
+        let old = self.world.stores.get(object.kind(), &key);
+        if self.graves.contains(meta::uid(meta)) || old.as_ref() == Some(&object) {
             return;
         }
         let object = self.with_assumed(&key, object);

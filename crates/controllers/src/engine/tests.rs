@@ -119,6 +119,15 @@ fn a_list_that_is_older_than_own_writes_does_not_undo_them() {
 }
 
 #[test]
+fn a_server_may_begin_to_count_anew() {
+    let mut engine = engine();
+    engine.observe(Seen::Applied(pod("a", "old", 500)), now(0));
+    engine.observe(Seen::Listing(Kind::Pod), now(0));
+    engine.observe(Seen::Listed(Kind::Pod, vec![pod("a", "new", 3)]), now(0));
+    assert_eq!(version(&engine).as_deref(), Some("3"));
+}
+
+#[test]
 fn indexes_follow_the_objects() {
     let mut world = World::default();
     let object = |owner: &str, node: &str| -> Object {

@@ -38,11 +38,9 @@ impl Drop for Cluster {
 
 impl Cluster {
     pub async fn start(nodes: usize, settings: Settings) -> Self {
-        let server = ApiServer::open(ServerOptions::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let serving = server.clone();
-        tokio::spawn(async move { serving.serve(listener).await });
+        let server = serve(listener);
         let client = Client::try_from(Config::new(url.parse().unwrap())).unwrap();
         let (stop, stopped) = watch::channel(false);
         let controllers = Controllers::new(client.clone(), settings);
@@ -157,6 +155,13 @@ impl Cluster {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
+
+fn serve(listener: TcpListener) -> ApiServer {
+    let server = ApiServer::open(ServerOptions::default()).unwrap();
+    let serving = server.clone();
+    tokio::spawn(async move { serving.serve(listener).await });
+    server
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {
