@@ -10,7 +10,7 @@ use crate::{Error, Result, maps::MapHandle};
 /// Pause while events flow.
 pub const BUSY_INTERVAL: Duration = Duration::from_millis(10);
 /// Longest pause while none flow.
-pub const IDLE_INTERVAL: Duration = Duration::from_millis(100);
+pub const IDLE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Reads the event ring. It keeps the kernel's place in the ring: a reader that comes after a restart goes on where the last one
 /// stopped.
@@ -117,7 +117,7 @@ mod tests {
             interval = next_interval(interval, false);
             steps += 1;
         }
-        assert_eq!(steps, 4);
+        assert_eq!(steps, 3);
         assert_eq!(next_interval(interval, false), IDLE_INTERVAL);
     }
 }

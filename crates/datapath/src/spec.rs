@@ -81,7 +81,7 @@ impl Default for MapSizes {
             conntrack: 524_288,
             nat: 524_288,
             fragments: 8_192,
-            events_bytes: 1 << 20,
+            events_bytes: 1 << 19,
         }
     }
 }
