@@ -45,6 +45,7 @@ pub fn run(loaded: Loaded, started: Instant) -> Result<()> {
         capabilities = kept,
         "agent starting"
     );
+    datapath::share_heap();
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(BLOCKING_THREADS)

@@ -1,10 +1,11 @@
-//! The bpf(2) calls that aya does not make. The only module with `unsafe`.
+//! The bpf(2) calls that aya does not make, and the heap. The only module with `unsafe`.
 #![allow(
     unsafe_code,
     reason = "bpf(2) takes addresses; every block says why they are valid"
 )]
 
 mod attr;
+mod heap;
 mod link;
 mod map;
 mod prog;
@@ -21,6 +22,7 @@ use std::{
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
+pub use heap::share_heap;
 pub(crate) use link::{LinkState, link_create, link_detach, link_info, link_update};
 pub(crate) use map::{
     Batch, MapShape, delete, delete_batch, lookup, lookup_batch, map_create, map_freeze, map_info,
