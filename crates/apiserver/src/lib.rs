@@ -38,5 +38,6 @@ pub mod validate;
 
 pub use error::ApiError;
 pub use kind::{Kind, Registry};
+pub use proxy::trusting;
 pub use server::{ApiServer, Kubelets, NoKubelets, ServerOptions, StartError};
 pub use store::{Store, StoreOptions};

@@ -328,8 +328,11 @@ async fn refused(answer: Response) -> ApiError {
     ApiError::new(reason, message.unwrap_or(text.trim()))
 }
 
-/// TLS without a look at the certificate: kubelets make their own, and the way to them is a trusted one.
-fn trusting() -> ClientConfig {
+/// TLS without a look at the certificate: kubelets make their own, and the way to them is a trusted one. For probes, too.
+///
+/// # Panics
+/// Never: the only step that can fail is asked for the versions of TLS that its provider has.
+pub fn trusting() -> ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder
