@@ -8,6 +8,7 @@ mod rows;
 pub mod zone;
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -24,7 +25,8 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::config::AuthInfo;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client, Config, ResourceExt};
+use kube::{Api, Client, Config, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
@@ -68,8 +70,20 @@ pub(super) async fn start(args: &[String], env: BTreeMap<String, String>) -> any
     }
     let tcp = super::listen(PORT).await?;
     tokio::spawn(serve_tcp(server.clone(), tcp));
-    tokio::spawn(watch_services(client.clone(), server.clone()));
-    tokio::spawn(watch_slices(client, server.clone()));
+    let services = Rows::<Service> {
+        name: "services",
+        set: Zone::set_services,
+        put: Zone::put_service,
+        remove: Zone::remove_service,
+    };
+    let slices = Rows::<EndpointSlice> {
+        name: "endpoint slices",
+        set: Zone::set_slices,
+        put: Zone::put_slice,
+        remove: Zone::remove_slice,
+    };
+    tokio::spawn(watch(client.clone(), server.clone(), services));
+    tokio::spawn(watch(client, server.clone(), slices));
     let ready = super::listen(READY_PORT).await?;
     let app = Router::new().route("/ready", get(move || is_ready(server.clone())));
     tokio::spawn(async move { axum::serve(ready, app).await });
@@ -222,52 +236,40 @@ async fn serve_stream(server: Arc<Server>, mut stream: TcpStream, _from: SocketA
     }
 }
 
-async fn watch_services(client: Client, server: Arc<Server>) {
-    let mut events = watcher(Api::<Service>::all(client), watcher::Config::default())
+/// What the zone does with objects of one kind.
+struct Rows<K> {
+    name: &'static str,
+    set: fn(&mut Zone, Vec<K>),
+    put: fn(&mut Zone, &K),
+    remove: fn(&mut Zone, &str, &str),
+}
+
+/// Keeps the zone in step with the objects of one kind.
+async fn watch<K>(client: Client, server: Arc<Server>, rows: Rows<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let mut events = watcher(Api::<K>::all(client), watcher::Config::default())
         .default_backoff()
         .boxed();
     let mut listed = Vec::new();
     loop {
         match events.try_next().await {
             Ok(Some(Event::Init)) => listed.clear(),
-            Ok(Some(Event::InitApply(service))) => listed.push(service),
+            Ok(Some(Event::InitApply(object))) => listed.push(object),
             Ok(Some(Event::InitDone)) => {
-                server.change(|z| z.set_services(std::mem::take(&mut listed)))
+                server.change(|z| (rows.set)(z, std::mem::take(&mut listed)))
             }
-            Ok(Some(Event::Apply(service))) => server.change(|z| z.put_service(&service)),
-            Ok(Some(Event::Delete(service))) => server.change(|z| {
-                z.remove_service(
-                    &service.namespace().unwrap_or_default(),
-                    &service.name_any(),
+            Ok(Some(Event::Apply(object))) => server.change(|z| (rows.put)(z, &object)),
+            Ok(Some(Event::Delete(object))) => server.change(|z| {
+                (rows.remove)(
+                    z,
+                    &object.namespace().unwrap_or_default(),
+                    &object.name_any(),
                 )
             }),
             Ok(None) => return,
-            Err(e) => eprintln!("watching services: {e}"),
-        }
-    }
-}
-
-async fn watch_slices(client: Client, server: Arc<Server>) {
-    let mut events = watcher(
-        Api::<EndpointSlice>::all(client),
-        watcher::Config::default(),
-    )
-    .default_backoff()
-    .boxed();
-    let mut listed = Vec::new();
-    loop {
-        match events.try_next().await {
-            Ok(Some(Event::Init)) => listed.clear(),
-            Ok(Some(Event::InitApply(slice))) => listed.push(slice),
-            Ok(Some(Event::InitDone)) => {
-                server.change(|z| z.set_slices(std::mem::take(&mut listed)))
-            }
-            Ok(Some(Event::Apply(slice))) => server.change(|z| z.put_slice(&slice)),
-            Ok(Some(Event::Delete(slice))) => server.change(|z| {
-                z.remove_slice(&slice.namespace().unwrap_or_default(), &slice.name_any())
-            }),
-            Ok(None) => return,
-            Err(e) => eprintln!("watching endpoint slices: {e}"),
+            Err(e) => eprintln!("watching {}: {e}", rows.name),
         }
     }
 }
