@@ -341,7 +341,8 @@ impl Node {
                 conntrack: 262_144,
                 nat: 1024,
                 fragments: 64,
-                events_bytes: 1 << 20,
+                // As the agent has it: a ring that fits the cache costs less than one that does not.
+                ..MapSizes::default()
             },
             attach: AttachMode::Auto,
             object: Object::embedded(),
