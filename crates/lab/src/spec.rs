@@ -145,6 +145,53 @@ impl From<LabName> for String {
     }
 }
 
+/// The name of a node: a host name without dots, short, and not the name of anything else in a lab.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeName(String);
+
+/// Names that files and commands of a lab have for something else.
+const TAKEN: [&str; 4] = ["router", "fabric", "operator", "supervisor"];
+
+impl NodeName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Why a text is no node name.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "node name {0:?} is not usable: 1 to 32 characters of a-z, 0-9 and '-', the first and last no '-', and not router, fabric, operator or supervisor"
+)]
+pub struct BadNodeName(String);
+
+impl FromStr for NodeName {
+    type Err = BadNodeName;
+
+    fn from_str(s: &str) -> Result<Self, BadNodeName> {
+        // The same characters as a lab's.
+        let plain = s.parse::<LabName>().is_ok() && !TAKEN.contains(&s);
+        let name = || NodeName(s.to_owned());
+        plain.then(name).ok_or_else(|| BadNodeName(s.to_owned()))
+    }
+}
+
+impl TryFrom<String> for NodeName {
+    type Error = BadNodeName;
+
+    fn try_from(s: String) -> Result<Self, BadNodeName> {
+        s.parse()
+    }
+}
+
+impl From<NodeName> for String {
+    fn from(n: NodeName) -> String {
+        n.0
+    }
+}
+
 /// Everything that decides how a lab looks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabSpec {
@@ -152,6 +199,9 @@ pub struct LabSpec {
     pub name: LabName,
     /// How many nodes, 1 to [`MAX_NODES`].
     pub nodes: u8,
+    /// Their names, as far as they have others than `node1` and so on.
+    #[serde(default)]
+    pub node_names: Vec<NodeName>,
     /// How pods of other nodes are reached.
     pub routing: Routing,
     /// Address families.
@@ -171,11 +221,20 @@ pub struct LabSpec {
     pub agent_config: Vec<(String, String)>,
 }
 
+impl LabSpec {
+    /// The name of node `i`, from 1.
+    pub fn node_name(&self, i: u8) -> String {
+        let given = self.node_names.get(usize::from(i).wrapping_sub(1));
+        given.map_or_else(|| format!("node{i}"), |name| name.0.clone())
+    }
+}
+
 impl Default for LabSpec {
     fn default() -> Self {
         LabSpec {
             name: LabName::default(),
             nodes: 3,
+            node_names: Vec::new(),
             routing: Routing::default(),
             families: Families::default(),
             router_routes: true,
@@ -199,6 +258,22 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "A", "a/b", "..", "a b", &"x".repeat(33)] {
             assert!(bad.parse::<LabName>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn node_names() {
+        let names = ["k8s-ctr", "k8s-w1"].map(|n| n.parse().unwrap());
+        let spec = LabSpec {
+            node_names: names.into(),
+            ..LabSpec::default()
+        };
+        assert_eq!(
+            [1, 2, 3].map(|i| spec.node_name(i)),
+            ["k8s-ctr", "k8s-w1", "node3"]
+        );
+        for bad in ["", "router", "a.b", "K8S"] {
+            assert!(bad.parse::<NodeName>().is_err(), "{bad:?}");
         }
     }
 

@@ -158,7 +158,6 @@ fn pod_cidrs(spec: &LabSpec, i: u8) -> Vec<IpNet> {
 
 fn node(spec: &LabSpec, i: u8) -> Machine {
     let (side, host) = place(i);
-    let name = format!("node{i}");
     let hops = side.addresses(spec, ROUTER_HOST);
     let routes = hops.iter().flat_map(|hop| {
         let nets = behind_nets()
@@ -172,13 +171,14 @@ fn node(spec: &LabSpec, i: u8) -> Machine {
     Machine {
         links: vec![Link {
             name: "eth0".into(),
-            fabric_end: format!("{name}-eth0"),
+            // A device has a short name, a node may have a longer one.
+            fabric_end: format!("node{i}-eth0"),
             bridge: side.bridge().into(),
             addresses: side.addresses(spec, host),
         }],
         routes: routes.collect(),
         pod_cidrs: pod_cidrs(spec, i),
-        name,
+        name: spec.node_name(i),
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{Lab, Output, others, running};
 use crate::init::LAB_ENV;
 use crate::proc::ProcId;
-use crate::spec::{Dns, Families, LabName, LabSpec, MAX_NODES, READY_LIMIT, Routing};
+use crate::spec::{Dns, Families, LabName, LabSpec, MAX_NODES, NodeName, READY_LIMIT, Routing};
 use crate::state::{Phase, StateDir, kept_names, lab_names};
 use crate::supervisor::progress::Progress;
 
@@ -27,6 +27,14 @@ pub struct UpArgs {
     /// How many nodes.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=i64::from(MAX_NODES)))]
     nodes: u8,
+    /// The names of the nodes, as many as there shall be nodes (default: node1, node2 …).
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        conflicts_with = "nodes"
+    )]
+    node_names: Vec<NodeName>,
     /// How packets reach pods of other nodes.
     #[arg(long, value_enum, default_value_t)]
     routing: Routing,
@@ -74,6 +82,31 @@ fn key_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl UpArgs {
+    fn count(&self) -> u8 {
+        match self.node_names.len() {
+            0 => self.nodes,
+            named => u8::try_from(named).unwrap_or(u8::MAX),
+        }
+    }
+
+    fn check_names(&self) -> anyhow::Result<()> {
+        let names = &self.node_names;
+        if names.len() > usize::from(MAX_NODES) {
+            bail!(
+                "--node-names: {} names, but a lab has at most {MAX_NODES} nodes",
+                names.len()
+            );
+        }
+        let twice = names
+            .iter()
+            .enumerate()
+            .find(|(i, name)| names[..*i].contains(name));
+        match twice {
+            Some((_, name)) => bail!("--node-names: {:?} stands there twice", name.as_str()),
+            None => Ok(()),
+        }
+    }
+
     fn spec(&self, name: LabName) -> LabSpec {
         let families = match (self.ipv4, self.ipv6) {
             (true, _) => Families::Ipv4,
@@ -82,7 +115,8 @@ impl UpArgs {
         };
         LabSpec {
             name,
-            nodes: self.nodes,
+            nodes: self.count(),
+            node_names: self.node_names.clone(),
             routing: self.routing,
             families,
             router_routes: !self.no_router_routes,
@@ -101,6 +135,7 @@ pub(super) fn up(name: LabName, args: UpArgs) -> anyhow::Result<i32> {
     if !nix::unistd::geteuid().is_root() {
         bail!("a lab needs root: it makes network namespaces and loads eBPF programs");
     }
+    args.check_names()?;
     let spec = args.spec(name);
     let dir = StateDir::of(&spec.name);
     let known = if args.test && dir.running() {
@@ -117,7 +152,7 @@ pub(super) fn up(name: LabName, args: UpArgs) -> anyhow::Result<i32> {
     }
     let code = if args.test { matrix(&spec.name)? } else { 0 };
     if args.output == Output::Text {
-        hints(&spec.name);
+        hints(&spec);
     }
     Ok(code)
 }
@@ -248,7 +283,8 @@ fn finished(spec: &LabSpec, ms: u64, output: Output) -> anyhow::Result<()> {
 }
 
 /// How to look at it and how to end it, by the name that this program was called by.
-fn hints(name: &LabName) {
+fn hints(spec: &LabSpec) {
+    let name = &spec.name;
     let hypha = std::env::args().next().unwrap_or_else(|| "hypha".into());
     let flag = if *name == LabName::default() {
         String::new()
@@ -262,7 +298,10 @@ fn hints(name: &LabName) {
     };
     println!("  look:    {hypha} lab status{flag}   {hypha} dbg status --all-nodes{flag}");
     println!("  watch:   {hypha} dbg monitor{flag}");
-    println!("  enter:   {hypha} lab exec{flag} node1 -- ip addr");
+    println!(
+        "  enter:   {hypha} lab exec{flag} {} -- ip addr",
+        spec.node_name(1)
+    );
     println!("  matrix:  {hypha} connectivity test{flag}");
     println!(
         "  kubectl: export KUBECONFIG={}",
