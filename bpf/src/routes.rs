@@ -1,8 +1,10 @@
-//! Ways out of the node: what the routing table says of a destination, remembered for a moment.
+//! Ways out of the node: what the address cache or the routing table says of a destination, remembered for a moment.
 //!
 //! Asking takes as long as everything else that a pod's program does. An answer is believed for a few ticks of the clock, on the
-//! CPU that asked: a busy destination is asked for once in hundreds of packets, and a route or neighbour that changes is followed
-//! before anybody could notice. There is nothing to invalidate, also while no agent runs.
+//! CPU that asked: a busy destination is asked for once in hundreds of packets, and a route, neighbour or node that changes is
+//! followed before anybody could notice. There is nothing to invalidate, also while no agent runs. Identities are not remembered:
+//! a connection's stand in its entry, a new one's are looked up.
+use abi::{IpcacheValue, ipcache_flags};
 use aya_ebpf::{
     bindings::{__sk_buff, bpf_fib_lookup, bpf_redir_neigh},
     helpers::generated::bpf_fib_lookup as fib_lookup,
@@ -10,9 +12,9 @@ use aya_ebpf::{
 use wire::Family;
 
 use crate::{
-    clock,
+    clock, config,
     flow::{Flow, State},
-    maps::Maps,
+    maps::{self, Maps},
     skb::Skb,
 };
 
@@ -39,9 +41,17 @@ pub struct Route<F: Family> {
     pub smac: [u8; 6],
     /// What to resolve if the neighbour is not known.
     pub next_hop: bpf_redir_neigh,
+    /// Where the tunnel leads, if it is the way.
+    remote: IpcacheValue,
 }
 
 impl<F: Family> Route<F> {
+    /// The node behind which the destination is, if the tunnel is the way to it.
+    #[inline(always)]
+    pub fn tunnel(&self) -> Option<&IpcacheValue> {
+        is_behind_tunnel(&self.remote).then_some(&self.remote)
+    }
+
     /// True if the MAC addresses are known.
     #[inline(always)]
     pub fn is_resolved(&self) -> bool {
@@ -62,12 +72,33 @@ impl<F: Maps> Flow<F> {
         known.then_some(route)
     }
 
-    /// The way to the packet's destination, asked for now; none if the kernel's stack has to decide.
+    /// The way through the tunnel, if it is the way to the packet's destination. Tells the receiver's identity, too.
+    #[inline(always)]
+    pub fn ask_tunnel(&mut self) -> Option<&'static Route<F>> {
+        if !config::is_tunnel() {
+            return None;
+        }
+        let t = &self.state.h.tuple;
+        let remote = maps::ipcache::<F>(t.dst).filter(|remote| is_behind_tunnel(remote))?;
+        let route = F::route(place::<F>(t.dst))?;
+        (route.dst, route.from, route.proto) = (t.dst, self.skb.ifindex(), u32::from(t.proto));
+        route.remote = *remote;
+        route.until = clock::now() + BELIEVED;
+        self.dst_id = remote.sec_id;
+        Some(route)
+    }
+
+    /// The way that the routing table has to the packet's destination; none if the kernel's stack has to decide.
     #[inline(always)]
     pub fn ask_route(&self) -> Option<&'static Route<F>> {
         let route = F::route(place::<F>(self.state.h.tuple.dst))?;
         ask::<F>(self.skb.0, self.state, route).then_some(route)
     }
+}
+
+#[inline(always)]
+fn is_behind_tunnel(remote: &IpcacheValue) -> bool {
+    remote.flags & (ipcache_flags::TUNNEL | ipcache_flags::SKIP_TUNNEL) == ipcache_flags::TUNNEL
 }
 
 /// Where the answer for a destination stands: hosts of one network get different places.
@@ -94,6 +125,7 @@ fn ask<F: Maps>(skb: *mut __sk_buff, state: &State<F>, route: &mut Route<F>) -> 
         fib.__bindgen_anon_4.ipv4_dst = F::first_word(t.dst);
     }
     (route.dst, route.from, route.proto) = (t.dst, fib.ifindex, u32::from(t.proto));
+    route.remote.flags = 0;
     let size = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: `fib` is initialised and of the length given.
     let found = unsafe { fib_lookup(skb.cast(), &mut fib, size, 0) };

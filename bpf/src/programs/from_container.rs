@@ -1,7 +1,6 @@
 //! What a pod sends: ingress of the host side of its veth pair, or the way out of the pod by netkit.
 use abi::{
-    Direction, DropReason, EndpointInfo, IpcacheValue, LocalEndpoint, TracePoint, endpoint_flags,
-    identity, ipcache_flags,
+    Direction, DropReason, EndpointInfo, LocalEndpoint, TracePoint, endpoint_flags, identity,
 };
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::{Family, V4, V6};
@@ -75,7 +74,7 @@ fn run<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint) -> Outcome {
         return Err(drop_because!(InvalidSourceIp));
     }
     flow.received(TracePoint::FromEndpoint);
-    let route = if config::is_tunnel() || config::takes_host_stack() {
+    let route = if config::takes_host_stack() {
         None
     } else {
         flow.known_route()
@@ -109,17 +108,13 @@ fn leave<F: Maps>(flow: &mut Flow<F>, known: Option<&Route<F>>) -> Outcome {
     if F::is_multicast(dst) {
         return Err(drop_because!(UnknownTarget));
     }
-    if config::is_tunnel()
-        && let Some(remote) = maps::ipcache::<F>(dst)
-        && is_behind_tunnel(remote)
-    {
-        flow.dst_id = remote.sec_id;
-        flow.track()?;
+    let known = known.or_else(|| flow.ask_tunnel());
+    // A known connection knows the other side's identity: only a new one looks it up.
+    flow.track()?;
+    if let Some(remote) = known.and_then(Route::tunnel) {
         flow.age()?;
         return flow.to_overlay(remote);
     }
-    // A known connection knows the other side's identity: only a new one looks it up.
-    flow.track()?;
     if config::takes_host_stack() {
         return flow.to_stack();
     }
@@ -130,9 +125,4 @@ fn leave<F: Maps>(flow: &mut Flow<F>, known: Option<&Route<F>>) -> Outcome {
         Some(route) => flow.to_network(route, masquerade),
         None => flow.to_stack(),
     }
-}
-
-#[inline(always)]
-fn is_behind_tunnel(remote: &IpcacheValue) -> bool {
-    remote.flags & (ipcache_flags::TUNNEL | ipcache_flags::SKIP_TUNNEL) == ipcache_flags::TUNNEL
 }

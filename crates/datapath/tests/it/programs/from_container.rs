@@ -7,8 +7,8 @@ use abi::{Direction, DropReason, endpoint_flags, mark, names};
 use super::{
     packet::{ACK, MACS, Packet, SYN, TCP, read},
     scene::{
-        ETH0_MAC, Ip, OTHER_ROUTER_MAC, PASS, POD1, POD1_ID, POD2, POD2_ID, REDIRECT, ROUTER_MAC,
-        SHOT, Scene, lxc_mac, native, pod_mac, tunnel,
+        Came, ETH0_MAC, Ip, OTHER_ROUTER_MAC, PASS, POD1, POD1_ID, POD2, POD2_ID, REDIRECT,
+        ROUTER_MAC, SHOT, Scene, lxc_mac, native, pod_mac, tunnel,
     },
 };
 use crate::support::place;
@@ -211,6 +211,36 @@ fn what_the_routing_table_says_now_counts() {
             soon_reaches(OTHER_ROUTER_MAC);
             scene.pod2_has(ip.remote_pod());
             soon_reaches(pod_mac(POD2));
+        }
+    });
+}
+
+/// The way through the tunnel is remembered for a moment only, identities not even that: a new connection has the one that the
+/// address cache names now.
+#[test]
+fn what_the_address_cache_says_now_counts() {
+    place(|here| {
+        let scene = Scene::new(here, tunnel);
+        for ip in Ip::BOTH {
+            let packet = |port| Packet::udp((ip.pod1(), port), (ip.remote_pod(), 53), b"x").bytes();
+            assert_eq!(scene.from_pod1(&packet(1000)).mark, mark::OVERLAY);
+            scene.remote_pod_is(ip, 2002, Some(ip.remote_node()));
+            let tuple = format!("{} 1001 > {} 53", ip.pod1(), ip.remote_pod());
+            scene.from_pod1(&packet(1001)).told(&format!(
+                "to-overlay: {tuple} proto 17 flags 0x0, new forward tunnel, id 1001 > 2002, ep 7"
+            ));
+            let soon = |what: &str, holds: &dyn Fn(&Came) -> bool| {
+                let end = Instant::now() + Duration::from_secs(10);
+                while !holds(&scene.from_pod1(&packet(1000))) {
+                    assert!(Instant::now() < end, "{what} gets nothing");
+                }
+            };
+            scene.remote_pod_is(ip, 2002, None);
+            soon("the network", &|came| came.mark == mark::SNAT_DONE);
+            scene.pod2_has(ip.remote_pod());
+            soon("the pod", &|came| {
+                read(&came.packet).dst_mac == pod_mac(POD2)
+            });
         }
     });
 }

@@ -299,28 +299,6 @@ impl Scene {
     }
 
     fn address_cache(&self, ip: Ip) {
-        let row = |addr, bits, sec_id, tunnel: Option<IpAddr>| {
-            let mut value = IpcacheValue {
-                sec_id,
-                tunnel: [0; 16],
-                flags: 0,
-                key: 0,
-                pad: 0,
-            };
-            match tunnel {
-                Some(IpAddr::V4(t)) => value.tunnel[..4].copy_from_slice(&t.octets()),
-                Some(IpAddr::V6(t)) => {
-                    (value.tunnel, value.flags) = (t.octets(), ipcache_flags::TUNNEL_V6)
-                }
-                None => {}
-            }
-            value.flags |= if tunnel.is_some() {
-                ipcache_flags::TUNNEL
-            } else {
-                0
-            };
-            (Ip::ipcache_key(addr, bits), value)
-        };
         let zero: IpAddr = if ip == Ip::V4 {
             [0; 4].into()
         } else {
@@ -336,6 +314,12 @@ impl Scene {
             // IPv4 pods behind an IPv4 tunnel, IPv6 pods behind an IPv6 one.
             row(ip.remote_pod(), all, REMOTE_POD_ID, Some(ip.remote_node())),
         ];
+        self.datapath.ipcache().unwrap().upsert_all(&rows).unwrap();
+    }
+
+    /// Gives the pod of the other node another identity, and another way to it.
+    pub fn remote_pod_is(&self, ip: Ip, sec_id: u32, tunnel: Option<IpAddr>) {
+        let rows = [row(ip.remote_pod(), ip.bits(), sec_id, tunnel)];
         self.datapath.ipcache().unwrap().upsert_all(&rows).unwrap();
     }
 
@@ -469,6 +453,28 @@ impl Scene {
 }
 
 /// What every event of a run has in common.
+/// A row of the address cache.
+fn row(addr: IpAddr, bits: u32, sec_id: u32, tunnel: Option<IpAddr>) -> (IpcacheKey, IpcacheValue) {
+    let mut value = IpcacheValue {
+        sec_id,
+        tunnel: [0; 16],
+        flags: 0,
+        key: 0,
+        pad: 0,
+    };
+    if let Some(tunnel) = tunnel {
+        value.flags = ipcache_flags::TUNNEL;
+        match tunnel {
+            IpAddr::V4(t) => value.tunnel[..4].copy_from_slice(&t.octets()),
+            IpAddr::V6(t) => {
+                value.tunnel = t.octets();
+                value.flags |= ipcache_flags::TUNNEL_V6;
+            }
+        }
+    }
+    (Ip::ipcache_key(addr, bits), value)
+}
+
 fn check_frame(event: &FlowEvent, program: &str, ifindex: u32, len: usize) {
     assert_eq!(
         (event.ifindex, event.len, event.ext_error),
