@@ -88,7 +88,7 @@ impl User {
     }
 
     /// Whom a certificate names. It has been checked against the authority already.
-    pub(crate) fn of_certificate(der: &CertificateDer<'_>) -> Option<Self> {
+    pub fn of_certificate(der: &CertificateDer<'_>) -> Option<Self> {
         let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
         let subject = certificate.subject();
         let name = subject.iter_common_name().next()?.as_str().ok()?;

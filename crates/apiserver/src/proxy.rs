@@ -14,19 +14,22 @@ use axum::response::Response;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use rustls::client::WantsClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
+use rustls::{ClientConfig, ConfigBuilder, DigitallySignedStruct, SignatureScheme};
 use serde_json::Value;
 use tokio::io::copy_bidirectional;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::auth::ADMINS;
 use super::error::{ApiError, Reason};
 use super::http::{Query, not_allowed};
 use super::object::Key;
 use super::server::Shared;
+use super::tls::{Authority, TlsError};
 
 /// How long a kubelet may take to be reached, and to begin its answer.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -261,7 +264,7 @@ async fn ask(
         stream.set_nodelay(true)?;
         let name = ServerName::try_from(node.to_owned())
             .unwrap_or(ServerName::IpAddress(std::net::Ipv4Addr::LOCALHOST.into()));
-        TlsConnector::from(Arc::new(trusting()))
+        TlsConnector::from(Arc::clone(&server.kubelet_tls))
             .connect(name, stream)
             .await
     };
@@ -328,11 +331,28 @@ async fn refused(answer: Response) -> ApiError {
     ApiError::new(reason, message.unwrap_or(text.trim()))
 }
 
-/// TLS without a look at the certificate: kubelets make their own, and the way to them is a trusted one. For probes, too.
+/// TLS without a look at the certificate: whoever answers is good enough for probes.
 ///
 /// # Panics
 /// Never: the only step that can fail is asked for the versions of TLS that its provider has.
 pub fn trusting() -> ClientConfig {
+    trusting_builder().with_no_client_auth()
+}
+
+/// TLS with kubelets: theirs are certificates of their own making, and the way to them is a trusted one; this server shows
+/// one of its authority, by which they know it.
+pub(crate) fn kubelet_tls(authority: &Authority) -> Result<Arc<ClientConfig>, TlsError> {
+    let identity = authority.client("kube-apiserver-kubelet-client", Some(ADMINS))?;
+    let setup = |what: &dyn std::fmt::Display| TlsError::Setup(what.to_string());
+    let certificate = CertificateDer::from_pem_slice(identity.certificate.as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).map_err(|e| setup(&e))?;
+    let config = trusting_builder()
+        .with_client_auth_cert(vec![certificate.map_err(|e| setup(&e))?], key)
+        .map_err(|e| setup(&e))?;
+    Ok(Arc::new(config))
+}
+
+fn trusting_builder() -> ConfigBuilder<ClientConfig, WantsClientCert> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder
@@ -341,7 +361,6 @@ pub fn trusting() -> ClientConfig {
     builder
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        .with_no_client_auth()
 }
 
 /// Takes every certificate.

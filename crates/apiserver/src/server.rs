@@ -17,13 +17,14 @@ use super::http;
 use super::kind::Kind;
 use super::kinds;
 use super::openapi::Documents;
+use super::proxy;
 use super::store::{Store, StoreError, StoreOptions};
 use super::tls::{Authority, TlsError, TlsOptions};
 
 /// The way to the kubelets: the server passes `exec`, `logs` and the like on to the one of the pod's node.
 pub trait Kubelets: Send + Sync {
     /// A TCP connection to a node's port 10250, behind which the kubelet speaks TLS. Its certificate is not checked: the way
-    /// itself has to be a trusted one.
+    /// itself has to be a trusted one. The server shows one of its authority, for an administrator.
     fn connect<'a>(&'a self, node: &'a str) -> BoxFuture<'a, io::Result<TcpStream>>;
 }
 
@@ -81,6 +82,8 @@ pub(super) struct Shared {
     pub(super) options: ServerOptions,
     pub(super) authority: Authority,
     pub(super) tokens: Tokens,
+    /// How it speaks with kubelets.
+    pub(super) kubelet_tls: Arc<rustls::ClientConfig>,
     pub(super) documents: Documents,
     pub(super) stopping: watch::Sender<bool>,
 }
@@ -127,6 +130,7 @@ impl ApiServer {
         let store = Arc::new(Store::open(kinds::builtin(), &options.store)?);
         Ok(Self {
             shared: Arc::new(Shared {
+                kubelet_tls: proxy::kubelet_tls(&authority)?,
                 store,
                 options,
                 authority,

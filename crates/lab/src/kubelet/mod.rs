@@ -156,9 +156,9 @@ impl Kubelet {
         }
     }
 
-    /// Serves the kubelet's API on its node, for the life of the lab.
-    pub fn serve(&self) -> anyhow::Result<()> {
-        serve::start(self.context.clone())
+    /// Serves the kubelet's API on its node, for the life of the lab, to those who have access.
+    pub fn serve(&self, access: Arc<serve::access::Access>) -> anyhow::Result<()> {
+        serve::start(self.context.clone(), access)
     }
 
     /// To ask whether the node's network takes pods.

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use crate::cgroup::Cgroup;
 use crate::hosts::{Host, Network};
 use crate::kubelet::node::Node;
+use crate::kubelet::serve::access::Access;
 use crate::kubelet::{self, Kubelet, Objects};
 use crate::proc::ProcId;
 use crate::spec::{Dns, LabName, LabSpec};
@@ -275,15 +276,17 @@ fn start_workloads(
     client: &Client,
 ) -> anyhow::Result<Vec<(String, kubelet::Network)>> {
     let objects = Arc::new(Objects::start(client.clone(), dir.file(IMAGES)));
-    let kubelets = kubelets(nodes, client, &objects)?;
+    let kubelets = kubelets(nodes, client, &objects, spec.max_restart_pause)?;
+    let root_ca = nodes::root_ca(&dir.kubeconfig());
+    let access = Arc::new(Access::new(client.clone(), root_ca.as_deref())?);
     let mut networks = Vec::new();
     for (name, kubelet) in &kubelets {
-        kubelet.serve()?;
+        kubelet.serve(access.clone())?;
         tokio::spawn(nodes::heartbeat(client.clone(), name.clone()));
         networks.push((name.clone(), kubelet.network()));
     }
     let settings = controllers::Settings {
-        root_ca: nodes::root_ca(&dir.kubeconfig()),
+        root_ca,
         ..controllers::Settings::default()
     };
     let forever = std::future::pending();

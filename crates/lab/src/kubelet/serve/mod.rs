@@ -1,8 +1,9 @@
 //! The kubelet's own API on port 10250 of its node, as API servers use it: exec, attach, port forwarding, logs.
 //!
 //! Streams come by WebSocket (newer clients) or SPDY (older ones); [`spdy`] and the pieces of [`wire`] that read messages
-//! are codecs without I/O. The API is for the API server, which connects from the node itself: others are refused.
+//! are codecs without I/O. [`access`] decides who may use it.
 
+pub mod access;
 mod exec;
 mod forward;
 mod log;
@@ -12,11 +13,12 @@ mod streams;
 pub(crate) mod tls;
 mod wire;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use apiserver::auth::User;
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -33,6 +35,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::Context;
 use super::handle::{ContainerHandle, PodHandle};
+use access::Access;
 use query::Query;
 use wire::{Asked, Wire};
 
@@ -64,8 +67,9 @@ fn text(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answe
 }
 
 /// Serves in the background.
-pub(super) fn start(context: Arc<Context>) -> anyhow::Result<()> {
-    let acceptor = tls::acceptor(&context.node.name, &context.node.addresses)?;
+pub(super) fn start(context: Arc<Context>, access: Arc<Access>) -> anyhow::Result<()> {
+    let node = &context.node;
+    let acceptor = tls::acceptor(&node.name, &node.addresses, access.verifier())?;
     let bind = || {
         let v6 = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
         TcpListener::bind(v6)
@@ -82,11 +86,11 @@ pub(super) fn start(context: Arc<Context>) -> anyhow::Result<()> {
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => drop(tokio::spawn(connection(
+                Ok((stream, _)) => drop(tokio::spawn(connection(
                     context.clone(),
+                    access.clone(),
                     acceptor.clone(),
                     stream,
-                    peer,
                 ))),
                 // Out of descriptors: give others a chance to finish.
                 Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
@@ -98,23 +102,23 @@ pub(super) fn start(context: Arc<Context>) -> anyhow::Result<()> {
 
 async fn connection(
     context: Arc<Context>,
+    access: Arc<Access>,
     acceptor: TlsAcceptor,
     stream: TcpStream,
-    peer: SocketAddr,
 ) {
-    let from: IpAddr = peer.ip().to_canonical();
-    if !from.is_loopback() && !context.node.addresses.contains(&from) {
-        tracing::warn!(node = context.node.name, %from, "the kubelet's API refused a connection from elsewhere");
-        return;
-    }
     let _ = stream.set_nodelay(true);
     let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await
     else {
         return;
     };
+    let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let user = Arc::new(certificates.first().and_then(User::of_certificate));
     let service = service_fn(move |request| {
-        let context = context.clone();
-        async move { Ok::<_, std::convert::Infallible>(answer(&context, request).await) }
+        let (context, access, user) = (context.clone(), access.clone(), user.clone());
+        async move {
+            let answer = answer(&context, &access, user.as_ref().as_ref(), request).await;
+            Ok::<_, std::convert::Infallible>(answer)
+        }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
@@ -123,8 +127,25 @@ async fn connection(
     let _ = served.await;
 }
 
-async fn answer(context: &Arc<Context>, request: Request<Incoming>) -> Answer {
-    match route(context, request).await {
+async fn answer(
+    context: &Arc<Context>,
+    access: &Access,
+    user: Option<&User>,
+    request: Request<Incoming>,
+) -> Answer {
+    let allowed = access
+        .check(
+            &context.node.name,
+            user,
+            request.method(),
+            request.headers(),
+        )
+        .await;
+    let answered = match allowed {
+        Ok(()) => route(context, request).await,
+        Err(refused) => Err(refused),
+    };
+    match answered {
         Ok(answer) => answer,
         Err(Refused(status, message)) => {
             // kubectl reads what it can as YAML: a text with a colon would be an empty object to it.

@@ -1,4 +1,4 @@
-//! TLS of the kubelet's API: a certificate of its own making, which API servers do not check.
+//! TLS of the kubelet's API: a certificate of its own making, which API servers do not check; theirs are checked.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,12 +7,17 @@ use anyhow::Context;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-/// An acceptor with a fresh certificate for a node.
-pub(super) fn acceptor(node: &str, addresses: &[IpAddr]) -> anyhow::Result<TlsAcceptor> {
+/// An acceptor with a fresh certificate for a node, and with what checks those of clients.
+pub(super) fn acceptor(
+    node: &str,
+    addresses: &[IpAddr],
+    clients: Arc<dyn ClientCertVerifier>,
+) -> anyhow::Result<TlsAcceptor> {
     let names: Vec<String> = std::iter::once(node.to_owned())
         .chain(addresses.iter().map(ToString::to_string))
         .collect();
@@ -22,7 +27,7 @@ pub(super) fn acceptor(node: &str, addresses: &[IpAddr]) -> anyhow::Result<TlsAc
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
         .context("no TLS")?
-        .with_no_client_auth()
+        .with_client_cert_verifier(clients)
         .with_single_cert(vec![made.cert.der().clone()], key)
         .context("cannot use the certificate")?;
     Ok(TlsAcceptor::from(Arc::new(config)))
