@@ -49,7 +49,7 @@ impl<F: Family> Route<F> {
     /// The node behind which the destination is, if the tunnel is the way to it.
     #[inline(always)]
     pub fn tunnel(&self) -> Option<&IpcacheValue> {
-        is_behind_tunnel(&self.remote).then_some(&self.remote)
+        (config::is_tunnel() && is_behind_tunnel(&self.remote)).then_some(&self.remote)
     }
 
     /// True if the MAC addresses are known.
