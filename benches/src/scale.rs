@@ -2,57 +2,77 @@
 use std::{
     collections::BTreeMap,
     fs,
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
-use agent::scale::{desired, publish, routing_plan};
-use anyhow::{Context, Result};
+use agent::scale::{plan_loop, routing_plan};
+use anyhow::{Context, Result, ensure};
 use apiserver::{ApiServer, ServerOptions};
+use futures::{StreamExt, stream};
 use ipam::{NodeClaim, Planner, Space, Want, Written};
 use k8s::{
     Client,
     crd::{self, CiliumNode},
     write::Objects,
 };
-use kube::{Api, Config, api::ListParams};
-use model::{KUBERNETES, LocalNode, Namespace, Node, Pod, RESTORE, Tables};
+use kube::{
+    Api, Config,
+    api::{ApiResource, DynamicObject, ListParams, PostParams},
+};
+use model::{KUBERNETES, LocalNode, Namespace, Node, Pod, Prefix, RESTORE, Route, Tables};
+use nix::sys::resource::{UsageWho, getrusage};
 use runtime::{
     health::Health,
+    reconcile,
     settings::{OperatorSettings, Settings},
     stop,
 };
 use serde_json::json;
+use tables::{Snapshot, reconcile::Target};
 use tokio::net::TcpListener;
 
 use crate::report::{Report, Row};
 
 const NODES: u32 = 5_000;
-const PODS: u32 = 100_000;
+/// Pods that the agent knows when its CPU time is measured, and all pods of the cluster.
+const REMOTE_PODS: u32 = 100_000;
+const PODS: u32 = 150_000;
 const NAMESPACES: u32 = 100;
+/// Changes per second, and for how long.
+const CHANGES: u32 = 100;
+const SECONDS: u32 = 5;
 /// How long the operator may take for all nodes before the bench gives up.
 const LIMIT: Duration = Duration::from_secs(300);
+/// Requests at a time that fill the API server.
+const FILLERS: usize = 32;
 
 /// Adds the figures whose names contain `filter`.
 ///
 /// # Errors
 /// The API server does not start, or the operator does not get through.
 pub fn measure(filter: &Option<String>, report: &mut Report) -> Result<()> {
-    let wanted = filter
-        .as_ref()
-        .is_none_or(|text| "scale/".contains(text.as_str()));
-    if !wanted {
-        return Ok(());
-    }
+    let wanted = |what: &str| {
+        filter
+            .as_ref()
+            .is_none_or(|text| what.contains(text.as_str()) || text.contains(what))
+    };
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("starting the async runtime")
+    };
     // The agent first: the memory of what came before would be counted.
-    agent(report)?;
-    planner(report)?;
-    let rate = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("starting the async runtime")?
-        .block_on(operator())?;
-    add(report, "scale/operator/5000-nodes", "nodes/s", rate, 200.0);
+    if wanted("scale/agent/") {
+        runtime()?.block_on(agent(report))?;
+    }
+    if wanted("scale/operator/") {
+        planner(report)?;
+        let rate = runtime()?.block_on(operator())?;
+        add(report, "scale/operator/5000-nodes", "nodes/s", rate, 2000.0);
+    }
     Ok(())
 }
 
@@ -68,6 +88,14 @@ fn resident() -> f64 {
     pages.unwrap_or(0.0) * 4096.0 / f64::from(1 << 20)
 }
 
+/// CPU time of this process, in seconds.
+fn cpu_time() -> Result<f64> {
+    let usage = getrusage(UsageWho::RUSAGE_SELF)?;
+    let seconds =
+        |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
+    Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+}
+
 fn node(n: u32) -> Node {
     let address = format!("10.{}.{}.1", 128 + n / 256, n % 256);
     Node {
@@ -81,37 +109,142 @@ fn node(n: u32) -> Node {
     }
 }
 
-fn pod(n: u32, version: u32) -> Pod {
-    let (at, host) = (n % (NODES - 1) + 1, n / (NODES - 1) + 2);
-    let label = |key: &str, value: String| (key.to_owned(), value);
-    Pod {
-        namespace: format!("team-{}", n % NAMESPACES),
-        name: format!("app-{}-{n:06}", n % 1000),
-        uid: format!("00000000-0000-4000-8000-{n:012}"),
-        node: format!("node-{at:05}"),
-        labels: BTreeMap::from([
-            label("app", format!("app-{}", n % 1000)),
-            label("version", version.to_string()),
-        ]),
-        addresses: format!("10.{}.{}.{host}", at / 256, at % 256)
-            .parse()
-            .into_iter()
-            .collect(),
-        ..Pod::default()
+/// A pod object as an API server sends it, in its incarnation `version`.
+fn pod_object(n: u32, version: u32) -> serde_json::Value {
+    let (at, host) = (n % (NODES - 1) + 1, n / (NODES - 1) + 2 + version % 2 * 100);
+    let (app, address) = (n % 1000, format!("10.{}.{}.{host}", at / 256, at % 256));
+    let probe = json!({"httpGet": {"path": "/healthz", "port": 8080, "scheme": "HTTP"}, "timeoutSeconds": 1, "periodSeconds": 10});
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "namespace": format!("team-{}", n % NAMESPACES), "name": format!("app-{app}-7d4b9c6f5-{n:06}"),
+            "uid": format!("{version:08}-0000-4000-8000-{n:012}"), "resourceVersion": n.to_string(),
+            "labels": {"app": format!("app-{app}"), "version": "1", "pod-template-hash": "7d4b9c6f5"},
+            "managedFields": [{"manager": "kubelet", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": {
+                "f:status": {"f:conditions": {"k:{\"type\":\"Ready\"}": {".": {}, "f:lastTransitionTime": {}, "f:status": {}, "f:type": {}}},
+                    "f:containerStatuses": {}, "f:hostIP": {}, "f:phase": {}, "f:podIP": {}, "f:podIPs": {}, "f:startTime": {}}}}],
+        },
+        "spec": {
+            "nodeName": format!("node-{at:05}"), "serviceAccountName": "default", "restartPolicy": "Always",
+            "containers": [{"name": "app", "image": "registry.example/app:1", "readinessProbe": probe, "livenessProbe": probe,
+                "env": [{"name": "MODE", "value": "production"}], "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
+                "volumeMounts": [{"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true}]}],
+            "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}],
+        },
+        "status": {
+            "phase": "Running", "podIP": address, "podIPs": [{"ip": address}],
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "PodScheduled", "status": "True"}],
+            "containerStatuses": [{"name": "app", "ready": true, "restartCount": 0, "image": "registry.example/app:1", "imageID": "", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}],
+        },
+    })
+}
+
+/// What the watch makes of a pod object.
+fn pod(n: u32, version: u32) -> Result<Pod> {
+    let text = pod_object(n, version).to_string();
+    Ok(serde_json::from_str::<k8s::Pod>(&text)?.into())
+}
+
+/// In place of the kernel: counts.
+struct Sink;
+
+/// Operations on all sinks.
+static OPERATIONS: AtomicU64 = AtomicU64::new(0);
+
+impl<T: tables::Row> Target<T> for Sink {
+    type Error = std::convert::Infallible;
+
+    fn update(&mut self, _: &Snapshot, _: &T) -> Result<(), Self::Error> {
+        OPERATIONS.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn delete(&mut self, _: &Snapshot, _: &T) -> Result<(), Self::Error> {
+        OPERATIONS.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn prune(&mut self, _: &Snapshot, _: &mut dyn Iterator<Item = &T>) -> Result<(), Self::Error> {
+        Ok(())
     }
 }
 
-/// Tables and plan of an agent that knows all nodes and pods: memory, and time of a plan after changes.
-fn agent(report: &mut Report) -> Result<()> {
+/// An agent's tables, planner and reconcilers that know all nodes and pods: memory, and CPU time under changes.
+async fn agent(report: &mut Report) -> Result<()> {
+    datapath::share_heap();
     let before = resident();
     let tables = Tables::new().context("making the tables")?;
+    let health = Health::default();
+    let (stopper, stop) = stop::channel();
+    fill(&tables)?;
+    reconcile::spawn::<Prefix, _>(
+        &tables.db,
+        &tables.prefixes,
+        Default::default(),
+        Sink,
+        health.component("prefixes"),
+        stop.clone(),
+    );
+    reconcile::spawn::<Route, _>(
+        &tables.db,
+        &tables.routes,
+        Default::default(),
+        Sink,
+        health.component("routes"),
+        stop.clone(),
+    );
     let plan = routing_plan(&Settings::default());
-    let health = Health::default().component("plan");
+    let began = Instant::now();
+    let planning = plan_loop(
+        tables.clone(),
+        plan,
+        "default".to_owned(),
+        health.component("plan"),
+        stop,
+    );
+    let planning = tokio::spawn(planning);
+    settled(&tables, REMOTE_PODS as usize).await?;
+    let first = began.elapsed().as_secs_f64() * 1000.0;
+    let memory = resident() - before;
+    add(
+        report,
+        "scale/agent/memory-100000-pods",
+        "MiB",
+        memory,
+        120.0,
+    );
+    add(
+        report,
+        "scale/agent/first-plan-applied",
+        "ms",
+        first,
+        2000.0,
+    );
+    add(
+        report,
+        "scale/agent/cpu-100-changes",
+        "% of a core",
+        under_changes(&tables).await?,
+        5.0,
+    );
+    add_pods(&tables, REMOTE_PODS..PODS)?;
+    settled(&tables, PODS as usize).await?;
+    add(
+        report,
+        "scale/agent/memory-150000-pods",
+        "MiB",
+        resident() - before,
+        180.0,
+    );
+    stopper.stop();
+    planning.await?;
+    Ok(())
+}
+
+/// As the watches do at start.
+fn fill(tables: &Tables) -> Result<()> {
     let mut txn = tables.db.write();
     tables.nodes.replace_all(&mut txn, (0..NODES).map(node))?;
-    tables
-        .pods
-        .replace_all(&mut txn, (0..PODS).map(|n| pod(n, 0)))?;
     let namespace = |n: u32| Namespace {
         name: format!("team-{n}"),
         ..Namespace::default()
@@ -131,44 +264,59 @@ fn agent(report: &mut Report) -> Result<()> {
     tables.namespaces.finish_initializer(&mut txn, KUBERNETES);
     tables.endpoints.finish_initializer(&mut txn, RESTORE);
     txn.commit();
-    let once = |tables: &Tables| -> Result<f64> {
-        let began = Instant::now();
-        let snapshot = tables.db.snapshot();
-        let rows = desired(tables, &snapshot, &plan, "default").context("there is no own node")?;
-        publish(tables, rows, &health);
-        Ok(began.elapsed().as_secs_f64() * 1000.0)
-    };
-    let first = once(&tables)?;
-    anyhow::ensure!(
-        tables.prefixes.len(&tables.db.snapshot()) > PODS as usize,
-        "the plan lacks pods"
-    );
-    let mut times = Vec::new();
-    for round in 1..=5 {
-        let mut txn = tables.db.write();
-        for n in 0..100 {
-            tables.pods.insert(&mut txn, pod(n * 997, round))?;
-        }
-        txn.commit();
-        times.push(once(&tables)?);
+    add_pods(tables, 0..REMOTE_PODS)
+}
+
+fn add_pods(tables: &Tables, which: std::ops::Range<u32>) -> Result<()> {
+    let rows: Vec<Pod> = which.map(|n| pod(n, 0)).collect::<Result<_>>()?;
+    let mut txn = tables.db.write();
+    for row in rows {
+        tables.pods.insert(&mut txn, row)?;
     }
-    times.sort_by(f64::total_cmp);
-    add(
-        report,
-        "scale/agent/memory-100000-pods",
-        "MiB",
-        resident() - before,
-        150.0,
-    );
-    add(report, "scale/agent/first-plan", "ms", first, 2000.0);
-    add(
-        report,
-        "scale/agent/plan-after-100-changes",
-        "ms",
-        times[2],
-        1000.0,
-    );
+    txn.commit();
     Ok(())
+}
+
+/// Waits until the plan has that many pods and all of it was handed to the target.
+async fn settled(tables: &Tables, pods: usize) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let planned = tables.prefixes.len(&tables.db.snapshot());
+        if planned > pods && OPERATIONS.load(Ordering::Relaxed) as usize >= planned {
+            return Ok(());
+        }
+        ensure!(
+            began.elapsed() < LIMIT,
+            "the plan lacks pods: {planned} prefixes"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// CPU time in percent of a core while pods are replaced, each with another address.
+async fn under_changes(tables: &Tables) -> Result<f64> {
+    let objects: Vec<String> = (0..CHANGES * SECONDS)
+        .map(|n| pod_object(n * 197 % REMOTE_PODS, 1).to_string())
+        .collect();
+    let operations = OPERATIONS.load(Ordering::Relaxed);
+    let (began, before) = (Instant::now(), cpu_time()?);
+    let mut ticks = tokio::time::interval(Duration::from_secs(1) / CHANGES);
+    for text in &objects {
+        ticks.tick().await;
+        let row: Pod = serde_json::from_str::<k8s::Pod>(text)?.into();
+        let mut txn = tables.db.write();
+        if tables.pods.insert_if_changed(&mut txn, row)? {
+            txn.commit();
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let used = (cpu_time()? - before) / began.elapsed().as_secs_f64() * 100.0;
+    let done = OPERATIONS.load(Ordering::Relaxed) - operations;
+    ensure!(
+        done >= u64::from(2 * CHANGES * SECONDS),
+        "changes were lost: {done} operations"
+    );
+    Ok(used)
 }
 
 /// The decision alone, for all nodes at once.
@@ -218,6 +366,7 @@ async fn operator() -> Result<f64> {
         let value = json!({"metadata": {"name": format!("node-{n:05}")}, "spec": {}});
         objects.create(value).await?;
     }
+    create_pods(&client).await?;
     let mut settings = OperatorSettings::default();
     for (key, value) in [
         ("cluster-pool-ipv4-cidr", "10.0.0.0/8"),
@@ -248,4 +397,39 @@ async fn operator() -> Result<f64> {
     running.await??;
     server.shutdown();
     Ok(rate)
+}
+
+/// All pods of the cluster: the operator lists them, to know whose endpoints are garbage and where agents run.
+async fn create_pods(client: &Client) -> Result<()> {
+    let kind = |plural: &str, kind: &str| ApiResource {
+        group: String::new(),
+        version: "v1".to_owned(),
+        api_version: "v1".to_owned(),
+        kind: kind.to_owned(),
+        plural: plural.to_owned(),
+    };
+    let namespaces: Api<DynamicObject> =
+        Api::all_with(client.clone(), &kind("namespaces", "Namespace"));
+    for n in 0..NAMESPACES {
+        let value = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": format!("team-{n}")}});
+        let object = serde_json::from_value(value)?;
+        namespaces.create(&PostParams::default(), &object).await?;
+    }
+    let resource = kind("pods", "Pod");
+    let create = |n: u32| {
+        let namespace = format!("team-{}", n % NAMESPACES);
+        let pods: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
+        async move {
+            let mut value = pod_object(n, 0);
+            value["metadata"]["resourceVersion"] = serde_json::Value::Null;
+            let object = serde_json::from_value(value)?;
+            pods.create(&PostParams::default(), &object).await?;
+            anyhow::Ok(())
+        }
+    };
+    let mut running = stream::iter(0..PODS).map(create).buffer_unordered(FILLERS);
+    while let Some(created) = running.next().await {
+        created?;
+    }
+    Ok(())
 }

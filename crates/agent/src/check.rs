@@ -258,7 +258,10 @@ fn pods(agent: &Agent, snapshot: &Snapshot, endpoints: &[Arc<Endpoint>], report:
         .checked
         .insert("pods".to_owned(), agent.tables.pods.len(snapshot) as u64);
     for endpoint in endpoints {
-        let known = agent.tables.pods.get(snapshot, &endpoint.pod.to_string());
+        let known = agent
+            .tables
+            .pods
+            .get(snapshot, endpoint.pod.to_string().as_str());
         if known.is_none() {
             report.findings.push(finding(
                 Severity::Leak,

@@ -1,89 +1,27 @@
-//! Input tables to desired tables: computed anew from a snapshot whenever an input changed.
-use crate::endpoint::{Manager, identity_of_pod};
-use model::{Endpoint, LocalNode, Node, PLAN, Prefix, Tables};
-use routing::{Plan, PodView, PrefixPlan, RoutePlan};
+//! The loops that follow tables: plan, identities, own node.
+use crate::{
+    endpoint::{Concerned, Manager},
+    planner::{Planner, Warnings},
+};
+use model::{LocalNode, Node, Tables};
+use routing::Plan;
 use runtime::{health::Component, settings::IpamMode, stop::Stop};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
-use tables::Snapshot;
+use tables::Read;
 
 /// Pause after a computation, as a multiple of the time it took: at most a fifth of a CPU goes into planning.
 const REST: u32 = 4;
-
-/// Desired rows of one snapshot.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Desired {
-    /// Rows of `cilium_ipcache`.
-    pub prefixes: Vec<Prefix>,
-    /// Routes, and what could not be planned.
-    pub routes: RoutePlan,
-    /// The inputs were complete: what is not here should not be in the kernel.
-    pub complete: bool,
-}
-
-/// What should be in the kernel according to `snapshot`; none before the local node is known.
-///
-/// Of the cluster nothing is planned before all of it was listed. Half of it would give wrong rows, and after a restart they would
-/// take the place of right ones: a pod whose node is missing has no tunnel, one whose namespace is missing has another identity.
-#[must_use]
-pub fn desired(
-    tables: &Tables,
-    snapshot: &Snapshot,
-    plan: &Plan,
-    cluster: &str,
-) -> Option<Desired> {
-    let local = tables.local_node.iter(snapshot).next()?;
-    let complete = complete(tables, snapshot);
-    let nodes = tables.nodes.iter(snapshot).filter(|_| complete);
-    let nodes: Vec<&Node> = nodes.map(AsRef::as_ref).collect();
-    let by_name: BTreeMap<&str, &Node> = nodes
-        .iter()
-        .map(|node| (node.name.as_str(), *node))
-        .collect();
-    let remote = tables
-        .pods
-        .iter(snapshot)
-        .filter(|pod| complete && pod.node != local.node.name);
-    let views: Vec<PodView<'_>> = remote
-        .map(|pod| PodView {
-            pod,
-            identity: identity_of_pod(tables, snapshot, cluster, pod).1,
-        })
-        .collect();
-    let endpoints = tables
-        .endpoints
-        .iter(snapshot)
-        .map(|row| -> &Endpoint { row });
-    let mut prefixes = PrefixPlan::default();
-    prefixes.add(routing::world_prefixes(plan));
-    prefixes.add(routing::node_prefixes(plan, local, nodes.iter().copied()));
-    prefixes.add(routing::pod_prefixes(
-        plan,
-        local,
-        &by_name,
-        views.into_iter(),
-    ));
-    prefixes.add(routing::endpoint_prefixes(endpoints));
-    Some(Desired {
-        prefixes: prefixes.into_rows().collect(),
-        routes: routing::routes(plan, local, nodes.into_iter()),
-        complete,
-    })
-}
-
-fn complete(tables: &Tables, snapshot: &Snapshot) -> bool {
-    tables.nodes.initialized(snapshot)
-        && tables.pods.initialized(snapshot)
-        && tables.namespaces.initialized(snapshot)
-        && tables.endpoints.initialized(snapshot)
-}
+/// Until an identity that could not be set is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Keeps the desired tables in step with the inputs until `stop`.
 pub async fn plan_loop(tables: Tables, plan: Plan, cluster: String, health: Component, stop: Stop) {
     let mut warned = BTreeSet::new();
+    let mut planner = Planner::new(&tables, plan, cluster);
     let watch = tables
         .nodes
         .watch()
@@ -94,16 +32,10 @@ pub async fn plan_loop(tables: Tables, plan: Plan, cluster: String, health: Comp
     loop {
         let started = Instant::now();
         let snapshot = tables.db.snapshot();
-        let seen = revision(&snapshot);
-        if let Some(desired) = desired(&tables, &snapshot, &plan, &cluster) {
-            warn_once(&mut warned, &desired.routes.warnings);
-            health.ok(format!(
-                "{} prefixes, {} routes",
-                desired.prefixes.len(),
-                desired.routes.routes.len()
-            ));
-            publish(&tables, desired, &health);
-        }
+        planner.step(&snapshot, &health);
+        warn_once(&mut warned, planner.warnings());
+        let seen = snapshot.revision();
+        drop(snapshot);
         let rest = (started.elapsed() * REST).max(Duration::from_millis(1));
         let next = async {
             tokio::time::sleep(rest).await;
@@ -115,32 +47,13 @@ pub async fn plan_loop(tables: Tables, plan: Plan, cluster: String, health: Comp
     }
 }
 
-fn revision(snapshot: &Snapshot) -> tables::Revision {
-    tables::Read::revision(snapshot)
-}
-
-/// Writes the desired rows; the initialisers end with the first complete plan.
-pub fn publish(tables: &Tables, desired: Desired, health: &Component) {
-    let mut txn = tables.db.write();
-    let prefixes = tables.prefixes.replace_all(&mut txn, desired.prefixes);
-    let routes = tables.routes.replace_all(&mut txn, desired.routes.routes);
-    if let (Err(error), _) | (_, Err(error)) = (&prefixes, &routes) {
-        return health.degraded(format!("the plan does not fit the tables: {error}"));
-    }
-    if desired.complete {
-        tables.prefixes.finish_initializer(&mut txn, PLAN);
-        tables.routes.finish_initializer(&mut txn, PLAN);
-    }
-    txn.commit();
-}
-
-fn warn_once(seen: &mut BTreeSet<String>, warnings: &[String]) {
-    for warning in warnings {
+fn warn_once(seen: &mut BTreeSet<String>, warnings: &Warnings) {
+    for warning in warnings.values().flatten() {
         if seen.insert(warning.clone()) {
             tracing::warn!("{warning}");
         }
     }
-    seen.retain(|warning| warnings.contains(warning));
+    seen.retain(|warning| warnings.values().flatten().any(|other| other == warning));
 }
 
 /// Keeps the endpoints' identities in step with pods and namespaces until `stop`.
@@ -151,24 +64,34 @@ pub async fn identity_loop(tables: Tables, manager: Arc<Manager>, health: Compon
         .watch()
         .and(tables.namespaces.watch())
         .and(tables.endpoints.watch());
-    let mut health_is_new = true;
+    let mut concerned = Concerned::new(&tables);
+    let mut open = BTreeSet::new();
     loop {
         let snapshot = tables.db.snapshot();
-        let seen = revision(&snapshot);
+        let seen = snapshot.revision();
         let ready =
             tables.namespaces.initialized(&snapshot) && tables.endpoints.initialized(&snapshot);
         if ready {
-            let manager = manager.clone();
+            open.extend(concerned.endpoints(&tables, &snapshot));
+        }
+        drop(snapshot);
+        if !open.is_empty() {
+            let (manager, endpoints) = (manager.clone(), std::mem::take(&mut open));
             // Waits for the endpoint lock and writes maps: not on an async worker.
-            let changed = tokio::task::spawn_blocking(move || manager.refresh_identities()).await;
-            if changed.is_ok_and(|changed| changed > 0) || health_is_new {
-                health.ok("identities as the pods' labels say");
-                health_is_new = false;
-            }
+            let work = move || manager.refresh_identities(&endpoints);
+            open = tokio::task::spawn_blocking(work).await.unwrap_or_default();
+        }
+        match open.len() {
+            _ if !ready => {}
+            0 => health.ok("identities as the pods' labels say"),
+            count => health.degraded(format!("{count} identities could not be set")),
         }
         let next = async {
             tokio::time::sleep(Duration::from_millis(5)).await;
-            watch.changed(seen).await;
+            tokio::select! {
+                () = watch.changed(seen) => {}
+                () = tokio::time::sleep(AGAIN), if !open.is_empty() => {}
+            }
         };
         if stop.or(next).await.is_none() {
             return;
@@ -183,7 +106,7 @@ pub async fn node_loop(tables: Tables, mode: IpamMode, health: Component, stop: 
     health.ok("node as at the last start; its object has not been seen since");
     loop {
         let snapshot = tables.db.snapshot();
-        let seen = revision(&snapshot);
+        let seen = snapshot.revision();
         if let Some(local) = tables.local_node.iter(&snapshot).next()
             && let Some(object) = tables.nodes.get(&snapshot, &local.node.name)
         {
@@ -238,10 +161,7 @@ fn follow_node(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::routing_plan;
-    use abi::identity::{HOST, REMOTE_NODE, WORLD_IPV4};
-    use model::{Attachment, EndpointState, KUBERNETES, Labels, Mac, Pod, PodRef, RESTORE};
-    use runtime::{health::Health, settings::Settings};
+    use runtime::health::Health;
 
     fn node(n: u8) -> Node {
         Node {
@@ -252,178 +172,16 @@ mod tests {
         }
     }
 
-    fn pod(name: &str, node: u8, ip: &str) -> Pod {
-        Pod {
-            namespace: "shop".to_owned(),
-            name: name.to_owned(),
-            node: format!("node{node}"),
-            labels: [("app".to_owned(), "cart".to_owned())].into(),
-            addresses: vec![ip.parse().unwrap()],
-            ..Pod::default()
-        }
-    }
-
-    fn endpoint(id: u16, pod: &str, ip: &str) -> Endpoint {
-        Endpoint {
-            id,
-            state: EndpointState::WaitingForIdentity,
-            attachment: Attachment {
-                container: format!("c{id}"),
-                interface: "eth0".to_owned(),
-            },
-            pod: PodRef {
-                namespace: "shop".to_owned(),
-                name: pod.to_owned(),
-                uid: String::new(),
-            },
-            labels: Labels::default(),
-            identity: abi::identity::INIT,
-            ipv4: Some(ip.parse().unwrap()),
-            ipv6: None,
-            ifname: format!("lxc{id}"),
-            ifindex: u32::from(id),
-            host_mac: Mac::default(),
-            container_mac: Mac::default(),
-            netns: String::new(),
-            device: Default::default(),
-        }
-    }
-
-    fn filled() -> Tables {
-        let tables = Tables::new().unwrap();
-        let local = LocalNode {
-            node: node(1),
-            router4: Some("10.244.1.1".parse().unwrap()),
-            addresses: vec!["192.168.10.1".parse().unwrap()],
-            ..LocalNode::default()
-        };
-        let mut txn = tables.db.write();
-        tables.local_node.insert(&mut txn, local).unwrap();
-        for n in [1, 2] {
-            tables.nodes.insert(&mut txn, node(n)).unwrap();
-        }
-        tables
-            .pods
-            .insert(&mut txn, pod("mine", 1, "10.244.1.5"))
-            .unwrap();
-        tables
-            .pods
-            .insert(&mut txn, pod("theirs", 2, "10.244.2.5"))
-            .unwrap();
-        tables
-            .endpoints
-            .insert(&mut txn, endpoint(7, "mine", "10.244.1.5"))
-            .unwrap();
-        txn.commit();
-        tables
-    }
-
-    fn finish_kubernetes(tables: &Tables) {
-        let mut txn = tables.db.write();
-        tables.nodes.finish_initializer(&mut txn, KUBERNETES);
-        tables.pods.finish_initializer(&mut txn, KUBERNETES);
-        tables.namespaces.finish_initializer(&mut txn, KUBERNETES);
-        txn.commit();
-    }
-
-    fn finish_restore(tables: &Tables) {
-        let mut txn = tables.db.write();
-        tables.endpoints.finish_initializer(&mut txn, RESTORE);
-        txn.commit();
-    }
-
-    fn plan_of(tables: &Tables) -> Desired {
-        let settings = Settings {
-            enable_ipv6: false,
-            ..Settings::default()
-        };
-        desired(
-            tables,
-            &tables.db.snapshot(),
-            &routing_plan(&settings),
-            "default",
-        )
-        .unwrap()
-    }
-
-    fn identity(desired: &Desired, prefix: &str) -> Option<u32> {
-        desired
-            .prefixes
-            .iter()
-            .find(|row| row.prefix == prefix.parse().unwrap())
-            .map(|row| row.identity)
-    }
-
-    #[test]
-    fn all_nodes_agree_on_the_identity_of_a_pod() {
-        let tables = filled();
-        finish_kubernetes(&tables);
-        finish_restore(&tables);
-        let changed = crate::endpoint::relabel(&tables, &tables.db.snapshot(), "default");
-        assert_eq!(changed.len(), 1);
-        assert_eq!(changed[0].state, EndpointState::Ready);
-        let plan = plan_of(&tables);
-        assert_eq!(
-            identity(&plan, "10.244.2.5/32"),
-            Some(changed[0].identity),
-            "same labels, other node"
-        );
-        assert_eq!(
-            identity(&plan, "10.244.1.5/32"),
-            Some(abi::identity::INIT),
-            "until the endpoint has its labels"
-        );
-        assert_eq!(identity(&plan, "192.168.10.1/32"), Some(HOST));
-        assert_eq!(identity(&plan, "192.168.10.2/32"), Some(REMOTE_NODE));
-        assert_ne!(
-            identity(&plan, "0.0.0.0/0"),
-            Some(WORLD_IPV4),
-            "one family has one world"
-        );
-    }
-
-    #[test]
-    fn half_of_the_cluster_changes_nothing() {
-        let tables = filled();
-        finish_restore(&tables);
-        let plan = plan_of(&tables);
-        assert_eq!(
-            identity(&plan, "10.244.2.5/32"),
-            None,
-            "its node or namespace may be missing yet"
-        );
-        assert_eq!(identity(&plan, "192.168.10.2/32"), None);
-        assert_eq!(
-            identity(&plan, "192.168.10.1/32"),
-            Some(HOST),
-            "the own node is known"
-        );
-        assert!(
-            identity(&plan, "10.244.1.5/32").is_some(),
-            "and its pods are"
-        );
-        finish_kubernetes(&tables);
-        assert!(identity(&plan_of(&tables), "10.244.2.5/32").is_some());
-    }
-
-    #[test]
-    fn the_first_complete_plan_ends_the_initialisers() {
-        let tables = filled();
-        let component = Health::default().component("plan");
-        publish(&tables, plan_of(&tables), &component);
-        let initialised = || tables.prefixes.initialized(&tables.db.snapshot());
-        assert!(!initialised(), "Kubernetes has not been listed");
-        finish_kubernetes(&tables);
-        publish(&tables, plan_of(&tables), &component);
-        assert!(!initialised(), "endpoints have not been restored");
-        finish_restore(&tables);
-        publish(&tables, plan_of(&tables), &component);
-        assert!(initialised());
-    }
-
     #[test]
     fn the_own_node_is_followed_but_not_to_other_pod_ranges() {
-        let tables = filled();
+        let tables = Tables::new().unwrap();
+        let mut txn = tables.db.write();
+        let own = LocalNode {
+            node: node(1),
+            ..LocalNode::default()
+        };
+        tables.local_node.insert(&mut txn, own).unwrap();
+        txn.commit();
         let health = Health::default();
         let component = health.component("node");
         let mut told = None;

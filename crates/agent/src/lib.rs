@@ -14,6 +14,7 @@ mod metrics;
 mod monitor;
 mod node;
 mod plan;
+mod planner;
 mod remote;
 mod rest;
 mod serve;
@@ -26,7 +27,8 @@ mod targets;
 /// What `make bench` measures at the size of a big cluster.
 pub mod scale {
     pub use crate::{
-        controllers::{Desired, desired, publish},
+        controllers::plan_loop,
         plan::routing_plan,
+        planner::{Planner, desired},
     };
 }

@@ -244,9 +244,8 @@ fn router_routes(
     local: &LocalNode,
     pair: &HostPair,
 ) -> Result<()> {
-    let planned = routing::routes(plan, local, std::iter::empty());
+    let planned = routing::own_routes(plan, local);
     for route in planned
-        .routes
         .iter()
         .filter(|route| route.origin == RouteOrigin::Router)
     {

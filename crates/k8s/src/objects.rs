@@ -4,7 +4,7 @@ use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::Resource;
-use model::PoolNames;
+use model::{PoolNames, Text};
 use serde::Deserialize;
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
@@ -261,15 +261,18 @@ impl From<Pod> for model::Pod {
                     .into_iter()
                     .map(|ip| ip.ip)
                     .chain(status.pod_ip),
-            ),
-            namespace: object.metadata.namespace.unwrap_or_default(),
-            name: object.metadata.name.unwrap_or_default(),
-            uid: object.metadata.uid.unwrap_or_default(),
+            )
+            .into(),
+            uid: object.metadata.uid.unwrap_or_default().into(),
             pools: wanted_pools(object.metadata.annotations.as_ref()),
-            labels: object.metadata.labels.unwrap_or_default(),
-            node: object.spec.node_name,
+            labels: object.metadata.labels.unwrap_or_default().into(),
+            node: Text::shared(&object.spec.node_name),
             host_network: object.spec.host_network,
-            service_account: object.spec.service_account_name,
+            service_account: Text::shared(&object.spec.service_account_name),
+            ..Self::named(
+                &object.metadata.namespace.unwrap_or_default(),
+                &object.metadata.name.unwrap_or_default(),
+            )
         }
     }
 }
@@ -279,7 +282,7 @@ impl From<Namespace> for model::Namespace {
         Self {
             name: object.metadata.name.unwrap_or_default(),
             pools: wanted_pools(object.metadata.annotations.as_ref()),
-            labels: object.metadata.labels.unwrap_or_default(),
+            labels: object.metadata.labels.unwrap_or_default().into(),
         }
     }
 }
@@ -316,7 +319,7 @@ mod tests {
         .unwrap();
         let pod = model::Pod::from(object);
         assert_eq!(
-            (pod.key().as_str(), pod.node.as_str(), pod.addresses.len()),
+            (pod.key.as_str(), pod.node.as_str(), pod.addresses.len()),
             ("shop/a", "node1", 2)
         );
         assert!(!pod.finished && !pod.host_network);

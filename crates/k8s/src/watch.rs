@@ -108,7 +108,7 @@ impl Watcher {
     pub fn follow<K, T>(&self, table: &Table<T>, presence: Presence)
     where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-        T: Row<Key = String> + From<K> + PartialEq,
+        T: Row + From<K> + PartialEq,
     {
         let sink = Sink {
             db: self.db.clone(),
@@ -131,7 +131,7 @@ impl Watcher {
     }
 }
 
-async fn drain<K, T: Row<Key = String> + From<K> + PartialEq>(
+async fn drain<K, T: Row + From<K> + PartialEq>(
     stream: impl futures::Stream<Item = watcher::Result<Event<K>>>,
     mut sink: Sink<T>,
 ) {
@@ -154,14 +154,14 @@ struct Sink<T: Row> {
     health: Component,
 }
 
-impl<T: Row<Key = String> + PartialEq> Sink<T> {
+impl<T: Row + PartialEq> Sink<T> {
     fn take<K>(&mut self, event: Event<K>)
     where
         T: From<K>,
     {
         match event {
             Event::Init => self.initial.clear(),
-            Event::InitApply(object) => self.initial.push(Arc::new(object.into())),
+            Event::InitApply(object) => self.initial.push(self.known_or(object.into())),
             Event::InitDone => self.complete(),
             Event::Apply(object) => {
                 let mut txn = self.db.write();
@@ -179,6 +179,15 @@ impl<T: Row<Key = String> + PartialEq> Sink<T> {
                 self.table.delete(&mut txn, &T::from(object).key());
                 txn.commit();
             }
+        }
+    }
+
+    /// The row of the table if it says the same: a list that is read again takes no memory for what has not changed.
+    fn known_or(&self, row: T) -> Arc<T> {
+        let snapshot = self.db.snapshot();
+        match self.table.get(&snapshot, &row.key()) {
+            Some(known) if **known == row => known.clone(),
+            _ => Arc::new(row),
         }
     }
 

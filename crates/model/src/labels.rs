@@ -1,4 +1,5 @@
 //! Labels with their source, and which of a pod's labels make its identity.
+use crate::LabelMap;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -23,11 +24,11 @@ pub struct PodLabels<'a> {
     /// Namespace of the pod.
     pub namespace: &'a str,
     /// Labels of the namespace object.
-    pub namespace_labels: &'a BTreeMap<String, String>,
+    pub namespace_labels: &'a LabelMap,
     /// Service account of the pod.
     pub service_account: &'a str,
     /// Labels of the pod object.
-    pub labels: &'a BTreeMap<String, String>,
+    pub labels: &'a LabelMap,
 }
 
 /// Prefixes of label keys that say nothing about what a pod is: they are set by controllers and differ from one
@@ -53,10 +54,10 @@ impl Labels {
             .labels
             .iter()
             .filter(|(key, _)| is_relevant(key))
-            .map(|(key, value)| (format!("k8s:{key}"), value.clone()))
+            .map(|(key, value)| (format!("k8s:{key}"), value.to_owned()))
             .collect();
-        for (key, value) in pod.namespace_labels {
-            all.insert(format!("{POD_NAMESPACE_LABELS}{key}"), value.clone());
+        for (key, value) in pod.namespace_labels.iter() {
+            all.insert(format!("{POD_NAMESPACE_LABELS}{key}"), value.to_owned());
         }
         // The API server sets this one on every namespace; setting it here lets all nodes agree before they saw the object.
         all.insert(
@@ -158,7 +159,7 @@ fn is_relevant(key: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    fn map(pairs: &[(&str, &str)]) -> LabelMap {
         pairs
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))

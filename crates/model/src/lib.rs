@@ -13,6 +13,7 @@ mod pod;
 mod prefix;
 mod route;
 mod schema;
+mod text;
 
 pub use allocation::Allocation;
 pub use device::Device;
@@ -27,3 +28,4 @@ pub use pod::{Namespace, Pod, PoolNames};
 pub use prefix::{Prefix, PrefixSource};
 pub use route::{Route, RouteOrigin};
 pub use schema::{KUBERNETES, PLAN, RESTORE, Tables};
+pub use text::{LabelMap, Text};

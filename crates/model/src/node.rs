@@ -33,6 +33,13 @@ impl Node {
             .find(|ip| ip.is_ipv6() == ipv6)
     }
 
+    /// Its addresses and the ranges of its pods.
+    pub fn prefixes(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let addresses = self.addresses.iter().chain(&self.external);
+        let ranges = self.pod_cidrs.iter().map(IpNet::trunc);
+        addresses.copied().map(IpNet::from).chain(ranges)
+    }
+
     /// The pod ranges of a family.
     pub fn cidrs(&self, ipv6: bool) -> impl Iterator<Item = IpNet> + '_ {
         self.pod_cidrs

@@ -1,6 +1,7 @@
 //! What Kubernetes says about pods and namespaces; only the fields that something reads.
+use crate::{LabelMap, Text};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::net::IpAddr;
 
 /// Names of address pools, as far as annotations give any.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,48 +12,63 @@ pub struct PoolNames {
     pub ipv6: Option<String>,
 }
 
-/// A pod object of the API server.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// A pod object of the API server. Every agent holds those of the whole cluster: texts are shared wherever pods have them in common.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pod {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
+    /// The key in the pod table, `namespace/name`.
+    pub key: Text,
     /// Unique number of this incarnation.
-    pub uid: String,
+    pub uid: Box<str>,
     /// Node the pod is bound to; empty before it is scheduled.
-    pub node: String,
+    pub node: Text,
     /// The pod uses the node's own network: it has no endpoint and no address of its own.
     pub host_network: bool,
     /// Service account; empty means `default`.
-    pub service_account: String,
+    pub service_account: Text,
     /// Labels of the object.
-    pub labels: BTreeMap<String, String>,
+    pub labels: LabelMap,
     /// Pools that its annotations ask for.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pools: Option<Box<PoolNames>>,
     /// Addresses from the status.
-    pub addresses: Vec<IpAddr>,
+    pub addresses: Box<[IpAddr]>,
     /// The pod ran to its end (`Succeeded`, `Failed`): its addresses may belong to another pod by now.
     pub finished: bool,
 }
 
 impl Pod {
-    /// The key in the pod table, `namespace/name`.
+    /// The pod `name` in `namespace`, of which nothing else is known.
     #[must_use]
-    pub fn key(&self) -> String {
-        format!("{}/{}", self.namespace, self.name)
+    pub fn named(namespace: &str, name: &str) -> Self {
+        Self {
+            key: format!("{namespace}/{name}").into(),
+            ..Self::default()
+        }
+    }
+
+    /// Namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.key
+            .split_once('/')
+            .map_or("", |(namespace, _)| namespace)
+    }
+
+    /// It has addresses of its own, on a node: packets may come from there and go there.
+    #[must_use]
+    pub fn is_reachable(&self) -> bool {
+        !self.host_network && !self.finished && !self.node.is_empty()
     }
 }
 
 /// A namespace object of the API server.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Namespace {
     /// Name.
     pub name: String,
     /// Labels of the object.
-    pub labels: BTreeMap<String, String>,
+    pub labels: LabelMap,
     /// Pools that its annotations ask for, for its pods.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub pools: Option<Box<PoolNames>>,
 }

@@ -1,4 +1,5 @@
 //! Who is behind an address: the rows that become `cilium_ipcache`.
+use crate::Text;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -29,7 +30,7 @@ pub struct Prefix {
     /// Where the row comes from.
     pub source: PrefixSource,
     /// Who it is: `namespace/name` of a pod, name of a node, empty for generated rows.
-    pub owner: String,
+    pub owner: Text,
 }
 
 impl Prefix {
@@ -80,7 +81,7 @@ mod tests {
             identity: 6,
             tunnel: tunnel.map(|t| t.parse().unwrap()),
             source: PrefixSource::Kubernetes,
-            owner: String::new(),
+            owner: Text::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The agent's tables: which rows exist, by what they are found, who fills them.
 use crate::{
     Allocation, Attachment, CiliumNode, Departure, Device, Endpoint, LocalNode, Namespace, Node,
-    Pod, Prefix, Route,
+    Pod, Prefix, Route, Text,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -30,7 +30,7 @@ macro_rules! rows {
 rows! {
     Node, String, |row| row.name.clone();
     CiliumNode, String, |row| row.name.clone();
-    Pod, String, |row| row.key();
+    Pod, Text, |row| row.key.clone();
     Namespace, String, |row| row.name.clone();
     LocalNode, String, |row| row.node.name.clone();
     Endpoint, u16, |row| row.id;
@@ -52,10 +52,14 @@ pub struct Tables {
     pub cilium_nodes: Table<CiliumNode>,
     /// All nodes, from the two before.
     pub nodes: Table<Node>,
+    /// Nodes by their addresses and the ranges of their pods.
+    pub nodes_by_prefix: Index<Node, IpNet>,
     /// Input, from Kubernetes: all pods that have or may get an address.
     pub pods: Table<Pod>,
     /// Pods by node name.
-    pub pods_by_node: Index<Pod, String>,
+    pub pods_by_node: Index<Pod, Text>,
+    /// Pods by address: those that can be reached at it.
+    pub pods_by_address: Index<Pod, IpAddr>,
     /// Input, from Kubernetes: all namespaces.
     pub namespaces: Table<Namespace>,
     /// Input, from the machine and the node object: one row.
@@ -91,6 +95,14 @@ impl Tables {
         let db = Db::new();
         let mut pods = from_kubernetes("pods");
         let pods_by_node = pods.index("node", |pod: &Pod| [pod.node.clone()]);
+        let pods_by_address = pods.index("address", |pod: &Pod| {
+            let reachable = pod.is_reachable();
+            let addresses = pod.addresses.iter().copied().filter(|_| reachable);
+            addresses.collect::<Vec<_>>()
+        });
+        let mut nodes = from_kubernetes("nodes");
+        let nodes_by_prefix =
+            nodes.index("prefix", |node: &Node| node.prefixes().collect::<Vec<_>>());
         let mut endpoints = TableDef::new("endpoints");
         endpoints.initializer(RESTORE);
         let endpoints_by_attachment =
@@ -103,9 +115,11 @@ impl Tables {
         Ok(Self {
             node_objects: db.register(from_kubernetes("node-objects"))?,
             cilium_nodes: db.register(from_kubernetes("cilium-nodes"))?,
-            nodes: db.register(from_kubernetes("nodes"))?,
+            nodes: db.register(nodes)?,
+            nodes_by_prefix,
             pods: db.register(pods)?,
             pods_by_node,
+            pods_by_address,
             namespaces: db.register(from_kubernetes("namespaces"))?,
             local_node: db.register(TableDef::new("local-node"))?,
             devices: db.register(TableDef::new("devices"))?,

@@ -119,8 +119,8 @@ impl From<k8s::Pod> for PodRow {
     fn from(object: k8s::Pod) -> Self {
         let pod = model::Pod::from(object);
         Self {
-            key: pod.key(),
-            uid: pod.uid,
+            key: pod.key.to_string(),
+            uid: pod.uid.into(),
             finished: pod.finished,
         }
     }

@@ -13,7 +13,7 @@ pub use plan::{Encapsulation, Events, Plan, Timeouts};
 pub use prefixes::{
     PodView, PrefixPlan, endpoint_prefixes, node_prefixes, pod_prefixes, world_prefixes,
 };
-pub use routes::{RoutePlan, routes};
+pub use routes::{RoutePlan, node_routes, own_routes};
 
 /// Device that carries the router addresses.
 pub const HOST_DEVICE: &str = "cilium_host";

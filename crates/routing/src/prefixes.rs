@@ -2,7 +2,7 @@
 use crate::Plan;
 use abi::identity::{HOST, REMOTE_NODE, WORLD, WORLD_IPV4, WORLD_IPV6};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use model::{Endpoint, LocalNode, Node, Pod, Prefix, PrefixSource};
+use model::{Endpoint, LocalNode, Node, Pod, Prefix, PrefixSource, Text};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -52,7 +52,7 @@ pub fn world_prefixes(plan: &Plan) -> Vec<Prefix> {
         identity: if both { identity } else { WORLD },
         tunnel: None,
         source: PrefixSource::Generated,
-        owner: String::new(),
+        owner: Text::default(),
     };
     let all = |ipv6: bool| match ipv6 {
         false => row(
@@ -91,9 +91,10 @@ fn own(plan: &Plan, local: &LocalNode) -> Vec<Prefix> {
         .copied()
         .chain(local.node.addresses.iter().copied())
         .chain(routers);
+    let owner = Text::shared(&local.node.name);
     let mut rows: Vec<Prefix> = addresses
         .filter(|ip| plan.has(ip.is_ipv6()) && !ip.is_loopback())
-        .map(|ip| row(IpNet::from(ip), HOST, PrefixSource::Local, &local.node.name))
+        .map(|ip| row(IpNet::from(ip), HOST, PrefixSource::Local, &owner))
         .collect();
     rows.sort_by_key(|row| row.prefix);
     rows.dedup_by_key(|row| row.prefix);
@@ -107,13 +108,14 @@ fn other(plan: &Plan, local: &LocalNode, node: &Node) -> Vec<Prefix> {
         .chain(&node.external)
         .copied()
         .filter(|ip| plan.has(ip.is_ipv6()));
+    let owner = Text::shared(&node.name);
     let mut rows: Vec<Prefix> = addresses
         .map(|ip| {
             row(
                 IpNet::from(ip),
                 REMOTE_NODE,
                 PrefixSource::Kubernetes,
-                &node.name,
+                &owner,
             )
         })
         .collect();
@@ -130,7 +132,7 @@ fn other(plan: &Plan, local: &LocalNode, node: &Node) -> Vec<Prefix> {
                         net.trunc(),
                         world(plan, net.addr().is_ipv6()),
                         PrefixSource::Kubernetes,
-                        &node.name,
+                        &owner,
                     )
                 }),
         );
@@ -167,7 +169,7 @@ pub fn pod_prefixes<'a>(
         .collect();
     let remote = |view: &PodView<'_>| {
         let pod = view.pod;
-        !pod.host_network && !pod.finished && !pod.node.is_empty() && pod.node != local.node.name
+        pod.is_reachable() && pod.node != local.node.name
     };
     let mut rows = Vec::new();
     for PodView { pod, identity } in pods.filter(remote) {
@@ -179,7 +181,7 @@ pub fn pod_prefixes<'a>(
                 IpNet::from(*ip),
                 identity,
                 PrefixSource::Kubernetes,
-                &pod.key(),
+                &pod.key,
             )
         }));
     }
@@ -191,7 +193,7 @@ pub fn pod_prefixes<'a>(
 pub fn endpoint_prefixes<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> Vec<Prefix> {
     let mut rows = Vec::new();
     for endpoint in endpoints {
-        let owner = endpoint.pod.to_string();
+        let owner = Text::from(endpoint.pod.to_string());
         rows.extend(endpoint.addresses().map(|ip| {
             row(
                 IpNet::from(ip),
@@ -204,12 +206,12 @@ pub fn endpoint_prefixes<'a>(endpoints: impl Iterator<Item = &'a Endpoint>) -> V
     rows
 }
 
-fn row(prefix: IpNet, identity: u32, source: PrefixSource, owner: &str) -> Prefix {
+fn row(prefix: IpNet, identity: u32, source: PrefixSource, owner: &Text) -> Prefix {
     Prefix {
         prefix,
         identity,
         tunnel: None,
         source,
-        owner: owner.to_owned(),
+        owner: owner.clone(),
     }
 }

@@ -9,22 +9,18 @@ use std::net::IpAddr;
 pub struct RoutePlan {
     /// The routes.
     pub routes: Vec<Route>,
-    /// One line per node that cannot be reached.
+    /// One line per node and family that cannot be reached.
     pub warnings: Vec<String>,
 }
 
-/// The routes that this node needs.
+/// The routes to this node's own pods.
 #[must_use]
-pub fn routes<'a>(
-    plan: &Plan,
-    local: &LocalNode,
-    nodes: impl Iterator<Item = &'a Node>,
-) -> RoutePlan {
-    let mut out = RoutePlan::default();
+pub fn own_routes(plan: &Plan, local: &LocalNode) -> Vec<Route> {
+    let mut routes = Vec::new();
     for ipv6 in plan.families() {
         if let Some(router) = local.router(ipv6) {
-            out.routes.push(to_router(router));
-            out.routes.extend(
+            routes.push(to_router(router));
+            routes.extend(
                 local
                     .node
                     .cidrs(ipv6)
@@ -32,18 +28,26 @@ pub fn routes<'a>(
             );
         }
     }
-    for node in nodes.filter(|node| node.name != local.node.name) {
-        for ipv6 in plan.families() {
-            let wanted: Vec<IpNet> = node.cidrs(ipv6).collect();
-            match plan.tunnel {
-                Some(_) => out
-                    .routes
-                    .extend(through_tunnel(plan, local, &wanted, ipv6)),
-                None if plan.direct_node_routes && !wanted.is_empty() => {
-                    direct(plan, local, node, &wanted, &mut out)
-                }
-                None => {}
+    routes
+}
+
+/// The routes to the pods of another node; none to those of this one.
+#[must_use]
+pub fn node_routes(plan: &Plan, local: &LocalNode, node: &Node) -> RoutePlan {
+    let mut out = RoutePlan::default();
+    if node.name == local.node.name {
+        return out;
+    }
+    for ipv6 in plan.families() {
+        let wanted: Vec<IpNet> = node.cidrs(ipv6).collect();
+        match plan.tunnel {
+            Some(_) => out
+                .routes
+                .extend(through_tunnel(plan, local, &wanted, ipv6)),
+            None if plan.direct_node_routes && !wanted.is_empty() => {
+                direct(plan, local, node, &wanted, &mut out)
             }
+            None => {}
         }
     }
     out

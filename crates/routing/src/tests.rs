@@ -194,11 +194,9 @@ fn pods_of_other_nodes() {
     let by_name: BTreeMap<&str, &Node> =
         all.iter().map(|node| (node.name.as_str(), node)).collect();
     let pod = |name: &str, node: &str, ip: &str| Pod {
-        namespace: "shop".to_owned(),
-        name: name.to_owned(),
-        node: node.to_owned(),
-        addresses: vec![ip.parse().unwrap()],
-        ..Pod::default()
+        node: node.into(),
+        addresses: [ip.parse().unwrap()].into(),
+        ..Pod::named("shop", name)
     };
     let mut done = pod("done", "node2", "10.244.2.9");
     done.finished = true;
@@ -233,7 +231,7 @@ fn the_better_source_wins() {
         identity,
         tunnel: None,
         source,
-        owner: String::new(),
+        owner: Default::default(),
     };
     for order in [[0, 1], [1, 0]] {
         let rows = [
@@ -306,4 +304,18 @@ fn both_families_have_their_own_world() {
         .map(|row| row.identity)
         .collect();
     assert_eq!(ids, [WORLD_IPV4, WORLD_IPV6]);
+}
+
+/// The routes to the own pods and to those of all nodes.
+fn routes<'a>(plan: &Plan, local: &LocalNode, nodes: impl Iterator<Item = &'a Node>) -> RoutePlan {
+    let mut all = RoutePlan {
+        routes: own_routes(plan, local),
+        warnings: Vec::new(),
+    };
+    for node in nodes {
+        let of = node_routes(plan, local, node);
+        all.routes.extend(of.routes);
+        all.warnings.extend(of.warnings);
+    }
+    all
 }

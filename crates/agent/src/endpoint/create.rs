@@ -1,5 +1,6 @@
 //! A new endpoint: what CNI ADD waits for.
-use super::{Manager, identity_of_pod, internal};
+use super::{Manager, internal};
+use crate::planner::identity_of_pod;
 use abi::identity::INIT;
 use api::{ApiError, EndpointRequest, ErrorCode};
 use model::{Attachment, DeviceKind, Endpoint, EndpointState, Labels, Mac, PodRef};
@@ -97,9 +98,12 @@ impl Manager {
     /// Labels and identity as far as they are known: a pod whose object has not been seen yet works as `init`.
     fn identify(&self, endpoint: &mut Endpoint) {
         let snapshot = self.tables.db.snapshot();
-        let known = self.tables.pods.get(&snapshot, &endpoint.pod.to_string());
+        let known = self
+            .tables
+            .pods
+            .get(&snapshot, endpoint.pod.to_string().as_str());
         let known = known.filter(|pod| {
-            endpoint.pod.uid.is_empty() || pod.uid.is_empty() || pod.uid == endpoint.pod.uid
+            endpoint.pod.uid.is_empty() || pod.uid.is_empty() || *pod.uid == *endpoint.pod.uid
         });
         match known {
             Some(pod) => {

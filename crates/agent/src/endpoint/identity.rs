@@ -1,36 +1,60 @@
 //! Labels and identities of endpoints, as pods and namespaces change.
 use super::Manager;
-use model::{Endpoint, EndpointState, Labels, Pod, PodLabels, Tables, identity_of};
-use std::{collections::BTreeMap, sync::Arc};
-use tables::Snapshot;
+use crate::planner::identity_of_pod;
+use model::{Endpoint, EndpointState, Namespace, Pod, Tables};
+use std::{collections::BTreeSet, sync::Arc};
+use tables::{ChangeTracker, Snapshot};
 
-/// The security-relevant labels of a pod, and their identity.
+/// Finds the endpoints that changes concern.
+pub struct Concerned {
+    pods: ChangeTracker<Pod>,
+    namespaces: ChangeTracker<Namespace>,
+    endpoints: ChangeTracker<Endpoint>,
+}
+
+impl Concerned {
+    /// Follows `tables`; everything that is there is new.
+    #[must_use]
+    pub fn new(tables: &Tables) -> Self {
+        Self {
+            pods: tables.db.track(&tables.pods),
+            namespaces: tables.db.track(&tables.namespaces),
+            endpoints: tables.db.track(&tables.endpoints),
+        }
+    }
+
+    /// The endpoints whose labels may be other than at the last call.
+    pub fn endpoints(&mut self, tables: &Tables, snapshot: &Snapshot) -> BTreeSet<u16> {
+        let mut found = BTreeSet::new();
+        let all = || tables.endpoints.iter(snapshot);
+        found.extend(self.endpoints.changes(snapshot).map(|change| change.row.id));
+        for change in self.pods.changes(snapshot) {
+            let of_pod = tables
+                .endpoints_by_pod
+                .get(snapshot, change.row.key.as_str());
+            found.extend(of_pod.map(|endpoint| endpoint.id));
+        }
+        for change in self.namespaces.changes(snapshot) {
+            let within = all().filter(|one| one.pod.namespace == change.row.name);
+            found.extend(within.map(|endpoint| endpoint.id));
+        }
+        found
+    }
+}
+
+/// Of these endpoints those whose labels are other than their pods' objects say, with the new ones.
 #[must_use]
-pub fn identity_of_pod(
+pub fn relabel(
     tables: &Tables,
     snapshot: &Snapshot,
     cluster: &str,
-    pod: &Pod,
-) -> (Labels, u32) {
-    let none = BTreeMap::new();
-    let namespace = tables.namespaces.get(snapshot, &pod.namespace);
-    let labels = Labels::of_pod(&PodLabels {
-        cluster,
-        namespace: &pod.namespace,
-        namespace_labels: namespace.map_or(&none, |namespace| &namespace.labels),
-        service_account: &pod.service_account,
-        labels: &pod.labels,
-    });
-    let identity = identity_of(&labels);
-    (labels, identity)
-}
-
-/// The endpoints whose labels are other than their pods' objects say, with the new ones.
-#[must_use]
-pub fn relabel(tables: &Tables, snapshot: &Snapshot, cluster: &str) -> Vec<Endpoint> {
+    endpoints: &BTreeSet<u16>,
+) -> Vec<Endpoint> {
     let changed = |endpoint: &Arc<Endpoint>| {
-        let pod = tables.pods.get(snapshot, &endpoint.pod.to_string())?;
-        if !endpoint.pod.uid.is_empty() && pod.uid != endpoint.pod.uid {
+        let pod = tables
+            .pods
+            .get(snapshot, endpoint.pod.to_string().as_str())?;
+        if !endpoint.pod.uid.is_empty() && *pod.uid != *endpoint.pod.uid {
             return None;
         }
         let (labels, identity) = identity_of_pod(tables, snapshot, cluster, pod);
@@ -43,37 +67,39 @@ pub fn relabel(tables: &Tables, snapshot: &Snapshot, cluster: &str) -> Vec<Endpo
         };
         (next != **endpoint).then_some(next)
     };
-    tables
-        .endpoints
-        .iter(snapshot)
-        .filter_map(changed)
+    endpoints
+        .iter()
+        .filter_map(|id| changed(tables.endpoints.get(snapshot, id)?))
         .collect()
 }
 
 impl Manager {
-    /// Gives every endpoint the identity of its pod's labels; how many changed. Blocks for some system calls.
-    pub fn refresh_identities(&self) -> usize {
-        let changed = {
+    /// Gives these endpoints the identities of their pods' labels; those that could not be set. Blocks for some system calls.
+    pub fn refresh_identities(&self, endpoints: &BTreeSet<u16>) -> BTreeSet<u16> {
+        let (mut changed, mut failed) = (0, BTreeSet::new());
+        {
             let _ids = self.lock();
             let snapshot = self.tables.db.snapshot();
-            let changed = relabel(&self.tables, &snapshot, &self.options.cluster);
-            for endpoint in &changed {
-                self.set_identity(endpoint);
+            for endpoint in relabel(&self.tables, &snapshot, &self.options.cluster, endpoints) {
+                if self.set_identity(&endpoint) {
+                    changed += 1;
+                } else {
+                    failed.insert(endpoint.id);
+                }
             }
-            changed.len()
-        };
+        }
         if changed > 0
             && let Err(error) = self.save()
         {
             tracing::warn!(%error, "new identities are in the kernel but not in the state file");
         }
-        changed
+        failed
     }
 
-    fn set_identity(&self, endpoint: &Endpoint) {
+    fn set_identity(&self, endpoint: &Endpoint) -> bool {
         if let Err(error) = self.maps.upsert(&endpoint.abi_local()) {
-            tracing::warn!(endpoint = endpoint.id, %error, "the identity could not be set; it is tried again with the next change");
-            return;
+            tracing::warn!(endpoint = endpoint.id, %error, "the identity could not be set; it is tried again");
+            return false;
         }
         let mut txn = self.tables.db.write();
         // The row's unique keys are those of the row it replaces.
@@ -86,5 +112,6 @@ impl Manager {
             txn.commit();
         }
         tracing::info!(endpoint = endpoint.id, pod = %endpoint.pod, identity = endpoint.identity, "identity set");
+        true
     }
 }

@@ -4,7 +4,8 @@ mod delete;
 mod identity;
 mod restore;
 
-pub use identity::identity_of_pod;
+pub use identity::Concerned;
+#[cfg(test)]
 #[cfg(test)]
 pub(crate) use identity::relabel;
 

@@ -1,36 +1,44 @@
 //! All nodes, from node objects and from what agents and operator say of them.
 use model::{CiliumNode, KUBERNETES, Node, Tables};
 use runtime::{health::Component, settings::IpamMode, stop::Stop};
-use std::{collections::BTreeMap, time::Duration};
-use tables::{Read, Snapshot};
+use std::{collections::BTreeSet, time::Duration};
+use tables::{ChangeTracker, Read, Snapshot};
 
 /// Between two computations: nodes that change together are taken together.
 const REST: Duration = Duration::from_millis(2);
 
-/// All nodes, by name. A node is what its `CiliumNode` says; where there is none, and for what it does not say, its node object.
+/// A node: what its `CiliumNode` says; where there is none, and for what it does not say, its node object.
 ///
 /// The pod ranges of node objects count in the kubernetes mode alone. For `own`, the node of this agent, they count before
 /// those of the `CiliumNode`, which this agent writes itself.
 #[must_use]
-pub fn nodes(tables: &Tables, snapshot: &Snapshot, mode: IpamMode, own: &str) -> Vec<Node> {
-    let mut all: BTreeMap<&str, Node> = BTreeMap::new();
+pub fn node(
+    tables: &Tables,
+    snapshot: &Snapshot,
+    mode: IpamMode,
+    own: &str,
+    name: &str,
+) -> Option<Node> {
     let by_objects = mode == IpamMode::Kubernetes;
-    for object in tables.node_objects.iter(snapshot) {
-        let mut node = Node::clone(object);
-        if !by_objects {
-            node.pod_cidrs.clear();
-        }
-        all.insert(&object.name, node);
+    let object = tables.node_objects.get(snapshot, name);
+    let said = tables.cilium_nodes.get(snapshot, name);
+    if object.is_none() && said.is_none() {
+        return None;
     }
-    for said in tables.cilium_nodes.iter(snapshot) {
-        let node = all.entry(&said.name).or_insert_with(|| Node {
-            name: said.name.clone(),
+    let mut node = object.map_or_else(
+        || Node {
+            name: name.to_owned(),
             ..Node::default()
-        });
-        let keep_ranges = by_objects && said.name == own;
-        overlay(node, said, keep_ranges);
+        },
+        |object| Node::clone(object),
+    );
+    if !by_objects {
+        node.pod_cidrs.clear();
     }
-    all.into_values().collect()
+    if let Some(said) = said {
+        overlay(&mut node, said, by_objects && name == own);
+    }
+    Some(node)
 }
 
 fn overlay(node: &mut Node, said: &CiliumNode, keep_ranges: bool) {
@@ -48,29 +56,41 @@ fn overlay(node: &mut Node, said: &CiliumNode, keep_ranges: bool) {
     }
 }
 
+/// Follows the inputs of the table of nodes.
+struct Changed {
+    objects: ChangeTracker<Node>,
+    said: ChangeTracker<CiliumNode>,
+}
+
+impl Changed {
+    /// The nodes of which something is new.
+    fn names(&mut self, snapshot: &Snapshot) -> BTreeSet<String> {
+        let objects = self
+            .objects
+            .changes(snapshot)
+            .map(|one| one.row.name.clone());
+        let mut names: BTreeSet<String> = objects.collect();
+        names.extend(self.said.changes(snapshot).map(|one| one.row.name.clone()));
+        names
+    }
+}
+
 /// Keeps the table of nodes in step with its inputs until `stop`.
 pub async fn follow(tables: Tables, mode: IpamMode, own: String, health: Component, stop: Stop) {
     let watch = tables.node_objects.watch().and(tables.cilium_nodes.watch());
+    let mut changed = Changed {
+        objects: tables.db.track(&tables.node_objects),
+        said: tables.db.track(&tables.cilium_nodes),
+    };
     loop {
         let snapshot = tables.db.snapshot();
         let seen = snapshot.revision();
-        let complete = tables.node_objects.initialized(&snapshot)
-            && tables.cilium_nodes.initialized(&snapshot);
-        let rows = nodes(&tables, &snapshot, mode, &own);
-        // While the lists are under way, only this node is of interest: it must not wait for the others.
-        if complete || rows.iter().any(|node| node.name == own) {
-            health.ok(format!("{} nodes", rows.len()));
-            let mut txn = tables.db.write();
-            match tables.nodes.replace_all(&mut txn, rows) {
-                Ok(_) => {
-                    if complete {
-                        tables.nodes.finish_initializer(&mut txn, KUBERNETES);
-                    }
-                    txn.commit();
-                }
-                Err(error) => health.degraded(error.to_string()),
-            }
-        }
+        let names = changed.names(&snapshot);
+        write(&tables, &snapshot, mode, &own, &names);
+        drop(snapshot);
+        let now = tables.db.snapshot();
+        health.ok(format!("{} nodes", tables.nodes.len(&now)));
+        drop(now);
         let next = async {
             tokio::time::sleep(REST).await;
             watch.changed(seen).await;
@@ -78,6 +98,37 @@ pub async fn follow(tables: Tables, mode: IpamMode, own: String, health: Compone
         if stop.or(next).await.is_none() {
             return;
         }
+    }
+}
+
+/// Writes these nodes as they are now; the table is complete with its inputs.
+fn write(
+    tables: &Tables,
+    snapshot: &Snapshot,
+    mode: IpamMode,
+    own: &str,
+    names: &BTreeSet<String>,
+) {
+    let mut txn = tables.db.write();
+    let mut changed = false;
+    for name in names {
+        changed |= match node(tables, snapshot, mode, own, name) {
+            // The table has no unique index that could refuse.
+            Some(node) => tables
+                .nodes
+                .insert_if_changed(&mut txn, node)
+                .unwrap_or(false),
+            None => tables.nodes.delete(&mut txn, name).is_some(),
+        };
+    }
+    let complete =
+        tables.node_objects.initialized(snapshot) && tables.cilium_nodes.initialized(snapshot);
+    if complete && !tables.nodes.initialized(&txn) {
+        tables.nodes.finish_initializer(&mut txn, KUBERNETES);
+        changed = true;
+    }
+    if changed {
+        txn.commit();
     }
 }
 
@@ -119,10 +170,16 @@ mod tests {
             let ranges: Vec<String> = node.pod_cidrs.iter().map(ToString::to_string).collect();
             format!("{} {}", node.name, ranges.join(" "))
         };
-        nodes(&tables, &tables.db.snapshot(), mode, "n1")
-            .into_iter()
-            .map(row)
-            .collect()
+        let names = ["gone", "n1", "n2", "n3", "never"].map(str::to_owned);
+        let names: BTreeSet<String> = names.into_iter().collect();
+        write(&tables, &tables.db.snapshot(), mode, "n1", &names);
+        let now = tables.db.snapshot();
+        let rows: Vec<String> = tables
+            .nodes
+            .iter(&now)
+            .map(|node| row(Node::clone(node)))
+            .collect();
+        rows
     }
 
     #[test]

@@ -171,8 +171,8 @@ fn owner(tables: &Tables, snapshot: &Snapshot, endpoint: &Endpoint) -> Result<St
     if !endpoint.pod.uid.is_empty() {
         return Ok(endpoint.pod.uid.clone());
     }
-    match tables.pods.get(snapshot, &endpoint.pod.to_string()) {
-        Some(pod) if !pod.uid.is_empty() => Ok(pod.uid.clone()),
+    match tables.pods.get(snapshot, endpoint.pod.to_string().as_str()) {
+        Some(pod) if !pod.uid.is_empty() => Ok(pod.uid.to_string()),
         _ => Err(format!(
             "the object of pod {} has not been seen",
             endpoint.pod
@@ -243,7 +243,7 @@ fn object(tables: &Tables, snapshot: &Snapshot, endpoint: &Endpoint, uid: &str) 
         }),
         state: endpoint.state.text().to_owned(),
     };
-    let object_row = tables.pods.get(snapshot, &pod.to_string());
+    let object_row = tables.pods.get(snapshot, pod.to_string().as_str());
     let labels = object_row.map(|row| row.labels.clone()).unwrap_or_default();
     json!({
         "metadata": {

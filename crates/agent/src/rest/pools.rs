@@ -79,10 +79,8 @@ mod tests {
     fn the_pod_asks_before_its_namespace() {
         let tables = Tables::new().unwrap();
         let pod = |name: &str, pools| Pod {
-            namespace: "shop".to_owned(),
-            name: name.to_owned(),
             pools,
-            ..Pod::default()
+            ..Pod::named("shop", name)
         };
         let ask = |owner: &str| choose(&tables, &tables.db.snapshot(), owner, "default");
         let both = |a: &str, b: &str| Some([a.to_owned(), b.to_owned()]);

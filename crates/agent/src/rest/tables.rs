@@ -139,7 +139,7 @@ pub(super) async fn ips(State(agent): Shared) -> Json<Vec<IpEntry>> {
             PrefixSource::Endpoint | PrefixSource::Local => "local",
         }
         .to_owned(),
-        owner: row.owner.clone(),
+        owner: row.owner.to_string(),
     };
     Json(agent.tables.prefixes.iter(&snapshot).map(entry).collect())
 }
