@@ -68,13 +68,18 @@ impl Kind {
         match self.face {
             Some(face) => Cow::Owned(face.restored(self, object)),
             // The versions of a custom kind differ in their name alone.
-            None if !self.built_in && object["apiVersion"] != self.api_version() => {
+            None if !self.is_form_of(object) => {
                 let mut object = object.clone();
                 object["apiVersion"] = json!(self.api_version());
                 Cow::Owned(object)
             }
             None => Cow::Borrowed(object),
         }
+    }
+
+    /// Whether a stored object has the form of this kind as it is.
+    pub fn is_form_of(&self, object: &Value) -> bool {
+        self.face.is_none() && (self.built_in || object["apiVersion"] == self.api_version())
     }
 
     /// The stored form of an object of this kind.

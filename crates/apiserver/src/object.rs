@@ -1,47 +1,163 @@
 //! Small helpers over objects kept as JSON values.
 
 use std::fmt;
-use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::ops::{Deref, Range};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+/// The field of the metadata that says who manages which fields.
+const MANAGED: &str = "managedFields";
+
 /// An object as it is kept: its value, and its text, which is written once for all who read it.
+///
+/// Who manages which fields stands in the text alone: only writers ask, and as a tree it takes more memory than all the rest.
+/// [`Object::whole`] has everything.
 pub struct Object {
     value: Value,
-    text: OnceLock<Bytes>,
+    text: Text,
 }
 
 impl Object {
     /// An object to be shared.
-    pub fn shared(value: Value) -> Arc<Self> {
-        Arc::new(Self {
-            value,
-            text: OnceLock::new(),
-        })
-    }
-
-    /// An object whose text is known already.
-    pub fn with_text(value: Value, text: Bytes) -> Arc<Self> {
-        Arc::new(Self {
-            value,
-            text: OnceLock::from(text),
-        })
+    pub fn shared(mut value: Value) -> Arc<Self> {
+        let managed = match value.get_mut("metadata") {
+            Some(Value::Object(metadata)) => metadata.remove(MANAGED),
+            _ => None,
+        };
+        let text = Text::of(&value, managed.as_ref());
+        Arc::new(Self { value, text })
     }
 
     /// The object as JSON text.
     pub fn json(&self) -> Bytes {
-        self.text
-            .get_or_init(|| Bytes::from(self.value.to_string()))
-            .clone()
+        self.text.all.clone()
     }
 
-    /// The value.
+    /// The same, for whoever copies it.
+    pub fn text(&self) -> &[u8] {
+        &self.text.all
+    }
+
+    /// Whether it is this whole value.
+    pub fn is(&self, whole: &Value) -> bool {
+        serde_json::to_vec(whole).is_ok_and(|text| text == self.text.all)
+    }
+
+    /// Its metadata as JSON text.
+    pub fn metadata_json(&self) -> &[u8] {
+        &self.text.all[self.text.metadata.clone()]
+    }
+
+    /// The value without `metadata.managedFields`.
     pub fn value(&self) -> &Value {
         &self.value
     }
+
+    /// The whole value, for whoever makes another object of it.
+    pub fn whole(&self) -> Value {
+        let mut value = self.value.clone();
+        if let Ok(managed) = serde_json::from_slice(&self.text.all[self.text.managed.clone()]) {
+            meta_mut(&mut value).insert(MANAGED.to_owned(), managed);
+        }
+        value
+    }
+}
+
+/// The text of an object, and where in it the metadata and the managed fields stand; nowhere if there are none.
+struct Text {
+    all: Bytes,
+    metadata: Range<usize>,
+    managed: Range<usize>,
+}
+
+impl Text {
+    fn of(value: &Value, managed: Option<&Value>) -> Self {
+        let mut out = Vec::with_capacity(1024);
+        let (mut metadata, mut place) = (0..0, 0..0);
+        match value {
+            Value::Object(fields) => write_map(&mut out, fields, |out, name, value| match value {
+                Value::Object(fields) if name == "metadata" => {
+                    let from = out.len();
+                    place = write_metadata(out, fields, managed);
+                    metadata = from..out.len();
+                }
+                other => write_json(out, other),
+            }),
+            other => write_json(&mut out, other),
+        }
+        Self {
+            all: Bytes::from(out.into_boxed_slice()),
+            metadata,
+            managed: place,
+        }
+    }
+}
+
+/// Writes metadata with the managed fields at their place, which is returned.
+fn write_metadata(
+    out: &mut Vec<u8>,
+    fields: &Map<String, Value>,
+    managed: Option<&Value>,
+) -> Range<usize> {
+    let Some(managed) = managed else {
+        write_map(out, fields, |out, _, value| write_json(out, value));
+        return 0..0;
+    };
+    let (mut place, mut left) = (0..0, Some(managed));
+    let mut put = |out: &mut Vec<u8>, before: &str| {
+        if before > MANAGED
+            && let Some(managed) = left.take()
+        {
+            write_name(out, MANAGED);
+            let from = out.len();
+            write_json(out, managed);
+            place = from..out.len();
+            out.push(b',');
+        }
+    };
+    out.push(b'{');
+    for (name, value) in fields {
+        put(out, name);
+        write_name(out, name);
+        write_json(out, value);
+        out.push(b',');
+    }
+    put(out, "\u{10ffff}");
+    // At least the managed fields stand before this comma.
+    out.pop();
+    out.push(b'}');
+    place
+}
+
+fn write_map(
+    out: &mut Vec<u8>,
+    fields: &Map<String, Value>,
+    mut write: impl FnMut(&mut Vec<u8>, &str, &Value),
+) {
+    out.push(b'{');
+    for (i, (name, value)) in fields.iter().enumerate() {
+        if i > 0 {
+            out.push(b',');
+        }
+        write_name(out, name);
+        write(out, name, value);
+    }
+    out.push(b'}');
+}
+
+fn write_name(out: &mut Vec<u8>, name: &str) {
+    write_json(out, name);
+    out.push(b':');
+}
+
+/// Writes text, values and lists of them: nothing that could fail.
+pub fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    let written = serde_json::to_writer(out, value);
+    debug_assert!(written.is_ok(), "JSON values can be written into memory");
 }
 
 impl Deref for Object {
@@ -54,13 +170,13 @@ impl Deref for Object {
 
 impl fmt::Debug for Object {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.value.fmt(f)
+        f.write_str(&String::from_utf8_lossy(&self.text.all))
     }
 }
 
 impl PartialEq for Object {
     fn eq(&self, other: &Self) -> bool {
-        self.value == other.value
+        self.text.all == other.text.all
     }
 }
 
@@ -127,13 +243,6 @@ pub fn child_mut<'a>(object: &'a mut Value, field: &str) -> &'a mut Map<String, 
 /// The revision that the object was written at; 0 when it has none.
 pub fn revision(object: &Value) -> u64 {
     meta_str(object, "resourceVersion").parse().unwrap_or(0)
-}
-
-/// A copy of the object with another revision.
-pub fn with_revision(object: &Value, revision: u64) -> Value {
-    let mut copy = object.clone();
-    set_revision(&mut copy, revision);
-    copy
 }
 
 /// Writes the revision into the object.
@@ -235,10 +344,35 @@ mod tests {
     }
 
     #[test]
-    fn the_text_of_an_object_is_written_once() {
-        let object = Object::shared(json!({"a": 1}));
-        assert_eq!(object.json(), "{\"a\":1}");
-        assert_eq!(object.json().as_ptr(), object.json().as_ptr());
+    fn managers_stand_in_the_text_at_their_place() {
+        for metadata in [
+            json!({}),
+            json!({"name": "a"}),
+            json!({"labels": {"a": "b"}}),
+            json!({"labels": {}, "name": "a"}),
+        ] {
+            let mut whole = json!({"a": 1, "metadata": metadata, "z": [null]});
+            let bare = Object::shared(whole.clone());
+            assert_eq!(bare.json(), whole.to_string());
+            assert_eq!(bare.whole(), whole);
+            whole["metadata"]["managedFields"] = json!([{"manager": "m"}]);
+            let object = Object::shared(whole.clone());
+            assert_eq!(object.json(), whole.to_string());
+            assert_eq!(
+                object.metadata_json(),
+                whole["metadata"].to_string().as_bytes()
+            );
+            assert_eq!(object.value(), bare.value());
+            assert_eq!(object.whole(), whole);
+        }
+        for odd in [json!(null), json!({"metadata": 3}), json!([])] {
+            let object = Object::shared(odd.clone());
+            assert_eq!(
+                (object.whole(), object.json()),
+                (odd.clone(), Bytes::from(odd.to_string()))
+            );
+            assert!(object.metadata_json().is_empty());
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use serde_json::Value;
 
 pub(super) use discovery::{api_path, git_version};
 pub(super) use query::Query;
-pub(super) use render::{RowObject, metadata_only};
+pub(super) use render::{RowObject, write_metadata_only, write_whole};
 
 use super::auth::{self, Peer};
 use super::error::{ApiError, Reason};

@@ -1,18 +1,25 @@
 //! How objects are shown: whole, as a table for people, or their metadata alone.
 
-use std::borrow::Cow;
+use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::ACCEPT;
 use bytes::Bytes;
+use futures::stream;
 use serde_json::{Value, json};
 
 use super::super::kind::Kind;
-use super::super::object::Object;
-use super::super::store::{List, WatchEvent};
-use super::super::table;
+use super::super::object::{Object, write_json};
+use super::super::store::List;
+use super::super::table::Table;
 use super::query::Query;
+
+/// How much of a list is written at once.
+const PIECE: usize = 64 << 10;
+/// Group and version of what is shown instead of objects.
+const META: &str = "meta.k8s.io/v1";
 
 /// A representation that the client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,89 +85,54 @@ impl View {
 
     /// One object.
     pub fn object(self, kind: &Kind, object: &Object) -> Bytes {
-        match self {
-            Self::Whole => whole(kind, object),
-            Self::Metadata => Bytes::from(metadata_only(object).to_string()),
-            Self::Table(row) => {
-                let revision = object["metadata"]["resourceVersion"].clone();
-                let rows = std::iter::once(object.value());
-                Bytes::from(
-                    table::table(
-                        kind,
-                        rows,
-                        json!({ "resourceVersion": revision }),
-                        row,
-                        true,
-                    )
-                    .to_string(),
-                )
-            }
+        if self == Self::Whole && kind.is_form_of(object) {
+            return object.json();
         }
+        let mut out = Vec::new();
+        self.write(&mut out, kind, object, true);
+        Bytes::from(out)
     }
 
-    /// A list.
-    pub fn list(self, kind: &Kind, list: &List, with_remaining: bool) -> Bytes {
-        let mut meta = json!({ "resourceVersion": list.revision.to_string() });
-        if let Some(token) = &list.token {
-            meta["continue"] = json!(token);
-            if with_remaining {
-                meta["remainingItemCount"] = json!(list.remaining);
-            }
+    /// A list, written as it is read: nobody holds the whole text of a long one.
+    pub fn list(self, kind: &Arc<Kind>, list: List, with_remaining: bool) -> Body {
+        let mut pieces = Pieces::new(self, Arc::clone(kind), list, with_remaining);
+        let first = pieces.next().unwrap_or_default();
+        if pieces.is_over() {
+            return Body::from(first);
         }
-        match self {
-            Self::Whole => items(
-                &kind.list_kind(),
-                &kind.api_version(),
-                &meta,
-                list.items.iter(),
-                |o| whole(kind, o),
-            ),
-            Self::Metadata => items(
-                "PartialObjectMetadataList",
-                "meta.k8s.io/v1",
-                &meta,
-                list.items.iter(),
-                |o| Bytes::from(metadata_only(o).to_string()),
-            ),
-            Self::Table(row) => Bytes::from(
-                table::table(kind, list.items.iter().map(|o| o.value()), meta, row, true)
-                    .to_string(),
-            ),
-        }
+        let all = std::iter::once(first).chain(pieces);
+        Body::from_stream(stream::iter(all.map(Ok::<Bytes, Infallible>)))
     }
 
-    /// The object of a watch event. Only the first table of a watch repeats the columns.
-    pub fn event(self, kind: &Kind, event: &WatchEvent, first: bool) -> Bytes {
+    /// Writes the object of a watch event. Only the first table of a watch repeats the columns.
+    pub fn write(self, out: &mut Vec<u8>, kind: &Kind, object: &Object, with_columns: bool) {
         match self {
-            Self::Whole | Self::Metadata => self.object(kind, &event.object),
+            Self::Whole => write_whole(out, kind, object),
+            Self::Metadata => write_metadata_only(out, object),
             Self::Table(row) => {
-                let revision = event.object["metadata"]["resourceVersion"].clone();
-                let rows = std::iter::once(event.object.value());
-                Bytes::from(
-                    table::table(
-                        kind,
-                        rows,
-                        json!({ "resourceVersion": revision }),
-                        row,
-                        first,
-                    )
-                    .to_string(),
-                )
+                let table = Table::new(kind, row);
+                let revision = &object["metadata"]["resourceVersion"];
+                table.head(out, &json!({ "resourceVersion": revision }), with_columns);
+                table.row(out, object);
+                out.extend_from_slice(Table::TAIL);
             }
         }
     }
 
     /// The object of a bookmark.
-    pub fn bookmark(self, kind: &Kind, metadata: Value) -> Value {
-        match self {
-            Self::Whole => {
-                json!({ "kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata })
+    pub fn bookmark(self, kind: &Kind, metadata: &Value) -> Bytes {
+        let (kind, api_version) = match self {
+            Self::Whole => (kind.kind.as_str(), kind.api_version()),
+            Self::Metadata => ("PartialObjectMetadata", META.to_owned()),
+            Self::Table(row) => {
+                let mut out = Vec::new();
+                Table::new(kind, row).head(&mut out, metadata, false);
+                out.extend_from_slice(Table::TAIL);
+                return Bytes::from(out);
             }
-            Self::Metadata => {
-                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
-            }
-            Self::Table(row) => table::table(kind, std::iter::empty(), metadata, row, false),
-        }
+        };
+        let bookmark = json!({ "kind": kind, "apiVersion": api_version, "metadata": metadata });
+        Bytes::from(bookmark.to_string())
     }
 }
 
@@ -174,37 +146,98 @@ impl RowObject {
     }
 }
 
-/// A whole object as text; the text that is kept with it where possible.
-fn whole(kind: &Kind, object: &Object) -> Bytes {
-    match kind.shown(object) {
-        Cow::Borrowed(_) => object.json(),
-        Cow::Owned(shown) => Bytes::from(shown.to_string()),
+/// Writes a whole object: the text that is kept with it where possible.
+pub fn write_whole(out: &mut Vec<u8>, kind: &Kind, object: &Object) {
+    if kind.is_form_of(object) {
+        out.extend_from_slice(object.text());
+    } else {
+        write_json(out, kind.shown(&object.whole()).as_ref());
     }
 }
 
-/// The metadata of an object as an object of its own.
-pub fn metadata_only(object: &Value) -> Value {
-    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object["metadata"] })
-}
-
-/// Writes a list without making one big value of it first.
-fn items<'a>(
-    kind: &str,
-    api_version: &str,
-    meta: &Value,
-    items: impl Iterator<Item = &'a Arc<Object>>,
-    show: impl Fn(&Object) -> Bytes,
-) -> Bytes {
-    let head = format!(
-        "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":["
+/// Writes the metadata of an object as an object of its own.
+pub fn write_metadata_only(out: &mut Vec<u8>, object: &Object) {
+    out.extend_from_slice(
+        b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":",
     );
-    let mut out = head.into_bytes();
-    for (i, item) in items.enumerate() {
-        if i > 0 {
-            out.push(b',');
+    out.extend_from_slice(object.metadata_json());
+    out.push(b'}');
+}
+
+/// A list in pieces of about [`PIECE`] bytes.
+struct Pieces {
+    view: View,
+    kind: Arc<Kind>,
+    items: std::vec::IntoIter<Arc<Object>>,
+    /// What the next piece begins with.
+    ready: Vec<u8>,
+    /// Whether an item stands before the next one.
+    follows: bool,
+    over: bool,
+}
+
+impl Pieces {
+    fn new(view: View, kind: Arc<Kind>, list: List, with_remaining: bool) -> Self {
+        let mut meta = json!({ "resourceVersion": list.revision.to_string() });
+        if let Some(token) = &list.token {
+            meta["continue"] = json!(token);
+            if with_remaining {
+                meta["remainingItemCount"] = json!(list.remaining);
+            }
         }
-        out.extend_from_slice(&show(item));
+        let mut ready = Vec::with_capacity(PIECE / 8);
+        let (list_kind, api_version) = match view {
+            View::Whole => (kind.list_kind(), kind.api_version()),
+            _ => ("PartialObjectMetadataList".to_owned(), META.to_owned()),
+        };
+        match view {
+            View::Table(row) => Table::new(&kind, row).head(&mut ready, &meta, true),
+            _ => ready.extend_from_slice(
+                format!("{{\"kind\":\"{list_kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{meta},\"items\":[")
+                    .as_bytes(),
+            ),
+        }
+        Self {
+            view,
+            kind,
+            items: list.items.into_iter(),
+            ready,
+            follows: false,
+            over: false,
+        }
     }
-    out.extend_from_slice(b"]}\n");
-    Bytes::from(out)
+
+    fn is_over(&self) -> bool {
+        self.over
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
+        let mut out = std::mem::take(&mut self.ready);
+        let table = match self.view {
+            View::Table(row) => Some(Table::new(&self.kind, row)),
+            _ => None,
+        };
+        while out.len() < PIECE {
+            let Some(object) = self.items.next() else {
+                out.extend_from_slice(Table::TAIL);
+                self.over = true;
+                break;
+            };
+            if std::mem::replace(&mut self.follows, true) {
+                out.push(b',');
+            }
+            match &table {
+                Some(table) => table.row(&mut out, &object),
+                None => self.view.write(&mut out, &self.kind, &object, false),
+            }
+        }
+        Some(Bytes::from(out))
+    }
 }

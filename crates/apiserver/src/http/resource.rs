@@ -21,6 +21,7 @@ use super::watch::{WatchBody, error_body};
 use super::{body, is_get, json, not_allowed, respond, value};
 
 const APPLY: &str = "application/apply-patch+yaml";
+const JSON: &str = "application/json";
 
 /// Verbs on the objects of a kind.
 pub async fn collection(
@@ -66,7 +67,7 @@ pub async fn collection(
                 token: None,
                 remaining: 0,
             };
-            Ok(json(200, view.list(kind, &list, false)))
+            Ok(respond(200, JSON, view.list(kind, list, false)))
         }
         _ => Err(not_allowed()),
     }
@@ -131,7 +132,7 @@ fn list(
         .is_some();
     let home = server.stored_kind(kind)?;
     let list = server.store.list(&home, &options)?;
-    Ok(json(200, view.list(kind, &list, !selected)))
+    Ok(respond(200, JSON, view.list(kind, list, !selected)))
 }
 
 fn watch(
@@ -161,7 +162,7 @@ fn watch(
             watch.stream(first)
         }
     };
-    Ok(respond(200, "application/json", body))
+    Ok(respond(200, JSON, body))
 }
 
 /// Verbs on one object.

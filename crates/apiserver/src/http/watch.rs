@@ -2,18 +2,20 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, interval_at, sleep_until};
+use tokio::time::{Instant, Interval, Sleep, interval_at, sleep};
 
 use super::super::error::ApiError;
 use super::super::kind::Kind;
+use super::super::object::write_json;
 use super::super::store::{Watch, WatchEvent};
 use super::render::View;
 
@@ -55,10 +57,10 @@ enum Line {
 struct Running {
     body: WatchBody,
     queue: VecDeque<Line>,
-    ready: BytesMut,
+    ready: Vec<u8>,
     told_columns: bool,
     tick: Interval,
-    deadline: Instant,
+    deadline: Pin<Box<Sleep>>,
     ended: bool,
 }
 
@@ -67,16 +69,14 @@ impl WatchBody {
     pub fn stream(self, first: Vec<WatchEvent>) -> Body {
         let now = Instant::now();
         let period = self.bookmark_interval.max(Duration::from_millis(1));
+        let limit = self.timeout.unwrap_or(DEFAULT_TIMEOUT);
+        let limit = limit.min(Duration::from_secs(86_400));
         let mut running = Running {
             tick: interval_at(now + period, period),
-            deadline: now
-                + self
-                    .timeout
-                    .unwrap_or(DEFAULT_TIMEOUT)
-                    .min(Duration::from_secs(86_400)),
+            deadline: Box::pin(sleep(limit)),
             body: self,
             queue: first.into_iter().map(Line::Event).collect(),
-            ready: BytesMut::new(),
+            ready: Vec::new(),
             told_columns: false,
             ended: false,
         };
@@ -92,18 +92,17 @@ impl WatchBody {
 
 /// A body that tells one error and ends.
 pub fn error_body(error: &ApiError) -> Body {
-    let mut out = BytesMut::new();
-    write_line(&mut out, "ERROR", error.to_status().to_string().as_bytes());
-    Body::from(out.freeze())
+    let mut out = Vec::new();
+    write_line(&mut out, "ERROR", |out| write_json(out, &error.to_status()));
+    Body::from(out)
 }
 
-fn write_line(out: &mut BytesMut, event: &str, object: &[u8]) {
-    out.reserve(object.len() + 40);
-    out.put_slice(b"{\"type\":\"");
-    out.put_slice(event.as_bytes());
-    out.put_slice(b"\",\"object\":");
-    out.put_slice(object);
-    out.put_slice(b"}\n");
+fn write_line(out: &mut Vec<u8>, event: &str, write_object: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(event.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    write_object(out);
+    out.extend_from_slice(b"}\n");
 }
 
 /// Waits for the server's end; a sender that is gone means the same.
@@ -125,7 +124,7 @@ impl Running {
         {
             self.write(&line);
         }
-        Some(self.ready.split().freeze())
+        Some(Bytes::from(std::mem::take(&mut self.ready)))
     }
 
     async fn wait(&mut self) {
@@ -133,7 +132,7 @@ impl Running {
         tokio::select! {
             events = body.watch.next() => self.write_result(events),
             _ = self.tick.tick(), if body.bookmarks => self.catch_up_and_bookmark(),
-            () = sleep_until(self.deadline) => {
+            () = &mut self.deadline => {
                 self.ended = true;
                 if self.body.bookmarks {
                     self.catch_up_and_bookmark();
@@ -165,14 +164,16 @@ impl Running {
     }
 
     fn write(&mut self, line: &Line) {
+        let out = &mut self.ready;
         match line {
             Line::Event(event) => {
                 let (view, kind) = (self.body.view, &self.body.kind);
-                let object = view.event(kind, event, !self.told_columns);
-                self.told_columns = true;
-                write_line(&mut self.ready, event.event.as_str(), &object);
+                let first = !std::mem::replace(&mut self.told_columns, true);
+                write_line(out, event.event.as_str(), |out| {
+                    view.write(out, kind, &event.object, first);
+                });
             }
-            Line::Other(what, text) => write_line(&mut self.ready, what, text),
+            Line::Other(what, text) => write_line(out, what, |out| out.extend_from_slice(text)),
         }
     }
 
@@ -181,8 +182,7 @@ impl Running {
         if !annotations.is_null() {
             metadata["annotations"] = annotations;
         }
-        let object = self.body.view.bookmark(&self.body.kind, metadata);
-        let text = Bytes::from(object.to_string());
+        let text = self.body.view.bookmark(&self.body.kind, &metadata);
         self.queue.push_back(Line::Other("BOOKMARK", text));
     }
 }
@@ -193,8 +193,8 @@ mod tests {
 
     #[test]
     fn lines_are_events() {
-        let mut out = BytesMut::new();
-        write_line(&mut out, "ADDED", b"{}");
+        let mut out = Vec::new();
+        write_line(&mut out, "ADDED", |out| out.extend_from_slice(b"{}"));
         assert_eq!(&out[..], b"{\"type\":\"ADDED\",\"object\":{}}\n");
     }
 }

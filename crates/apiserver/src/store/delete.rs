@@ -150,7 +150,7 @@ impl Store {
             return self.delete_definition(txn, kind, current, sweep);
         }
         let table = kind.qualified_plural();
-        let (mut object, uid) = (Value::clone(current), meta_str(current, "uid"));
+        let (mut object, uid) = (current.whole(), meta_str(current, "uid"));
         match propagation {
             Propagation::Orphan => self.let_go(txn, uid),
             Propagation::Foreground if !txn.dependents(uid).is_empty() => {
@@ -186,7 +186,7 @@ impl Store {
         {
             return Deleted::Pending(Arc::clone(current));
         }
-        Deleted::Pending(txn.put(&table, marked(kind, &object, grace)))
+        Deleted::Pending(txn.put(&table, marked(kind, object, grace)))
     }
 
     /// Takes an owner out of everything that it owns.
@@ -228,7 +228,7 @@ impl Store {
         let name = meta_str(current, "name").to_owned();
         let mut stored = Arc::clone(current);
         if !is_deleting(current) {
-            let mut terminating = marked(kind, current, 0);
+            let mut terminating = marked(kind, current.whole(), 0);
             meta_mut(&mut terminating).remove("deletionGracePeriodSeconds");
             child_mut(&mut terminating, "status").insert("phase".to_owned(), json!("Terminating"));
             stored = txn.put("namespaces", terminating);
@@ -257,8 +257,8 @@ impl Store {
         let table = meta_str(current, "name").to_owned();
         let mut stored = Arc::clone(current);
         if !is_deleting(current) {
-            let object = with_finalizer(Value::clone(current), CLEANUP);
-            stored = txn.put(&kind.qualified_plural(), marked(kind, &object, 0));
+            let object = with_finalizer(current.whole(), CLEANUP);
+            stored = txn.put(&kind.qualified_plural(), marked(kind, object, 0));
         }
         for object in txn.all(&table) {
             sweep.delete(
@@ -273,8 +273,7 @@ impl Store {
 }
 
 /// The object with its deletion asked for.
-fn marked(kind: &Kind, object: &Value, grace: i64) -> Value {
-    let mut object = object.clone();
+fn marked(kind: &Kind, mut object: Value, grace: i64) -> Value {
     let at = Timestamp::now()
         .checked_add(SignedDuration::from_secs(grace))
         .unwrap_or(Timestamp::MAX);

@@ -215,7 +215,7 @@ impl Store {
             return;
         }
         if let Some(kind) = self.registry().find("namespaces") {
-            self.remove_in(txn, &kind, &key, Value::clone(&namespace), sweep);
+            self.remove_in(txn, &kind, &key, namespace.whole(), sweep);
         }
     }
 
@@ -242,10 +242,10 @@ impl Store {
 pub(super) fn disown(
     txn: &mut Transaction<'_>,
     kind: &Kind,
-    object: &Value,
+    object: &Object,
     gone: impl Fn(&Value) -> bool,
 ) {
-    let mut object = object.clone();
+    let mut object = object.whole();
     let meta = meta_mut(&mut object);
     if let Some(Value::Array(list)) = meta.get_mut("ownerReferences") {
         list.retain(|reference| !gone(reference));
@@ -257,8 +257,8 @@ pub(super) fn disown(
 }
 
 /// The object without a finalizer.
-pub(super) fn without_finalizer(object: &Value, finalizer: &str) -> Value {
-    let mut object = object.clone();
+pub(super) fn without_finalizer(object: &Object, finalizer: &str) -> Value {
+    let mut object = object.whole();
     let meta = meta_mut(&mut object);
     if let Some(Value::Array(list)) = meta.get_mut("finalizers") {
         list.retain(|f| f != finalizer);

@@ -7,7 +7,6 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use tokio::sync::watch;
 
@@ -230,9 +229,8 @@ fn read(database: &Database) -> Result<Restored, String> {
             .next()
             .unwrap_or_default()
             .to_owned();
-        let text = Bytes::copy_from_slice(text.value());
-        let value = serde_json::from_slice(&text).map_err(|e| damaged(&e.to_string()))?;
-        objects.push((table, Object::with_text(value, text)));
+        let value = serde_json::from_slice(text.value()).map_err(|e| damaged(&e.to_string()))?;
+        objects.push((table, Object::shared(value)));
     }
     Ok(Restored { revision, objects })
 }
@@ -287,7 +285,7 @@ fn write(database: &Database, records: &[Record], revision: u64) -> Result<(), r
         let mut table = writing.open_table(OBJECTS)?;
         for record in records {
             match &record.object {
-                Some(object) => drop(table.insert(record.key.as_str(), object.json().as_ref())?),
+                Some(object) => drop(table.insert(record.key.as_str(), object.text())?),
                 None => drop(table.remove(record.key.as_str())?),
             }
         }

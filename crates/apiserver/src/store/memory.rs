@@ -19,6 +19,8 @@ use super::journal::{Journal, Record};
 pub struct Change {
     /// Revision of the change.
     pub revision: u64,
+    /// Whose change it is.
+    pub key: Key,
     /// The object after the change; `None` when it was removed.
     pub new: Option<Arc<Object>>,
     /// The object before the change; `None` when it was made.
@@ -64,6 +66,16 @@ pub struct Snapshot {
     pub revision: u64,
     /// The objects in key order.
     pub objects: Vec<Arc<Object>>,
+}
+
+/// Changes of a table.
+pub struct Changes {
+    /// In the order of their revisions.
+    pub changes: Vec<Arc<Change>>,
+    /// The revision up to which they are complete.
+    pub revision: u64,
+    /// How many wait for the changes of this table.
+    pub watchers: usize,
 }
 
 /// Why a table cannot be read at a revision.
@@ -177,13 +189,12 @@ impl Memory {
             .map(|(k, o)| (k.clone(), Arc::clone(o)))
             .collect();
         for change in undo.iter().rev() {
-            let key = Key::of(&change.shown);
-            if namespace.is_some_and(|n| n != key.namespace) {
+            if namespace.is_some_and(|n| n != change.key.namespace) {
                 continue;
             }
             match &change.old {
-                Some(old) => then.insert(key, Arc::clone(old)),
-                None => then.remove(&key),
+                Some(old) => then.insert(change.key.clone(), Arc::clone(old)),
+                None => then.remove(&change.key),
             };
         }
         Ok(Snapshot {
@@ -192,22 +203,22 @@ impl Memory {
         })
     }
 
-    /// The changes of a table after `revision`, and the revision up to which they are complete.
-    pub fn changes_since(
-        &self,
-        table: &str,
-        revision: u64,
-    ) -> Result<(Vec<Arc<Change>>, u64), Unavailable> {
+    /// The changes of a table after `revision`.
+    pub fn changes_since(&self, table: &str, revision: u64) -> Result<Changes, Unavailable> {
         let inner = self.lock();
         if revision > inner.revision {
             return Err(Unavailable::Future(inner.revision));
         }
-        let changes = match inner.tables.get(table) {
-            Some(table) => table.since(revision)?,
+        let (changes, watchers) = match inner.tables.get(table) {
+            Some(table) => (table.since(revision)?, table.wake.receiver_count()),
             None if revision < inner.floor => return Err(Unavailable::TooOld(inner.floor)),
-            None => Vec::new(),
+            None => (Vec::new(), 0),
         };
-        Ok((changes, inner.revision))
+        Ok(Changes {
+            changes,
+            revision: inner.revision,
+            watchers,
+        })
     }
 
     /// Revision of the last change of a table since the start.
@@ -404,6 +415,7 @@ impl Transaction<'_> {
         }
         let change = Change {
             revision,
+            key,
             new: Some(Arc::clone(&object)),
             old,
             shown: Arc::clone(&object),
@@ -425,6 +437,7 @@ impl Transaction<'_> {
             }
             let change = Change {
                 revision,
+                key: key.clone(),
                 new: None,
                 old,
                 shown: Arc::clone(&last),

@@ -1,16 +1,23 @@
 //! Watching: a cursor over a table's changes, filtered the way the watcher asked.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
 
 use super::super::error::ApiError;
 use super::super::kind::Kind;
-use super::super::object::{Object, meta_str, with_revision};
+use super::super::object::{Object, meta_str, set_revision};
 use super::super::selector::{FieldSelector, LabelSelector};
 use super::memory::{Change, Memory, Unavailable};
+
+/// How long a watcher rests after it has looked, for each watcher of the table: a thousand changes a second wake two hundred
+/// watchers fifty thousand times, not two hundred thousand. Few watchers do not rest at all.
+const REST: Duration = Duration::from_micros(20);
+const SHORTEST_REST: Duration = Duration::from_millis(1);
+const LONGEST_REST: Duration = Duration::from_millis(10);
 
 /// Which objects a list or a watch is about.
 #[derive(Debug, Clone, Default)]
@@ -29,8 +36,12 @@ impl Filter {
         self.namespace
             .as_deref()
             .is_none_or(|n| n == meta_str(object, "namespace"))
-            && self.labels.matches(object)
-            && self.fields.matches(kind, object)
+            && self.selects(kind, object)
+    }
+
+    /// The same for an object whose namespace is known to be meant.
+    fn selects(&self, kind: &Kind, object: &Value) -> bool {
+        self.labels.matches(object) && self.fields.matches(kind, object)
     }
 }
 
@@ -72,11 +83,6 @@ impl WatchEvent {
             object,
         }
     }
-
-    /// The object as JSON text, shared among watchers where possible.
-    pub fn json(&self) -> Bytes {
-        self.object.json()
-    }
 }
 
 /// A watch on the objects of one kind. Never loses an event: who falls too far behind gets an error and lists again.
@@ -87,6 +93,8 @@ pub struct Watch {
     filter: Filter,
     revision: u64,
     wake: watch::Receiver<u64>,
+    /// Before when it does not look again: where many watch, each takes several changes at once.
+    rest: Option<Instant>,
 }
 
 impl Watch {
@@ -100,6 +108,7 @@ impl Watch {
             filter,
             revision,
             wake,
+            rest: None,
         }
     }
 
@@ -110,15 +119,19 @@ impl Watch {
 
     /// The events that have come since the last call; none is fine.
     pub fn poll(&mut self) -> Result<Vec<WatchEvent>, ApiError> {
-        let (changes, revision) = self
+        let found = self
             .memory
             .changes_since(&self.table, self.revision)
             .map_err(|e| match e {
                 Unavailable::TooOld(oldest) => ApiError::expired(self.revision, oldest),
                 Unavailable::Future(current) => ApiError::expired(self.revision, current),
             })?;
-        self.revision = revision;
-        Ok(changes
+        self.revision = found.revision;
+        let pause = REST * u32::try_from(found.watchers).unwrap_or(u32::MAX);
+        let pause = Some(pause.min(LONGEST_REST)).filter(|pause| *pause >= SHORTEST_REST);
+        self.rest = pause.map(|pause| Instant::now() + pause);
+        Ok(found
+            .changes
             .iter()
             .filter_map(|change| view(&self.kind, &self.filter, change))
             .collect())
@@ -127,6 +140,9 @@ impl Watch {
     /// Waits until there is at least one event. Safe to drop half way: nothing is taken before it returns.
     pub async fn next(&mut self) -> Result<Vec<WatchEvent>, ApiError> {
         loop {
+            if let Some(rest) = self.rest.filter(|rest| *rest > Instant::now()) {
+                sleep_until(rest).await;
+            }
             self.wake.borrow_and_update();
             let events = self.poll()?;
             if !events.is_empty() {
@@ -140,8 +156,12 @@ impl Watch {
 
 /// What a change looks like through a filter: an object that stops matching is gone for this watcher.
 fn view(kind: &Kind, filter: &Filter, change: &Arc<Change>) -> Option<WatchEvent> {
+    let namespace = filter.namespace.as_deref();
+    if namespace.is_some_and(|n| n != change.key.namespace) {
+        return None;
+    }
     let matching =
-        |side: &Option<Arc<Object>>| side.as_ref().is_some_and(|o| filter.matches(kind, o));
+        |side: &Option<Arc<Object>>| side.as_ref().is_some_and(|o| filter.selects(kind, o));
     let event = match (matching(&change.old), matching(&change.new)) {
         (false, false) => return None,
         (false, true) => EventType::Added,
@@ -152,11 +172,18 @@ fn view(kind: &Kind, filter: &Filter, change: &Arc<Change>) -> Option<WatchEvent
         // It still exists, but not for this watcher, which is shown the state that it knew.
         Some(old) if event == EventType::Deleted && change.new.is_some() => Some(WatchEvent {
             event,
-            object: Object::shared(with_revision(old, change.revision)),
+            object: at_revision(old, change.revision),
         }),
         _ => Some(WatchEvent {
             event,
             object: Arc::clone(&change.shown),
         }),
     }
+}
+
+/// A copy of the object at another revision.
+fn at_revision(object: &Object, revision: u64) -> Arc<Object> {
+    let mut copy = object.whole();
+    set_revision(&mut copy, revision);
+    Object::shared(copy)
 }

@@ -141,7 +141,7 @@ impl Store {
                 Err(error) if error.reason() == Reason::AlreadyExists && attempts > 0 => {}
                 result => {
                     self.after_write();
-                    return result.inspect(|stored| drop(stored.json()));
+                    return result;
                 }
             }
         }
@@ -211,13 +211,12 @@ impl Store {
     ) -> Result<Arc<Object>, ApiError> {
         for _ in 0..ATTEMPTS {
             let old = self.get(kind, key)?;
-            let shown = kind.shown(&old);
+            let whole = old.whole();
+            let shown = kind.shown(&whole);
             let mut new = admit_changed(kind, &shown, change(&shown)?, part, options)?;
             record(kind, &shown, &mut new, part, options);
             if let Commit::Done(stored) = self.commit(kind, key, &old, new, options.dry_run)? {
                 self.after_write();
-                // Written here and not where it is read: many read it.
-                drop(stored.json());
                 return Ok(stored);
             }
         }
@@ -291,7 +290,8 @@ impl Store {
         part: Part,
         options: &WriteOptions,
     ) -> Result<Option<Arc<Object>>, ApiError> {
-        let shown = kind.shown(old);
+        let whole = old.whole();
+        let shown = kind.shown(&whole);
         let who = applier(kind, part, options)?;
         let at = now();
         let mut managers =
@@ -329,7 +329,7 @@ impl Store {
     ) -> Result<Arc<Object>, ApiError> {
         for _ in 0..ATTEMPTS {
             let old = self.get(kind, key)?;
-            let new = change(&old)?;
+            let new = change(&old.whole())?;
             if let Commit::Done(stored) = self.commit(kind, key, &old, new, dry_run)? {
                 return Ok(stored);
             }
@@ -346,7 +346,7 @@ impl Store {
         dry_run: bool,
     ) -> Result<Commit, ApiError> {
         let mut new = stored_form(kind, new);
-        if new == ***old {
+        if old.is(&new) {
             return Ok(Commit::Done(Arc::clone(old)));
         }
         let table = kind.qualified_plural();

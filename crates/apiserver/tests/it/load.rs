@@ -14,6 +14,9 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tower::ServiceExt;
 
+/// How many write at the same time, as the clients of a cluster do.
+const WRITERS: usize = 8;
+
 /// How much.
 struct Load {
     watchers: usize,
@@ -28,9 +31,9 @@ fn config_map(name: &str, number: usize) -> Value {
 }
 
 /// What a watcher has seen: the state that its events make, and how many there were.
-#[derive(Default)]
 struct Seen {
-    state: BTreeMap<String, String>,
+    /// What each object says, by the number in its name.
+    state: Vec<Option<usize>>,
     revision: u64,
     events: usize,
     delays: Vec<Duration>,
@@ -38,21 +41,35 @@ struct Seen {
 
 /// The text of a field, found without reading the rest: two hundred readers in one process should not be the load.
 fn field<'a>(line: &'a str, name: &str) -> Option<&'a str> {
-    let start = line.find(&format!("\"{name}\":\""))? + name.len() + 4;
+    let start = line.find(name)? + name.len();
     let end = line[start..].find('"')?;
     Some(&line[start..start + end])
 }
 
+const NAME: &str = "\"name\":\"";
+const SAYS: &str = "\"n\":\"";
+const AT: &str = "\"at\":\"";
+const TYPE: &str = "\"type\":\"";
+const REVISION: &str = "\"resourceVersion\":\"";
+
+fn number(name: &str) -> usize {
+    name[1..].parse().unwrap()
+}
+
 impl Seen {
+    fn says(line: &str) -> Option<usize> {
+        Some(field(line, SAYS).unwrap().parse().unwrap())
+    }
+
     /// Takes one event; panics if it cannot come now.
     fn take(&mut self, line: &str, begun: Instant) {
-        let name = field(line, "name").unwrap().to_owned();
-        let revision: u64 = field(line, "resourceVersion").unwrap().parse().unwrap();
-        let known = self.state.contains_key(&name);
-        let event = field(line, "type").unwrap();
+        let name = field(line, NAME).unwrap();
+        let revision: u64 = field(line, REVISION).unwrap().parse().unwrap();
+        let state = &mut self.state[number(name)];
+        let event = field(line, TYPE).unwrap();
         match event {
-            "ADDED" => assert!(!known, "{name} was added twice"),
-            "MODIFIED" | "DELETED" => assert!(known, "{name} was not there"),
+            "ADDED" => assert!(state.is_none(), "{name} was added twice"),
+            "MODIFIED" | "DELETED" => assert!(state.is_some(), "{name} was not there"),
             other => panic!("{other}: {line}"),
         }
         assert!(
@@ -60,18 +77,14 @@ impl Seen {
             "{revision} after {}",
             self.revision
         );
-        if event == "DELETED" {
-            self.state.remove(&name);
-        } else {
-            self.state
-                .insert(name, field(line, "n").unwrap().to_owned());
-        }
         self.revision = revision;
         self.events += 1;
-        if let Some(at) = field(line, "at")
-            .and_then(|at| at.parse().ok())
-            .filter(|_| event != "DELETED")
-        {
+        if event == "DELETED" {
+            *state = None;
+            return;
+        }
+        *state = Self::says(line);
+        if let Some(at) = field(line, AT).and_then(|at| at.parse().ok()) {
             self.delays
                 .push(begun.elapsed().saturating_sub(Duration::from_micros(at)));
         }
@@ -79,12 +92,9 @@ impl Seen {
 
     /// Takes an object that was there before; those come in no order of revisions.
     fn take_initial(&mut self, line: &str) {
-        assert_eq!(field(line, "type"), Some("ADDED"));
-        let name = field(line, "name").unwrap().to_owned();
-        let before = self
-            .state
-            .insert(name, field(line, "n").unwrap().to_owned());
-        assert_eq!(before, None);
+        assert_eq!(field(line, TYPE), Some("ADDED"));
+        let state = &mut self.state[number(field(line, NAME).unwrap())];
+        assert_eq!(std::mem::replace(state, Self::says(line)), None);
     }
 }
 
@@ -99,7 +109,12 @@ async fn follow(
     let request = Request::get(path).body(Body::empty()).unwrap();
     let response = server.router().oneshot(request).await.unwrap();
     let mut body = response.into_body().into_data_stream();
-    let mut seen = Seen::default();
+    let mut seen = Seen {
+        state: vec![None; initial],
+        revision: 0,
+        events: 0,
+        delays: Vec::new(),
+    };
     let mut left = initial;
     while let Some(chunk) = body.next().await {
         let chunk = chunk.unwrap();
@@ -107,7 +122,7 @@ async fn follow(
         // A chunk ends where an event ends.
         assert!(text.ends_with("}\n"));
         for line in text.lines() {
-            if field(line, "name") == Some("zz-end") {
+            if field(line, NAME) == Some("zz-end") {
                 return seen;
             }
             if left == 0 {
@@ -122,6 +137,52 @@ async fn follow(
         }
     }
     panic!("the watch ended early");
+}
+
+/// Changes, removes and makes objects of its own, each write on disk before the next one. Returns what is left, and how long the slowest
+/// write took.
+async fn write(
+    server: ApiServer,
+    mut model: BTreeMap<String, String>,
+    writes: usize,
+    rate: Option<f64>,
+    begun: Instant,
+) -> (BTreeMap<String, String>, Duration) {
+    let names: Vec<String> = model.keys().cloned().collect();
+    let store = server.store();
+    let kind = store.kind("configmaps").unwrap();
+    let options = WriteOptions {
+        manager: Some("load".to_owned()),
+        ..WriteOptions::default()
+    };
+    let (started, mut slowest) = (Instant::now(), Duration::ZERO);
+    for i in 0..writes {
+        if let Some(rate) = rate {
+            #[allow(clippy::cast_precision_loss, reason = "a count of seconds")]
+            let due = Duration::from_secs_f64((i * WRITERS) as f64 / rate);
+            tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
+        }
+        let name = &names[(i * 7919) % names.len()];
+        let key = Key::namespaced("default", name);
+        let at = Instant::now();
+        if model.contains_key(name) && i % 5 == 4 {
+            store.delete(&kind, &key, &Default::default()).unwrap();
+            model.remove(name);
+        } else {
+            let mut object = config_map(name, i);
+            object["data"]["at"] = json!(begun.elapsed().as_micros().to_string());
+            if model.insert(name.clone(), i.to_string()).is_some() {
+                store
+                    .update(&kind, &key, object, Part::Main, &options)
+                    .unwrap();
+            } else {
+                store.create(&kind, "default", object, &options).unwrap();
+            }
+        }
+        store.kept().await.unwrap();
+        slowest = slowest.max(at.elapsed());
+    }
+    (model, slowest)
 }
 
 /// Runs a load against a server whose objects are kept in a file, and returns what to tell about it.
@@ -169,46 +230,36 @@ async fn run(load: &Load) -> String {
     let everybody = u32::try_from(load.watchers).unwrap();
     ready.acquire_many(everybody).await.unwrap().forget();
 
-    let started = Instant::now();
+    let (started, before) = (Instant::now(), busy());
     let mut slowest = Duration::ZERO;
-    for i in 0..load.writes {
-        if let Some(rate) = load.rate {
-            #[allow(clippy::cast_precision_loss, reason = "a count of seconds")]
-            let due = Duration::from_secs_f64(i as f64 / rate);
-            tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
-        }
-        let name = format!("m{:05}", (i * 7919) % load.objects.max(1));
-        let key = Key::namespaced("default", &name);
-        let at = Instant::now();
-        if model.contains_key(&name) && i % 5 == 4 {
-            server
-                .store()
-                .delete(&kind, &key, &Default::default())
-                .unwrap();
-            model.remove(&name);
-        } else {
-            let mut object = config_map(&name, i);
-            object["data"]["at"] = json!(begun.elapsed().as_micros().to_string());
-            if model.insert(name, i.to_string()).is_some() {
-                server
-                    .store()
-                    .update(&kind, &key, object, Part::Main, &options)
-                    .unwrap();
-            } else {
-                server
-                    .store()
-                    .create(&kind, "default", object, &options)
-                    .unwrap();
-            }
-        }
-        server.store().kept().await.unwrap();
-        slowest = slowest.max(at.elapsed());
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let names = model.keys().skip(writer).step_by(WRITERS);
+            let own = names.map(|name| (name.clone(), model[name].clone()));
+            tokio::spawn(write(
+                server.clone(),
+                own.collect(),
+                load.writes / WRITERS,
+                load.rate,
+                begun,
+            ))
+        })
+        .collect();
+    model.clear();
+    for writer in writers {
+        let (left, longest) = writer.await.unwrap();
+        model.extend(left);
+        slowest = slowest.max(longest);
     }
-    let took = started.elapsed();
+    let (took, worked) = (started.elapsed(), busy() - before);
     server
         .store()
         .create(&kind, "default", config_map("zz-end", 0), &options)
         .unwrap();
+    let mut state = vec![None; load.objects];
+    for (name, says) in &model {
+        state[number(name)] = Some(says.parse().unwrap());
+    }
     let mut delays = Vec::new();
     for watcher in watchers {
         let seen = tokio::time::timeout(Duration::from_secs(120), watcher)
@@ -216,7 +267,7 @@ async fn run(load: &Load) -> String {
             .unwrap()
             .unwrap();
         assert_eq!(seen.events, load.writes);
-        assert!(seen.state == model, "a watcher ended in another state");
+        assert!(seen.state == state, "a watcher ended in another state");
         delays.extend(seen.delays);
     }
     delays.sort_unstable();
@@ -229,7 +280,7 @@ async fn run(load: &Load) -> String {
     #[allow(clippy::cast_precision_loss, reason = "a rate")]
     let rate = load.writes as f64 / took.as_secs_f64();
     format!(
-        "{} watchers, {} objects: {} writes at {rate:.0}/s, slowest durable write {slowest:?}; \
+        "{} watchers, {} objects: {} writes at {rate:.0}/s with {worked:.1} s of CPU, slowest durable write {slowest:?}; \
          events seen after p50 {:?}, p99 {:?}",
         load.watchers,
         load.objects,
@@ -326,30 +377,52 @@ async fn large_list() {
             .create(&kind, "default", pod, &options)
             .unwrap();
     }
-    for what in ["first", "second"] {
+    eprintln!("memory with them: {} MB", resident());
+    for (what, accept) in [
+        ("first list", "application/json"),
+        ("second list", "application/json"),
+        ("table", "application/json;as=Table;v=v1;g=meta.k8s.io"),
+        (
+            "second table",
+            "application/json;as=Table;v=v1;g=meta.k8s.io",
+        ),
+        (
+            "metadata",
+            "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io",
+        ),
+    ] {
         let at = Instant::now();
-        let request = Request::get("/api/v1/pods").body(Body::empty()).unwrap();
-        let response = server.router().oneshot(request).await.unwrap();
-        let bytes = axum::body::to_bytes(response.into_body(), 1 << 30)
+        let request = Request::get("/api/v1/pods").header("accept", accept);
+        let response = server
+            .router()
+            .oneshot(request.body(Body::empty()).unwrap())
             .await
             .unwrap();
+        let mut body = response.into_body().into_data_stream();
+        let mut bytes = 0;
+        while let Some(chunk) = body.next().await {
+            bytes += chunk.unwrap().len();
+        }
         println!(
-            "{what} list of 10,000 pods: {:?} for {} bytes",
-            at.elapsed(),
-            bytes.len()
+            "{what} of 10,000 pods: {:?} for {bytes} bytes",
+            at.elapsed()
         );
-        assert!(bytes.len() > 10_000 * 1000);
+        assert!(bytes > 10_000 * 1000);
     }
-    let at = Instant::now();
-    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
-    let request = Request::get("/api/v1/pods")
-        .header("accept", table)
-        .body(Body::empty())
-        .unwrap();
-    let response = server.router().oneshot(request).await.unwrap();
-    let bytes = axum::body::to_bytes(response.into_body(), 1 << 30)
-        .await
-        .unwrap();
-    println!("as a table: {:?} for {} bytes", at.elapsed(), bytes.len());
-    drop(Arc::clone(server.store()));
+}
+
+/// CPU time of this process, seconds.
+fn busy() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields = stat.rsplit(") ").next().unwrap();
+    let ticks = fields.split(' ').skip(11).take(2);
+    ticks.map(|t| t.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+}
+
+/// Resident memory of this process, megabytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    let kilobytes = line.split_whitespace().nth(1).unwrap();
+    kilobytes.parse::<usize>().unwrap() / 1000
 }
