@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kubelet::restart::LONGEST_DELAY;
+
 /// The most nodes one lab may have.
 pub const MAX_NODES: u8 = 20;
 /// How long agents and sample pods may take to be ready where nothing else is said.
@@ -217,6 +219,9 @@ pub struct LabSpec {
     pub dns: Dns,
     /// How long the agents, and then the sample pods, may take to be ready.
     pub ready_limit: Duration,
+    /// The longest pause before a container that ended starts again.
+    #[serde(default = "longest_pause")]
+    pub max_restart_pause: Duration,
     /// Further agent settings, `key=value`, which win over those the lab derives.
     pub agent_config: Vec<(String, String)>,
 }
@@ -227,6 +232,10 @@ impl LabSpec {
         let given = self.node_names.get(usize::from(i).wrapping_sub(1));
         given.map_or_else(|| format!("node{i}"), |name| name.0.clone())
     }
+}
+
+fn longest_pause() -> Duration {
+    LONGEST_DELAY
 }
 
 impl Default for LabSpec {
@@ -242,6 +251,7 @@ impl Default for LabSpec {
             sample: false,
             dns: Dns::default(),
             ready_limit: READY_LIMIT,
+            max_restart_pause: LONGEST_DELAY,
             agent_config: Vec::new(),
         }
     }

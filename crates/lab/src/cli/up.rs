@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Lab, Output, others, running};
 use crate::init::LAB_ENV;
+use crate::kubelet::restart::LONGEST_DELAY;
 use crate::proc::ProcId;
 use crate::spec::{Dns, Families, LabName, LabSpec, MAX_NODES, NodeName, READY_LIMIT, Routing};
 use crate::state::{Phase, StateDir, kept_names, lab_names};
@@ -63,6 +64,9 @@ pub struct UpArgs {
     /// Whether there is cluster DNS, and how pods reach it (default: pod).
     #[arg(long, value_enum, value_name = "WAY")]
     cluster_dns: Option<Dns>,
+    /// The longest pause, in seconds, before a container that ended starts again; a kubelet's is five minutes.
+    #[arg(long, value_name = "SECONDS", default_value_t = LONGEST_DELAY.as_secs())]
+    max_restart_pause: u64,
     /// A setting for the agents, by the name of their flag. May be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     agent_config: Vec<(String, String)>,
@@ -126,6 +130,7 @@ impl UpArgs {
                 .cluster_dns
                 .unwrap_or(if self.no_agents { Dns::None } else { Dns::Pod }),
             ready_limit: Duration::from_secs(self.timeout),
+            max_restart_pause: Duration::from_secs(self.max_restart_pause),
             agent_config: self.agent_config.clone(),
         }
     }

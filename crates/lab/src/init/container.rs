@@ -36,6 +36,8 @@ pub struct ContainerSpec {
     pub root: RootSpec,
     /// What to run.
     pub run: Run,
+    /// A command is the first process itself; else it has one above it, which collects orphans.
+    pub direct: bool,
     /// How.
     pub process: Process,
 }
@@ -84,7 +86,8 @@ pub struct ExecSpec {
     pub process: Process,
 }
 
-/// What the first process tells, one JSON object per line.
+/// What the first process tells, one JSON object per line. One that becomes the command tells only of failure: its end of the
+/// socket closes when the command runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 pub enum Message {
@@ -152,6 +155,7 @@ pub fn pid1() -> anyhow::Result<i32> {
             isolate(&spec)?;
             match &spec.run {
                 Run::Server(server, args) => serve(&spec, *server, args),
+                Run::Command(argv) if spec.direct => become_command(&spec, argv),
                 Run::Command(argv) => supervise(&spec, argv),
             }
         });
@@ -163,16 +167,17 @@ pub fn pid1() -> anyhow::Result<i32> {
 }
 
 fn isolate(spec: &ContainerSpec) -> anyhow::Result<()> {
-    let kinds = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWCGROUP;
+    let mut kinds = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
+    if !spec.root.privileged {
+        kinds |= CloneFlags::CLONE_NEWCGROUP;
+    }
     unshare(kinds).context("cannot make the container's namespaces")?;
+    let shared = rootfs::shared(&spec.root)?;
     private_mounts()?;
     if let Some(name) = &spec.hostname {
         nix::unistd::sethostname(name).context("cannot set the host name")?;
     }
-    rootfs::enter(&spec.root)
+    rootfs::enter(&spec.root, shared)
 }
 
 /// For the built-in server this process is the server.
@@ -270,6 +275,22 @@ fn input(process: &Process) -> anyhow::Result<Stdio> {
     let mut write = File::from(OwnedFd::from(write));
     std::thread::spawn(move || io::copy(&mut socket, &mut write));
     Ok(Stdio::from(OwnedFd::from(read)))
+}
+
+/// Runs the command in this process. Returns only when that fails.
+fn become_command(spec: &ContainerSpec, argv: &[String]) -> anyhow::Result<i32> {
+    let mut command = prepare(argv, &spec.process)?;
+    command.stdin(Stdio::null());
+    // Standard input is gone by the time it fails.
+    let socket = kubelet()?;
+    limit(&spec.process)?;
+    let error = command.exec();
+    let program = argv.first().map(String::as_str).unwrap_or_default();
+    let message = format!("cannot start {program:?}: {error}");
+    let mut line = serde_json::to_vec(&Message::Failed { message })?;
+    line.push(b'\n');
+    let _ = (&socket).write_all(&line);
+    Ok(128)
 }
 
 fn start_command(spec: &ContainerSpec, argv: &[String]) -> anyhow::Result<Child> {

@@ -58,6 +58,7 @@ fn prepare(spec: &HolderSpec) -> anyhow::Result<()> {
     private_mounts()?;
     if spec.mounts {
         mounts()?;
+        shared_mounts()?;
     }
     for (key, value) in &spec.sysctls {
         write_sysctl(key, value)?;
@@ -70,6 +71,12 @@ fn prepare(spec: &HolderSpec) -> anyhow::Result<()> {
 pub(super) fn private_mounts() -> anyhow::Result<()> {
     let flags = MsFlags::MS_REC | MsFlags::MS_SLAVE;
     mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).context("cannot cut the mounts off")
+}
+
+/// Lets mounts pass to the containers that want them, and back.
+fn shared_mounts() -> anyhow::Result<()> {
+    let flags = MsFlags::MS_REC | MsFlags::MS_SHARED;
+    mount(None::<&str>, "/", None::<&str>, flags, None::<&str>).context("cannot share the mounts")
 }
 
 /// A mount with a fitting error.
@@ -95,20 +102,37 @@ fn mounts() -> anyhow::Result<()> {
         Some("mode=0755"),
     )?;
     own_etc()?;
-    fs::create_dir_all("/etc/cni/net.d").context("cannot make /etc/cni/net.d")?;
-    for dir in ["/run/netns", "/run/lock", "/run/cilium"] {
+    fs::create_dir_all("/opt").context("cannot make /opt")?;
+    own_layer("/opt")?;
+    for dir in [
+        "/etc/cni/net.d",
+        "/opt/cni/bin",
+        "/run/netns",
+        "/run/lock",
+        "/run/cilium",
+    ] {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {dir}"))?;
     }
     Ok(())
 }
 
-/// Lets the machine write below /etc without a trace on the host: an overlay whose upper layer is in memory.
-fn own_etc() -> anyhow::Result<()> {
-    for dir in ["/run/.etc/upper", "/run/.etc/work"] {
+/// The source of a machine's own layers, by which they are known in lists of mounts.
+pub(super) const LAYER: &str = "lab";
+
+/// Lets the machine write below a directory without a trace on the host: an overlay whose upper layer is in memory.
+fn own_layer(at: &str) -> anyhow::Result<()> {
+    let [upper, work] = ["upper", "work"].map(|part| format!("/run/.layers{at}/{part}"));
+    for dir in [&upper, &work] {
         fs::create_dir_all(dir).with_context(|| format!("cannot make {dir}"))?;
     }
-    let layers = "lowerdir=/etc,upperdir=/run/.etc/upper,workdir=/run/.etc/work";
-    if mount_fs("overlay", "/etc", MsFlags::empty(), Some(layers)).is_ok() {
+    let layers = format!("lowerdir={at},upperdir={upper},workdir={work}");
+    let (kind, flags) = (Some("overlay"), MsFlags::empty());
+    mount(Some(LAYER), at, kind, flags, Some(layers.as_str()))
+        .with_context(|| format!("cannot give the machine its own {at}"))
+}
+
+fn own_etc() -> anyhow::Result<()> {
+    if own_layer("/etc").is_ok() {
         let _ = fs::write(
             "/etc/hostname",
             nix::unistd::gethostname()

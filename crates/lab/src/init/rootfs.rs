@@ -3,14 +3,17 @@
 //! The layer goes with the mount namespace: nothing a container writes reaches the host, and a container that starts
 //! again begins afresh. Made by the first process of the container, which has a mount namespace of its own by then.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
+use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 use serde::{Deserialize, Serialize};
 
-use super::holder::mount_fs;
+use super::holder::{LAYER, mount_fs};
 
 /// Where the machine's files stand while the container's are prepared.
 const OLD: &str = "/.machine";
@@ -24,6 +27,21 @@ pub struct Bind {
     pub to: PathBuf,
     /// Not writable.
     pub read_only: bool,
+    /// Whether later mounts below it pass between machine and container.
+    #[serde(default)]
+    pub propagation: Propagation,
+}
+
+/// Which way mounts pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Propagation {
+    /// None do.
+    #[default]
+    None,
+    /// From the machine into the container.
+    HostToContainer,
+    /// Both ways: what the container mounts stays when it ends.
+    Bidirectional,
 }
 
 /// How a container's file system looks.
@@ -35,8 +53,8 @@ pub struct RootSpec {
     pub machine_network: bool,
     /// It sees the machine's /run and /etc, too: for commands that look after the machine.
     pub machine_files: bool,
-    /// It sees all of the host's devices.
-    pub all_devices: bool,
+    /// It sees all of the host's devices, and its machine's control groups.
+    pub privileged: bool,
     /// Nothing but volumes is writable.
     pub read_only: bool,
     /// What is mounted, in order.
@@ -45,8 +63,31 @@ pub struct RootSpec {
     pub files: Vec<(PathBuf, String)>,
 }
 
+/// Mounts that stay shared with the machine, by their places in the list of binds.
+pub(super) type Shared = BTreeMap<usize, OwnedFd>;
+
+/// Takes copies of what passes mounts both ways, while the caller's mounts are still the machine's peers.
+pub(super) fn shared(spec: &RootSpec) -> anyhow::Result<Shared> {
+    let both = |(_, b): &(usize, &Bind)| b.propagation == Propagation::Bidirectional;
+    let copy = |(index, bind): (usize, &Bind)| {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC
+            | OpenTreeFlags::AT_RECURSIVE;
+        let from = resolve(Path::new("/"), &bind.from);
+        let tree = rustix::mount::open_tree(rustix::fs::CWD, &from, flags);
+        tree.map(|tree| (index, tree))
+            .with_context(|| format!("mount {}", bind.from.display()))
+    };
+    spec.binds
+        .iter()
+        .enumerate()
+        .filter(both)
+        .map(copy)
+        .collect()
+}
+
 /// Moves the caller, alone in its mount namespace, into the new root.
-pub(super) fn enter(spec: &RootSpec) -> anyhow::Result<()> {
+pub(super) fn enter(spec: &RootSpec, mut shared: Shared) -> anyhow::Result<()> {
     let root = layers(&spec.stage)?;
     other_mounts(&root)?;
     let old = root.join(OLD.trim_start_matches('/'));
@@ -54,8 +95,9 @@ pub(super) fn enter(spec: &RootSpec) -> anyhow::Result<()> {
     nix::unistd::pivot_root(&root, &old).context("cannot change the root directory")?;
     std::env::set_current_dir("/").context("cannot enter the new root directory")?;
     kernel_views(spec)?;
-    for bind in &spec.binds {
-        mount_bind(bind).with_context(|| format!("mount {}", bind.to.display()))?;
+    for (index, bind) in spec.binds.iter().enumerate() {
+        mount_bind(bind, shared.remove(&index))
+            .with_context(|| format!("mount {}", bind.to.display()))?;
     }
     for (path, text) in &spec.files {
         let path = inside(path)?;
@@ -120,7 +162,9 @@ fn separate(mountinfo: &str) -> impl Iterator<Item = &str> {
     const PROGRAMS: [&str; 9] = [
         "/usr", "/opt", "/lib", "/lib64", "/bin", "/sbin", "/nix", "/home", "/root",
     ];
-    let points = mountinfo.lines().filter_map(|l| l.split(' ').nth(4));
+    let own = format!(" - overlay {LAYER} ");
+    let lines = mountinfo.lines().filter(move |l| !l.contains(&own));
+    let points = lines.filter_map(|l| l.split(' ').nth(4));
     points.filter(|p| PROGRAMS.iter().any(|dir| Path::new(p).starts_with(dir)))
 }
 
@@ -129,7 +173,7 @@ fn kernel_views(spec: &RootSpec) -> anyhow::Result<()> {
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let plain = safe | MsFlags::MS_NOEXEC;
     mount_fs("proc", "/proc", plain, None)?;
-    devices(spec.all_devices)?;
+    devices(spec.privileged)?;
     if spec.machine_network {
         bind_tree("/sys")?;
     } else {
@@ -208,8 +252,36 @@ fn bind_tree(path: &str) -> anyhow::Result<()> {
         .with_context(|| format!("cannot mount {path}"))
 }
 
-fn mount_bind(bind: &Bind) -> anyhow::Result<()> {
-    let from = Path::new(OLD).join(bind.from.strip_prefix("/").unwrap_or(&bind.from));
+/// A path below a root with every link in it followed as one who lives in that root would. What is not there stays as it is.
+pub(crate) fn resolve(root: &Path, path: &Path) -> PathBuf {
+    const MOST_LINKS: u32 = 40;
+    let parts = |path: &Path| -> Vec<std::ffi::OsString> {
+        let parts = path.components().rev();
+        let parts = parts.filter(|c| !matches!(c, Component::RootDir | Component::CurDir));
+        parts.map(|c| c.as_os_str().to_owned()).collect()
+    };
+    let (mut at, mut left, mut links) = (PathBuf::new(), parts(path), 0);
+    while let Some(part) = left.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        match fs::read_link(root.join(&at).join(&part)) {
+            Ok(to) if links < MOST_LINKS => {
+                links += 1;
+                if to.is_absolute() {
+                    at.clear();
+                }
+                left.extend(parts(&to));
+            }
+            _ => at.push(part),
+        }
+    }
+    root.join(at)
+}
+
+fn mount_bind(bind: &Bind, shared: Option<OwnedFd>) -> anyhow::Result<()> {
+    let from = resolve(Path::new(OLD), &bind.from);
     let kind = fs::metadata(&from)
         .with_context(|| format!("there is no {} on the node", bind.from.display()))?;
     let to = inside(&bind.to)?;
@@ -228,8 +300,20 @@ fn mount_bind(bind: &Bind) -> anyhow::Result<()> {
             .map(drop::<File>)
             .with_context(|| format!("cannot make {}", to.display()))?;
     }
-    let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
-    mount(Some(&from), &to, None::<&str>, flags, None::<&str>).context("bind mount")?;
+    match shared {
+        Some(tree) => {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            rustix::mount::move_mount(&tree, "", rustix::fs::CWD, &to, flags).context("mount")?;
+        }
+        None => {
+            let flags = MsFlags::MS_BIND | MsFlags::MS_REC;
+            mount(Some(&from), &to, None::<&str>, flags, None::<&str>).context("bind mount")?;
+        }
+    }
+    if bind.propagation == Propagation::None {
+        let flags = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(None::<&str>, &to, None::<&str>, flags, None::<&str>).context("propagation")?;
+    }
     if bind.read_only {
         let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
         mount(None::<&str>, &to, None::<&str>, flags, None::<&str>).context("read-only")?;
@@ -264,8 +348,29 @@ mod tests {
 
     #[test]
     fn mounts_with_programs() {
-        let text = "1 0 8:1 / / rw - ext4 a rw\n2 1 8:2 / /usr rw - ext4 b rw\n3 1 0:1 / /run rw - tmpfs t rw\n4 1 8:3 / /usr/local rw - ext4 c rw\n5 1 8:3 / /usrx rw - ext4 c rw\n";
+        let text = "1 0 8:1 / / rw - ext4 a rw\n9 1 0:9 / /opt rw - overlay lab rw\n2 1 8:2 / /usr rw - ext4 b rw\n3 1 0:1 / /run rw - tmpfs t rw\n4 1 8:3 / /usr/local rw - ext4 c rw\n5 1 8:3 / /usrx rw - ext4 c rw\n";
         assert_eq!(separate(text).collect::<Vec<_>>(), ["/usr", "/usr/local"]);
+    }
+
+    #[test]
+    fn links_lead_to_places_below_the_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        fs::create_dir_all(root.join("run/x")).unwrap();
+        fs::create_dir(root.join("var")).unwrap();
+        let link = |to: &str, at: &str| std::os::unix::fs::symlink(to, root.join(at)).unwrap();
+        link("/run", "var/run");
+        link("../../run/x", "run/y");
+        link("loop", "loop");
+        for (path, to) in [
+            ("/var/run/x", "run/x"),
+            ("/var/run/new/sub", "run/new/sub"),
+            ("/run/y", "run/x"),
+            ("/../../var", "var"),
+            ("/loop", "loop"),
+        ] {
+            assert_eq!(resolve(root, Path::new(path)), root.join(to), "{path}");
+        }
     }
 
     #[test]

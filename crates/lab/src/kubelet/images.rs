@@ -45,6 +45,9 @@ pub struct Image {
     /// With the lab's own tools in place of programs that the host lacks.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub tools: bool,
+    /// It has this project's own programs, and its command is the first process itself.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
     /// Programs that must be there.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<String>,
@@ -251,6 +254,7 @@ mod tests {
             "quay.io/cilium/alpine-curl:v1.10.0",
             "registry.k8s.io/pause:3.9",
             "hypha/echo:latest",
+            "ghcr.io/hypha/hypha:v0.1.0",
         ] {
             assert!(get(reference).is_ok(), "{reference}");
         }

@@ -29,6 +29,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt};
@@ -56,6 +57,43 @@ pub(crate) struct Context {
     memory: u64,
     /// The lab's own tools, where the host lacks the real ones.
     tools: Vec<Bind>,
+    /// This project's programs, under all their names.
+    own: Vec<Bind>,
+    /// The longest pause before a container starts again.
+    longest_pause: Duration,
+}
+
+/// Names a program that stands for `hypha` in containers, for tests.
+const HYPHA_ENV: &str = "HYPHA_LAB_AGENT";
+
+/// This project's programs in containers of its image.
+fn own_programs() -> anyhow::Result<Vec<Bind>> {
+    const NAMES: [&str; 7] = [
+        "hypha",
+        "cilium",
+        "cilium-dbg",
+        "cilium-health",
+        "cilium-operator",
+        "cilium-operator-generic",
+        "hubble",
+    ];
+    let hypha = match std::env::var_os(HYPHA_ENV) {
+        Some(path) => path.into(),
+        None => crate::init::hypha()?,
+    };
+    let plugin = crate::init::exe()?.with_file_name("hypha-cni");
+    let bind = |from: &Path, name: &str| Bind {
+        from: from.to_owned(),
+        to: Path::new("/usr/local/bin").join(name),
+        read_only: true,
+        ..Bind::default()
+    };
+    let plugin = plugin.exists().then(|| bind(&plugin, "hypha-cni"));
+    Ok(NAMES
+        .iter()
+        .map(|name| bind(&hypha, name))
+        .chain(plugin)
+        .collect())
 }
 
 /// Where a node keeps the lab's own tools.
@@ -74,6 +112,7 @@ fn make_tools(node: &Node) -> anyhow::Result<Vec<Bind>> {
         from: exe,
         to: PROGRAM.into(),
         read_only: true,
+        ..Bind::default()
     }];
     for tool in crate::workload::tools::TOOLS {
         if runner::exists(tool) {
@@ -90,6 +129,7 @@ fn make_tools(node: &Node) -> anyhow::Result<Vec<Bind>> {
             from: Path::new(TOOLS).join(tool),
             to: Path::new("/usr/local/bin").join(tool),
             read_only: true,
+            ..Bind::default()
         });
     }
     Ok(made)
@@ -111,13 +151,14 @@ pub fn machine_size() -> (usize, u64) {
 }
 
 impl Kubelet {
-    /// A kubelet that takes CNI plugins from these directories.
+    /// A kubelet that takes CNI plugins from these directories; `longest_pause` is the most it waits before a container starts again.
     pub fn new(
         node: Arc<Node>,
         client: Client,
         cni_path: Vec<PathBuf>,
         objects: Arc<Objects>,
-    ) -> Kubelet {
+        longest_pause: Duration,
+    ) -> anyhow::Result<Kubelet> {
         let (cpus, memory) = machine_size();
         let tools = make_tools(&node).unwrap_or_else(|e| {
             tracing::warn!(node = node.name, "pods have no tools of the lab: {e:#}");
@@ -125,6 +166,8 @@ impl Kubelet {
         });
         let context = Context {
             tools,
+            own: own_programs()?,
+            longest_pause,
             cni: Cni::new(node.clone(), cni_path),
             events: Recorder::new(client.clone(), node.name.clone()),
             node,
@@ -134,10 +177,10 @@ impl Kubelet {
             cpus,
             memory,
         };
-        Kubelet {
+        Ok(Kubelet {
             context: Arc::new(context),
             workers: BTreeMap::new(),
-        }
+        })
     }
 
     /// Takes note of a pod of this node as the API shows it now; `gone` when it was removed there.

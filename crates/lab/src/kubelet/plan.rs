@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{
 use super::env::{Sources, environment, expand};
 use super::images::{HOST, Image, plain_name};
 use crate::init::container::{ContainerSpec, Process, Run};
-use crate::init::rootfs::{Bind, RootSpec};
+use crate::init::rootfs::{Bind, Propagation, RootSpec};
 
 /// Where a program is looked for when nothing else is said.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -294,13 +294,14 @@ pub fn container(
             stage: facts.dir.join("containers").join(&container.name),
             machine_network: network,
             machine_files: network && host,
-            all_devices: own.and_then(|s| s.privileged) == Some(true),
+            privileged: own.and_then(|s| s.privileged) == Some(true),
             read_only: own
                 .and_then(|s| s.read_only_root_filesystem)
                 .unwrap_or(false),
             binds,
             files: vec![("/etc/hostname".into(), format!("{}\n", facts.hostname))],
         },
+        direct: image.own && !process.stdin && !process.tty,
         run,
         process,
     })
@@ -366,7 +367,7 @@ fn binds(
     let own = ["hosts", "resolv.conf"].map(|name| Bind {
         from: facts.dir.join("etc").join(name),
         to: Path::new("/etc").join(name),
-        read_only: false,
+        ..Bind::default()
     });
     let mut binds = Vec::from(own);
     let message = container
@@ -376,7 +377,7 @@ fn binds(
     binds.push(Bind {
         from: termination_file(&facts.dir, &container.name),
         to: PathBuf::from(message.unwrap_or(DEFAULT_TERMINATION_LOG)),
-        read_only: false,
+        ..Bind::default()
     });
     let mut mounts: Vec<&VolumeMount> = container.volume_mounts.iter().flatten().collect();
     // What lies deeper is mounted later.
@@ -406,9 +407,21 @@ fn binds(
             },
             to: PathBuf::from(&mount.mount_path),
             read_only: mount.read_only.unwrap_or(false),
+            propagation: propagation(mount)?,
         });
     }
     Ok(binds)
+}
+
+fn propagation(mount: &VolumeMount) -> Result<Propagation, Waiting> {
+    match mount.mount_propagation.as_deref() {
+        None | Some("" | "None") => Ok(Propagation::None),
+        Some("HostToContainer") => Ok(Propagation::HostToContainer),
+        Some("Bidirectional") => Ok(Propagation::Bidirectional),
+        Some(other) => Err(config_error(format!(
+            "mountPropagation {other:?} is none of None, HostToContainer, Bidirectional"
+        ))),
+    }
 }
 
 #[cfg(test)]

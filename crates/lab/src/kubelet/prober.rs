@@ -7,13 +7,15 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use tokio::sync::mpsc;
 
+use tokio::time::Instant;
+
 use super::Context;
 use super::events::About;
 use super::probe::{Asker, Judge, initial_delay, period};
 use super::process::Inside;
 
-/// How often an unready container is asked at first, in the hope that it is ready soon.
-const EAGER: Duration = Duration::from_millis(50);
+/// The first pause before a container that is not ready yet is asked again, in the hope that it is soon; it grows.
+const EAGER: Duration = Duration::from_millis(10);
 
 /// What probes of a run say.
 pub(super) enum Said {
@@ -80,8 +82,8 @@ impl Prober {
         }
     }
 
-    /// Asks in the probe's rhythm until `take` has something to say. Until the first success of a probe that can do no
-    /// harm it is asked more often.
+    /// Asks in the probe's rhythm until `take` has something to say. Until the first success it is asked more often, and
+    /// failures between the times of the rhythm do not count; a liveness probe is for what was well before.
     async fn repeat(
         &self,
         probe: &Probe,
@@ -95,8 +97,13 @@ impl Prober {
             ip: self.ip,
         };
         tokio::time::sleep(initial_delay(probe)).await;
-        let mut eager = (name == "Readiness").then_some(EAGER);
+        let mut eager = (name != "Liveness").then_some(EAGER);
+        let mut due = Instant::now();
         loop {
+            let counts = Instant::now() >= due;
+            if counts {
+                due += period(probe);
+            }
             let asked = asker.probe(probe).await;
             if asked.is_ok() {
                 eager = None;
@@ -110,11 +117,18 @@ impl Prober {
                     message,
                 );
             }
-            if let Some(said) = take(asked.is_ok()) {
+            let said = (counts || asked.is_ok()).then(|| take(asked.is_ok()));
+            if let Some(said) = said.flatten() {
                 return Some(said);
             }
-            let pause = eager.unwrap_or_else(|| period(probe)).min(period(probe));
-            tokio::time::sleep(pause).await;
+            match eager {
+                Some(pause) => tokio::time::sleep(pause).await,
+                None => {
+                    // As the runtime was away for a while, the rhythm begins anew.
+                    due = due.max(Instant::now());
+                    tokio::time::sleep_until(due).await;
+                }
+            }
             eager = eager.map(|e| e * 2).filter(|e| *e < period(probe));
         }
     }

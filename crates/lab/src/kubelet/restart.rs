@@ -4,7 +4,8 @@ use std::time::Duration;
 
 /// The pause before a container that ended early starts again; the first time there is none.
 pub(super) const FIRST_DELAY: Duration = Duration::from_secs(10);
-pub(super) const LONGEST_DELAY: Duration = Duration::from_secs(300);
+/// The longest pause where nothing else is said.
+pub const LONGEST_DELAY: Duration = Duration::from_secs(300);
 /// A container that ran this long starts again without a pause.
 pub(super) const STABLE: Duration = Duration::from_secs(600);
 
@@ -39,19 +40,27 @@ impl RestartPolicy {
 }
 
 /// Pauses between starts.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Restarts {
     last: Option<Duration>,
+    longest: Duration,
 }
 
 impl Restarts {
+    pub(super) fn new(longest: Duration) -> Restarts {
+        Restarts {
+            last: None,
+            longest,
+        }
+    }
+
     /// The pause after a run of this length.
     pub(super) fn next(&mut self, ran: Duration) -> Duration {
         let pause = match self.last {
             _ if ran >= STABLE => Duration::ZERO,
             None => Duration::ZERO,
-            Some(Duration::ZERO) => FIRST_DELAY,
-            Some(last) => (last * 2).min(LONGEST_DELAY),
+            Some(Duration::ZERO) => FIRST_DELAY.min(self.longest),
+            Some(last) => (last * 2).min(self.longest),
         };
         self.last = Some(pause);
         pause
@@ -72,12 +81,14 @@ mod tests {
 
     #[test]
     fn pauses_grow_and_are_forgotten() {
-        let mut restarts = Restarts::default();
+        let mut restarts = Restarts::new(LONGEST_DELAY);
         let short = Duration::from_secs(1);
         let pauses: Vec<u64> = (0..8).map(|_| restarts.next(short).as_secs()).collect();
         assert_eq!(pauses, [0, 10, 20, 40, 80, 160, 300, 300]);
         assert_eq!(restarts.next(STABLE), Duration::ZERO);
         assert_eq!(restarts.next(short), FIRST_DELAY);
+        let mut eager = Restarts::new(Duration::ZERO);
+        assert!((0..20).all(|_| eager.next(short).is_zero()));
     }
 
     #[test]

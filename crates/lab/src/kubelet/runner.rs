@@ -96,7 +96,7 @@ enum Cause {
 impl Runner {
     /// Runs until the container ended for good or the pod stops.
     pub(super) async fn run(mut self) {
-        let mut restarts = Restarts::default();
+        let mut restarts = Restarts::new(self.context.longest_pause);
         loop {
             let Some((spec, reference)) = self.prepare().await else {
                 return;
@@ -244,6 +244,9 @@ impl Runner {
             let there = tools.filter(|b| self.context.node.path(&b.from).is_file());
             spec.root.binds.extend(there.cloned());
         }
+        if image.own {
+            spec.root.binds.extend(self.context.own.iter().cloned());
+        }
         Ok(spec)
     }
 
@@ -334,7 +337,7 @@ impl Runner {
                 .stdin
                 .then(|| Input::Pipe(Arc::new(tokio::sync::Mutex::new(say))))
         });
-        if let Err(e) = wait_running(hear).await {
+        if let Err(e) = wait_running(hear, spec.direct).await {
             // It ends by itself then.
             let _ = tokio::time::timeout(KILL_LIMIT, child.wait()).await;
             return Err(e);
@@ -513,10 +516,13 @@ fn new_id() -> String {
     format!("lab://{hex}")
 }
 
-/// Hears from the first process whether the command runs.
-async fn wait_running(hear: OwnedReadHalf) -> anyhow::Result<()> {
+/// Hears from the first process whether the command runs; `direct`: whether it has become the command.
+async fn wait_running(hear: OwnedReadHalf, direct: bool) -> anyhow::Result<()> {
     let mut lines = BufReader::new(hear).lines();
     let line = lines.next_line().await.ok().flatten();
+    if direct && line.is_none() {
+        return Ok(());
+    }
     let line = line.context("the container's first process ended before it started the command")?;
     match serde_json::from_str(&line)
         .context("the container's first process said something unknown")?

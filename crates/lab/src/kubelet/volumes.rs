@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
     DownwardAPIVolumeFile, KeyToPath, Pod, ProjectedVolumeSource, ServiceAccountTokenProjection,
     Volume,
 };
+
+use crate::init::rootfs;
 
 use super::env::{Sources, config_map_data, field, resource_field, secret_data};
 use super::plan::Facts;
@@ -384,7 +386,7 @@ pub fn make_empty(dir: &Path, group: Option<i64>) -> io::Result<()> {
 
 /// Makes what a host path asks for, or says what is wrong with what is there. `root` is the node's root directory.
 pub fn prepare_host_path(root: &Path, path: &Path, kind: &str) -> Result<(), String> {
-    let at = root.join(path.strip_prefix("/").unwrap_or(path));
+    let at = rootfs::resolve(root, path);
     let found = fs::metadata(&at);
     let fits = |what: &str, ok: bool| {
         if ok {
@@ -402,6 +404,9 @@ pub fn prepare_host_path(root: &Path, path: &Path, kind: &str) -> Result<(), Str
         (_, Err(_)) => Err(format!("hostPath {} does not exist", path.display())),
         ("Directory" | "DirectoryOrCreate", Ok(m)) => fits("directory", m.is_dir()),
         ("File" | "FileOrCreate", Ok(m)) => fits("file", m.is_file()),
+        ("Socket", Ok(m)) => fits("socket", m.file_type().is_socket()),
+        ("CharDevice", Ok(m)) => fits("character device", m.file_type().is_char_device()),
+        ("BlockDevice", Ok(m)) => fits("block device", m.file_type().is_block_device()),
         _ => Ok(()),
     }
 }
@@ -503,6 +508,7 @@ mod tests {
         prepare("/a/b", "DirectoryOrCreate").unwrap();
         prepare("/a/f", "FileOrCreate").unwrap();
         assert!(prepare("/a/f", "Directory").is_err() && prepare("/a/b", "File").is_err());
-        assert!(prepare("/a/b", "").is_ok());
+        assert!(prepare("/a/b", "").is_ok() && prepare("/a/f", "CharDevice").is_err());
+        prepare_host_path(Path::new("/"), Path::new("/dev/null"), "CharDevice").unwrap();
     }
 }

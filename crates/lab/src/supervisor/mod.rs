@@ -314,11 +314,20 @@ fn kubelets(
     nodes: &[Arc<Node>],
     client: &Client,
     objects: &Arc<Objects>,
+    pause: Duration,
 ) -> anyhow::Result<BTreeMap<String, Kubelet>> {
     let path = cni_path()?;
-    let kubelet =
-        |n: &Arc<Node>| Kubelet::new(n.clone(), client.clone(), path.clone(), objects.clone());
-    Ok(nodes.iter().map(|n| (n.name.clone(), kubelet(n))).collect())
+    let kubelet = |n: &Arc<Node>| {
+        let made = Kubelet::new(
+            n.clone(),
+            client.clone(),
+            path.clone(),
+            objects.clone(),
+            pause,
+        );
+        made.map(|kubelet| (n.name.clone(), kubelet))
+    };
+    nodes.iter().map(kubelet).collect()
 }
 
 fn count(n: usize, what: &str) -> String {

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
 mod agents;
+mod kubectl;
 mod network;
+mod node_pods;
 mod pods;
+mod streams;
 mod workloads;
