@@ -1,0 +1,190 @@
+//! Values to objects.
+use std::collections::BTreeMap;
+
+use runtime::settings::{Layer, OperatorSettings, Remote, Settings, load_all};
+use serde_json::{Value, json};
+
+use crate::chart::{self, FILES, NOTES};
+use crate::template::{TemplateError, Templates};
+use crate::{order, schema, values};
+
+/// What is to be rendered.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Name of the release; objects have names of their own.
+    pub release: String,
+    /// Namespace of everything that has one.
+    pub namespace: String,
+    /// The user's values; the chart's stand below them.
+    pub values: Value,
+    /// The API server's version, as `v1.30.2`; none: it is not checked whether the chart is made for it.
+    pub kube_version: Option<String>,
+    /// Number of the release's revision, from 1.
+    pub revision: u32,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self {
+            release: "cilium".to_owned(),
+            namespace: "kube-system".to_owned(),
+            values: json!({}),
+            kube_version: None,
+            revision: 1,
+        }
+    }
+}
+
+/// What a chart makes of values.
+#[derive(Clone, Debug)]
+pub struct Rendered {
+    /// Objects in the order in which they are to be applied.
+    pub objects: Vec<Value>,
+    /// What people are told, values that have no effect yet included.
+    pub notes: String,
+    /// Every value, the chart's included.
+    pub values: Value,
+}
+
+/// Values or the chart do not do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RenderError {
+    /// Values that are not accepted.
+    #[error("{}", .0.join("; "))]
+    Values(Vec<String>),
+    /// Values that are accepted each, but make settings that agent or operator refuse.
+    #[error("these values make settings that do not work: {0}")]
+    Settings(String),
+    /// A template is wrong, or says that something is.
+    #[error("chart {0}")]
+    Template(#[from] TemplateError),
+    /// The chart is broken, or not made for this cluster.
+    #[error("{0}")]
+    Chart(String),
+}
+
+/// The objects of a release, in the order in which they are to be applied.
+///
+/// # Errors
+/// As [`notes`].
+pub fn render(request: &Request) -> Result<Vec<Value>, RenderError> {
+    notes(request).map(|rendered| rendered.objects)
+}
+
+/// Objects, and what is to be said of them.
+///
+/// # Errors
+/// Values are not accepted, alone or together; the cluster is too old.
+pub fn notes(request: &Request) -> Result<Rendered, RenderError> {
+    let metadata = chart::metadata().map_err(RenderError::Chart)?;
+    check_version(request.kube_version.as_deref(), &metadata.kube_version)?;
+    let defaults = chart::values().map_err(RenderError::Chart)?;
+    let values = values::over_defaults(defaults, request.values.clone());
+    let schema = chart::schema().map_err(RenderError::Chart)?;
+    let wrong = schema::check(&schema, &values);
+    if !wrong.is_empty() {
+        return Err(RenderError::Values(wrong));
+    }
+    let mut templates = Templates::default();
+    for (path, text) in FILES
+        .iter()
+        .filter(|(path, _)| path.starts_with("templates/"))
+    {
+        templates.add(path, text)?;
+    }
+    let dot = dot(request, &metadata, &values);
+    let mut objects = Vec::new();
+    for path in templates.files() {
+        if path != NOTES && !path.rsplit('/').next().unwrap_or_default().starts_with('_') {
+            objects.extend(documents(path, &templates.render(path, &dot)?)?);
+        }
+    }
+    order::sort(&mut objects);
+    check_settings(&objects)?;
+    Ok(Rendered {
+        objects,
+        notes: templates.render(NOTES, &dot)?,
+        values,
+    })
+}
+
+/// What templates see.
+fn dot(request: &Request, metadata: &chart::Metadata, values: &Value) -> Value {
+    json!({
+        "Values": values,
+        "Release": {
+            "Name": request.release,
+            "Namespace": request.namespace,
+            "Revision": request.revision,
+            "IsInstall": request.revision == 1,
+            "IsUpgrade": request.revision != 1,
+            "Service": "Helm",
+        },
+        "Chart": {"Name": metadata.name, "Version": metadata.version, "AppVersion": metadata.app_version},
+        "Template": {"BasePath": "templates"},
+    })
+}
+
+fn documents(path: &str, text: &str) -> Result<Vec<Value>, RenderError> {
+    let mut found = Vec::new();
+    for document in text
+        .split("\n---\n")
+        .flat_map(|part| part.strip_prefix("---\n").or(Some(part)))
+    {
+        let document = document.trim_start_matches("---\n");
+        let empty = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+        if document.lines().all(empty) {
+            continue;
+        }
+        let object: Value = serde_saphyr::from_str(document)
+            .map_err(|error| RenderError::Chart(format!("chart {path} made no YAML: {error}")))?;
+        if object["kind"].is_string() && object["metadata"]["name"].is_string() {
+            found.push(object);
+        } else {
+            return Err(RenderError::Chart(format!("chart {path} made no object")));
+        }
+    }
+    Ok(found)
+}
+
+/// Reads the settings as agent and operator will.
+fn check_settings(objects: &[Value]) -> Result<(), RenderError> {
+    let Some(map) = objects.iter().find(|object| object["kind"] == "ConfigMap") else {
+        return Ok(());
+    };
+    let values: BTreeMap<String, String> =
+        serde_json::from_value(map["data"].clone()).unwrap_or_default();
+    let remote = Remote {
+        config_map: Some(Layer {
+            place: "ConfigMap cilium-config".to_owned(),
+            values,
+        }),
+        node_configs: Vec::new(),
+    };
+    let nothing = || std::iter::empty();
+    let agent = load_all::<Settings>(&[], nothing(), &remote).map(drop);
+    let operator = load_all::<OperatorSettings>(&[], nothing(), &remote).map(drop);
+    agent
+        .and(operator)
+        .map_err(|error| RenderError::Settings(error.to_string()))
+}
+
+fn check_version(found: Option<&str>, wanted: &str) -> Result<(), RenderError> {
+    let Some(found) = found else {
+        return Ok(());
+    };
+    let numbers = |text: &str| -> Option<(u64, u64)> {
+        let mut parts = text
+            .trim_start_matches(|c: char| !c.is_ascii_digit())
+            .split('.');
+        let minor = parts.clone().nth(1)?;
+        let minor = minor.trim_end_matches(|c: char| !c.is_ascii_digit());
+        Some((parts.next()?.parse().ok()?, minor.parse().ok()?))
+    };
+    match (numbers(found), numbers(wanted)) {
+        (Some(is), Some(least)) if is < least => Err(RenderError::Chart(format!(
+            "the cluster has Kubernetes {found}; needed: {wanted}"
+        ))),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,6 @@
+//! The chart and what is made of it.
+#![recursion_limit = "512"]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod rendering;
+mod values;

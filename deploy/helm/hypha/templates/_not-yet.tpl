@@ -1,0 +1,93 @@
+{{/*
+Values that are accepted though Hypha does not do what they ask for yet: the path of each, the default at which there is nothing
+to say, the key under which the settings have it, and what whoever sets it should know.
+*/}}
+{{- define "hypha.notYet" -}}
+- {value: kubeProxyReplacement, default: "false", key: kube-proxy-replacement, text: "services are not balanced yet; keep kube-proxy"}
+- {value: nodePort.enabled, default: false, key: enable-node-port, text: "services are not balanced yet; keep kube-proxy"}
+- {value: externalIPs.enabled, default: false, key: enable-external-ips, text: "services are not balanced yet; keep kube-proxy"}
+- {value: loadBalancer.mode, default: snat, key: bpf-lb-mode, text: "services are not balanced yet"}
+- {value: loadBalancer.algorithm, default: random, key: bpf-lb-algorithm, text: "services are not balanced yet"}
+- {value: loadBalancer.acceleration, default: disabled, key: bpf-lb-acceleration, text: "services are not balanced yet"}
+- {value: loadBalancer.dsrDispatch, default: opt, key: bpf-lb-dsr-dispatch, text: "services are not balanced yet"}
+- {value: maglev.tableSize, default: 16381, key: bpf-lb-maglev-table-size, text: "services are not balanced yet"}
+- {value: maglev.hashSeed, default: "", key: bpf-lb-maglev-hash-seed, text: "services are not balanced yet"}
+- {value: bpf.lbMapMax, default: 65536, key: bpf-lb-map-max, text: "services are not balanced yet"}
+- {value: bpf.lbExternalClusterIP, default: false, key: bpf-lb-external-clusterip, text: "services are not balanced yet"}
+- {value: bpf.policyMapMax, default: 16384, key: bpf-policy-map-max, text: "network policy is not enforced yet"}
+- {value: policyEnforcementMode, default: default, key: enable-policy, text: "network policy is not enforced yet"}
+- {value: identityAllocationMode, default: crd, key: identity-allocation-mode, text: "identities do not come from a key-value store"}
+- {value: endpointRoutes.enabled, default: false, key: enable-endpoint-routes, text: "pods have no routes of their own yet; the programs deliver to them"}
+- {value: ipMasqAgent.enabled, default: false, key: enable-ip-masq-agent, text: "destinations to leave alone are those of ipv4NativeRoutingCIDR only"}
+- {value: egressMasqueradeInterfaces, default: "", key: egress-masquerade-interfaces, text: "packets are masqueraded on all devices of the node"}
+- {value: bpf.masquerade, default: true, text: "there is no other masquerading than that in eBPF; pods reach the outside with their own addresses"}
+- {value: bpf.hostRouting, default: "", text: "there is no such value; packets bypass the node's stack unless bpf.hostLegacyRouting is true"}
+- {value: bpf.tproxy, default: false, key: enable-bpf-tproxy, text: "there is no proxy yet"}
+- {value: bpf.preallocateMaps, default: false, key: preallocate-bpf-maps, text: "maps take memory as they fill"}
+- {value: bpf.vlanBypass, default: [], key: vlan-bpf-bypass, text: "tagged packets are left to the node's stack"}
+- {value: bpf.ctAnyMax, default: 0, text: "all protocols share one map, of the size bpf.ctTcpMax"}
+- {value: bpf.monitorFlags, default: all, key: monitor-aggregation-flags, text: "new SYN, FIN and RST are reported whatever it says"}
+- {value: installNoConntrackIptablesRules, default: false, key: install-no-conntrack-iptables-rules, text: "Hypha writes no iptables rules"}
+- {value: bandwidthManager.enabled, default: false, key: enable-bandwidth-manager, text: "bandwidth annotations of pods have no effect yet"}
+- {value: bandwidthManager.bbr, default: false, key: enable-bbr, text: "bandwidth annotations of pods have no effect yet"}
+- {value: ciliumEndpointSlice.enabled, default: false, key: enable-cilium-endpoint-slice, text: "agents do not read CiliumEndpoints, so there is nothing to put into slices"}
+- {value: hubble.enabled, default: false, key: enable-hubble, text: "flows are seen by hypha dbg monitor alone so far"}
+- {value: hubble.relay.enabled, default: false, text: "there is no relay yet"}
+- {value: hubble.ui.enabled, default: false, text: "there is no user interface yet"}
+- {value: envoy.enabled, default: false, key: external-envoy-proxy, text: "there is no proxy yet"}
+- {value: ingressController.enabled, default: false, key: enable-ingress-controller, text: "Ingress is not served yet"}
+- {value: gatewayAPI.enabled, default: false, key: enable-gateway-api, text: "the Gateway API is not served yet"}
+- {value: clustermesh.useAPIServer, default: false, text: "clusters are not connected yet"}
+- {value: clustermesh.config.enabled, default: false, text: "clusters are not connected yet"}
+- {value: encryption.enabled, default: false, text: "packets between nodes are not encrypted yet"}
+- {value: l2announcements.enabled, default: false, key: enable-l2-announcements, text: "addresses of services are not announced yet"}
+- {value: bgpControlPlane.enabled, default: false, key: enable-bgp-control-plane, text: "routes are not announced by BGP yet"}
+- {value: gke.enabled, default: false, text: "there are no settings for this cloud; set routing and ipam yourself"}
+- {value: eni.enabled, default: false, text: "addresses do not come from this cloud yet"}
+- {value: azure.enabled, default: false, text: "addresses do not come from this cloud yet"}
+- {value: cni.chainingMode, default: none, key: cni-chaining-mode, text: "the plugin works alone"}
+- {value: cni.uninstall, default: false, text: "the CNI configuration stays on the nodes; hypha node-setup uninstall-cni takes it away"}
+- {value: debug.verbose, default: "", key: debug-verbose, text: "debug.enabled logs everything"}
+- {value: upgradeCompatibility, default: "", text: "there is no earlier release to be compatible with"}
+{{- end }}
+
+{{/*
+A value by its path as text, so that 1, "1" and a list can be compared; nothing where it is not set. Takes {root, path}.
+*/}}
+{{- define "hypha.at" -}}
+{{- $here := .root }}
+{{- range $step := splitList "." .path }}
+{{- if kindIs "map" $here }}
+{{- $here = get $here $step }}
+{{- else }}
+{{- $here = "" }}
+{{- end }}
+{{- end }}
+{{- include "hypha.text" $here }}
+{{- end }}
+
+{{/*
+A value as the settings write it: lists with commas, numbers without an exponent.
+*/}}
+{{- define "hypha.text" -}}
+{{- if kindIs "slice" . }}{{ join "," . }}
+{{- else if kindIs "map" . }}{{ toJson . }}
+{{- else if kindIs "float64" . }}{{ if eq (float64 (int64 .)) . }}{{ int64 . }}{{ else }}{{ . }}{{ end }}
+{{- else if not (kindIs "invalid" .) }}{{ toString . }}
+{{- end }}
+{{- end }}
+
+{{/*
+What was set and is not done, one line each. Takes the root.
+*/}}
+{{- define "hypha.notDone" -}}
+{{- range include "hypha.notYet" . | fromYamlArray }}
+{{- $set := include "hypha.at" (dict "root" $.Values "path" .value) }}
+{{- if and (ne $set "") (ne $set (include "hypha.text" .default)) }}
+{{ .value }}={{ $set }} has no effect: {{ .text }}
+{{- end }}
+{{- end }}
+{{- if eq .Values.bpf.datapathMode "netkit" }}
+bpf.datapathMode=netkit works as netkit-l2: the programs need link-layer addresses
+{{- end }}
+{{- end }}
