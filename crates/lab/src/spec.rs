@@ -1,6 +1,8 @@
 //! What a person asks for: the options of `hypha lab up`, checked.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -224,6 +226,24 @@ pub struct LabSpec {
     pub max_restart_pause: Duration,
     /// Further agent settings, `key=value`, which win over those the lab derives.
     pub agent_config: Vec<(String, String)>,
+    /// The cluster that the nodes join, instead of one of the lab's own.
+    #[serde(default)]
+    pub outside: Option<Outside>,
+}
+
+/// A cluster that is not the lab's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outside {
+    /// The kubeconfig that leads there, an absolute path.
+    pub kubeconfig: PathBuf,
+    /// Its context; `None` is the current one.
+    pub context: Option<String>,
+    /// It has no controllers and no scheduler: the lab's run.
+    pub controllers: bool,
+    /// The address of this machine under which its API server reaches the kubelets.
+    pub kubelet_address: IpAddr,
+    /// Certificates (PEM) of those who sign what its API server shows to kubelets; `None`: as the cluster tells.
+    pub kubelet_client_ca: Option<PathBuf>,
 }
 
 impl LabSpec {
@@ -253,6 +273,7 @@ impl Default for LabSpec {
             ready_limit: READY_LIMIT,
             max_restart_pause: LONGEST_DELAY,
             agent_config: Vec::new(),
+            outside: None,
         }
     }
 }

@@ -5,6 +5,7 @@ mod apply;
 mod exec;
 mod image;
 mod logs;
+mod outside;
 mod status;
 mod table;
 mod up;

@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::outside::OutsideArgs;
 use super::{Lab, Output, others, running};
 use crate::init::LAB_ENV;
 use crate::kubelet::restart::LONGEST_DELAY;
@@ -70,6 +71,8 @@ pub struct UpArgs {
     /// A setting for the agents, by the name of their flag. May be given several times.
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     agent_config: Vec<(String, String)>,
+    #[command(flatten)]
+    outside: OutsideArgs,
     /// Only network, API server and kubelets; no agents.
     #[arg(long, hide = true, conflicts_with = "sample")]
     no_agents: bool,
@@ -111,13 +114,13 @@ impl UpArgs {
         }
     }
 
-    fn spec(&self, name: LabName) -> LabSpec {
+    fn spec(&self, name: LabName) -> anyhow::Result<LabSpec> {
         let families = match (self.ipv4, self.ipv6) {
             (true, _) => Families::Ipv4,
             (_, true) => Families::Ipv6,
             _ => Families::Dual,
         };
-        LabSpec {
+        Ok(LabSpec {
             name,
             nodes: self.count(),
             node_names: self.node_names.clone(),
@@ -132,7 +135,8 @@ impl UpArgs {
             ready_limit: Duration::from_secs(self.timeout),
             max_restart_pause: Duration::from_secs(self.max_restart_pause),
             agent_config: self.agent_config.clone(),
-        }
+            outside: self.outside.outside()?,
+        })
     }
 }
 
@@ -141,7 +145,7 @@ pub(super) fn up(name: LabName, args: UpArgs) -> anyhow::Result<i32> {
         bail!("a lab needs root: it makes network namespaces and loads eBPF programs");
     }
     args.check_names()?;
-    let spec = args.spec(name);
+    let spec = args.spec(name)?;
     let dir = StateDir::of(&spec.name);
     let known = if args.test && dir.running() {
         dir.read()?.filter(|state| state.phase == Phase::Ready)
@@ -376,6 +380,7 @@ fn down_one(name: &LabName, keep: bool) -> anyhow::Result<()> {
             dir.data().display()
         );
     } else {
+        crate::supervisor::leave(&dir)?;
         dir.remove_data()?;
         println!("lab {:?} is down", name.as_str());
     }

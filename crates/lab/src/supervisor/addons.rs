@@ -5,12 +5,15 @@ use std::time::Duration;
 
 use anyhow::Context;
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{ApiResource, DynamicObject, PostParams};
+use k8s_openapi::api::core::v1::Service;
+use kube::api::{ApiResource, DynamicObject, ListParams, PostParams};
 use kube::core::GroupVersionKind;
 use kube::runtime::wait::await_condition;
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
+use super::outside::Joined;
+use super::owned::LABEL;
 use crate::spec::LabSpec;
 use crate::state::LabState;
 
@@ -41,7 +44,10 @@ fn api_server(state: &LabState) -> anyhow::Result<Vec<Value>> {
 }
 
 /// Addresses of the service, where others expect them.
-fn cluster_ips(spec: &LabSpec) -> Vec<IpAddr> {
+fn cluster_ips(spec: &LabSpec, joined: Option<&Joined>) -> Vec<IpAddr> {
+    if let Some(joined) = joined {
+        return vec![joined.dns];
+    }
     let v4 = spec.families.v4().then(|| IpAddr::from([10, 96, 0, 10]));
     let v6 = spec
         .families
@@ -50,13 +56,13 @@ fn cluster_ips(spec: &LabSpec) -> Vec<IpAddr> {
     v4.into_iter().chain(v6).collect()
 }
 
-fn objects(spec: &LabSpec, state: &LabState) -> anyhow::Result<Vec<Value>> {
+fn objects(state: &LabState, joined: Option<&Joined>) -> anyhow::Result<Vec<Value>> {
     let documents = crate::manifest::parse("kube-dns.yaml", DNS)?;
     let mut objects = Vec::new();
     for mut object in documents.into_iter().map(|d| d.value) {
         match object["kind"].as_str() {
             Some("Service") => {
-                let ips = cluster_ips(spec);
+                let ips = cluster_ips(&state.spec, joined);
                 object["spec"]["clusterIP"] = json!(ips.first());
                 object["spec"]["clusterIPs"] = json!(ips);
                 object["spec"]["ipFamilyPolicy"] = json!("PreferDualStack");
@@ -71,18 +77,32 @@ fn objects(spec: &LabSpec, state: &LabState) -> anyhow::Result<Vec<Value>> {
             }
             _ => {}
         }
+        if let Some(joined) = joined {
+            object["metadata"]["labels"][LABEL] = json!(joined.owner);
+            if object["kind"] == "Deployment" {
+                object["spec"]["template"]["metadata"]["labels"][LABEL] = json!(joined.owner);
+            }
+        }
         objects.push(object);
     }
     Ok(objects)
 }
 
-/// Creates what is missing of cluster DNS.
+/// Creates what is missing of cluster DNS. False in a cluster that has one which is not the lab's.
 pub(super) async fn install_dns(
     client: &Client,
-    spec: &LabSpec,
     state: &LabState,
-) -> anyhow::Result<()> {
-    for value in objects(spec, state)? {
+    joined: Option<&Joined>,
+) -> anyhow::Result<bool> {
+    if let Some(joined) = joined {
+        let services: Api<Service> = Api::namespaced(client.clone(), NAMESPACE);
+        let theirs = format!("k8s-app=kube-dns,{LABEL}!={}", joined.owner);
+        let theirs = services.list(&ListParams::default().labels(&theirs)).await;
+        if !theirs.context("cluster DNS")?.items.is_empty() {
+            return Ok(false);
+        }
+    }
+    for value in objects(state, joined)? {
         let object: DynamicObject = serde_json::from_value(value).context("a malformed object")?;
         let types = object.types.clone().unwrap_or_default();
         let kind: GroupVersionKind = types.try_into().context("an object without a kind")?;
@@ -98,7 +118,7 @@ pub(super) async fn install_dns(
             made => drop(made.with_context(|| format!("cluster DNS: {}", kind.kind))?),
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Waits until the name server answers.

@@ -18,6 +18,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::nodes::last_words;
+use super::outside::Joined;
+use super::owned::LABEL;
 use crate::init::LAB_ENV;
 use crate::kubelet::node::Node;
 use crate::proc::ProcId;
@@ -75,8 +77,12 @@ pub fn settings(spec: &LabSpec) -> Vec<(String, String)> {
 }
 
 /// Puts the settings into the ConfigMap. What people have set there beside the lab's own keys stays; keys that the lab had set at
-/// an earlier start and does not set any more go.
-pub(super) async fn publish(client: &Client, spec: &LabSpec) -> anyhow::Result<()> {
+/// an earlier start and does not set any more go. Those of another cluster that has its own hold there.
+pub(super) async fn publish(
+    client: &Client,
+    spec: &LabSpec,
+    joined: Option<&Joined>,
+) -> anyhow::Result<()> {
     let ours: BTreeMap<String, String> = settings(spec).into_iter().collect();
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), NAMESPACE);
     let present = maps.get_opt(CONFIG_MAP).await?;
@@ -87,10 +93,15 @@ pub(super) async fn publish(client: &Client, spec: &LabSpec) -> anyhow::Result<(
     };
     map.metadata.name = Some(CONFIG_MAP.to_owned());
     map.metadata.annotations = Some([(OWN_KEYS.to_owned(), keys.join(","))].into());
+    map.metadata.labels = joined.map(|joined| [(LABEL.to_owned(), joined.owner.clone())].into());
     let Some(present) = present else {
         maps.create(&PostParams::default(), &map).await?;
         return Ok(());
     };
+    let theirs = present.metadata.labels != map.metadata.labels;
+    if joined.is_some() && theirs {
+        return Ok(());
+    }
     let before = present.metadata.annotations.unwrap_or_default();
     let before = before.get(OWN_KEYS).map(String::as_str).unwrap_or_default();
     let mut data = present.data.unwrap_or_default();

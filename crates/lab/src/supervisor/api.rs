@@ -13,6 +13,7 @@ use apiserver::{ApiServer, ServerOptions, StoreOptions};
 use kube::Client;
 
 use super::agents::OPERATOR;
+use super::outside::Joined;
 use crate::hosts::Network;
 use crate::kubelet::node::{KubeletWays, Node};
 use crate::spec::LabName;
@@ -34,6 +35,10 @@ pub(super) struct Api {
     pub(super) url_inside: String,
     /// A client of the administrator.
     pub(super) client: Client,
+    /// Who signs the certificate that it shows to kubelets.
+    pub(super) kubelet_clients: Option<String>,
+    /// What is different if it is not the lab's own.
+    pub(super) joined: Option<Joined>,
 }
 
 /// Starts it: on the first node's address, and on the loopback of this machine.
@@ -84,6 +89,8 @@ pub(super) async fn start(
         url,
         url_inside,
         client,
+        kubelet_clients: Some(server.authority().certificate().to_owned()),
+        joined: None,
     })
 }
 
@@ -140,7 +147,7 @@ fn bind_outside(kept: &Path) -> anyhow::Result<TcpListener> {
 }
 
 /// Writes a file that nobody else may read.
-fn write(path: &PathBuf, text: &str) -> anyhow::Result<()> {
+pub(super) fn write(path: &PathBuf, text: &str) -> anyhow::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("/"));
     let written = fs::DirBuilder::new()
         .recursive(true)
@@ -158,7 +165,7 @@ fn write(path: &PathBuf, text: &str) -> anyhow::Result<()> {
     written.with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn into_tokio(listener: TcpListener) -> anyhow::Result<tokio::net::TcpListener> {
+pub(super) fn into_tokio(listener: TcpListener) -> anyhow::Result<tokio::net::TcpListener> {
     let made = listener
         .set_nonblocking(true)
         .and_then(|()| tokio::net::TcpListener::from_std(listener));

@@ -4,6 +4,8 @@ mod addons;
 mod agents;
 mod api;
 mod nodes;
+mod outside;
+mod owned;
 mod pods;
 pub mod progress;
 pub mod sample;
@@ -31,6 +33,8 @@ use crate::proc::ProcId;
 use crate::spec::{Dns, LabName, LabSpec};
 use crate::state::{LabState, MachineState, Phase, StateDir};
 use crate::topology::Machine;
+
+pub use owned::leave;
 
 use agents::Agents;
 use progress::Reporter;
@@ -65,6 +69,7 @@ pub fn run() -> anyhow::Result<()> {
         let kept = dir.data().exists();
         let result = serve(&spec, &dir, &reporter, runtime, stop);
         if result.is_err() && !kept {
+            owned::leave(&dir)?;
             // It did not come up: nothing of it stays. Objects of an earlier life do.
             dir.remove_data()?;
         }
@@ -221,31 +226,35 @@ async fn bring_up(
     reporter: &Reporter,
 ) -> anyhow::Result<LabState> {
     let nodes = kubelet_nodes(spec, dir, network);
-    let api = api::start(&spec.name, dir, network, &nodes).await?;
-    let state = describe(spec, network, api.url, api.url_inside)?;
-    let client = api.client;
+    let api = match &spec.outside {
+        Some(outside) => outside::join(spec, outside, dir, network, &nodes).await?,
+        None => {
+            owned::check_none(dir, spec)?;
+            api::start(&spec.name, dir, network, &nodes).await?
+        }
+    };
+    let state = describe(spec, network, &api)?;
+    let (client, joined) = (&api.client, api.joined.as_ref());
     dir.write(&state)?;
     start_outside(dir, spec, &network.router)?;
-    nodes::create(&client, network)
+    nodes::create(client, network, joined)
         .await
         .context("cannot create the cluster's first objects")?;
     reporter.step(&format!(
         "API server on {} and {}",
         state.api_url, state.api_url_inside
     ));
-    let networks = start_workloads(spec, dir, &nodes, &client)?;
+    let networks = start_workloads(spec, dir, &nodes, &api)?;
     let health = networks
         .into_iter()
         .map(|(name, net)| nodes::keep_condition(client.clone(), name, net))
         .collect();
-    if spec.dns != Dns::None {
-        // Its pods wait for the first node.
-        addons::install_dns(&client, spec, &state).await?;
-    }
+    // Its pods wait for the first node.
+    let dns = spec.dns != Dns::None && addons::install_dns(client, &state, joined).await?;
     if !spec.agents {
         return Ok(state);
     }
-    agents::publish(&client, spec)
+    agents::publish(client, spec, joined)
         .await
         .context("cannot write the settings of agents and operator")?;
     agents.start(spec, dir, &nodes)?;
@@ -254,15 +263,15 @@ async fn bring_up(
         how = agents.crashing() => bail!(how),
     }
     reporter.step(&format!("{}, all nodes ready", count(nodes.len(), "agent")));
-    if spec.dns != Dns::None {
-        addons::wait_dns(&client, spec.ready_limit).await?;
+    if dns {
+        addons::wait_dns(client, spec.ready_limit).await?;
         reporter.step("cluster DNS ready");
     }
     if spec.sample {
-        let names = sample::create(&client, &state)
+        let names = sample::create(client, &state)
             .await
             .context("cannot create the sample pods")?;
-        sample::wait_ready(&client, &names, spec.ready_limit).await?;
+        sample::wait_ready(client, &names, spec.ready_limit).await?;
         reporter.step(&format!("{} sample pods ready", names.len()));
     }
     Ok(state)
@@ -273,24 +282,26 @@ fn start_workloads(
     spec: &LabSpec,
     dir: &StateDir,
     nodes: &[Arc<Node>],
-    client: &Client,
+    api: &api::Api,
 ) -> anyhow::Result<Vec<(String, kubelet::Network)>> {
+    let client = &api.client;
     let objects = Arc::new(Objects::start(client.clone(), dir.file(IMAGES)));
     let kubelets = kubelets(nodes, client, &objects, spec.max_restart_pause)?;
-    let root_ca = nodes::root_ca(&dir.kubeconfig());
-    let access = Arc::new(Access::new(client.clone(), root_ca.as_deref())?);
+    let access = Arc::new(Access::new(client.clone(), api.kubelet_clients.as_deref())?);
     let mut networks = Vec::new();
     for (name, kubelet) in &kubelets {
         kubelet.serve(access.clone())?;
         tokio::spawn(nodes::heartbeat(client.clone(), name.clone()));
         networks.push((name.clone(), kubelet.network()));
     }
-    let settings = controllers::Settings {
-        root_ca,
-        ..controllers::Settings::default()
-    };
-    let forever = std::future::pending();
-    tokio::spawn(controllers::run(client.clone(), settings, forever));
+    if spec.outside.as_ref().is_none_or(|o| o.controllers) {
+        let settings = controllers::Settings {
+            root_ca: nodes::root_ca(&dir.kubeconfig()),
+            ..controllers::Settings::default()
+        };
+        let forever = std::future::pending();
+        tokio::spawn(controllers::run(client.clone(), settings, forever));
+    }
     let ask_pods = (spec.dns == Dns::Pod).then_some(objects);
     tokio::spawn(pods::run(client.clone(), kubelets, ask_pods));
     Ok(networks)
@@ -350,12 +361,7 @@ fn cni_path() -> anyhow::Result<Vec<PathBuf>> {
         .collect())
 }
 
-fn describe(
-    spec: &LabSpec,
-    network: &Network,
-    api_url: String,
-    api_url_inside: String,
-) -> anyhow::Result<LabState> {
+fn describe(spec: &LabSpec, network: &Network, api: &api::Api) -> anyhow::Result<LabState> {
     let machine = |host: &Host| -> anyhow::Result<MachineState> {
         let plan = network.machine(&host.name);
         let nets = plan
@@ -382,8 +388,8 @@ fn describe(
         spec: spec.clone(),
         phase: Phase::Starting,
         supervisor: ProcId::of(own).context("cannot find this process in /proc")?,
-        api_url,
-        api_url_inside,
+        api_url: api.url.clone(),
+        api_url_inside: api.url_inside.clone(),
         nodes: network
             .nodes
             .iter()

@@ -1,8 +1,10 @@
 //! The cluster's first objects, and the nodes' Ready condition.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, Node};
@@ -17,6 +19,9 @@ use crate::kubelet::{self, status};
 use crate::state::StateDir;
 use crate::topology::Machine;
 
+use super::outside::Joined;
+use super::owned::LABEL;
+
 /// Pause between checks of a network that is not configured yet: that costs nothing.
 const SOON: Duration = Duration::from_millis(20);
 /// After so many of them it may be that nobody will.
@@ -29,7 +34,7 @@ const LATER: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: i32 = 40;
 /// Where it says so.
-const LEASES: &str = "kube-node-lease";
+pub(super) const LEASES: &str = "kube-node-lease";
 
 /// The API server's certificate authority, as the kubeconfig has it.
 pub(super) fn root_ca(kubeconfig: &std::path::Path) -> Option<String> {
@@ -73,15 +78,19 @@ fn conditions(machine: &Machine) -> Vec<Value> {
     pressure.into_iter().chain([ready]).collect()
 }
 
-fn node_object(machine: &Machine) -> Value {
-    json!({
+fn node_object(machine: &Machine, joined: Option<&Joined>) -> Value {
+    let mut object = json!({
         "apiVersion": "v1", "kind": "Node",
         "metadata": {"name": machine.name, "labels": {
             "kubernetes.io/hostname": machine.name, "kubernetes.io/os": "linux", "kubernetes.io/arch": arch(),
             "beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": arch(),
         }},
         "spec": {"podCIDR": machine.pod_cidrs.first(), "podCIDRs": machine.pod_cidrs, "providerID": format!("lab://{}", machine.name)},
-    })
+    });
+    if let Some(joined) = joined {
+        object["metadata"]["labels"][LABEL] = json!(joined.owner);
+    }
+    object
 }
 
 /// The machine's architecture by the name Kubernetes gives it.
@@ -93,12 +102,16 @@ fn arch() -> &'static str {
     }
 }
 
-fn node_status(machine: &Machine) -> Value {
+fn node_status(machine: &Machine, joined: Option<&Joined>) -> Value {
     let ips = machine
         .addresses()
         .map(|ip| json!({"type": "InternalIP", "address": ip}));
+    // API servers try the host name first: one that is not inside finds the kubelet by what stands there.
+    let way = joined.and_then(|joined| joined.kubelets.get(&machine.name));
+    let host = way.map_or_else(|| machine.name.clone(), |way| way.ip().to_string());
+    let port = way.map_or(kubelet::serve::PORT, SocketAddr::port);
     let addresses: Vec<Value> = ips
-        .chain([json!({"type": "Hostname", "address": machine.name})])
+        .chain([json!({"type": "Hostname", "address": host})])
         .collect();
     let (cpus, memory) = kubelet::machine_size();
     let size = json!({
@@ -108,7 +121,7 @@ fn node_status(machine: &Machine) -> Value {
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     json!({
         "addresses": addresses,
-        "capacity": size, "allocatable": size, "daemonEndpoints": {"kubeletEndpoint": {"Port": kubelet::serve::PORT}},
+        "capacity": size, "allocatable": size, "daemonEndpoints": {"kubeletEndpoint": {"Port": port}},
         "nodeInfo": {
             "kernelVersion": kernel.trim(), "operatingSystem": "linux", "architecture": arch(), "osImage": "hypha lab",
             "kubeletVersion": KUBELET_VERSION, "containerRuntimeVersion": concat!("lab://", env!("CARGO_PKG_VERSION")),
@@ -118,8 +131,71 @@ fn node_status(machine: &Machine) -> Value {
     })
 }
 
-/// Creates namespaces and nodes.
-pub(super) async fn create(client: &Client, network: &Network) -> anyhow::Result<()> {
+/// Creates the nodes, and in the lab's own cluster the first namespaces.
+pub(super) async fn create(
+    client: &Client,
+    network: &Network,
+    joined: Option<&Joined>,
+) -> anyhow::Result<()> {
+    if joined.is_none() {
+        create_namespaces(client).await?;
+    }
+    let nodes: Api<Node> = Api::all(client.clone());
+    let known = nodes.list(&Default::default()).await.context("nodes")?;
+    for node in known.items {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        match (is_ours(&node, joined), network.machine(name)) {
+            // Of an earlier life of the lab, which had more of them.
+            (true, None) => drop(nodes.delete(name, &Default::default()).await),
+            (true, Some(_)) => {}
+            (false, Some(_)) => bail!(
+                "the cluster has a node {name:?} that is not of this lab: --node-names gives the lab's others"
+            ),
+            (false, None) => check_ranges(&node, network)?,
+        }
+    }
+    for machine in &network.topology.nodes {
+        let object = serde_json::from_value(node_object(machine, joined))?;
+        match nodes.create(&PostParams::default(), &object).await {
+            // From before a restart of the lab.
+            Err(kube::Error::Api(e)) if e.code == 409 => {}
+            made => drop(made.with_context(|| format!("node {}", machine.name))?),
+        }
+        let status = Patch::Merge(json!({"status": node_status(machine, joined)}));
+        nodes
+            .patch_status(&machine.name, &PatchParams::default(), &status)
+            .await
+            .with_context(|| format!("node {}", machine.name))?;
+    }
+    Ok(())
+}
+
+fn is_ours(node: &Node, joined: Option<&Joined>) -> bool {
+    let label = node.metadata.labels.as_ref().and_then(|l| l.get(LABEL));
+    joined.is_none_or(|joined| label == Some(&joined.owner))
+}
+
+/// An error where a node of somebody else has pods in a range of the lab's.
+fn check_ranges(node: &Node, network: &Network) -> anyhow::Result<()> {
+    let spec = node.spec.as_ref();
+    let theirs = spec.iter().flat_map(|s| s.pod_cidrs.iter().flatten());
+    for theirs in theirs.filter_map(|text| text.parse::<IpNet>().ok()) {
+        let ours = network.topology.nodes.iter();
+        let ours = ours.flat_map(|m| m.pod_cidrs.iter().map(move |range| (m, range)));
+        for (machine, range) in ours {
+            if range.contains(&theirs.addr()) || theirs.contains(&range.addr()) {
+                bail!(
+                    "pods of {} would have addresses of {range}, but node {:?} of the cluster has {theirs}",
+                    machine.name,
+                    node.metadata.name.as_deref().unwrap_or_default()
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn create_namespaces(client: &Client) -> anyhow::Result<()> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     for name in ["default", "kube-system", "kube-public", LEASES] {
         let object = serde_json::from_value(json!({"metadata": {"name": name}}))?;
@@ -128,31 +204,6 @@ pub(super) async fn create(client: &Client, network: &Network) -> anyhow::Result
             Err(kube::Error::Api(e)) if e.code == 409 => {}
             other => drop(other.with_context(|| format!("namespace {name}"))?),
         }
-    }
-    let nodes: Api<Node> = Api::all(client.clone());
-    let known = nodes.list(&Default::default()).await.context("nodes")?;
-    for name in known
-        .items
-        .iter()
-        .filter_map(|n| n.metadata.name.as_deref())
-    {
-        // Of an earlier life of the lab, which had more of them.
-        if network.machine(name).is_none() {
-            let _ = nodes.delete(name, &Default::default()).await;
-        }
-    }
-    for machine in &network.topology.nodes {
-        let object = serde_json::from_value(node_object(machine))?;
-        match nodes.create(&PostParams::default(), &object).await {
-            // From before a restart of the lab.
-            Err(kube::Error::Api(e)) if e.code == 409 => {}
-            made => drop(made.with_context(|| format!("node {}", machine.name))?),
-        }
-        let status = Patch::Merge(json!({"status": node_status(machine)}));
-        nodes
-            .patch_status(&machine.name, &PatchParams::default(), &status)
-            .await
-            .with_context(|| format!("node {}", machine.name))?;
     }
     Ok(())
 }

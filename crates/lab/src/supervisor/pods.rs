@@ -106,7 +106,8 @@ impl Router {
         let Some(node) = node_of(&pod) else { return };
         match self.kubelets.get_mut(node) {
             Some(kubelet) => kubelet.observe(pod, gone),
-            None => tracing::warn!(
+            // In another cluster there are others.
+            None => tracing::debug!(
                 pod = pod.name_any(),
                 node,
                 "a pod is bound to a node that the lab does not have"
