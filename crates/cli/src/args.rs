@@ -11,9 +11,11 @@ use lab::cli::LabArgs;
 use crate::config::ConfigArgs;
 use crate::connectivity::command::ConnectivityCommand;
 use crate::dbg::DbgArgs;
+use crate::install::node::{self, NodeArgs};
+use crate::install::{InstallArgs, UninstallArgs, UpgradeArgs};
 use crate::status::StatusArgs;
 use crate::version::VersionArgs;
-use crate::{config, connectivity, dbg, error, output, status, version};
+use crate::{config, connectivity, dbg, error, install, output, status, version};
 
 /// Networking, security and observability for Kubernetes
 #[derive(Debug, Parser)]
@@ -32,12 +34,21 @@ pub enum Command {
     Lab(LabArgs),
     /// The cluster-wide work: ranges of nodes, custom resources, garbage collection
     Operator(OperatorArgs),
+    /// Install agents and operator in a cluster
+    Install(InstallArgs),
+    /// Change what is installed: other values, another version
+    Upgrade(UpgradeArgs),
+    /// Take away what was installed
+    Uninstall(UninstallArgs),
     /// The settings that agents and operator share
     Config(ConfigArgs),
     /// State of the cluster
     Status(StatusArgs),
     /// Look into one node: its agent's state, the kernel's maps, live events
     Dbg(DbgArgs),
+    /// What an agent's pod does to its node before the agent starts
+    #[command(hide = true)]
+    NodeSetup(NodeArgs),
     /// Test the network of a lab
     #[command(subcommand)]
     Connectivity(ConnectivityCommand),
@@ -70,9 +81,13 @@ impl Command {
             Self::Operator(args) => return args.run(),
             // It starts what enters namespaces, so no thread may run yet.
             Self::Lab(args) => return lab(args),
+            Self::Install(args) => install::install(&args),
+            Self::Upgrade(args) => install::upgrade(&args),
+            Self::Uninstall(args) => install::uninstall(&args),
             Self::Config(args) => config::run(&args),
             Self::Status(args) => status::run(&args),
             Self::Dbg(args) => dbg::run(&args),
+            Self::NodeSetup(args) => node::run(&args),
             Self::Connectivity(ConnectivityCommand::Test(args)) => {
                 connectivity::command::run(&args)
             }

@@ -6,6 +6,7 @@ mod config;
 mod connectivity;
 mod dbg;
 mod error;
+mod install;
 mod jsonpath;
 mod kube;
 mod labs;

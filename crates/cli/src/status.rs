@@ -75,7 +75,8 @@ enum StatusFormat {
     Summary,
 }
 
-fn parse_wait(text: &str) -> Result<Duration, String> {
+/// A time as people write it: 90s, 5m, 1h.
+pub fn parse_wait(text: &str) -> Result<Duration, String> {
     let wrong = || "accepted: a number with s, m or h, as 90s or 5m".to_owned();
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().map_err(|_| wrong())?;

@@ -1,8 +1,10 @@
 //! The chart of `deploy/helm/hypha` without Helm: values, objects, and bringing them into a cluster.
 //!
 //! [`render()`] is pure: values in, objects out, in the order in which they are to be applied. What asks an API server is in [`apply`].
+pub mod apply;
 pub mod chart;
 mod order;
+pub mod release;
 mod render;
 pub mod schema;
 pub mod template;
