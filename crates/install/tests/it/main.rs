@@ -2,5 +2,7 @@
 #![recursion_limit = "512"]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod applying;
+mod cluster;
 mod rendering;
 mod values;
