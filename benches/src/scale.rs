@@ -129,6 +129,7 @@ fn pod_object(n: u32, version: u32) -> serde_json::Value {
             "containers": [{"name": "app", "image": "registry.example/app:1", "readinessProbe": probe, "livenessProbe": probe,
                 "env": [{"name": "MODE", "value": "production"}], "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
                 "volumeMounts": [{"name": "token", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount", "readOnly": true}]}],
+            "volumes": [{"name": "token", "emptyDir": {}}],
             "tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}],
         },
         "status": {

@@ -5,12 +5,12 @@ use crate::{
     caps,
     endpoint::{Manager, Options},
     kube::{self, own::Publisher, ranges::Shared},
-    machine, node, plan, serve, setup,
+    machine, node, plan, remote, serve, setup,
     state::{self, StateFile},
 };
 use anyhow::{Context, Result, bail};
 use datapath::{Datapath, probes::Feature};
-use k8s::{ApiServer, Connection};
+use k8s::{ApiServer, Client, Connection, Rate};
 use model::{LocalNode, Tables};
 use nix::sys::resource::{Resource, setrlimit};
 use runtime::{
@@ -32,11 +32,15 @@ const STOP_LIMIT: Duration = Duration::from_millis(700);
 /// Threads for calls that block: endpoint creation, map dumps.
 const BLOCKING_THREADS: usize = 4;
 
-/// Runs the agent.
+/// Runs the agent. `stale`: the settings from the API server are those of the last start; the flags to read them anew with.
 ///
 /// # Errors
-/// Whatever prevents the start.
-pub fn run(loaded: Loaded, started: Instant) -> Result<()> {
+/// Whatever prevents the start, and settings that turn out to be out of date.
+pub fn run(
+    loaded: Loaded,
+    stale: Option<Vec<(String, String)>>,
+    started: Instant,
+) -> Result<()> {
     prepare(&loaded.settings)?;
     let kept = caps::drop_unneeded()?;
     tracing::info!(
@@ -56,7 +60,9 @@ pub fn run(loaded: Loaded, started: Instant) -> Result<()> {
     let outcome = runtime.block_on(async {
         let (stopper, stop) = stop::channel();
         let signal = stop::signalled();
-        let work = start(loaded, started, stop);
+        let client = k8s::client(&api_server(&loaded.settings), rate(&loaded.settings)).await?;
+        let changed = remote::changed(stale, loaded.settings.clone(), client.clone());
+        let work = start(loaded, client, started, stop);
         tokio::select! {
             name = signal => {
                 tracing::info!(signal = name.context("installing signal handlers")?, "stopping; the datapath goes on without the agent");
@@ -66,6 +72,7 @@ pub fn run(loaded: Loaded, started: Instant) -> Result<()> {
                 Ok(())
             }
             outcome = work => outcome,
+            why = changed => Err(anyhow::anyhow!(why)),
         }
     });
     runtime.shutdown_timeout(STOP_LIMIT);
@@ -85,7 +92,7 @@ fn prepare(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
+async fn start(loaded: Loaded, client: Client, started: Instant, stop: Stop) -> Result<()> {
     let settings = &loaded.settings;
     let health = Health::default();
     let tables = Tables::new().context("making the tables")?;
@@ -97,7 +104,6 @@ async fn start(loaded: Loaded, started: Instant, stop: Stop) -> Result<()> {
         .join(STATE)
         .join("state.json");
     let saved = state::read(&state_path).unwrap_or_default();
-    let client = k8s::client(&api_server(settings)).await?;
     let connection = k8s::watch_all(&client, &tables, &health, &stop);
     tokio::spawn(kube::cluster::follow(
         tables.clone(),
@@ -233,6 +239,15 @@ pub fn api_server(settings: &Settings) -> ApiServer {
         ApiServer::Kubeconfig(settings.k8s_kubeconfig_path.clone())
     } else {
         ApiServer::InCluster
+    }
+}
+
+/// How fast the API server is asked.
+#[must_use]
+pub fn rate(settings: &Settings) -> Rate {
+    Rate {
+        qps: settings.k8s_client_qps,
+        burst: settings.k8s_client_burst,
     }
 }
 

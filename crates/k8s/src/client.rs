@@ -1,9 +1,10 @@
 //! The client.
+use crate::limit::{LimitLayer, Rate};
 use http::Uri;
 use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 use kube::{
     Client, Config,
-    client::ConfigExt,
+    client::{ClientBuilder, ConfigExt},
     config::{KubeConfigOptions, Kubeconfig},
 };
 use std::{path::Path, time::Duration};
@@ -57,11 +58,11 @@ pub enum ClientError {
     },
 }
 
-/// A client for `server`; nothing is sent yet.
+/// A client for `server` that asks not faster than `rate`; nothing is sent yet.
 ///
 /// # Errors
 /// The place of the API server, or the credentials for it, cannot be read.
-pub async fn client(server: &ApiServer) -> Result<Client, ClientError> {
+pub async fn client(server: &ApiServer, rate: Rate) -> Result<Client, ClientError> {
     let config = match server {
         ApiServer::Url(url) => {
             Config::new(url.parse::<Uri>().map_err(|source| ClientError::Url {
@@ -69,10 +70,10 @@ pub async fn client(server: &ApiServer) -> Result<Client, ClientError> {
                 source,
             })?)
         }
-        ApiServer::Kubeconfig(path) => return from_kubeconfig(Path::new(path), None).await,
+        ApiServer::Kubeconfig(path) => kubeconfig(Path::new(path), None).await?,
         ApiServer::InCluster => Config::incluster().map_err(ClientError::InCluster)?,
     };
-    from_config(config)
+    from_config(config, rate)
 }
 
 /// A client as a kubeconfig file says, in its current context or the one that is named; nothing is sent yet.
@@ -80,6 +81,10 @@ pub async fn client(server: &ApiServer) -> Result<Client, ClientError> {
 /// # Errors
 /// The file or its credentials cannot be read, or it has no such context.
 pub async fn from_kubeconfig(path: &Path, context: Option<&str>) -> Result<Client, ClientError> {
+    from_config(kubeconfig(path, context).await?, Rate::UNLIMITED)
+}
+
+async fn kubeconfig(path: &Path, context: Option<&str>) -> Result<Config, ClientError> {
     let fail = |source| ClientError::Kubeconfig {
         path: path.display().to_string(),
         source,
@@ -89,21 +94,21 @@ pub async fn from_kubeconfig(path: &Path, context: Option<&str>) -> Result<Clien
         context: context.map(str::to_owned),
         ..KubeConfigOptions::default()
     };
-    let config = Config::from_custom_kubeconfig(file, &options)
+    Config::from_custom_kubeconfig(file, &options)
         .await
-        .map_err(fail)?;
-    from_config(config)
+        .map_err(fail)
 }
 
 /// Plain HTTP needs no TLS set-up, whose root certificates alone cost megabytes and milliseconds.
-fn from_config(config: Config) -> Result<Client, ClientError> {
+fn from_config(config: Config, rate: Rate) -> Result<Client, ClientError> {
     let url = config.cluster_url.to_string();
     let setup = |source| ClientError::Setup {
         url: url.clone(),
         source: Box::new(source),
     };
     if config.cluster_url.scheme_str() != Some("http") {
-        return Client::try_from(config).map_err(setup);
+        let builder = ClientBuilder::try_from(config).map_err(setup)?;
+        return Ok(builder.with_layer(&LimitLayer::new(rate)).build());
     }
     let mut connector = HttpConnector::new();
     connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
@@ -112,6 +117,7 @@ fn from_config(config: Config) -> Result<Client, ClientError> {
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build(connector);
     let auth = config.auth_layer().map_err(setup)?;
     let service = ServiceBuilder::new()
+        .layer(LimitLayer::new(rate))
         .layer(config.base_uri_layer())
         .option_layer(auth)
         .map_err(tower::BoxError::from)

@@ -7,11 +7,13 @@ pub mod config;
 pub mod crd;
 pub mod error;
 pub mod lease;
+mod limit;
 mod objects;
 mod watch;
 pub mod write;
 
 pub use client::{ApiServer, ClientError, client, from_kubeconfig, server_version};
 pub use kube::Client;
+pub use limit::Rate;
 pub use objects::{Node, Pod};
 pub use watch::{Connection, Presence, Watcher, watch_all};

@@ -1,11 +1,13 @@
 //! Kubernetes objects with only the fields that are read: the rest is skipped while parsing, which is most of a pod.
 use crate::crd;
 use k8s_openapi::{
-    ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    ClusterResourceScope, NamespaceResourceScope,
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::Resource;
 use model::{PoolNames, Text};
 use serde::Deserialize;
+use serde_json::Value;
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 macro_rules! resource {
@@ -111,12 +113,46 @@ struct NodeSpec {
     pod_cidr: Option<String>,
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Vec<String>,
+    taints: Vec<Value>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct NodeStatus {
     addresses: Vec<NodeAddress>,
+    conditions: Vec<Condition>,
+}
+
+/// A condition of a node or a pod.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+    reason: String,
+}
+
+impl Node {
+    /// Name and the like.
+    #[must_use]
+    pub fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    /// The taints, as they stand in the object.
+    #[must_use]
+    pub fn taints(&self) -> &[Value] {
+        &self.spec.taints
+    }
+
+    /// The reason of a condition that has this status.
+    #[must_use]
+    pub fn condition(&self, kind: &str, status: &str) -> Option<&str> {
+        let mut all = self.status.conditions.iter();
+        let found = all.find(|one| one.kind == kind && one.status == status)?;
+        Some(&found.reason)
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -153,6 +189,34 @@ struct PodStatus {
     pod_ip: Option<String>,
     #[serde(rename = "podIPs")]
     pod_ips: Vec<PodIp>,
+    conditions: Vec<Condition>,
+    start_time: Option<Time>,
+}
+
+impl Pod {
+    /// It runs, and its containers say that they are ready.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let mut all = self.status.conditions.iter();
+        self.status.phase == "Running"
+            && self.metadata.deletion_timestamp.is_none()
+            && all.any(|one| one.kind == "Ready" && one.status == "True")
+    }
+
+    /// It runs, ready or not.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.status.phase == "Running" && self.metadata.deletion_timestamp.is_none()
+    }
+
+    /// When its node took it on, in seconds since 1970.
+    #[must_use]
+    pub fn started(&self) -> Option<i64> {
+        self.status
+            .start_time
+            .as_ref()
+            .map(|time| time.0.as_second())
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -5,6 +5,7 @@ use crate::{
     objects,
 };
 use futures::{StreamExt, pin_mut};
+use k8s_openapi::NamespaceResourceScope;
 use kube::{
     Api, Client, Resource,
     runtime::{
@@ -110,6 +111,34 @@ impl Watcher {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         T: Row + From<K> + PartialEq,
     {
+        let api = Api::<K>::all(self.client.clone());
+        self.follow_at(api, "", table, presence);
+    }
+
+    /// As [`follow`](Self::follow), of those objects alone that have the labels that `selector` asks for, and are in `namespace`
+    /// if one is given.
+    pub fn follow_some<K, T>(&self, table: &Table<T>, namespace: Option<&str>, selector: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
+        T: Row + From<K> + PartialEq,
+    {
+        let api = match namespace {
+            Some(namespace) => Api::<K>::namespaced(self.client.clone(), namespace),
+            None => Api::<K>::all(self.client.clone()),
+        };
+        self.follow_at(api, selector, table, Presence::Always);
+    }
+
+    fn follow_at<K, T>(&self, api: Api<K>, selector: &str, table: &Table<T>, presence: Presence)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        T: Row + From<K> + PartialEq,
+    {
         let sink = Sink {
             db: self.db.clone(),
             table: table.clone(),
@@ -124,8 +153,8 @@ impl Watcher {
             // Somebody may wait for the kind to be installed.
             Presence::Optional => LONGEST_PAUSE / 3,
         };
-        let api = Api::<K>::all(self.client.clone());
-        let stream = watcher(api, watcher::Config::default()).backoff(Pauses::new(longest));
+        let config = watcher::Config::default().labels(selector);
+        let stream = watcher(api, config).backoff(Pauses::new(longest));
         let stop = self.stop.clone();
         tokio::spawn(async move { stop.or(drain(stream, sink)).await });
     }

@@ -2,7 +2,10 @@
 use crate::crd::Crd;
 use kube::{
     Api, Client, Error,
-    api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{
+        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams,
+        Preconditions,
+    },
 };
 use serde_json::{Value, json};
 
@@ -35,6 +38,32 @@ impl Objects {
     pub fn within(client: &Client, crd: &Crd, namespace: &str) -> Self {
         let api = Api::namespaced_with(client.clone(), namespace, &crd.resource());
         Self::new(crd, api)
+    }
+
+    /// Objects of a kind of the core group, of a namespace if the kind has any.
+    #[must_use]
+    pub fn core(
+        client: &Client,
+        kind: &'static str,
+        plural: &str,
+        namespace: Option<&str>,
+    ) -> Self {
+        let resource = ApiResource {
+            group: String::new(),
+            version: "v1".to_owned(),
+            api_version: "v1".to_owned(),
+            kind: kind.to_owned(),
+            plural: plural.to_owned(),
+        };
+        let api = match namespace {
+            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+            None => Api::all_with(client.clone(), &resource),
+        };
+        Self {
+            api,
+            kind,
+            api_version: resource.api_version,
+        }
     }
 
     fn new(crd: &Crd, api: Api<DynamicObject>) -> Self {
@@ -80,6 +109,18 @@ impl Objects {
     /// The API server refuses.
     pub async fn merge_status(&self, name: &str, value: Value) -> Result<DynamicObject, Error> {
         let patch = Patch::Merge(json!({"status": value}));
+        self.api
+            .patch_status(name, &PatchParams::default(), &patch)
+            .await
+    }
+
+    /// Merges `value`, which is the `status`, into the status of an object of a kind that Kubernetes defines: rows of its lists
+    /// by their keys.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub async fn patch_status(&self, name: &str, value: Value) -> Result<DynamicObject, Error> {
+        let patch = Patch::Strategic(json!({"status": value}));
         self.api
             .patch_status(name, &PatchParams::default(), &patch)
             .await

@@ -1,13 +1,16 @@
 //! The start: lead, install, watch, work.
 use crate::{
     controller::{self, Context},
+    events::Events,
+    follow,
     metrics::Metrics,
     nodes, pools, serve,
     tables::{Tables, Wanted},
+    unmanaged,
 };
 use anyhow::{Context as _, Result, bail};
 use k8s::{
-    ApiServer, Client, Watcher, config,
+    ApiServer, Client, Rate, Watcher, config,
     crd::{self, Installed},
     error::{is_conflict, says},
     lease::{Elector, LeaseSettings, Try},
@@ -41,7 +44,7 @@ pub(crate) fn run(settings: OperatorSettings) -> Result<()> {
         .context("starting the async runtime")?;
     runtime.block_on(async {
         let (stopper, stop) = stop::channel();
-        let client = k8s::client(&api_server(&settings)).await?;
+        let client = k8s::client(&api_server(&settings), rate(&settings)).await?;
         let work = run_until(settings, client, stop);
         tokio::pin!(work);
         tokio::select! {
@@ -65,6 +68,13 @@ fn api_server(settings: &OperatorSettings) -> ApiServer {
     }
 }
 
+fn rate(settings: &OperatorSettings) -> Rate {
+    Rate {
+        qps: settings.operator_k8s_client_qps,
+        burst: settings.operator_k8s_client_burst,
+    }
+}
+
 /// The ConfigMap that the settings name.
 ///
 /// # Errors
@@ -75,7 +85,7 @@ pub(crate) fn remote_settings(settings: &OperatorSettings) -> Result<Remote, Str
         .build()
         .map_err(|error| format!("starting the async runtime: {error}"))?;
     runtime.block_on(async {
-        let client = k8s::client(&api_server(settings))
+        let client = k8s::client(&api_server(settings), rate(settings))
             .await
             .map_err(|error| error.to_string())?;
         let map = config::config_map(&client, &settings.k8s_namespace, &settings.config_map).await;
@@ -123,6 +133,7 @@ pub async fn run_until(settings: OperatorSettings, client: Client, stop: Stop) -
     // Ends with this function, whichever way.
     let (_stopper, own_stop) = stop::channel();
     let context = Context {
+        events: Events::new(&client),
         client,
         settings: Arc::new(settings),
         tables: Tables::new().context("making the tables")?,
@@ -184,19 +195,12 @@ async fn lead(context: Context, stop: &Stop) -> Result<()> {
     prepare(&context).await;
     let settings = &context.settings;
     let watcher = Watcher::new(&context.client, &context.tables.db, &context.health, stop);
-    let identities = !settings.identity_gc_interval.is_zero();
-    context.tables.watch(
-        &watcher,
-        Wanted {
-            pools: settings.ipam == IpamMode::MultiPool,
-            endpoints: !settings.cilium_endpoint_gc_interval.is_zero(),
-            identities,
-            nodes: !settings.nodes_gc_interval.is_zero(),
-        },
-    );
+    context.tables.watch(&watcher, &Wanted::by(settings));
     futures::join!(
         controller::give_ranges(context.clone(), stop.clone()),
         controller::collect_garbage(context.clone(), stop.clone()),
+        follow::nodes(context.clone(), stop.clone()),
+        unmanaged::restart(context.clone(), stop.clone()),
         // The election goes on even if there is nothing to do.
         std::future::pending::<()>(),
     );

@@ -1,5 +1,6 @@
 //! The drivers: they wait, ask the pure parts what to do, and do it.
 use crate::{
+    events::{About, Events},
     gc::{self, Garbage, Heartbeats, Twice},
     metrics::Metrics,
     nodes::{self, NodeWrite, Spaces},
@@ -9,7 +10,7 @@ use futures::{StreamExt, stream};
 use ipam::{Planner, Written};
 use k8s::{
     Client, crd,
-    error::{is_conflict, says},
+    error::{is_conflict, is_not_found, says},
     write::{Meant, Objects},
 };
 use runtime::{
@@ -42,6 +43,7 @@ pub(crate) struct Context {
     pub tables: Tables,
     pub health: Health,
     pub metrics: Metrics,
+    pub events: Events,
 }
 
 /// Gives nodes their ranges until `stop`, in the modes in which the operator does.
@@ -117,6 +119,7 @@ impl Giver {
             return Ok(());
         }
         let spaces = self.spaces(&snapshot);
+        self.tell(&snapshot, &spaces).await;
         self.planner.set_spaces(spaces.all);
         let claims = nodes::claims(&tables, &snapshot, mode, self.planner.spaces());
         let plans = self.planner.plan(&claims);
@@ -130,7 +133,8 @@ impl Giver {
         let writes = nodes::writes(&tables, &snapshot, plans);
         let failed = self.carry_out(writes).await;
         self.context.metrics.ran("ipam", failed.is_none());
-        match (&failed, first.or_else(|| spaces.errors.into_iter().next())) {
+        let unused = spaces.errors.values().next().cloned();
+        match (&failed, first.or(unused)) {
             (Some(error), _) => self.health.degraded(error.clone()),
             (None, Some(error)) if lacking > 0 => self.health.degraded(format!(
                 "{lacking} of {total} nodes lack addresses; {error}"
@@ -141,7 +145,27 @@ impl Giver {
         failed.map_or(Ok(()), Err)
     }
 
-    fn spaces(&mut self, snapshot: &tables::Snapshot) -> Spaces {
+    /// Says of each pool that is not used why, once.
+    async fn tell(&mut self, snapshot: &tables::Snapshot, spaces: &Spaces) {
+        for (pool, error) in &spaces.errors {
+            if !self.told.insert(error.clone()) {
+                continue;
+            }
+            tracing::warn!("{error}");
+            let row = self.context.tables.pools.get(snapshot, pool);
+            let about = About {
+                kind: "CiliumPodIPPool",
+                api_version: "cilium.io/v2alpha1",
+                name: pool.clone(),
+                uid: row.map(|row| row.uid.clone()).unwrap_or_default(),
+            };
+            self.context.events.warn(&about, "PoolNotUsed", error).await;
+        }
+        let errors: BTreeSet<&String> = spaces.errors.values().collect();
+        self.told.retain(|error| errors.contains(error));
+    }
+
+    fn spaces(&self, snapshot: &tables::Snapshot) -> Spaces {
         let settings = &self.context.settings;
         let spaces = if settings.ipam == IpamMode::ClusterPool {
             // Checked at start.
@@ -150,22 +174,22 @@ impl Giver {
             let pools: Vec<_> = self.context.tables.pools.iter(snapshot).cloned().collect();
             nodes::pool_spaces(&pools)
         };
-        for error in &spaces.errors {
-            if self.told.insert(error.clone()) {
-                tracing::warn!("{error}");
-            }
-        }
-        self.told.retain(|error| spaces.errors.contains(error));
         spaces
     }
 
     /// Writes, several nodes at a time; what failed.
     async fn carry_out(&mut self, writes: Vec<NodeWrite>) -> Option<String> {
         let workers = self.context.settings.parallel_alloc_workers.max(1) as usize;
-        let objects = &self.objects;
+        let (objects, events) = (&self.objects, &self.context.events);
+        let metrics = &self.context.metrics;
         let mut running = stream::iter(writes)
             .map(|write| async move {
-                let outcome = perform(objects, &write).await;
+                let began = Instant::now();
+                let outcome = perform(objects, events, &write).await;
+                if write.spec.is_some() {
+                    let given = matches!(outcome.0, Written::Done(_));
+                    metrics.allocation(given, began.elapsed().as_secs_f64());
+                }
                 (write, outcome)
             })
             .buffer_unordered(workers);
@@ -185,7 +209,11 @@ impl Giver {
 }
 
 /// Carries one write out: what became of the ranges, and what went wrong.
-async fn perform(objects: &Objects, write: &NodeWrite) -> (Written, Option<String>) {
+async fn perform(
+    objects: &Objects,
+    events: &Events,
+    write: &NodeWrite,
+) -> (Written, Option<String>) {
     let name = &write.plan.name;
     let fail = |error: &kube::Error| format!("CiliumNode {name}: {}", says(error));
     let mut written = Written::Refused;
@@ -215,7 +243,19 @@ async fn perform(objects: &Objects, write: &NodeWrite) -> (Written, Option<Strin
         }
         let work = objects.merge_status(name, status.clone());
         match tokio::time::timeout(WRITE_LIMIT, work).await {
+            Ok(Ok(object)) if !write.plan.error.is_empty() => {
+                let about = About {
+                    kind: "CiliumNode",
+                    api_version: "cilium.io/v2",
+                    name: name.clone(),
+                    uid: object.metadata.uid.unwrap_or_default(),
+                };
+                let reason = "NoPodAddresses";
+                events.warn(&about, reason, &write.plan.error).await;
+            }
             Ok(Ok(_)) => {}
+            // It has gone meanwhile, and with it the error.
+            Ok(Err(error)) if is_not_found(&error) => {}
             Ok(Err(error)) => return (written, Some(fail(&error))),
             Err(_) => {
                 return (
@@ -239,7 +279,11 @@ pub(crate) async fn collect_garbage(context: Context, stop: Stop) {
 }
 
 async fn endpoints(context: Context, interval: Duration, stop: &Stop) {
-    let remover = Remover::new(&context, "CiliumEndpoint", "controller/endpoint-gc");
+    let remover = Remover::new(
+        &context,
+        Removes::Garbage("CiliumEndpoint"),
+        "controller/endpoint-gc",
+    );
     let mut twice = Twice::default();
     while wait(interval, stop).await {
         let snapshot = context.tables.db.snapshot();
@@ -251,7 +295,11 @@ async fn endpoints(context: Context, interval: Duration, stop: &Stop) {
 }
 
 async fn cilium_nodes(context: Context, interval: Duration, stop: &Stop) {
-    let remover = Remover::new(&context, "CiliumNode", "controller/node-gc");
+    let remover = Remover::new(
+        &context,
+        Removes::Garbage("CiliumNode"),
+        "controller/node-gc",
+    );
     let mut twice = Twice::default();
     while wait(interval, stop).await {
         let snapshot = context.tables.db.snapshot();
@@ -264,7 +312,11 @@ async fn cilium_nodes(context: Context, interval: Duration, stop: &Stop) {
 
 async fn identities(context: Context, stop: &Stop) {
     let settings = context.settings.clone();
-    let remover = Remover::new(&context, "CiliumIdentity", "controller/identity-gc");
+    let remover = Remover::new(
+        &context,
+        Removes::Garbage("CiliumIdentity"),
+        "controller/identity-gc",
+    );
     let mut heartbeats = Heartbeats::default();
     let started = Instant::now();
     let mut budget = Budget::default();
@@ -312,22 +364,58 @@ impl Budget {
     }
 }
 
+/// What is removed, and why.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Removes {
+    /// Objects of one of our kinds that nobody needs.
+    Garbage(&'static str),
+    /// Pods, so that they are made anew.
+    Pods,
+}
+
+impl Removes {
+    fn kind(self) -> &'static str {
+        match self {
+            Self::Garbage(kind) => kind,
+            Self::Pods => "Pod",
+        }
+    }
+
+    fn why(self) -> &'static str {
+        match self {
+            Self::Garbage(_) => "removed: nobody needs it any more",
+            Self::Pods => "restarted: no agent has connected it",
+        }
+    }
+
+    fn objects(self, client: &Client, namespace: &str) -> Objects {
+        let Self::Garbage(kind) = self else {
+            return Objects::core(client, "Pod", "pods", Some(namespace));
+        };
+        let crd = crd_of(kind);
+        match crd.scope {
+            crd::Scope::Cluster => Objects::of(client, &crd),
+            crd::Scope::Namespaced => Objects::within(client, &crd, namespace),
+        }
+    }
+}
+
 /// Removes objects of one kind.
-struct Remover {
+pub(crate) struct Remover {
     client: Client,
-    crd: crd::Crd,
+    removes: Removes,
     group: &'static str,
     health: Component,
     metrics: Metrics,
 }
 
 impl Remover {
-    fn new(context: &Context, kind: &str, group: &'static str) -> Self {
+    pub fn new(context: &Context, removes: Removes, group: &'static str) -> Self {
         let health = context.health.component(group);
         health.ok("nothing removed yet");
         Self {
             client: context.client.clone(),
-            crd: crd_of(kind),
+            removes,
             group,
             health,
             metrics: context.metrics.clone(),
@@ -335,17 +423,12 @@ impl Remover {
     }
 
     /// Removes what is still as it was seen; how much was removed, and whether nothing failed.
-    async fn remove(&self, garbage: Vec<Garbage>) -> (usize, bool) {
+    pub async fn remove(&self, garbage: Vec<Garbage>) -> (usize, bool) {
         let total = garbage.len();
         let mut apis: BTreeMap<String, Objects> = BTreeMap::new();
         for one in &garbage {
             apis.entry(one.namespace.clone())
-                .or_insert_with(|| match self.crd.scope {
-                    crd::Scope::Cluster => Objects::of(&self.client, &self.crd),
-                    crd::Scope::Namespaced => {
-                        Objects::within(&self.client, &self.crd, &one.namespace)
-                    }
-                });
+                .or_insert_with(|| self.removes.objects(&self.client, &one.namespace));
         }
         let apis = &apis;
         let outcomes: Vec<Result<bool, String>> = stream::iter(garbage)
@@ -381,17 +464,23 @@ impl Remover {
             Ok(removed) => {
                 if removed {
                     tracing::info!(
-                        kind = self.crd.kind,
+                        kind = self.removes.kind(),
                         namespace = one.namespace,
                         name = one.name,
-                        "removed: nobody needs it any more"
+                        "{}",
+                        self.removes.why()
                     );
                 }
                 Ok(removed)
             }
             // It is another one by now, or was changed: not garbage.
             Err(error) if is_conflict(&error) => Ok(false),
-            Err(error) => Err(format!("{} {}: {}", self.crd.kind, one.name, says(&error))),
+            Err(error) => Err(format!(
+                "{} {}: {}",
+                self.removes.kind(),
+                one.name,
+                says(&error)
+            )),
         }
     }
 }

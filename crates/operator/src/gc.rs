@@ -128,7 +128,7 @@ impl Heartbeats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tables::{EndpointRow, IdentityRow, KUBERNETES, NodeName, NodeRow, PodRow};
+    use crate::tables::{EndpointRow, IdentityRow, KUBERNETES, NodeObject, NodeRow, PodRow};
 
     fn endpoint(name: &str, owner: &str, identity: u32) -> EndpointRow {
         EndpointRow {
@@ -190,6 +190,7 @@ mod tests {
     fn nodes_go_unless_people_want_them() {
         let tables = Tables::new().unwrap();
         let row = |name: &str, keep| NodeRow {
+            labels: Default::default(),
             said: model::CiliumNode {
                 name: name.to_owned(),
                 ..model::CiliumNode::default()
@@ -204,7 +205,13 @@ mod tests {
         }
         tables
             .nodes
-            .insert(&mut txn, NodeName("c".to_owned()))
+            .insert(
+                &mut txn,
+                NodeObject {
+                    name: "c".to_owned(),
+                    ..NodeObject::default()
+                },
+            )
             .unwrap();
         tables.nodes.finish_initializer(&mut txn, KUBERNETES);
         tables.cilium_nodes.finish_initializer(&mut txn, KUBERNETES);

@@ -2,11 +2,14 @@
 mod boot;
 pub mod cli;
 mod controller;
+mod events;
+mod follow;
 mod gc;
 mod metrics;
 mod nodes;
 mod pools;
 mod serve;
 mod tables;
+mod unmanaged;
 
 pub use boot::run_until;

@@ -1,7 +1,7 @@
 //! Metrics of the operator, with the prefix `cilium_operator_`.
 use prometheus_client::{
     encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
 use std::sync::atomic::AtomicU64;
@@ -39,6 +39,28 @@ struct Subnet {
     subnet_id: String,
 }
 
+/// Labels of giving ranges.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Allocation {
+    r#type: &'static str,
+    status: &'static str,
+    subnet_id: &'static str,
+}
+
+/// How long giving ranges took.
+#[derive(Clone, Debug)]
+struct Allocations(Family<Allocation, Histogram, fn() -> Histogram>);
+
+impl Default for Allocations {
+    fn default() -> Self {
+        Self(Family::new_with_constructor(|| {
+            Histogram::new([
+                0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
+            ])
+        }))
+    }
+}
+
 /// Everything that is counted.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Metrics {
@@ -49,6 +71,8 @@ pub(crate) struct Metrics {
     identities: Family<Identities, Gauge>,
     identity_runs: Family<Outcome, Gauge>,
     identity_latency: Family<Outcome, Gauge<f64, AtomicU64>>,
+    allocations: Allocations,
+    unmanaged: Gauge,
     leading: Gauge,
 }
 
@@ -90,6 +114,16 @@ impl Metrics {
             "Seconds of the last look for unused identities",
             self.identity_latency.clone(),
         );
+        all.register(
+            "ipam_allocation_duration_seconds",
+            "Seconds that writing a node's ranges took",
+            self.allocations.0.clone(),
+        );
+        all.register(
+            "unmanaged_pods",
+            "Pods that no agent has connected, of those that are restarted for it",
+            self.unmanaged.clone(),
+        );
         all.register("leader", "1 while this process leads", self.leading.clone());
         all
     }
@@ -115,6 +149,21 @@ impl Metrics {
     pub fn gave(&self, pool: &str) {
         let subnet_id = pool.to_owned();
         self.given.get_or_create(&Subnet { subnet_id }).inc();
+    }
+
+    /// Ranges were written to a node's object, or not.
+    pub fn allocation(&self, given: bool, seconds: f64) {
+        let labels = Allocation {
+            r#type: "ranges",
+            status: if given { "success" } else { "failed" },
+            subnet_id: "",
+        };
+        self.allocations.0.get_or_create(&labels).observe(seconds);
+    }
+
+    /// So many pods are not connected.
+    pub fn unmanaged(&self, count: usize) {
+        self.unmanaged.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Identities were looked at.

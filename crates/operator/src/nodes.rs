@@ -14,7 +14,8 @@ pub(crate) const CLUSTER: &str = "cluster-pool";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spaces {
     pub all: BTreeMap<(String, bool), Space>,
-    pub errors: Vec<String>,
+    /// By pool.
+    pub errors: BTreeMap<String, String>,
 }
 
 /// The spaces that the settings name, in the cluster-pool mode.
@@ -53,7 +54,7 @@ pub(crate) fn cluster_spaces(settings: &OperatorSettings) -> Result<Spaces, Stri
     }
     Ok(Spaces {
         all,
-        errors: Vec::new(),
+        errors: BTreeMap::new(),
     })
 }
 
@@ -71,9 +72,10 @@ pub(crate) fn pool_spaces(pools: &[Arc<PoolRow>]) -> Spaces {
                 .and_then(|space| apart(space, &spaces.all));
             match space {
                 Ok(space) => drop(spaces.all.insert((name.clone(), ipv6), space)),
-                Err(error) => spaces
-                    .errors
-                    .push(format!("CiliumPodIPPool {name} is not used: {error}")),
+                Err(error) => {
+                    let text = format!("CiliumPodIPPool {name} is not used: {error}");
+                    spaces.errors.insert(name.clone(), text);
+                }
             }
         }
     }
@@ -254,6 +256,7 @@ mod tests {
     fn pool(name: &str, ipv4: k8s::crd::PoolRange) -> Arc<PoolRow> {
         Arc::new(PoolRow {
             name: name.to_owned(),
+            uid: String::new(),
             ipv4: Some(ipv4),
             ipv6: None,
         })
@@ -270,7 +273,7 @@ mod tests {
         ]);
         assert_eq!(spaces.all.len(), 1);
         assert_eq!(
-            spaces.errors,
+            spaces.errors.into_values().collect::<Vec<_>>(),
             [
                 "CiliumPodIPPool b is not used: 10.0.8.0/24 overlaps 10.0.0.0/16 of pool a",
                 "CiliumPodIPPool c is not used: mask size 16 does not fit 10.1.0.0/24; accepted: 24 to 32",

@@ -4,8 +4,11 @@ use k8s::{
     crd::{CiliumEndpoint, CiliumIdentity, CiliumNode, CiliumPodIpPool, PoolRange},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use model::{LabelMap, Text};
+use runtime::settings::{IpamMode, OperatorSettings};
 use serde::Serialize;
-use tables::{Db, DuplicateTable, Row, Table, TableDef};
+use serde_json::Value;
+use tables::{Db, DuplicateTable, Index, Row, Table, TableDef};
 
 /// Name of the initialiser that the watches finish.
 pub(crate) use model::KUBERNETES;
@@ -14,6 +17,7 @@ pub(crate) use model::KUBERNETES;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct NodeRow {
     pub said: model::CiliumNode,
+    pub labels: LabelMap,
     /// Seconds since 1970.
     pub created: i64,
     /// People want it kept, whether there is a node or not.
@@ -21,9 +25,37 @@ pub(crate) struct NodeRow {
     pub deleted: bool,
 }
 
-/// A node object: its name is all that counts.
+/// A node object.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct NodeObject {
+    pub name: String,
+    pub labels: LabelMap,
+    pub taints: Vec<Value>,
+    /// Version of the object; without taints nobody asks for it.
+    pub version: String,
+    /// A condition says that the node's network is there.
+    pub network_up: bool,
+}
+
+/// An agent's pod.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct NodeName(pub String);
+pub(crate) struct AgentPod {
+    pub key: String,
+    pub node: Text,
+    pub ready: bool,
+}
+
+/// A pod of those that are restarted if no agent has connected them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct VitalPod {
+    pub key: String,
+    pub uid: String,
+    pub node: Text,
+    pub running: bool,
+    pub host_network: bool,
+    /// When its node took it on, in seconds since 1970.
+    pub started: Option<i64>,
+}
 
 /// A pod.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -63,6 +95,7 @@ pub(crate) struct IdentityRow {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct PoolRow {
     pub name: String,
+    pub uid: String,
     pub ipv4: Option<PoolRange>,
     pub ipv6: Option<PoolRange>,
 }
@@ -82,12 +115,18 @@ macro_rules! rows {
 
 rows! {
     NodeRow, |row| row.said.name.clone();
-    NodeName, |row| row.0.clone();
+    NodeObject, |row| row.name.clone();
+    AgentPod, |row| row.key.clone();
+    VitalPod, |row| row.key.clone();
     PodRow, |row| row.key.clone();
     EndpointRow, |row| row.pod();
     IdentityRow, |row| row.name.clone();
     PoolRow, |row| row.name.clone();
 }
+
+/// The condition of a node without network, and the reason why it is not so.
+pub(crate) const NETWORK_UNAVAILABLE: &str = "NetworkUnavailable";
+pub(crate) const AGENT_IS_UP: &str = "CiliumIsUp";
 
 /// Annotation that keeps a `CiliumNode` without a node.
 const KEEP: &str = "cilium.io/do-not-gc";
@@ -104,14 +143,51 @@ impl From<CiliumNode> for NodeRow {
             created: seconds(&object.metadata),
             keep: annotations.is_some_and(|all| all.contains_key(KEEP)),
             deleted: object.metadata.deletion_timestamp.is_some(),
+            labels: object.metadata.labels.clone().unwrap_or_default().into(),
             said: object.into(),
         }
     }
 }
 
-impl From<k8s::Node> for NodeName {
+impl From<k8s::Node> for NodeObject {
     fn from(object: k8s::Node) -> Self {
-        Self(model::Node::from(object).name)
+        let metadata = object.metadata().clone();
+        let version = metadata.resource_version.unwrap_or_default();
+        let tainted = !object.taints().is_empty();
+        Self {
+            name: metadata.name.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default().into(),
+            taints: object.taints().to_vec(),
+            version: if tainted { version } else { String::new() },
+            network_up: object.condition(NETWORK_UNAVAILABLE, "False") == Some(AGENT_IS_UP),
+        }
+    }
+}
+
+impl From<k8s::Pod> for AgentPod {
+    fn from(object: k8s::Pod) -> Self {
+        let ready = object.is_ready();
+        let pod = model::Pod::from(object);
+        Self {
+            key: pod.key.to_string(),
+            node: pod.node,
+            ready,
+        }
+    }
+}
+
+impl From<k8s::Pod> for VitalPod {
+    fn from(object: k8s::Pod) -> Self {
+        let (running, started) = (object.is_running(), object.started());
+        let pod = model::Pod::from(object);
+        Self {
+            key: pod.key.to_string(),
+            uid: pod.uid.into(),
+            node: pod.node,
+            running,
+            host_network: pod.host_network,
+            started,
+        }
     }
 }
 
@@ -156,19 +232,43 @@ impl From<CiliumPodIpPool> for PoolRow {
     fn from(object: CiliumPodIpPool) -> Self {
         Self {
             name: object.metadata.name.unwrap_or_default(),
+            uid: object.metadata.uid.unwrap_or_default(),
             ipv4: object.spec.ipv4,
             ipv6: object.spec.ipv6,
         }
     }
 }
 
-/// Which kinds are watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Which kinds are watched; nodes always.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub pools: bool,
     pub endpoints: bool,
     pub identities: bool,
-    pub nodes: bool,
+    /// Namespace and labels of the agents' pods.
+    pub agents: Option<(String, String)>,
+    /// Labels of pods that are restarted if no agent has connected them.
+    pub vital: Option<String>,
+}
+
+impl Wanted {
+    /// What these settings need.
+    pub fn by(settings: &OperatorSettings) -> Self {
+        let vital = settings.unmanaged_pod_watcher_interval > 0 && !settings.disable_endpoint_crd;
+        let agents =
+            vital || settings.remove_cilium_node_taints || settings.set_cilium_is_up_condition;
+        let namespace = match settings.cilium_pod_namespace.as_str() {
+            "" => &settings.k8s_namespace,
+            namespace => namespace,
+        };
+        Self {
+            pools: settings.ipam == IpamMode::MultiPool,
+            endpoints: !settings.cilium_endpoint_gc_interval.is_zero(),
+            identities: !settings.identity_gc_interval.is_zero(),
+            agents: agents.then(|| (namespace.to_owned(), settings.cilium_pod_labels.clone())),
+            vital: vital.then(|| settings.pod_restart_selector.clone()),
+        }
+    }
 }
 
 /// Handles to every table of the operator.
@@ -176,7 +276,10 @@ pub(crate) struct Wanted {
 pub(crate) struct Tables {
     pub db: Db,
     pub cilium_nodes: Table<NodeRow>,
-    pub nodes: Table<NodeName>,
+    pub nodes: Table<NodeObject>,
+    pub agents: Table<AgentPod>,
+    pub agents_by_node: Index<AgentPod, Text>,
+    pub vital: Table<VitalPod>,
     pub pods: Table<PodRow>,
     pub endpoints: Table<EndpointRow>,
     pub identities: Table<IdentityRow>,
@@ -192,7 +295,13 @@ impl Tables {
             db.register(def)
         }
         let db = Db::new();
+        let mut agents = TableDef::new("agents");
+        agents.initializer(KUBERNETES);
+        let agents_by_node = agents.index("node", |pod: &AgentPod| [pod.node.clone()]);
         Ok(Self {
+            agents: db.register(agents)?,
+            agents_by_node,
+            vital: table(&db, "vital-pods")?,
             cilium_nodes: table(&db, "cilium-nodes")?,
             nodes: table(&db, "nodes")?,
             pods: table(&db, "pods")?,
@@ -204,15 +313,19 @@ impl Tables {
     }
 
     /// Starts the watches that fill them.
-    pub fn watch(&self, watcher: &Watcher, wanted: Wanted) {
+    pub fn watch(&self, watcher: &Watcher, wanted: &Wanted) {
         watcher.follow::<CiliumNode, _>(&self.cilium_nodes, Presence::Optional);
-        if wanted.nodes {
-            watcher.follow::<k8s::Node, _>(&self.nodes, Presence::Always);
+        watcher.follow::<k8s::Node, _>(&self.nodes, Presence::Always);
+        if let Some((namespace, labels)) = &wanted.agents {
+            watcher.follow_some::<k8s::Pod, _>(&self.agents, Some(namespace), labels);
+        }
+        if let Some(labels) = &wanted.vital {
+            watcher.follow_some::<k8s::Pod, _>(&self.vital, None, labels);
         }
         if wanted.endpoints {
             watcher.follow::<k8s::Pod, _>(&self.pods, Presence::Always);
         }
-        if wanted.endpoints || wanted.identities {
+        if wanted.endpoints || wanted.identities || wanted.vital.is_some() {
             watcher.follow::<CiliumEndpoint, _>(&self.endpoints, Presence::Optional);
         }
         if wanted.identities {

@@ -3,7 +3,7 @@ use crate::{health::Component, stop::Stop};
 use std::time::{Duration, Instant};
 use tables::{
     Db, Row, Table,
-    reconcile::{Config, Counters, Engine, Observer, Status, Target},
+    reconcile::{Config, Counters, Engine, Observer, Target},
 };
 use tokio::time::sleep;
 
@@ -88,13 +88,8 @@ pub(crate) fn report<T: Row>(observer: &Observer<T>, health: &Component) {
     } else if counters.failing == 0 {
         health.ok(format!("{} rows", counters.rows));
     } else {
-        let failing = observer
-            .dump()
-            .into_iter()
-            .find_map(|row| match row.status {
-                Status::Error { message, .. } => Some(format!("{}: {message}", row.key)),
-                _ => None,
-            });
+        let first = observer.first_error();
+        let failing = first.map(|(key, message)| format!("{key}: {message}"));
         health.degraded(format!(
             "{} of {} rows not applied; {}",
             counters.failing,

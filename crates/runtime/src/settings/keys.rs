@@ -92,6 +92,10 @@ settings! {
     "k8s-kubeconfig-path" k8s_kubeconfig_path: String = String::new();
     /// URL of the API server, as http://192.0.2.1:6443, without credentials; stands above k8s-kubeconfig-path.
     "k8s-api-server" k8s_api_server: String = String::new();
+    /// Requests per second to the API server; 0: no limit.
+    "k8s-client-qps" k8s_client_qps: u32 = 10;
+    /// Requests to the API server that may follow each other at once after a pause.
+    "k8s-client-burst" k8s_client_burst: u32 = 20;
     /// Wait at start until the node object has an IPv4 pod CIDR. When off, the agent waits for a CIDR of any enabled family.
     "k8s-require-ipv4-pod-cidr" k8s_require_ipv4_pod_cidr: bool = false;
     /// Wait at start until the node object has an IPv6 pod CIDR. When off, the agent waits for a CIDR of any enabled family.

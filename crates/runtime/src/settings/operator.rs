@@ -20,6 +20,10 @@ settings! {
     "k8s-kubeconfig-path" k8s_kubeconfig_path: String = String::new();
     /// URL of the API server, as http://192.0.2.1:6443, without credentials; stands above k8s-kubeconfig-path.
     "k8s-api-server" k8s_api_server: String = String::new();
+    /// Requests per second to the API server; 0: no limit.
+    "operator-k8s-client-qps" operator_k8s_client_qps: u32 = 100;
+    /// Requests to the API server that may follow each other at once after a pause.
+    "operator-k8s-client-burst" operator_k8s_client_burst: u32 = 200;
     /// Leave the custom resource definitions alone.
     "skip-crd-creation" skip_crd_creation: bool = false;
 
@@ -54,6 +58,23 @@ settings! {
     "identity-gc-rate-interval" identity_gc_rate_interval: Duration = Duration::from_secs(60);
     /// The most CiliumIdentities to remove per identity-gc-rate-interval.
     "identity-gc-rate-limit" identity_gc_rate_limit: u32 = 2500;
+
+    /// Namespace of the agents' pods; nothing: that of k8s-namespace.
+    "cilium-pod-namespace" cilium_pod_namespace: String = String::new();
+    /// Labels of the agents' pods, as a selector.
+    "cilium-pod-labels" cilium_pod_labels: String = "k8s-app=cilium".to_owned();
+    /// Key of the taint that keeps pods away from a node until its agent is ready.
+    "agent-not-ready-taint-key" agent_not_ready_taint_key: String = "node.cilium.io/agent-not-ready".to_owned();
+    /// Take the taint agent-not-ready-taint-key off nodes of which the agent is ready.
+    "remove-cilium-node-taints" remove_cilium_node_taints: bool = true;
+    /// Set the condition NetworkUnavailable of nodes to False when their agent is ready.
+    "set-cilium-is-up-condition" set_cilium_is_up_condition: bool = true;
+    /// Seconds between two looks for pods that an agent should have connected and has not, which are restarted; 0: never.
+    "unmanaged-pod-watcher-interval" unmanaged_pod_watcher_interval: u32 = 15;
+    /// Labels of the pods that are restarted if no agent has connected them, as a selector.
+    "pod-restart-selector" pod_restart_selector: String = "k8s-app=kube-dns".to_owned();
+    /// Agents make no CiliumEndpoints: nobody can tell which pods are connected.
+    "disable-endpoint-crd" disable_endpoint_crd: bool = false;
 
     /// How long other operators wait after the leader's last sign of life.
     "leader-election-lease-duration" leader_election_lease_duration: Duration = Duration::from_secs(15);

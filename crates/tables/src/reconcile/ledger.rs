@@ -34,6 +34,8 @@ pub(super) struct Ledger<T: Row> {
     ready: BTreeSet<Revision>,
     /// Not realised, not under way and due later.
     retries: BTreeSet<(Duration, Revision)>,
+    /// Rows whose last operation failed.
+    failing: BTreeSet<T::Key>,
 }
 
 impl<T: Row> Ledger<T> {
@@ -43,6 +45,7 @@ impl<T: Row> Ledger<T> {
             pending: BTreeMap::new(),
             ready: BTreeSet::new(),
             retries: BTreeSet::new(),
+            failing: BTreeSet::new(),
         }
     }
 
@@ -56,6 +59,10 @@ impl<T: Row> Ledger<T> {
 
     pub fn pending(&self) -> usize {
         self.pending.len()
+    }
+
+    pub fn failing(&self) -> &BTreeSet<T::Key> {
+        &self.failing
     }
 
     pub fn lowest_pending(&self) -> Option<Revision> {
@@ -77,6 +84,7 @@ impl<T: Row> Ledger<T> {
             self.ready.remove(&entry.revision);
             if let Status::Error { retry_at, .. } = entry.status {
                 self.retries.remove(&(retry_at, entry.revision));
+                self.failing.remove(&key);
             }
         }
         self.pending.insert(change.revision, key.clone());
@@ -150,6 +158,11 @@ impl<T: Row> Ledger<T> {
         if entry.revision != revision {
             self.ready.insert(entry.revision);
             return;
+        }
+        if outcome.is_ok() {
+            self.failing.remove(key);
+        } else {
+            self.failing.insert(key.clone());
         }
         match outcome {
             Ok(()) if entry.deleted => {

@@ -137,16 +137,21 @@ impl<T: Row> Observer<T> {
     /// Numbers for metrics.
     pub fn counters(&self) -> Counters {
         let state = lock(&self.board.state);
-        let failing = |status: &Status| matches!(status, Status::Error { .. });
-        let entries = state.ledger.entries();
         Counters {
-            rows: entries.len(),
+            rows: state.ledger.entries().len(),
             pending: state.ledger.pending(),
-            failing: entries
-                .values()
-                .filter(|entry| failing(&entry.status))
-                .count(),
+            failing: state.ledger.failing().len(),
             ..state.counters.clone()
+        }
+    }
+
+    /// The first row whose last operation failed, with the message.
+    pub fn first_error(&self) -> Option<(String, String)> {
+        let state = lock(&self.board.state);
+        let key = state.ledger.failing().first()?;
+        match &state.ledger.entries().get(key)?.status {
+            Status::Error { message, .. } => Some((format!("{key:?}"), message.clone())),
+            Status::Pending { .. } | Status::Done { .. } => None,
         }
     }
 

@@ -1,0 +1,126 @@
+//! What goes wrong with objects, as events that `kubectl describe` and `kubectl get events` show.
+use k8s::{
+    Client,
+    error::{is_conflict, says},
+    write::Objects,
+};
+use k8s_openapi::jiff::Timestamp;
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Where events about objects without a namespace are.
+const NAMESPACE: &str = "default";
+/// Who says so.
+const COMPONENT: &str = "cilium-operator";
+/// How long one write may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How many events are counted; of the others, repetitions begin anew.
+const COUNTED: usize = 10_000;
+
+/// The object that an event is about; it belongs to no namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct About {
+    pub kind: &'static str,
+    pub api_version: &'static str,
+    pub name: String,
+    pub uid: String,
+}
+
+/// Writes events; cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Events {
+    objects: Objects,
+    counts: Arc<Mutex<BTreeMap<String, u32>>>,
+}
+
+impl Events {
+    pub fn new(client: &Client) -> Self {
+        Self {
+            objects: Objects::core(client, "Event", "events", Some(NAMESPACE)),
+            counts: Arc::default(),
+        }
+    }
+
+    /// Says that something is wrong with an object. An event that cannot be written is lost: what matters stands in the objects.
+    pub async fn warn(&self, about: &About, reason: &str, message: &str) {
+        let name = name(about, reason, message);
+        let count = self.count(&name);
+        let value = event(about, &name, reason, message, count, Timestamp::now());
+        let again = json!({"count": count.max(2), "lastTimestamp": value["lastTimestamp"]});
+        let work = async {
+            match self.objects.create(value).await {
+                Err(error) if is_conflict(&error) => {
+                    self.objects.merge(&name, again, None).await.map(drop)
+                }
+                other => other.map(drop),
+            }
+        };
+        match tokio::time::timeout(LIMIT, work).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(event = name, error = says(&error), "event lost"),
+            Err(_) => tracing::debug!(event = name, "event lost: no answer in time"),
+        }
+    }
+
+    fn count(&self, name: &str) -> u32 {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.len() >= COUNTED {
+            counts.clear();
+        }
+        let count = counts.entry(name.to_owned()).or_insert(0);
+        *count = count.saturating_add(1);
+        *count
+    }
+}
+
+/// The same for the same thing said of the same object, in this process and the next.
+fn name(about: &About, reason: &str, message: &str) -> String {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for text in [about.kind, &about.uid, reason, message] {
+        for byte in text.bytes().chain([0xff]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    format!("{}.{hash:016x}", about.name)
+}
+
+fn event(
+    about: &About,
+    name: &str,
+    reason: &str,
+    message: &str,
+    count: u32,
+    now: Timestamp,
+) -> Value {
+    let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json!({
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "involvedObject": {"kind": about.kind, "apiVersion": about.api_version, "name": about.name, "uid": about.uid},
+        "type": "Warning", "reason": reason, "message": message,
+        "source": {"component": COMPONENT}, "reportingComponent": COMPONENT, "reportingInstance": COMPONENT,
+        "count": count, "firstTimestamp": now, "lastTimestamp": now,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_event_has_the_same_name() {
+        let about = |uid: &str| About {
+            kind: "CiliumNode",
+            api_version: "cilium.io/v2",
+            name: "n1".to_owned(),
+            uid: uid.to_owned(),
+        };
+        let one = name(&about("a"), "R", "m");
+        assert!(one.starts_with("n1.") && one.len() == 3 + 16);
+        assert_eq!(one, name(&about("a"), "R", "m"));
+        assert!(one != name(&about("b"), "R", "m") && one != name(&about("a"), "R", "n"));
+    }
+}
