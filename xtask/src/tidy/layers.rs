@@ -10,7 +10,7 @@ use super::{Findings, crate_names};
 use crate::proc;
 
 /// Every crate and its layer: it may depend on lower layers.
-const LAYERS: [(&str, u32); 20] = [
+const LAYERS: [(&str, u32); 21] = [
     ("abi", 0),
     ("wire", 1),
     ("tables", 1),
@@ -20,6 +20,7 @@ const LAYERS: [(&str, u32); 20] = [
     ("runtime", 3),
     ("ipam", 4),
     ("routing", 4),
+    ("policy", 4),
     ("datapath", 5),
     ("controllers", 5),
     ("k8s", 5),
@@ -37,7 +38,9 @@ const LAYERS: [(&str, u32); 20] = [
 const NARROW: [(&str, &[&str]); 1] = [("cni", &["api", "netlink"])];
 
 /// No I/O, no clock, no async runtime: these and what they depend on among our crates.
-const PURE: [&str; 6] = ["abi", "wire", "tables", "model", "ipam", "routing"];
+const PURE: [&str; 7] = [
+    "abi", "wire", "tables", "model", "ipam", "routing", "policy",
+];
 /// What makes a crate impure.
 const EFFECTS: [&str; 12] = [
     "tokio",

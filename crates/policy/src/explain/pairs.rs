@@ -1,0 +1,182 @@
+//! Which pairs of identities may talk after a change of policy and could not before, or the other way round.
+use crate::kernel::{ANYBODY, L4, Question, Verdict, protocol_name};
+use crate::resolve::Engine;
+use crate::rule::Direction;
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Protocols and ports from the first to the last, in the order of the kernel's keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Span {
+    first: u32,
+    last: u32,
+}
+
+/// Greatest protocol and port.
+const END: u32 = 0x00ff_ffff;
+
+/// Traffic of a pair whose verdict changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PairChange {
+    /// Identity that sends.
+    pub source: u32,
+    /// Identity that receives.
+    pub destination: u32,
+    /// Which traffic.
+    pub traffic: Vec<Span>,
+    /// True if it passes now and did not before; false for the reverse.
+    pub opened: bool,
+}
+
+/// Compares two engines that know the same identities, each under its own number as a subject, too, if policy is about
+/// it. What passes at both ends passes; an end that is no subject lets everything pass.
+#[must_use]
+pub fn pair_changes(before: &Engine, after: &Engine) -> Vec<PairChange> {
+    let subjects: BTreeSet<u32> = after.subjects().map(|(number, _)| number).collect();
+    let everybody: BTreeSet<u32> = after.identities().chain(subjects.iter().copied()).collect();
+    let mut found = Vec::new();
+    for source in &everybody {
+        for destination in &everybody {
+            if subjects.contains(source) || subjects.contains(destination) {
+                found.extend(of_pair(before, after, *source, *destination));
+            }
+        }
+    }
+    found
+}
+
+fn of_pair(before: &Engine, after: &Engine, source: u32, destination: u32) -> Vec<PairChange> {
+    let sides = [
+        (source, Direction::Egress, destination),
+        (destination, Direction::Ingress, source),
+    ];
+    let same = sides.iter().all(|(subject, direction, remote)| {
+        [*remote, ANYBODY].iter().all(|remote| {
+            before
+                .rows_about(*subject, *direction, *remote)
+                .map(|(l4, value)| (l4, value.verdict, value.precedence))
+                .eq(after
+                    .rows_about(*subject, *direction, *remote)
+                    .map(|(l4, value)| (l4, value.verdict, value.precedence)))
+        })
+    });
+    if same {
+        return Vec::new();
+    }
+    let (mut opened, mut closed) = (Vec::new(), Vec::new());
+    for span in spans([before, after], &sides) {
+        match (
+            passes(before, &sides, span.first),
+            passes(after, &sides, span.first),
+        ) {
+            (false, true) => push(&mut opened, span),
+            (true, false) => push(&mut closed, span),
+            _ => {}
+        }
+    }
+    [(opened, true), (closed, false)]
+        .into_iter()
+        .filter(|(traffic, _)| !traffic.is_empty())
+        .map(|(traffic, opened)| PairChange {
+            source,
+            destination,
+            traffic,
+            opened,
+        })
+        .collect()
+}
+
+/// Adds a span, joined with the one before where they touch.
+fn push(spans: &mut Vec<Span>, span: Span) {
+    match spans.last_mut() {
+        Some(before) if before.last + 1 == span.first => before.last = span.last,
+        _ => spans.push(span),
+    }
+}
+
+/// Spans within which no row begins or ends, so that each has one verdict.
+fn spans(engines: [&Engine; 2], sides: &[(u32, Direction, u32)]) -> Vec<Span> {
+    let mut starts = BTreeSet::from([0]);
+    for engine in engines {
+        for (subject, direction, remote) in sides {
+            for remote in [*remote, ANYBODY] {
+                for (l4, _) in engine.rows_about(*subject, *direction, remote) {
+                    starts.insert(l4.first());
+                    starts.insert(l4.last() + 1);
+                }
+            }
+        }
+    }
+    starts.insert(END + 1);
+    let starts: Vec<u32> = starts.into_iter().collect();
+    starts
+        .windows(2)
+        .map(|pair| Span {
+            first: pair[0],
+            last: pair[1] - 1,
+        })
+        .collect()
+}
+
+fn passes(engine: &Engine, sides: &[(u32, Direction, u32)], at: u32) -> bool {
+    let (protocol, port) = split(at);
+    sides.iter().all(|(subject, direction, remote)| {
+        let question = Question {
+            subject: *subject,
+            direction: *direction,
+            remote: *remote,
+            protocol,
+            port: Some(port),
+        };
+        engine
+            .ask(&question)
+            .is_none_or(|outcome| outcome.verdict == Verdict::Allow)
+    })
+}
+
+fn split(at: u32) -> (u8, u16) {
+    let [_, protocol, high, low] = at.to_be_bytes();
+    (protocol, u16::from_be_bytes([high, low]))
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if (self.first, self.last) == (0, END) {
+            return f.write_str("all traffic");
+        }
+        let ((protocol, first), (last_protocol, last)) = (split(self.first), split(self.last));
+        if protocol == last_protocol {
+            let name = protocol_name(protocol);
+            return match (first, last) {
+                (0, u16::MAX) => f.write_str(&name),
+                (first, last) if first == last => write!(f, "{}", L4::port(protocol, first)),
+                (first, last) => write!(f, "{first}-{last}/{name}"),
+            };
+        }
+        // Whole protocols in between; rows cut at protocols, so that the ends are whole, too, but for their ports.
+        let from = match first {
+            0 => protocol_name(protocol),
+            first => format!("{first}-65535/{}", protocol_name(protocol)),
+        };
+        let to = match last {
+            u16::MAX => protocol_name(last_protocol),
+            last => format!("0-{last}/{}", protocol_name(last_protocol)),
+        };
+        write!(f, "{from} to {to}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_read_as_people_write_ports() {
+        let text = |first, last| Span { first, last }.to_string();
+        assert_eq!(text(0, END), "all traffic");
+        assert_eq!(text(6 << 16 | 80, 6 << 16 | 80), "80/TCP");
+        assert_eq!(text(6 << 16 | 80, 6 << 16 | 90), "80-90/TCP");
+        assert_eq!(text(17 << 16, 17 << 16 | 0xffff), "UDP");
+        assert_eq!(text(7 << 16, 17 << 16 | 52), "7 to 0-52/UDP");
+    }
+}

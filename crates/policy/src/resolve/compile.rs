@@ -1,0 +1,253 @@
+//! From a rule to terms that can be resolved: peers to selectors, ports to prefixes.
+use super::{RuleRef, precedence::Precedence};
+use crate::kernel::{L4, prefixes};
+use crate::labels::RESERVED;
+use crate::rule::{
+    Action, CidrGroup, Direction, Entity, Entry, LabelSelector, Peer, Peers, Port, Protocol, Range,
+    Requirement, Rule, Service, ServicePeer, Traffic,
+};
+use crate::selector::Selector;
+use ipnet::IpNet;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A port by name, of one protocol or any.
+pub(super) type Named = (String, Option<Protocol>);
+
+/// What one entry says, with peers of type `S`.
+#[derive(Clone, Debug)]
+pub(super) struct Term<S> {
+    /// None for anybody.
+    pub(super) peers: Option<Box<[S]>>,
+    pub(super) l4: Box<[L4]>,
+    pub(super) named: Box<[Named]>,
+    pub(super) precedence: Precedence,
+    pub(super) action: Action,
+    pub(super) source: RuleRef,
+}
+
+/// What compilation asks about names in rules.
+pub(super) struct Names<'a> {
+    pub(super) cluster: &'a str,
+    pub(super) groups: &'a BTreeMap<String, CidrGroup>,
+    pub(super) services: &'a BTreeMap<(String, String), Service>,
+}
+
+/// What rules refer to that changes by itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Refers {
+    pub(super) groups: bool,
+    pub(super) services: bool,
+}
+
+/// The terms of one direction, and the prefixes that need identities.
+pub(super) fn section(
+    names: &Names<'_>,
+    rule: &Rule,
+    direction: Direction,
+    place: impl Fn(u16) -> RuleRef,
+    used: &mut BTreeSet<IpNet>,
+) -> Vec<Term<Selector>> {
+    let entries = &rule.section(direction).entries;
+    (0_u16..)
+        .zip(entries)
+        .map(|(index, entry)| term(names, entry, place(index), used))
+        .collect()
+}
+
+fn term(
+    names: &Names<'_>,
+    entry: &Entry,
+    source: RuleRef,
+    used: &mut BTreeSet<IpNet>,
+) -> Term<Selector> {
+    let peers = match &entry.peers {
+        Peers::Any => None,
+        Peers::Of(list) => {
+            let mut all: Vec<Selector> = list
+                .iter()
+                .flat_map(|peer| selectors(names, peer, used))
+                .map(|selector| Selector::new(&selector))
+                .collect();
+            all.sort_unstable();
+            all.dedup();
+            Some(all.into())
+        }
+    };
+    let (l4, named) = traffic(&entry.traffic);
+    Term {
+        peers,
+        l4: l4.into(),
+        named: named.into(),
+        precedence: Precedence::of(entry.tier, entry.action),
+        action: entry.action,
+        source,
+    }
+}
+
+fn traffic(traffic: &Traffic) -> (Vec<L4>, Vec<Named>) {
+    let (mut l4, mut named) = (Vec::new(), Vec::new());
+    match traffic {
+        Traffic::All => l4.push(L4::ALL),
+        Traffic::Icmp(list) => l4.extend(list.iter().map(|icmp| L4::icmp(icmp.v6, icmp.kind))),
+        Traffic::Ports(list) => {
+            for port in list {
+                l4.extend(prefixes(port));
+                if let Port::Named(name) = &port.port {
+                    named.push((name.clone(), port.protocol));
+                }
+            }
+        }
+    }
+    l4.sort_unstable();
+    l4.dedup();
+    (l4, named)
+}
+
+/// The selectors of which one must match.
+fn selectors(names: &Names<'_>, peer: &Peer, used: &mut BTreeSet<IpNet>) -> Vec<LabelSelector> {
+    match peer {
+        Peer::Labels(selector) => {
+            note_ranges(selector, used);
+            vec![selector.clone()]
+        }
+        Peer::Nodes(selector) => ["host", "remote-node"]
+            .map(|kind| {
+                let mut selector = selector.clone();
+                selector
+                    .requirements
+                    .push(Requirement::exists(RESERVED, kind));
+                selector
+            })
+            .into(),
+        Peer::Entity(entity) => {
+            let mut all: Vec<_> = entity
+                .reserved()
+                .iter()
+                .map(|key| LabelSelector::reserved(key))
+                .collect();
+            if *entity == Entity::Cluster {
+                all.push(LabelSelector::cluster(names.cluster));
+            }
+            all
+        }
+        Peer::Cidr(range) => vec![of_range(range, used)],
+        Peer::Group { name, except } => names
+            .groups
+            .get(name)
+            .map(|group| of_group(group, except, used))
+            .unwrap_or_default(),
+        Peer::Groups { selector, except } => names
+            .groups
+            .values()
+            .filter(|group| plain_matches(selector, &group.labels))
+            .flat_map(|group| of_group(group, except, used))
+            .collect(),
+        Peer::Service(which) => names
+            .services
+            .values()
+            .filter(|service| service_matches(which, service))
+            .flat_map(|service| of_service(service, used))
+            .collect(),
+    }
+}
+
+/// Ranges that stand in a selector by label.
+fn note_ranges(selector: &LabelSelector, used: &mut BTreeSet<IpNet>) {
+    for requirement in &selector.requirements {
+        if let Requirement::Cidr { net, .. } = requirement {
+            used.insert(*net);
+        }
+    }
+}
+
+fn of_range(range: &Range, used: &mut BTreeSet<IpNet>) -> LabelSelector {
+    let outside = range.except.iter().map(|net| Requirement::Cidr {
+        net: *net,
+        inside: false,
+    });
+    let inside = Requirement::Cidr {
+        net: range.cidr,
+        inside: true,
+    };
+    let selector = LabelSelector {
+        requirements: outside.chain([inside]).collect(),
+    };
+    note_ranges(&selector, used);
+    selector
+}
+
+fn of_group(group: &CidrGroup, except: &[IpNet], used: &mut BTreeSet<IpNet>) -> Vec<LabelSelector> {
+    let ranges = group.cidrs.iter().map(|cidr| Range {
+        cidr: *cidr,
+        except: except
+            .iter()
+            .filter(|part| cidr.contains(*part) || part.contains(cidr))
+            .copied()
+            .collect(),
+    });
+    ranges.map(|range| of_range(&range, used)).collect()
+}
+
+fn of_service(service: &Service, used: &mut BTreeSet<IpNet>) -> Vec<LabelSelector> {
+    if service.selector.is_empty() {
+        let ranges = service.addresses.iter().map(|address| Range {
+            cidr: IpNet::from(*address),
+            except: Vec::new(),
+        });
+        return ranges.map(|range| of_range(&range, used)).collect();
+    }
+    let requirements = service
+        .selector
+        .iter()
+        .map(|(key, value)| Requirement::equals(crate::labels::K8S, key, value))
+        .collect();
+    vec![LabelSelector { requirements }.in_namespace(&service.namespace)]
+}
+
+/// True if the rule's peers name this service.
+pub(super) fn service_matches(which: &ServicePeer, service: &Service) -> bool {
+    match which {
+        ServicePeer::Named { namespace, name } => {
+            service.namespace == *namespace && service.name == *name
+        }
+        ServicePeer::Labelled {
+            namespace,
+            selector,
+        } => {
+            let right_place = namespace
+                .as_ref()
+                .is_none_or(|namespace| *namespace == service.namespace);
+            right_place && plain_matches(selector, &service.labels)
+        }
+    }
+}
+
+/// Matches the labels of an object, which have no source.
+fn plain_matches(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
+    let labels = labels
+        .iter()
+        .map(|(key, value)| format!("{}:{key}={value}", crate::labels::K8S));
+    Selector::new(selector).matches(&crate::labels::Facts::of(&labels.collect()))
+}
+
+/// Which changing things the rule refers to.
+pub(super) fn refers(rule: &Rule) -> Refers {
+    let mut refers = Refers::default();
+    for peer in all_peers(rule) {
+        match peer {
+            Peer::Group { .. } | Peer::Groups { .. } => refers.groups = true,
+            Peer::Service(_) => refers.services = true,
+            _ => {}
+        }
+    }
+    refers
+}
+
+/// Every peer of the rule.
+pub(super) fn all_peers(rule: &Rule) -> impl Iterator<Item = &Peer> {
+    let entries = rule.sections.iter().flat_map(|section| &section.entries);
+    entries.flat_map(|entry| match &entry.peers {
+        Peers::Any => [].as_slice(),
+        Peers::Of(list) => list,
+    })
+}

@@ -1,0 +1,588 @@
+//! The engine: what is known, and what each change comes to.
+use super::compile::{Named, Term};
+use super::diff::{Cost, Diff, Op, Phase};
+use super::origin::{self, Origin, Origins};
+use super::precedence::Precedence;
+use super::reduce::{self, Row, Said};
+use super::subjects::{Enforcement, Kept, Side, State, Subject, TermId};
+use super::{RuleRef, origin::DEFAULT_ALLOW};
+use crate::Settings;
+use crate::kernel::{ANYBODY, Key, L4, Value, Verdict};
+use crate::labels::Facts;
+use crate::rule::{Action, CidrGroup, Direction, NamedPorts, Policy, PolicyName, Service};
+use crate::selector::{SelectorId, SelectorTable};
+use abi::identity::HOST;
+use ipnet::IpNet;
+use model::Labels;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A rule: number of its policy, and its place in it.
+pub(super) type RuleId = (u32, u16);
+
+/// Something that changed.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A policy is there, new or changed.
+    Policy(Policy),
+    /// A policy is gone.
+    PolicyGone(PolicyName),
+    /// An identity is known, with its labels and the named ports of those who have it.
+    Identity(u32, Labels, NamedPorts),
+    /// An identity is gone.
+    IdentityGone(u32),
+    /// A subject is there, new or changed; the number is the first part of its rows' keys.
+    Subject(u32, Subject),
+    /// A subject is gone, and its rows with it.
+    SubjectGone(u32),
+    /// A group of address ranges is there, new or changed.
+    Group(CidrGroup),
+    /// The group of this name is gone.
+    GroupGone(String),
+    /// A service is there, new or changed.
+    Service(Service),
+    /// The service of this namespace and name is gone.
+    ServiceGone(String, String),
+    /// The settings are these now. The name of the cluster does not change while an engine lives.
+    Settings(Settings),
+}
+
+/// A rule, ready to be resolved.
+#[derive(Clone, Debug)]
+pub(super) struct Compiled {
+    pub(super) subject: SelectorId,
+    pub(super) of_nodes: bool,
+    pub(super) default_deny: [bool; 2],
+    pub(super) terms: [Vec<Term<SelectorId>>; 2],
+    pub(super) prefixes: BTreeSet<IpNet>,
+}
+
+/// What must be worked out anew of one direction of a subject.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Dirty {
+    pub(super) all: bool,
+    pub(super) remotes: BTreeSet<u32>,
+}
+
+/// Policies, identities, subjects, and the rows that follow.
+#[derive(Clone, Debug, Default)]
+pub struct Engine {
+    pub(super) settings: Settings,
+    /// Selectors of peers, and the identities they match.
+    pub(super) peers: SelectorTable,
+    /// Selectors of subjects, and the subjects they match.
+    pub(super) about: SelectorTable,
+    pub(super) numbers: BTreeMap<PolicyName, u32>,
+    pub(super) policies: BTreeMap<u32, Policy>,
+    pub(super) last_policy: u32,
+    pub(super) rules: BTreeMap<RuleId, Compiled>,
+    /// Rules by the selector of their subject.
+    pub(super) rules_about: BTreeMap<SelectorId, BTreeSet<RuleId>>,
+    pub(super) refer_groups: BTreeSet<RuleId>,
+    pub(super) refer_services: BTreeSet<RuleId>,
+    pub(super) groups: BTreeMap<String, CidrGroup>,
+    pub(super) services: BTreeMap<(String, String), Service>,
+    pub(super) subjects: BTreeMap<u32, State>,
+    /// Sides of subjects whose rules use a selector of peers.
+    pub(super) users: BTreeMap<SelectorId, BTreeSet<(u32, Direction)>>,
+    /// Subjects with egress rules for anybody's ports by name.
+    pub(super) any_named: BTreeSet<u32>,
+    /// Identities with named ports.
+    pub(super) ports: BTreeMap<u32, NamedPorts>,
+    pub(super) origins: Origins,
+    pub(super) prefixes: BTreeMap<IpNet, u32>,
+    /// Prefixes that changed in this step, and whether they were used before.
+    pub(super) prefixes_before: BTreeMap<IpNet, bool>,
+    pub(super) dirty: BTreeMap<(u32, Direction), Dirty>,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            ..Self::default()
+        }
+    }
+
+    /// Takes changes over and says what is to be done. The changes count as one: nothing in between is seen.
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = Change>) -> Diff {
+        let tried = self.peers.tried() + self.about.tried();
+        let mut work = Work::default();
+        for change in changes {
+            self.take(change, &mut work);
+        }
+        self.settle(&mut work);
+        work.cost.tried = self.peers.tried() + self.about.tried() - tried;
+        work.ops.sort_by_key(|(phase, _)| *phase);
+        let mut diff = Diff {
+            ops: work.ops.into_iter().map(|(_, op)| op).collect(),
+            subjects: work.subjects,
+            cost: work.cost,
+            ..Diff::default()
+        };
+        for (prefix, before) in std::mem::take(&mut self.prefixes_before) {
+            match (before, self.prefixes.contains_key(&prefix)) {
+                (false, true) => diff.prefixes_added.push(prefix),
+                (true, false) => diff.prefixes_removed.push(prefix),
+                _ => {}
+            }
+        }
+        diff
+    }
+
+    fn take(&mut self, change: Change, work: &mut Work) {
+        match change {
+            Change::Policy(policy) => self.set_policy(policy),
+            Change::PolicyGone(name) => self.remove_policy(&name),
+            Change::Identity(id, labels, ports) => self.set_identity(id, &labels, ports),
+            Change::IdentityGone(id) => self.remove_identity(id),
+            Change::Subject(number, subject) => self.set_subject(number, subject),
+            Change::SubjectGone(number) => self.remove_subject(number, work),
+            Change::Group(group) => {
+                let name = group.name.clone();
+                if self.groups.get(&name) != Some(&group) {
+                    self.groups.insert(name, group);
+                    self.recompile(&self.refer_groups.clone());
+                }
+            }
+            Change::GroupGone(name) => {
+                if self.groups.remove(&name).is_some() {
+                    self.recompile(&self.refer_groups.clone());
+                }
+            }
+            Change::Service(service) => self.set_service(service),
+            Change::ServiceGone(namespace, name) => {
+                if let Some(service) = self.services.remove(&(namespace, name)) {
+                    self.recompile(&self.naming(&service));
+                }
+            }
+            Change::Settings(settings) => {
+                if self.settings != settings {
+                    self.settings = settings;
+                    let all: Vec<u32> = self.subjects.keys().copied().collect();
+                    for subject in all {
+                        self.mark_all(subject);
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_service(&mut self, service: Service) {
+        let key = (service.namespace.clone(), service.name.clone());
+        let mut rules = self.naming(&service);
+        if let Some(before) = self.services.get(&key) {
+            if *before == service {
+                return;
+            }
+            rules.extend(self.naming(before));
+        }
+        self.services.insert(key, service);
+        self.recompile(&rules);
+    }
+
+    fn set_identity(&mut self, id: u32, labels: &Labels, ports: NamedPorts) {
+        let facts = Facts::of(labels);
+        let same_ports = match self.ports.get(&id) {
+            Some(known) => *known == ports,
+            None => ports.is_empty(),
+        };
+        if same_ports && self.peers.facts(id) == Some(&facts) {
+            return;
+        }
+        self.mark_identity(id);
+        self.peers.insert(id, facts);
+        if ports.is_empty() {
+            self.ports.remove(&id);
+        } else {
+            self.ports.insert(id, ports);
+        }
+        self.mark_identity(id);
+    }
+
+    fn remove_identity(&mut self, id: u32) {
+        self.mark_identity(id);
+        self.peers.remove(id);
+        self.ports.remove(&id);
+    }
+
+    /// Marks what depends on an identity as it is known now.
+    fn mark_identity(&mut self, id: u32) {
+        let mut sides = BTreeSet::new();
+        for selector in self.peers.matching(id) {
+            sides.extend(self.users.get(selector).into_iter().flatten().copied());
+        }
+        if self.ports.contains_key(&id) {
+            sides.extend(
+                self.any_named
+                    .iter()
+                    .map(|subject| (*subject, Direction::Egress)),
+            );
+        }
+        for side in sides {
+            self.dirty.entry(side).or_default().remotes.insert(id);
+        }
+    }
+
+    pub(super) fn mark_all(&mut self, subject: u32) {
+        for direction in Direction::BOTH {
+            self.dirty.entry((subject, direction)).or_default().all = true;
+        }
+    }
+
+    fn set_subject(&mut self, number: u32, subject: Subject) {
+        let rows = match self.subjects.get(&number) {
+            Some(known) if known.subject == subject => return,
+            Some(_) => self.detach_subject(number),
+            None => Default::default(),
+        };
+        let (mut state, facts) = State::new(subject);
+        for (side, rows) in state.sides.iter_mut().zip(rows) {
+            side.rows = rows;
+        }
+        self.about.insert(number, facts);
+        self.subjects.insert(number, state);
+        let rules: Vec<RuleId> = self
+            .about
+            .matching(number)
+            .iter()
+            .filter_map(|selector| self.rules_about.get(selector))
+            .flatten()
+            .copied()
+            .collect();
+        for rule in rules {
+            self.attach(rule, number);
+        }
+        self.mark_all(number);
+    }
+
+    /// Takes a subject away but for its rows, which are given back.
+    fn detach_subject(&mut self, number: u32) -> [BTreeMap<u32, Box<[Kept]>>; 2] {
+        let rules = self
+            .subjects
+            .get(&number)
+            .map(|state| state.rules.clone())
+            .unwrap_or_default();
+        for rule in rules {
+            self.detach(rule, number);
+        }
+        self.about.remove(number);
+        match self.subjects.remove(&number) {
+            Some(state) => state.sides.map(|side| side.rows),
+            None => Default::default(),
+        }
+    }
+
+    fn remove_subject(&mut self, number: u32, work: &mut Work) {
+        let rows = self.detach_subject(number);
+        for (direction, rows) in Direction::BOTH.into_iter().zip(rows) {
+            self.dirty.remove(&(number, direction));
+            for (remote, kept) in rows {
+                work.subjects.insert(number);
+                for row in kept {
+                    self.origins.release(row.origin);
+                    let key = Key {
+                        subject: number,
+                        direction,
+                        remote,
+                        l4: row.l4,
+                    };
+                    let phase = match row.verdict {
+                        Verdict::Allow => Phase::DeleteAllow,
+                        _ => Phase::DeleteDeny,
+                    };
+                    work.ops.push((phase, Op::Delete(key)));
+                }
+            }
+        }
+    }
+
+    /// Works out anew what is marked.
+    fn settle(&mut self, work: &mut Work) {
+        for ((number, direction), dirty) in std::mem::take(&mut self.dirty) {
+            let Some(mut state) = self.subjects.remove(&number) else {
+                continue;
+            };
+            self.settle_side(number, &mut state, direction, dirty, work);
+            self.subjects.insert(number, state);
+        }
+    }
+
+    fn settle_side(
+        &mut self,
+        number: u32,
+        state: &mut State,
+        direction: Direction,
+        dirty: Dirty,
+        work: &mut Work,
+    ) {
+        let enforcement = state.enforcement(&self.settings, direction);
+        let mut remotes = dirty.remotes;
+        let side = &state.sides[direction.index()];
+        if dirty.all {
+            remotes.extend(self.everybody(side));
+            remotes.extend([ANYBODY, HOST]);
+        }
+        if remotes.contains(&ANYBODY) {
+            remotes.extend(&side.worked_out);
+        }
+        let ask = Ask {
+            state,
+            direction,
+            enforcement,
+        };
+        let mut found = Vec::new();
+        for remote in remotes {
+            work.cost.visited += 1;
+            let said = self.said(&ask, remote, &mut work.cost);
+            let passes = said.iter().any(|one| one.action == Action::Pass);
+            let rows = if passes {
+                let anybody = self.said(&ask, ANYBODY, &mut work.cost);
+                reduce::worked_out(&said, &anybody)
+            } else {
+                reduce::rows(said)
+            };
+            found.push((remote, rows, passes));
+        }
+        let side = &mut state.sides[direction.index()];
+        for (remote, rows, passes) in found {
+            if passes {
+                side.worked_out.insert(remote);
+            } else {
+                side.worked_out.remove(&remote);
+            }
+            let place = Key {
+                subject: number,
+                direction,
+                remote,
+                l4: L4::ALL,
+            };
+            self.replace(side, place, rows, work);
+        }
+    }
+
+    /// Every remote that this side's rows are or may be about.
+    fn everybody(&self, side: &Side) -> BTreeSet<u32> {
+        let selected = side
+            .by_selector
+            .keys()
+            .flat_map(|selector| self.peers.matched(*selector));
+        let mut all: BTreeSet<u32> = side.rows.keys().copied().chain(selected).collect();
+        if !side.any_named.is_empty() {
+            all.extend(self.ports.keys());
+        }
+        all
+    }
+
+    /// All that is said to a subject of one remote alone.
+    fn said(&self, ask: &Ask<'_>, remote: u32, cost: &mut Cost) -> Vec<Said> {
+        let mut said = Vec::new();
+        let built_in = |precedence| Said {
+            l4: L4::ALL,
+            precedence,
+            action: Action::Allow,
+            source: None,
+        };
+        if ask.enforcement != Enforcement::DefaultDeny && remote == ANYBODY {
+            said.push(built_in(Precedence::DEFAULT));
+        }
+        if self.settings.mode == crate::Mode::Never {
+            return said;
+        }
+        let is_localhost = remote == HOST
+            && ask.direction == Direction::Ingress
+            && self.settings.allow_localhost
+            && !ask.state.is_host;
+        if is_localhost {
+            said.push(built_in(Precedence::LOCALHOST));
+        }
+        let side = &ask.state.sides[ask.direction.index()];
+        let mut add = |term: &TermId, with_l4: bool| {
+            cost.terms += 1;
+            if let Some(term) = self.term(*term, ask.direction) {
+                let before_baseline = ask.enforcement == Enforcement::DefaultDeny;
+                if !(before_baseline && term.precedence.is_baseline()) {
+                    self.add_term(ask, term, remote, with_l4, &mut said);
+                }
+            }
+        };
+        if remote == ANYBODY {
+            side.any.iter().for_each(|term| add(term, true));
+            return said;
+        }
+        for selector in self.peers.matching(remote) {
+            if let Some(terms) = side.by_selector.get(selector) {
+                terms.iter().for_each(|term| add(term, true));
+            }
+        }
+        if self.ports.contains_key(&remote) {
+            side.any_named.iter().for_each(|term| add(term, false));
+        }
+        said
+    }
+
+    fn term(&self, (rule, index): TermId, direction: Direction) -> Option<&Term<SelectorId>> {
+        self.rules.get(&rule)?.terms[direction.index()].get(usize::from(index))
+    }
+
+    fn add_term(
+        &self,
+        ask: &Ask<'_>,
+        term: &Term<SelectorId>,
+        remote: u32,
+        with_l4: bool,
+        said: &mut Vec<Said>,
+    ) {
+        let mut push = |l4| {
+            said.push(Said {
+                l4,
+                precedence: term.precedence,
+                action: term.action,
+                source: Some(term.source),
+            });
+        };
+        if with_l4 {
+            term.l4.iter().copied().for_each(&mut push);
+        }
+        // A port has the name that the receiver gives it.
+        let ports = match ask.direction {
+            Direction::Ingress => Some(&ask.state.subject.ports),
+            Direction::Egress => self.ports.get(&remote),
+        };
+        for port in ports.into_iter().flatten() {
+            let is_meant = |(name, protocol): &Named| {
+                *name == port.name && protocol.is_none_or(|want| want == port.protocol)
+            };
+            if term.named.iter().any(is_meant) {
+                push(L4::port(port.protocol.number(), port.port));
+            }
+        }
+    }
+
+    /// Puts the rows of one remote in the place of those before, and notes the writes.
+    fn replace(&mut self, side: &mut Side, place: Key, rows: Vec<Row>, work: &mut Work) {
+        let before = side.rows.remove(&place.remote).unwrap_or_default();
+        let kept: Box<[Kept]> = rows.iter().map(|row| self.keep(row)).collect();
+        for row in &kept {
+            let same = before
+                .binary_search_by_key(&row.l4, |old| old.l4)
+                .is_ok_and(|index| before[index] == *row);
+            if !same {
+                let value = Value {
+                    verdict: row.verdict,
+                    precedence: row.precedence,
+                    origin: row.origin,
+                };
+                let phase = match row.verdict {
+                    Verdict::Allow => Phase::PutAllow,
+                    _ => Phase::PutDeny,
+                };
+                work.write(
+                    phase,
+                    Op::Put(
+                        Key {
+                            l4: row.l4,
+                            ..place
+                        },
+                        value,
+                    ),
+                    place.subject,
+                );
+            }
+        }
+        for row in &before {
+            self.origins.release(row.origin);
+            if kept.binary_search_by_key(&row.l4, |new| new.l4).is_err() {
+                let key = Key {
+                    l4: row.l4,
+                    ..place
+                };
+                work.write(phase_of_delete(row, &kept), Op::Delete(key), place.subject);
+            }
+        }
+        if !kept.is_empty() {
+            side.rows.insert(place.remote, kept);
+        }
+    }
+
+    fn keep(&mut self, row: &Row) -> Kept {
+        let origin = if !row.sources.is_empty() {
+            self.origins.acquire(&row.sources)
+        } else if row.verdict == Verdict::Unmatched {
+            0
+        } else if row.decided_by == Precedence::LOCALHOST {
+            origin::LOCALHOST
+        } else {
+            DEFAULT_ALLOW
+        };
+        Kept {
+            l4: row.l4,
+            verdict: row.verdict,
+            precedence: row.precedence.0,
+            origin,
+        }
+    }
+
+    /// Where rows with this origin came from.
+    #[must_use]
+    pub fn origin(&self, number: u32) -> Origin {
+        self.origins.get(number)
+    }
+
+    /// How many different origins the rows have.
+    #[must_use]
+    pub fn origins(&self) -> usize {
+        self.origins.len()
+    }
+
+    /// The place of an entry, for people: policy and path; none once the policy is gone or shorter.
+    #[must_use]
+    pub fn source(&self, place: RuleRef) -> Option<crate::reference::RuleSource> {
+        let policy = self.policies.get(&place.policy)?;
+        let rule = policy.rules.get(usize::from(place.rule))?;
+        let entry = rule
+            .section(place.direction)
+            .entries
+            .get(usize::from(place.entry))?;
+        Some(crate::reference::RuleSource {
+            policy: policy.name.clone(),
+            path: entry.path.clone(),
+            action: entry.action,
+        })
+    }
+}
+
+/// A row that goes because a denying one of the new rows covers it may go early: what it allowed is denied now.
+fn phase_of_delete(row: &Kept, new: &[Kept]) -> Phase {
+    let overruled = new
+        .iter()
+        .any(|other| other.verdict != Verdict::Allow && other.l4.covers(row.l4));
+    match row.verdict {
+        Verdict::Allow if overruled => Phase::DeleteOverruled,
+        Verdict::Allow => Phase::DeleteAllow,
+        _ => Phase::DeleteDeny,
+    }
+}
+
+/// For whom and in which direction something is asked.
+struct Ask<'a> {
+    state: &'a State,
+    direction: Direction,
+    enforcement: Enforcement,
+}
+
+/// What one step came to so far.
+#[derive(Default)]
+pub(super) struct Work {
+    ops: Vec<(Phase, Op)>,
+    subjects: BTreeSet<u32>,
+    cost: Cost,
+}
+
+impl Work {
+    fn write(&mut self, phase: Phase, op: Op, subject: u32) {
+        self.ops.push((phase, op));
+        self.subjects.insert(subject);
+    }
+}

@@ -1,0 +1,28 @@
+//! From policies and identities to the rows that the kernel asks, step by step as they change.
+//!
+//! A row depends on little: the terms of the rules that are about its subject, and which of their selectors match its
+//! remote identity. So a change marks the (subject, direction, remote) that it can concern, those are worked out
+//! anew from their terms, and what differs from before is the [`Diff`].
+mod compile;
+mod diff;
+mod engine;
+mod lookup;
+mod origin;
+mod precedence;
+mod reduce;
+mod rules;
+mod subjects;
+
+pub use diff::{Cost, Diff, Op};
+pub use engine::{Change, Engine};
+pub use origin::{DEFAULT_ALLOW, Origin};
+pub use subjects::{Enforcement, Subject};
+
+/// Place of an entry: policy by its number in the engine, rule in the policy, direction, entry in the section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RuleRef {
+    policy: u32,
+    rule: u16,
+    direction: crate::rule::Direction,
+    entry: u16,
+}

@@ -1,0 +1,144 @@
+//! Step by step comes to the same as all at once, and no step opens more than it should on the way.
+use crate::generate::{asks, group, object, settings, some_service};
+use crate::world::{Ask, Remote, World, members, plain, policy};
+use hypha_policy::kernel::{Map, Question, Verdict};
+use hypha_policy::resolve::{Change, Diff, Op, Subject};
+use hypha_policy::rule::NamedPorts;
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Change(Box<Change>),
+    DropPolicy(prop::sample::Index),
+    ForgetMember(prop::sample::Index),
+    LearnMember(prop::sample::Index, bool),
+    DropSubject(prop::sample::Index),
+    AddSubject(prop::sample::Index, bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let change = |change| Step::Change(Box::new(change));
+    let pick = any::<prop::sample::Index>;
+    prop_oneof![
+        6 => object().prop_map(move |object| change(Change::Policy(policy(&object)))),
+        2 => pick().prop_map(Step::DropPolicy),
+        2 => pick().prop_map(Step::ForgetMember),
+        3 => (pick(), any::<bool>()).prop_map(|(pick, ports)| Step::LearnMember(pick, ports)),
+        1 => pick().prop_map(Step::DropSubject),
+        2 => (pick(), any::<bool>()).prop_map(|(pick, ports)| Step::AddSubject(pick, ports)),
+        1 => group().prop_map(move |group| change(Change::Group(group))),
+        1 => some_service().prop_map(move |service| change(Change::Service(service))),
+        1 => prop::sample::select(vec!["g1", "g2"]).prop_map(move |name| change(Change::GroupGone(name.to_owned()))),
+        1 => settings().prop_map(move |settings| change(Change::Settings(settings))),
+    ]
+}
+
+fn change(world: &World, step: Step) -> Option<Change> {
+    let members = members();
+    let member = |pick: &prop::sample::Index| members[pick.index(members.len())].clone();
+    let ports = |own: NamedPorts, with: bool| if with { own } else { NamedPorts::new() };
+    Some(match step {
+        Step::Change(change) => *change,
+        Step::DropPolicy(pick) => {
+            let names: Vec<_> = world.known.policies.keys().cloned().collect();
+            if names.is_empty() {
+                return None;
+            }
+            Change::PolicyGone(names[pick.index(names.len())].clone())
+        }
+        Step::ForgetMember(pick) => Change::IdentityGone(member(&pick).id),
+        Step::LearnMember(pick, with) => {
+            let member = member(&pick);
+            Change::Identity(member.id, member.labels, ports(member.ports, with))
+        }
+        Step::DropSubject(pick) => Change::SubjectGone(member(&pick).id),
+        Step::AddSubject(pick, with) => {
+            let member = member(&pick);
+            if !member.is_subject {
+                return None;
+            }
+            let subject = Subject {
+                labels: member.labels,
+                ports: ports(member.ports, with),
+            };
+            Change::Subject(member.id, subject)
+        }
+    })
+}
+
+/// Does the writes one by one and looks at the map in between.
+fn check_every_moment(before: &Map, diff: &Diff, questions: &[Question]) -> Result<(), String> {
+    let mut after = before.clone();
+    diff.write(&mut after);
+    let passes = |map: &Map, question: &Question| map.ask(question).verdict == Verdict::Allow;
+    let fixed: Vec<(&Question, bool)> = questions
+        .iter()
+        .filter_map(|question| {
+            let verdict = passes(before, question);
+            (passes(&after, question) == verdict).then_some((question, verdict))
+        })
+        .collect();
+    let mut map = before.clone();
+    for op in &diff.ops {
+        match op {
+            Op::Put(key, value) => map.put(*key, *value),
+            Op::Delete(key) => map.delete(key),
+        }
+        for (question, verdict) in &fixed {
+            if passes(&map, question) != *verdict {
+                return Err(format!(
+                    "{question:?} is {verdict} before and after, but not after {op:?}\n{:#?}",
+                    diff.ops
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn question(world: &World, ask: &Ask) -> Question {
+    Question {
+        subject: ask.subject,
+        direction: ask.direction,
+        remote: match ask.remote {
+            Remote::Member(id) => id,
+            Remote::Address(address) => world.identity_of(address),
+        },
+        protocol: ask.packet.protocol,
+        port: Some(ask.packet.port),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 120, max_shrink_iters: 5_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn step_by_step_is_the_same_as_at_once(
+        settings in settings(),
+        steps in prop::collection::vec(step(), 1..14),
+        asks in asks(40),
+    ) {
+        let mut world = World::new(settings, true);
+        for step in steps {
+            let Some(change) = change(&world, step) else { continue };
+            let before = world.map.clone();
+            let diff = world.apply(vec![change]);
+            let questions: Vec<Question> = asks.0.iter().map(|ask| question(&world, ask)).collect();
+            check_every_moment(&before, &diff, &questions).map_err(TestCaseError::fail)?;
+            prop_assert_eq!(&world.map, &world.engine.map());
+        }
+        let fresh = world.known.fresh();
+        prop_assert_eq!(plain(&world.engine), plain(&fresh));
+        prop_assert_eq!(world.engine.origins(), fresh.origins());
+        prop_assert!(world.engine.prefixes().eq(fresh.prefixes()));
+        for ask in &asks.0 {
+            world.compare(ask).map_err(TestCaseError::fail)?;
+        }
+        // Whoever goes takes everything along.
+        let names: Vec<_> = world.known.policies.keys().cloned().collect();
+        world.apply(names.into_iter().map(Change::PolicyGone).collect());
+        prop_assert_eq!(world.engine.origins(), 0);
+        prop_assert_eq!(world.engine.selectors().count(), 0);
+        prop_assert_eq!(world.engine.prefixes().count(), 0);
+    }
+}

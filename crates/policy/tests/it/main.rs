@@ -1,0 +1,11 @@
+//! The resolution against the reference model, and against itself.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod cost;
+mod differential;
+mod explain;
+mod generate;
+mod incremental;
+mod kubernetes;
+mod scenarios;
+mod world;

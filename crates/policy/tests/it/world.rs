@@ -1,0 +1,439 @@
+//! A small cluster: who is in it, what is known of it, and the engine that is told.
+use hypha_policy::identity::{Info, Metadata, Resolved, Source, world_labels, world_of};
+use hypha_policy::kernel::{Map, Question, Verdict};
+use hypha_policy::reference::{Decision, End, Model, Packet, RuleSource};
+use hypha_policy::resolve::{Change, Diff, Engine, Origin, Subject};
+use hypha_policy::rule::{
+    CidrGroup, Direction, NamedPort, NamedPorts, Policy, PolicyName, Protocol, Service,
+};
+use hypha_policy::{Settings, parse};
+use ipnet::IpNet;
+use model::Labels;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+pub const FIRST_LOCAL: u32 = 0x0100_0001;
+/// An address outside the cluster where the API server is.
+pub const API_SERVER: &str = "203.0.113.1";
+
+pub fn labels(texts: &[&str]) -> Labels {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+/// Someone with an identity of the cluster.
+#[derive(Clone, Debug)]
+pub struct Member {
+    pub id: u32,
+    pub labels: Labels,
+    pub ports: NamedPorts,
+    /// Policy is enforced for it here.
+    pub is_subject: bool,
+}
+
+fn pod(id: u32, namespace: &str, app: &str, tier: Option<&str>, cluster: &str) -> Member {
+    let team = if namespace == "a" { "red" } else { "blue" };
+    let mut texts = vec![
+        format!("k8s:app={app}"),
+        format!("k8s:io.kubernetes.pod.namespace={namespace}"),
+        format!("k8s:io.cilium.k8s.namespace.labels.team={team}"),
+        format!("k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name={namespace}"),
+        format!("k8s:io.cilium.k8s.policy.cluster={cluster}"),
+    ];
+    texts.extend(tier.map(|tier| format!("k8s:tier={tier}")));
+    let port = |name: &str, protocol, port| NamedPort {
+        name: name.to_owned(),
+        protocol,
+        port,
+    };
+    let ports = match id % 3 {
+        0 => vec![
+            port("http", Protocol::Tcp, 80),
+            port("dns", Protocol::Udp, 53),
+        ],
+        1 => vec![
+            port("http", Protocol::Tcp, 8080),
+            port("http", Protocol::Udp, 8081),
+        ],
+        _ => vec![],
+    };
+    Member {
+        id,
+        labels: texts.into_iter().collect(),
+        ports: ports.into_iter().collect(),
+        is_subject: cluster == "default",
+    }
+}
+
+pub fn members() -> Vec<Member> {
+    let mut all = Vec::new();
+    let mut id = 1000;
+    for namespace in ["a", "b"] {
+        for app in ["web", "db"] {
+            for tier in [None, Some("x")] {
+                all.push(pod(id, namespace, app, tier, "default"));
+                id += 1;
+            }
+        }
+    }
+    all.push(pod(70_000, "a", "web", None, "other"));
+    let reserved: [(u32, &[&str], bool); 9] = [
+        (1, &["reserved:host", "k8s:zone=z1", "node:zone=z1"], true),
+        (3, &["reserved:unmanaged"], false),
+        (4, &["reserved:health"], true),
+        (5, &["reserved:init"], true),
+        (6, &["reserved:remote-node"], false),
+        (
+            7,
+            &["reserved:kube-apiserver", "reserved:remote-node"],
+            false,
+        ),
+        (8, &["reserved:ingress"], true),
+        (
+            0x0200_0000,
+            &["reserved:remote-node", "node:zone=z1"],
+            false,
+        ),
+        (
+            0x0200_0001,
+            &["reserved:remote-node", "node:zone=z2"],
+            false,
+        ),
+    ];
+    for (id, texts, is_subject) in reserved {
+        all.push(Member {
+            id,
+            labels: labels(texts),
+            ports: NamedPorts::new(),
+            is_subject,
+        });
+    }
+    all
+}
+
+pub const ADDRESSES: [&str; 12] = [
+    "10.0.0.1",
+    "10.1.0.1",
+    "10.1.2.3",
+    "10.1.2.4",
+    "10.200.0.1",
+    "192.168.1.1",
+    "8.8.8.8",
+    API_SERVER,
+    "fd00::1",
+    "fd00:1::5",
+    "fd00:1::6",
+    "2001:db8::1",
+];
+
+/// What the cluster holds now.
+#[derive(Clone, Debug, Default)]
+pub struct Known {
+    pub settings: Settings,
+    pub policies: BTreeMap<PolicyName, Policy>,
+    pub groups: BTreeMap<String, CidrGroup>,
+    pub services: BTreeMap<(String, String), Service>,
+    pub identities: BTreeMap<u32, (Labels, NamedPorts)>,
+    pub subjects: BTreeMap<u32, Subject>,
+}
+
+impl Known {
+    pub fn take(&mut self, change: &Change) {
+        match change.clone() {
+            Change::Policy(policy) => drop(self.policies.insert(policy.name.clone(), policy)),
+            Change::PolicyGone(name) => drop(self.policies.remove(&name)),
+            Change::Identity(id, labels, ports) => {
+                self.identities.insert(id, (labels, ports));
+            }
+            Change::IdentityGone(id) => drop(self.identities.remove(&id)),
+            Change::Subject(id, subject) => drop(self.subjects.insert(id, subject)),
+            Change::SubjectGone(id) => drop(self.subjects.remove(&id)),
+            Change::Group(group) => drop(self.groups.insert(group.name.clone(), group)),
+            Change::GroupGone(name) => drop(self.groups.remove(&name)),
+            Change::Service(service) => {
+                let key = (service.namespace.clone(), service.name.clone());
+                self.services.insert(key, service);
+            }
+            Change::ServiceGone(namespace, name) => {
+                drop(self.services.remove(&(namespace, name)));
+            }
+            Change::Settings(settings) => self.settings = settings,
+        }
+    }
+
+    fn all(&self) -> Vec<Change> {
+        let policies = self.policies.values().cloned().map(Change::Policy);
+        let groups = self.groups.values().cloned().map(Change::Group);
+        let services = self.services.values().cloned().map(Change::Service);
+        let identities = self
+            .identities
+            .iter()
+            .map(|(id, (labels, ports))| Change::Identity(*id, labels.clone(), ports.clone()));
+        let subjects = self
+            .subjects
+            .iter()
+            .map(|(id, subject)| Change::Subject(*id, subject.clone()));
+        policies
+            .chain(subjects)
+            .chain(groups)
+            .chain(identities)
+            .chain(services)
+            .collect()
+    }
+
+    /// An engine that was told everything at once.
+    pub fn fresh(&self) -> Engine {
+        let mut engine = Engine::new(self.settings.clone());
+        engine.apply(self.all());
+        engine
+    }
+}
+
+/// An engine, the kernel's map that its diffs wrote, and all that is around them.
+pub struct World {
+    pub known: Known,
+    pub engine: Engine,
+    pub map: Map,
+    pub metadata: Metadata,
+    pub prefixes: BTreeMap<IpNet, u32>,
+    pub both_families: bool,
+    next: u32,
+}
+
+impl World {
+    /// A cluster with its members, but for policies.
+    pub fn new(settings: Settings, both_families: bool) -> Self {
+        let mut world = Self::empty(settings, both_families);
+        let mut changes = Vec::new();
+        for member in members() {
+            changes.push(Change::Identity(
+                member.id,
+                member.labels.clone(),
+                member.ports.clone(),
+            ));
+            if member.is_subject {
+                changes.push(Change::Subject(
+                    member.id,
+                    Subject {
+                        labels: member.labels,
+                        ports: member.ports,
+                    },
+                ));
+            }
+        }
+        world.apply(changes);
+        world
+    }
+
+    /// Nobody but the world.
+    pub fn empty(settings: Settings, both_families: bool) -> Self {
+        let known = Known {
+            settings: settings.clone(),
+            ..Known::default()
+        };
+        let mut world = Self {
+            known,
+            engine: Engine::new(settings),
+            map: Map::default(),
+            metadata: Metadata::new(false),
+            prefixes: BTreeMap::new(),
+            both_families,
+            next: FIRST_LOCAL,
+        };
+        let of_world = world_labels(true, both_families);
+        let changes = of_world
+            .into_iter()
+            .map(|(id, labels)| Change::Identity(id, labels, NamedPorts::new()));
+        world.apply(changes.collect());
+        let api: IpNet = format!("{API_SERVER}/32").parse().unwrap();
+        let label = Info::Labels(labels(&["reserved:kube-apiserver"]));
+        world
+            .metadata
+            .upsert(api, "api-server", Source::KubeApiserver, label);
+        let (id, labels) = world.number(api);
+        world.apply(vec![Change::Identity(id, labels, NamedPorts::new())]);
+        world
+    }
+
+    fn number(&mut self, prefix: IpNet) -> (u32, Labels) {
+        let id = *self.prefixes.entry(prefix).or_insert_with(|| {
+            self.next += 1;
+            self.next
+        });
+        match self.metadata.resolve(prefix) {
+            Some(Resolved::Labels { labels, .. }) => (id, labels),
+            other => panic!("{prefix}: {other:?}"),
+        }
+    }
+
+    /// Applies changes, and gives prefixes that rules name their identities.
+    pub fn apply(&mut self, changes: Vec<Change>) -> Diff {
+        for change in &changes {
+            self.known.take(change);
+        }
+        let diff = self.engine.apply(changes);
+        diff.write(&mut self.map);
+        let mut more = Vec::new();
+        for prefix in &diff.prefixes_added {
+            let none = Info::Labels(Labels::default());
+            self.metadata
+                .upsert(*prefix, "rules", Source::Generated, none);
+            let (id, labels) = self.number(*prefix);
+            more.push(Change::Identity(id, labels, NamedPorts::new()));
+        }
+        for prefix in &diff.prefixes_removed {
+            self.metadata.remove(*prefix, "rules");
+            if self.metadata.resolve(*prefix).is_none() {
+                let id = self.prefixes.remove(prefix).unwrap();
+                more.push(Change::IdentityGone(id));
+            }
+        }
+        if !more.is_empty() {
+            self.apply(more);
+        }
+        diff
+    }
+
+    pub fn identity_of(&self, address: IpAddr) -> u32 {
+        self.prefixes
+            .iter()
+            .filter(|(prefix, _)| prefix.contains(&address))
+            .max_by_key(|(prefix, _)| prefix.prefix_len())
+            .map_or(world_of(address, self.both_families), |(_, id)| *id)
+    }
+
+    /// Asks the map and the reference model, and compares what they say.
+    pub fn compare(&self, ask: &Ask) -> Result<Decision, String> {
+        let Some(subject) = self.known.subjects.get(&ask.subject) else {
+            return Ok(Decision::NotEnforced);
+        };
+        let no_ports = NamedPorts::new();
+        let (remote_id, remote_labels, remote_ports, address) = match ask.remote {
+            Remote::Member(id) => match self.known.identities.get(&id) {
+                Some((labels, ports)) => (id, labels.clone(), ports, None),
+                None => return Ok(Decision::NotEnforced),
+            },
+            // In a cluster of one family nobody has an address of the other.
+            Remote::Address(address) if address.is_ipv6() && !self.both_families => {
+                return Ok(Decision::NotEnforced);
+            }
+            Remote::Address(address) => {
+                let mut texts = vec!["reserved:world"];
+                texts.extend(
+                    (address.to_string() == API_SERVER).then_some("reserved:kube-apiserver"),
+                );
+                (
+                    self.identity_of(address),
+                    labels(&texts),
+                    &no_ports,
+                    Some(address),
+                )
+            }
+        };
+        let policies: Vec<Policy> = self.known.policies.values().cloned().collect();
+        let groups: Vec<CidrGroup> = self.known.groups.values().cloned().collect();
+        let services: Vec<Service> = self.known.services.values().cloned().collect();
+        let model = Model {
+            settings: &self.known.settings,
+            policies: &policies,
+            groups: &groups,
+            services: &services,
+        };
+        let end = |labels, ports, address| End {
+            labels,
+            ports,
+            address,
+        };
+        let decision = model.decide(
+            ask.direction,
+            &end(&subject.labels, &subject.ports, None),
+            &end(&remote_labels, remote_ports, address),
+            ask.packet,
+        );
+        let question = Question {
+            subject: ask.subject,
+            direction: ask.direction,
+            remote: remote_id,
+            protocol: ask.packet.protocol,
+            port: Some(ask.packet.port),
+        };
+        let outcome = self.map.ask(&question);
+        let verdict = match &decision {
+            Decision::Denied(_) => Verdict::Deny,
+            Decision::NotAllowed => Verdict::Unmatched,
+            _ => Verdict::Allow,
+        };
+        let origin = self.engine.origin(outcome.origin);
+        let agree = match (&decision, &origin) {
+            (Decision::Localhost, Origin::Localhost)
+            | (Decision::NotAllowed, Origin::Nothing)
+            | (Decision::NotEnforced, Origin::DefaultAllow) => true,
+            (Decision::Allowed(rules) | Decision::Denied(rules), Origin::Rules(refs)) => {
+                refs.iter().all(|place| {
+                    self.engine
+                        .source(*place)
+                        .is_some_and(|rule| rules.contains(&rule))
+                })
+            }
+            _ => false,
+        };
+        if outcome.verdict == verdict && agree && self.engine.ask(&question) == Some(outcome) {
+            return Ok(decision);
+        }
+        Err(format!(
+            "{ask:?} (identity {remote_id}): the model says {decision:?}, the map {outcome:?} by {:?}",
+            rules(&self.engine, outcome.origin)
+        ))
+    }
+}
+
+/// The rules behind an origin, for comparison and people.
+pub fn rules(engine: &Engine, origin: u32) -> Vec<RuleSource> {
+    match engine.origin(origin) {
+        Origin::Rules(refs) => refs
+            .iter()
+            .filter_map(|place| engine.source(*place))
+            .collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Rows with their rules instead of numbers.
+pub fn plain(engine: &Engine) -> BTreeSet<String> {
+    engine
+        .rows()
+        .map(|(key, value)| {
+            format!(
+                "{key:?} {:?} {:x} {:?}",
+                value.verdict,
+                value.precedence,
+                rules(engine, value.origin)
+            )
+        })
+        .collect()
+}
+
+#[derive(Clone, Copy, Debug)]
+pub enum Remote {
+    Member(u32),
+    Address(IpAddr),
+}
+
+#[derive(Clone, Debug)]
+pub struct Ask {
+    pub subject: u32,
+    pub direction: Direction,
+    pub remote: Remote,
+    pub packet: Packet,
+}
+
+/// Reads a policy that must be right.
+pub fn policy(object: &Value) -> Policy {
+    let options = parse::Options {
+        node_selector_labels: true,
+    };
+    match parse::policy(object, options) {
+        Ok(policy) => policy,
+        Err(error) => panic!("{error}\n{object:#}"),
+    }
+}
