@@ -36,11 +36,7 @@ const BLOCKING_THREADS: usize = 4;
 ///
 /// # Errors
 /// Whatever prevents the start, and settings that turn out to be out of date.
-pub fn run(
-    loaded: Loaded,
-    stale: Option<Vec<(String, String)>>,
-    started: Instant,
-) -> Result<()> {
+pub fn run(loaded: Loaded, stale: Option<Vec<(String, String)>>, started: Instant) -> Result<()> {
     prepare(&loaded.settings)?;
     let kept = caps::drop_unneeded()?;
     tracing::info!(

@@ -3,7 +3,10 @@ use std::time::Duration;
 
 use ::kube::api::{Api, ListParams};
 use anyhow::Result;
-use k8s::{Client, crd::CiliumNode};
+use k8s::{
+    Client,
+    crd::{CiliumNode, CiliumPodIpPool},
+};
 use k8s_openapi::{api::coordination::v1::Lease, jiff::Timestamp};
 use serde::Serialize;
 
@@ -47,6 +50,10 @@ async fn ask(client: &Client, namespace: &str) -> Result<Option<OperatorState>> 
         state
             .errors
             .extend(nodes.items.iter().filter_map(complaint));
+    }
+    let pools: Api<CiliumPodIpPool> = Api::all(client.clone());
+    if let Ok(pools) = pools.list(&ListParams::default()).await {
+        state.errors.extend(operator::pool_errors(pools.items));
     }
     Ok(Some(state))
 }

@@ -13,3 +13,4 @@ mod tables;
 mod unmanaged;
 
 pub use boot::run_until;
+pub use nodes::pool_errors;

@@ -2,6 +2,7 @@
 use crate::tables::{NodeRow, PoolRow, Tables};
 use ipam::{NodeClaim, NodePlan, Space, Want};
 use ipnet::IpNet;
+use k8s::crd::CiliumPodIpPool;
 use runtime::settings::{IpamMode, OperatorSettings};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
@@ -80,6 +81,17 @@ pub(crate) fn pool_spaces(pools: &[Arc<PoolRow>]) -> Spaces {
         }
     }
     spaces
+}
+
+/// What is wrong with pools that the operator does not use, one line each.
+#[must_use]
+pub fn pool_errors(pools: Vec<CiliumPodIpPool>) -> Vec<String> {
+    let mut rows: Vec<Arc<PoolRow>> = pools
+        .into_iter()
+        .map(|pool| Arc::new(pool.into()))
+        .collect();
+    rows.sort_by(|a, b| a.name.cmp(&b.name));
+    pool_spaces(&rows).errors.into_values().collect()
 }
 
 fn parse(texts: &[String]) -> Result<Vec<IpNet>, String> {
