@@ -255,6 +255,29 @@ impl StateDir {
             .filter(ProcId::alive)
     }
 
+    /// The process of the API server, while there is one. Another one takes its place when it ends.
+    pub fn api_server(&self) -> Option<ProcId> {
+        read_json::<Option<ProcId>>(&self.file("api-server.json"))
+            .ok()??
+            .filter(ProcId::alive)
+    }
+
+    /// Writes which process the API server is.
+    pub fn write_api_server(&self, process: Option<&ProcId>) -> anyhow::Result<()> {
+        write_json(&self.file("api-server.json"), &process)
+    }
+
+    /// Writes what the API server is told; where that stands.
+    pub fn write_api_server_options(&self, options: &impl Serialize) -> anyhow::Result<PathBuf> {
+        let path = self.file("api-server-options.json");
+        write_json(&path, options).map(|()| path)
+    }
+
+    /// The log of the API server.
+    pub fn api_server_log(&self) -> PathBuf {
+        self.file("api-server.log")
+    }
+
     fn try_lock(&self) -> anyhow::Result<Option<Lock>> {
         let path = self.file("lock");
         let file = OpenOptions::new().create(true).append(true).open(&path);

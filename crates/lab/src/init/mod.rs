@@ -38,6 +38,11 @@ pub enum InitCommand {
     },
     /// Runs a lab.
     Supervise,
+    /// Is a lab's API server.
+    ApiServer {
+        /// A file that says how.
+        told: PathBuf,
+    },
 }
 
 impl InitCommand {
@@ -50,6 +55,7 @@ impl InitCommand {
             InitCommand::Serve(args) => crate::workload::run(&args),
             InitCommand::Tool { tool, args } => crate::workload::tools::run(&tool, &args),
             InitCommand::Supervise => crate::supervisor::run().map(|()| 0),
+            InitCommand::ApiServer { told } => crate::supervisor::server::run(&told).map(|()| 0),
         }
     }
 }

@@ -14,6 +14,8 @@ use tokio::runtime::Handle;
 
 use crate::cgroup::Cgroup;
 use crate::hosts::Host;
+use crate::ns::Namespaces;
+use crate::proc::ProcId;
 use crate::spec::LabName;
 use crate::state::StateDir;
 
@@ -93,16 +95,14 @@ impl Node {
             if let Some(net) = net {
                 setns(File::open(net)?, CloneFlags::CLONE_NEWNET)?;
             }
-            if to.is_ipv4() {
-                TcpSocket::new_v4()
-            } else {
-                TcpSocket::new_v6()
-            }
+            socket_for(to)
         };
-        let socket: TcpSocket = self.run_async(make).await??;
-        let stream = socket.connect(to).await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+        connected(self.run_async(make).await??, to).await
+    }
+
+    /// The process that holds its namespaces.
+    pub fn holder(&self) -> &ProcId {
+        &self.host.holder
     }
 
     /// The node's cgroup, as the root namespace sees it.
@@ -129,23 +129,60 @@ pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
         .map_err(|_| io::Error::other("the thread inside the namespaces panicked"))
 }
 
-/// The ways from the API server to the kubelets of these nodes.
-pub struct KubeletWays(pub Vec<Arc<Node>>);
+/// The ways from the API server to kubelets: out of the nodes themselves.
+pub struct KubeletWays(Vec<Way>);
+
+struct Way {
+    node: String,
+    address: IpAddr,
+    inside: Arc<Namespaces>,
+}
+
+impl KubeletWays {
+    /// To these nodes: name, address, process that holds the namespaces.
+    pub fn new(nodes: Vec<(String, IpAddr, ProcId)>) -> io::Result<KubeletWays> {
+        let way = |(node, address, holder): (String, IpAddr, ProcId)| {
+            let inside = Arc::new(Namespaces::of_machine(holder.pid)?);
+            Ok(Way {
+                node,
+                address,
+                inside,
+            })
+        };
+        nodes
+            .into_iter()
+            .map(way)
+            .collect::<io::Result<_>>()
+            .map(KubeletWays)
+    }
+}
 
 impl apiserver::Kubelets for KubeletWays {
     fn connect<'a>(&'a self, node: &'a str) -> BoxFuture<'a, io::Result<TcpStream>> {
-        let found = self.0.iter().find(|n| n.name == node).cloned();
+        let found = self.0.iter().find(|way| way.node == node);
         Box::pin(async move {
-            let missing = || {
-                io::Error::new(
-                    io::ErrorKind::NotFound,
-                    format!("the lab has no node {node:?}"),
-                )
-            };
-            let node = found.ok_or_else(missing)?;
-            let ip = *node.addresses.first().ok_or_else(missing)?;
-            // From the node itself: the kubelet takes nobody else.
-            node.connect(SocketAddr::new(ip, super::serve::PORT)).await
+            let way = found.ok_or_else(|| {
+                let what = format!("the lab has no node {node:?}");
+                io::Error::new(io::ErrorKind::NotFound, what)
+            })?;
+            let to = SocketAddr::new(way.address, super::serve::PORT);
+            let inside = way.inside.clone();
+            let socket = aside(move || inside.enter().and_then(|()| socket_for(to))).await??;
+            connected(socket, to).await
         })
     }
+}
+
+fn socket_for(to: SocketAddr) -> io::Result<TcpSocket> {
+    if to.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }
+}
+
+async fn connected(socket: TcpSocket, to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = socket.connect(to).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }

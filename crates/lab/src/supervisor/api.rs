@@ -1,21 +1,22 @@
 //! The lab's API server: its listeners, where it keeps what it has to keep, and the kubeconfigs of its clients.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
-use apiserver::tls::TlsOptions;
-use apiserver::{ApiServer, ServerOptions, StoreOptions};
+use anyhow::{Context, bail};
+use apiserver::StoreOptions;
+use apiserver::tls::Authority;
 use kube::Client;
 
 use super::agents::OPERATOR;
 use super::outside::Joined;
+use super::server::{self, Told};
 use crate::hosts::Network;
-use crate::kubelet::node::{KubeletWays, Node};
+use crate::kubelet::node::Node;
 use crate::spec::LabName;
 use crate::state::StateDir;
 use crate::topology::API_PORT;
@@ -62,17 +63,12 @@ pub(super) async fn start(
     let outside = outer
         .local_addr()
         .context("the API server has no address")?;
-    let server = ApiServer::open(options(dir, machine.addresses(), nodes)?)
-        .context("cannot start the API server")?;
-    for listener in [inner, outer] {
-        let (server, listener) = (server.clone(), into_tokio(listener)?);
-        tokio::spawn(async move { report_end(server.serve_tls(listener).await) });
-    }
+    let told = told(dir, machine.addresses(), nodes)?;
+    let authority = Authority::open(&told.tls()).context("cannot start the API server")?;
+    let failed = server::keep(name, dir, &told, [inner, outer])?;
     let (url, url_inside) = (format!("https://{outside}"), format!("https://{inside}"));
     let kubeconfig = |url: &str, user: &str, group: &str| {
-        let made = server
-            .authority()
-            .kubeconfig(&format!("hypha-lab-{name}"), url, user, group);
+        let made = authority.kubeconfig(&format!("hypha-lab-{name}"), url, user, group);
         made.with_context(|| format!("no kubeconfig for {user}"))
     };
     write(&dir.kubeconfig(), &kubeconfig(&url, ADMIN.0, ADMIN.1)?)?;
@@ -85,40 +81,40 @@ pub(super) async fn start(
         write(&dir.client_kubeconfig(name)?, &text)?;
     }
     let client = crate::client::connect(&dir.kubeconfig())?;
+    tokio::select! {
+        answer = client.apiserver_version() => drop(answer.context("the API server does not answer")?),
+        Ok(how) = failed => bail!("the API server ended ({how}): {}", dir.api_server_log().display()),
+    }
     Ok(Api {
         url,
         url_inside,
         client,
-        kubelet_clients: Some(server.authority().certificate().to_owned()),
+        kubelet_clients: Some(authority.certificate().to_owned()),
         joined: None,
     })
 }
 
-fn options(
+fn told(
     dir: &StateDir,
     addresses: impl Iterator<Item = IpAddr>,
     nodes: &[Arc<Node>],
-) -> anyhow::Result<ServerOptions> {
-    let store = StoreOptions {
-        data: Some(dir.objects()?),
-        ..StoreOptions::default()
-    };
+) -> anyhow::Result<Told> {
     // The service `kubernetes` has the first address of every range.
+    let store = StoreOptions::default();
     let cidrs = store.networks.service_cidrs.iter();
     let service = cidrs.map(|cidr| match cidr.network() {
         IpAddr::V4(ip) => IpAddr::from(Ipv4Addr::from_bits(ip.to_bits() | 1)),
         IpAddr::V6(ip) => IpAddr::from(Ipv6Addr::from_bits(ip.to_bits() | 1)),
     });
-    let names = addresses.chain(service).map(|ip| ip.to_string()).collect();
-    let tls = TlsOptions {
-        dir: Some(dir.data_file("pki")?),
-        names,
-    };
-    Ok(ServerOptions {
-        store,
-        tls,
-        kubelets: Arc::new(KubeletWays(nodes.to_vec())),
-        ..ServerOptions::default()
+    let kubelets = nodes.iter().filter_map(|node| {
+        let address = *node.addresses.first()?;
+        Some((node.name.clone(), address, node.holder().clone()))
+    });
+    Ok(Told {
+        objects: dir.objects()?,
+        pki: dir.data_file("pki")?,
+        names: addresses.chain(service).map(|ip| ip.to_string()).collect(),
+        kubelets: kubelets.collect(),
     })
 }
 
@@ -170,12 +166,6 @@ pub(super) fn into_tokio(listener: TcpListener) -> anyhow::Result<tokio::net::Tc
         .set_nonblocking(true)
         .and_then(|()| tokio::net::TcpListener::from_std(listener));
     made.context("cannot prepare a listener")
-}
-
-fn report_end(result: io::Result<()>) {
-    if let Err(e) = result {
-        tracing::error!("the API server stopped: {e}");
-    }
 }
 
 #[cfg(test)]

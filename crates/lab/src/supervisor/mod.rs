@@ -9,6 +9,7 @@ mod owned;
 mod pods;
 pub mod progress;
 pub mod sample;
+pub mod server;
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};

@@ -1,0 +1,181 @@
+//! The API server's process. It is one of its own, as in other clusters: it may crash, or be killed, while kubelets, controllers
+//! and agents go on. The supervisor holds its listeners, so that whoever connects meanwhile waits, and starts it again.
+
+use std::fs::OpenOptions;
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use apiserver::tls::TlsOptions;
+use apiserver::{ApiServer, ServerOptions, StoreOptions};
+use serde::{Deserialize, Serialize};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::cgroup::Cgroup;
+use crate::init::{self, LAB_ENV};
+use crate::kubelet::node::KubeletWays;
+use crate::proc::ProcId;
+use crate::spec::LabName;
+use crate::state::StateDir;
+
+/// One that ran this long is started again at once.
+const STABLE: Duration = Duration::from_secs(1);
+/// Before one that ended early is started again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What the process is told, in a file.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Told {
+    /// Where objects are kept.
+    pub(super) objects: PathBuf,
+    /// Where keys and certificates are.
+    pub(super) pki: PathBuf,
+    /// What its certificate names.
+    pub(super) names: Vec<String>,
+    /// The nodes: name, address of the kubelet, process that holds the namespaces.
+    pub(super) kubelets: Vec<(String, IpAddr, ProcId)>,
+}
+
+impl Told {
+    /// The authority that signs its certificate, and those of its clients.
+    pub(super) fn tls(&self) -> TlsOptions {
+        TlsOptions {
+            dir: Some(self.pki.clone()),
+            names: self.names.clone(),
+        }
+    }
+}
+
+/// Starts the process and keeps it running; the two listeners are its standard input and output. The receiver hears how it
+/// ended if it never came to serve.
+pub(super) fn keep(
+    name: &LabName,
+    dir: &StateDir,
+    told: &Told,
+    listeners: [TcpListener; 2],
+) -> anyhow::Result<oneshot::Receiver<String>> {
+    let (tell, hear) = oneshot::channel();
+    let keeper = Keeper {
+        name: name.clone(),
+        cgroup: Cgroup::of_lab(name)?.child("api-server"),
+        dir: dir.clone(),
+        told: dir.write_api_server_options(told)?,
+        listeners: listeners.map(OwnedFd::from),
+    };
+    tokio::spawn(keeper.run(tell));
+    Ok(hear)
+}
+
+struct Keeper {
+    name: LabName,
+    cgroup: Cgroup,
+    dir: StateDir,
+    told: PathBuf,
+    listeners: [OwnedFd; 2],
+}
+
+impl Keeper {
+    async fn run(self, failed: oneshot::Sender<String>) {
+        let mut failed = Some(failed);
+        loop {
+            let began = Instant::now();
+            let ended = match self.start() {
+                Ok(mut child) => match child.wait().await {
+                    Ok(status) => status.to_string(),
+                    Err(e) => e.to_string(),
+                },
+                Err(e) => format!("{e:#}"),
+            };
+            tracing::warn!("the API server ended: {ended}");
+            let early = began.elapsed() < STABLE;
+            if let Some(failed) = failed.take().filter(|_| early) {
+                let _ = failed.send(ended);
+            }
+            if early {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+
+    fn start(&self) -> anyhow::Result<Child> {
+        let path = self.dir.api_server_log();
+        let log = OpenOptions::new().create(true).append(true).open(&path);
+        let log = log.with_context(|| format!("cannot open {}", path.display()))?;
+        let [first, second] = &self.listeners;
+        let copy = |listener: &OwnedFd| listener.try_clone().map(Stdio::from);
+        let mut command = Command::from(init::command("api-server")?);
+        command
+            .arg(&self.told)
+            .env(LAB_ENV, self.name.as_str())
+            .stdin(copy(first)?)
+            .stdout(copy(second)?)
+            .stderr(log)
+            .kill_on_drop(true);
+        let child = command.spawn().context("cannot start the API server")?;
+        self.cgroup.create()?;
+        if let Some(pid) = child.id() {
+            self.cgroup.join(pid as i32)?;
+            self.dir.write_api_server(ProcId::of(pid as i32).as_ref())?;
+        }
+        Ok(child)
+    }
+}
+
+/// Is the API server, as the file says. Ends when told to.
+pub fn run(told: &Path) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| "info".into()))
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .try_init();
+    let text = std::fs::read(told).with_context(|| format!("cannot read {}", told.display()))?;
+    let told: Told = serde_json::from_slice(&text).context("malformed options")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    runtime.block_on(serve(told))
+}
+
+async fn serve(told: Told) -> anyhow::Result<()> {
+    let tls = told.tls();
+    let options = ServerOptions {
+        store: StoreOptions {
+            data: Some(told.objects),
+            ..StoreOptions::default()
+        },
+        tls,
+        kubelets: Arc::new(KubeletWays::new(told.kubelets)?),
+        ..ServerOptions::default()
+    };
+    let server = ApiServer::open(options).context("cannot start the API server")?;
+    let mut serving = tokio::task::JoinSet::new();
+    for listener in [taken(io::stdin())?, taken(io::stdout())?] {
+        let server = server.clone();
+        serving.spawn(async move { server.serve_tls(listener).await });
+    }
+    let mut term = signal(SignalKind::terminate()).context("cannot watch for SIGTERM")?;
+    tokio::select! {
+        _ = term.recv() => {
+            server.shutdown();
+            Ok(())
+        }
+        ended = serving.join_next() => bail!("a listener ended: {ended:?}"),
+    }
+}
+
+/// A listener that this process was started with in place of a stream.
+fn taken(stream: impl AsFd) -> anyhow::Result<tokio::net::TcpListener> {
+    let copied = stream.as_fd().try_clone_to_owned().map(TcpListener::from);
+    let why = "this role is started by the supervisor, with its listeners";
+    super::api::into_tokio(copied.context(why)?).context(why)
+}
