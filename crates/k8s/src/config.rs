@@ -50,19 +50,20 @@ pub async fn of_node(
     name: &str,
     node: &str,
 ) -> Result<Remote, ConfigError> {
-    let nodes: Api<Node> = Api::all(client.clone());
-    let (map, configs, node) = futures::join!(
-        config_map(client, namespace, name),
-        node_configs(client, namespace),
-        nodes.get_opt(node),
-    );
-    let labels = node
-        .map_err(failed)?
-        .and_then(|node| node.metadata.labels)
-        .unwrap_or_default();
+    // One after the other: that is one connection, which costs more than the questions. An agent that starts waits for this.
+    let map = config_map(client, namespace, name).await?;
+    let configs = node_configs(client, namespace).await?;
+    let labels = if configs.is_empty() {
+        BTreeMap::new()
+    } else {
+        let nodes: Api<Node> = Api::all(client.clone());
+        let node = nodes.get_opt(node).await.map_err(failed)?;
+        node.and_then(|node| node.metadata.labels)
+            .unwrap_or_default()
+    };
     Ok(Remote {
-        config_map: Some(map?),
-        node_configs: selected(configs?, &labels),
+        config_map: Some(map),
+        node_configs: selected(configs, &labels),
     })
 }
 

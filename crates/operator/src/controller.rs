@@ -167,14 +167,13 @@ impl Giver {
 
     fn spaces(&self, snapshot: &tables::Snapshot) -> Spaces {
         let settings = &self.context.settings;
-        let spaces = if settings.ipam == IpamMode::ClusterPool {
+        if settings.ipam == IpamMode::ClusterPool {
             // Checked at start.
             nodes::cluster_spaces(settings).unwrap_or_default()
         } else {
             let pools: Vec<_> = self.context.tables.pools.iter(snapshot).cloned().collect();
             nodes::pool_spaces(&pools)
-        };
-        spaces
+        }
     }
 
     /// Writes, several nodes at a time; what failed.
