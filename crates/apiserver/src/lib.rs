@@ -8,10 +8,6 @@
 //! * [`selector`], [`patch`], [`validate`]: pure pieces, plain values in and out.
 //! * [`http`]: paths, query options, content negotiation, streaming; no semantics of its own.
 //!
-//! Not there yet: server-side apply, protobuf bodies (`kubectl create namespace x` sends one; `create -f` does not),
-//! owner-reference garbage collection, disruption budgets, persistence, TLS and authorization, schemas in OpenAPI,
-//! `exec`, `log` and `portforward`.
-//!
 //! It never looks at what an object means beyond what the protocol needs: controllers live elsewhere and use the API.
 
 pub mod apply;
@@ -25,7 +21,7 @@ pub mod kinds;
 pub mod object;
 mod openapi;
 pub mod patch;
-mod printers;
+pub mod printers;
 mod proxy;
 pub mod schema;
 pub mod selector;
@@ -39,5 +35,5 @@ pub mod validate;
 pub use error::ApiError;
 pub use kind::{Kind, Registry};
 pub use proxy::trusting;
-pub use server::{ApiServer, Kubelets, NoKubelets, ServerOptions, StartError};
+pub use server::{ApiServer, Authorization, Kubelets, NoKubelets, ServerOptions, StartError};
 pub use store::{Store, StoreOptions};

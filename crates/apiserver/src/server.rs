@@ -53,6 +53,18 @@ pub struct ServerOptions {
     pub tls: TlsOptions,
     /// The way to the kubelets.
     pub kubelets: Arc<dyn Kubelets>,
+    /// What whoever is known may do.
+    pub authorization: Authorization,
+}
+
+/// What whoever is known may do.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Authorization {
+    /// Everything. Roles and bindings are data.
+    #[default]
+    AlwaysAllow,
+    /// What roles and bindings say.
+    Rbac,
 }
 
 impl Default for ServerOptions {
@@ -62,6 +74,7 @@ impl Default for ServerOptions {
             bookmark_interval: Duration::from_secs(60),
             tls: TlsOptions::default(),
             kubelets: Arc::new(NoKubelets),
+            authorization: Authorization::default(),
         }
     }
 }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use super::super::error::ApiError;
 use super::super::kind::Kind;
-use super::super::server::Shared;
-use super::{ADMINS, User};
+use super::super::server::{Authorization, Shared};
+use super::{ADMINS, User, Wish, rbac};
 
 /// Answers a question.
 pub(crate) fn review(
@@ -23,8 +23,14 @@ pub(crate) fn review(
         return Err(ApiError::bad_request(why));
     }
     let status = match kind.kind.as_str() {
-        "SelfSubjectAccessReview" => access(user),
-        "SubjectAccessReview" | "LocalSubjectAccessReview" => access(&named(&object["spec"])),
+        "SelfSubjectAccessReview" => access(server, user, &object["spec"]),
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => {
+            access(server, &named(&object["spec"]), &object["spec"])
+        }
+        "SelfSubjectRulesReview" if server.options.authorization == Authorization::Rbac => {
+            let namespace = object["spec"]["namespace"].as_str().unwrap_or_default();
+            rbac::rules_of(&server.store, user, namespace)
+        }
         "SelfSubjectRulesReview" => rules_of_everybody(user),
         "SelfSubjectReview" => json!({ "userInfo": user.to_json() }),
         "TokenReview" => token(server, &object["spec"]),
@@ -56,9 +62,15 @@ fn named(spec: &Value) -> User {
     user
 }
 
-fn access(user: &User) -> Value {
+fn access(server: &Shared, user: &User, spec: &Value) -> Value {
     if user.groups.iter().any(|g| g == ADMINS) {
         return json!({ "allowed": true });
+    }
+    if server.options.authorization == Authorization::Rbac {
+        return match Wish::of_review(spec).granted(&server.store, user) {
+            Some(why) => json!({ "allowed": true, "reason": why }),
+            None => json!({ "allowed": false }),
+        };
     }
     match user.is_known() {
         true => {

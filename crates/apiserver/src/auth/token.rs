@@ -19,7 +19,7 @@ use super::super::error::{ApiError, Reason};
 use super::super::http::{body, not_allowed, value};
 use super::super::object::{Key, meta_str, new_uid};
 use super::super::server::Shared;
-use super::{AUTHENTICATED, User};
+use super::{ACCOUNT, AUTHENTICATED, User, account_groups};
 
 /// Who gives out tokens, and whom they are for.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -88,15 +88,12 @@ impl Tokens {
                 ));
             }
         }
-        let groups = [
-            "system:serviceaccounts".to_owned(),
-            format!("system:serviceaccounts:{namespace}"),
-            AUTHENTICATED.to_owned(),
-        ];
+        let mut groups = account_groups(&namespace);
+        groups.push(AUTHENTICATED.to_owned());
         Ok(User {
-            name: format!("system:serviceaccount:{namespace}:{name}"),
+            name: format!("{ACCOUNT}{namespace}:{name}"),
             uid: text(&account["uid"]),
-            groups: groups.to_vec(),
+            groups,
             extra,
         })
     }

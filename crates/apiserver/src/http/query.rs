@@ -25,6 +25,8 @@ pub struct WatchOptions {
     pub filter: Filter,
     /// Where to begin.
     pub start: WatchStart,
+    /// The revision that the initial objects may not be older than.
+    pub not_older: Option<u64>,
     /// Whether to tell the revision now and then.
     pub bookmarks: bool,
     /// Whether to tell where the initial objects end.
@@ -173,6 +175,7 @@ impl Query {
         Ok(WatchOptions {
             filter: self.filter(kind, namespace)?,
             start,
+            not_older: revision.filter(|_| initial == Some(true)),
             bookmarks,
             mark_initial: bookmarks && initial == Some(true),
             timeout: self
@@ -198,6 +201,7 @@ impl Query {
             dry_run: self.dry_run()?,
             unknown,
             manager: Some(self.manager(agent)?),
+            repeated: Vec::new(),
             force: self.flag("force")?.unwrap_or(false),
             warnings: Warnings::default(),
         })

@@ -42,8 +42,8 @@ pub async fn collection(
         }
         method if is_get(method) => list(server, kind, namespace, &query, view),
         &Method::POST if placed => {
-            let options = write_options(&query, request.headers())?;
-            let object = kind.stored(body::read_json(request).await?);
+            let mut options = write_options(&query, request.headers())?;
+            let object = kind.stored(body::read_object(request, &mut options).await?);
             let home = server.stored_kind(kind)?;
             let namespace = namespace.unwrap_or_default();
             let stored = server.store.create(&home, namespace, object, &options)?;
@@ -143,8 +143,13 @@ fn watch(
     view: View,
 ) -> Result<Response, ApiError> {
     let options = query.watch(kind, namespace)?;
-    // A revision that is gone is told inside the watch: clients expect it there.
     let stored = server.stored_kind(kind)?;
+    // What is wrong with a revision is told inside the watch: clients expect it there.
+    let current = server.store.revision();
+    if let Some(asked) = options.not_older.filter(|asked| *asked > current) {
+        let error = ApiError::future_revision(asked, current);
+        return Ok(respond(200, JSON, error_body(&error)));
+    }
     let body = match server.store.watch(&stored, options.filter, options.start) {
         Err(error) if error.reason() == Reason::Expired => error_body(&error),
         Err(error) => return Err(error),
@@ -211,9 +216,9 @@ pub async fn write(
     query: &Query,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let options = write_options(query, request.headers())?;
+    let mut options = write_options(query, request.headers())?;
     let view = View::choose(request.headers(), query);
-    let (stored, made) = change(server, kind, key, part, query, request, &options).await?;
+    let (stored, made) = change(server, kind, key, part, query, request, &mut options).await?;
     server.store.kept().await?;
     let code = if made { 201 } else { 200 };
     Ok(warned(
@@ -230,16 +235,17 @@ async fn change(
     part: Part,
     query: &Query,
     request: Request,
-    options: &WriteOptions,
+    options: &mut WriteOptions,
 ) -> Result<(Arc<Object>, bool), ApiError> {
     let home = server.stored_kind(kind)?;
     let store = &server.store;
     if request.method() == Method::PUT {
-        let object = kind.stored(body::read_json(request).await?);
+        let object = kind.stored(body::read_object(request, options).await?);
         return Ok((store.update(&home, key, object, part, options)?, false));
     }
     let content_type = body::content_type(request.headers());
     let body = body::read(request.into_body()).await?;
+    options.repeated = body::repeated(&body);
     if content_type == APPLY {
         if query.get("fieldManager").is_none() {
             return Err(ApiError::bad_request(

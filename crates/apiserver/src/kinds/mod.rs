@@ -7,6 +7,7 @@ mod node;
 mod others;
 mod pod;
 mod podspec;
+mod roles;
 mod service;
 mod table;
 mod workload;
@@ -17,6 +18,7 @@ use super::kind::{Kind, Plain, Registry, Strategy};
 use workload::Workload;
 
 pub(crate) use others::is_quantity;
+pub(crate) use roles::initial as initial_roles;
 
 /// Every built-in kind.
 pub fn builtin() -> Registry {

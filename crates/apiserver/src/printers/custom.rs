@@ -65,14 +65,12 @@ impl Added {
             return (AGE.cell)(object);
         }
         let found = path.find(object);
+        // Of several results the first is shown, as everywhere.
         let Some(first) = found.first() else {
             return Value::Null;
         };
         match self.kind.as_str() {
-            "string" => {
-                let shown: Vec<String> = found.iter().map(|v| plain(v)).collect();
-                Value::from(shown.join(" "))
-            }
+            "string" => Value::from(plain(first)),
             "integer" => whole(first),
             "number" if first.is_number() => (*first).clone(),
             "boolean" if first.is_boolean() => (*first).clone(),
@@ -132,7 +130,7 @@ mod tests {
                 "x",
                 "True",
                 3,
-                "a b",
+                "a",
                 "[{\"x\":\"a\"},{\"x\":\"b\"}]",
                 null,
                 null,

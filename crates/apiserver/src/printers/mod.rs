@@ -104,6 +104,11 @@ pub(super) fn columns(kind: &Kind) -> Columns {
     Columns::Known(known(&kind.group, &kind.kind))
 }
 
+/// The cells of an object's row, one for each column of its kind.
+pub fn row(kind: &Kind, object: &Value) -> Vec<Value> {
+    columns(kind).cells(object)
+}
+
 fn known(group: &str, kind: &str) -> &'static [Column] {
     match (group, kind) {
         ("", "Pod") => pods::POD,

@@ -52,6 +52,10 @@ fn of_field(field: &Field) -> Schema {
         ListKind::Atomic => schema.atomic = true,
         _ => schema.list = field.list.clone(),
     }
+    // An empty list of managers is more than none: it makes the server forget them.
+    schema.omit_empty = !field.required
+        && matches!(field.ty, Ty::List(_) | Ty::Map(_))
+        && field.name != "managedFields";
     schema.merge.clone_from(&field.merge);
     schema.replace = field.replace;
     schema

@@ -23,6 +23,31 @@ pub fn fit(value: &mut Value, schema: &Schema, typed: bool, report: &mut Report)
     walk(value, schema, typed, &Path::root(), report);
 }
 
+/// Takes out empty maps and lists of built-in kinds that may be left out: there, both mean the same.
+pub fn drop_empty(value: &mut Value, schema: &Schema) {
+    let is_empty = |value: &Value| match value {
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    };
+    match value {
+        Value::Object(map) => map.retain(|name, value| {
+            let Some(field) = schema.field(name) else {
+                return true;
+            };
+            if field.omit_empty && is_empty(value) {
+                return false;
+            }
+            drop_empty(value, field);
+            true
+        }),
+        Value::Array(list) => list
+            .iter_mut()
+            .for_each(|element| drop_empty(element, schema.element())),
+        _ => {}
+    }
+}
+
 fn walk(value: &mut Value, schema: &Schema, typed: bool, path: &Path<'_>, report: &mut Report) {
     if typed && !has_type(value, schema) && report.mismatch.is_none() {
         report.mismatch = Some(mismatch(value, schema, path));

@@ -19,6 +19,7 @@ use super::validate::FieldErrors;
 
 pub use compile::{Fault, compile};
 pub use default::fill as fill_defaults;
+pub use fit::drop_empty;
 
 /// The type of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub struct Schema {
     pub items: Option<Arc<Schema>>,
     /// Who owns the elements of a list.
     pub list: ListKind,
+    /// Whether the field is left out when it is an empty map or list (built-in kinds).
+    pub omit_empty: bool,
     /// Whether a map or struct is owned as a whole.
     pub atomic: bool,
     /// Strategic merge patches merge elements by this key; an empty one: by their values.
@@ -153,12 +156,13 @@ pub enum UnknownFields {
     Refuse,
 }
 
-/// Brings an object that came from outside into the shape of its kind, or says where it does not fit. Returns the unknown
-/// fields that were left out.
+/// Brings an object that came from outside into the shape of its kind, or says where it does not fit. Returns what the writer
+/// is told of unknown fields, which are left out, and of those that the request `repeated`.
 pub fn admit(
     kind: &Kind,
     object: &mut Value,
     unknown: UnknownFields,
+    repeated: &[String],
 ) -> Result<Vec<String>, ApiError> {
     let refuse = |why: String| {
         let (name, version) = (&kind.kind, &kind.version);
@@ -172,10 +176,15 @@ pub fn admit(
     if let Some(mismatch) = report.mismatch {
         return Err(refuse(mismatch));
     }
-    let list: Vec<String> = report
-        .unknown
-        .iter()
-        .map(|path| format!("unknown field \"{path}\""))
+    let repeated = repeated.iter();
+    let list: Vec<String> = repeated
+        .map(|path| format!("duplicate field \"{path}\""))
+        .chain(
+            report
+                .unknown
+                .iter()
+                .map(|path| format!("unknown field \"{path}\"")),
+        )
         .collect();
     if unknown == UnknownFields::Refuse && !list.is_empty() {
         return Err(refuse(format!(
@@ -274,7 +283,7 @@ mod tests {
     fn wrong_types_are_named_with_their_place() {
         let mut pod =
             json!({"apiVersion": "v1", "kind": "Pod", "spec": {"containers": [{"name": 3}]}});
-        let error = admit(&kinds::pod(), &mut pod, UnknownFields::Drop)
+        let error = admit(&kinds::pod(), &mut pod, UnknownFields::Drop, &[])
             .unwrap_err()
             .to_string();
         assert!(error.contains("spec.containers[0].name"), "{error}");
@@ -285,7 +294,7 @@ mod tests {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"creationTimestamp": null},
             "spec": {"colour": 1, "containers": [{"name": "c", "imagee": {"a": [1]}}]}});
         let mut dropped = pod.clone();
-        let warnings = admit(&kinds::pod(), &mut dropped, UnknownFields::Warn).unwrap();
+        let warnings = admit(&kinds::pod(), &mut dropped, UnknownFields::Warn, &[]).unwrap();
         assert_eq!(
             warnings,
             [
@@ -295,7 +304,7 @@ mod tests {
         );
         assert_eq!(dropped["spec"], json!({"containers": [{"name": "c"}]}));
         assert_eq!(dropped["metadata"], json!({}));
-        let error = admit(&kinds::pod(), &mut pod.clone(), UnknownFields::Refuse)
+        let error = admit(&kinds::pod(), &mut pod.clone(), UnknownFields::Refuse, &[])
             .unwrap_err()
             .to_string();
         let expected = "Pod in version \"v1\" cannot be handled as a Pod: strict decoding error: \
@@ -304,9 +313,22 @@ mod tests {
     }
 
     #[test]
+    fn empty_maps_and_lists_that_may_be_left_out_are() {
+        let mut object = json!({"metadata": {"name": "p", "annotations": {}, "labels": {"a": ""}, "finalizers": [], "managedFields": []},
+            "spec": {"containers": [], "volumes": [{"name": "v", "emptyDir": {}}], "nodeSelector": {}, "securityContext": {},
+                "tolerations": [{}]}});
+        drop_empty(&mut object, &kinds::pod().schema());
+        assert_eq!(
+            object,
+            json!({"metadata": {"name": "p", "labels": {"a": ""}, "managedFields": []},
+                "spec": {"containers": [], "volumes": [{"name": "v", "emptyDir": {}}], "securityContext": {}, "tolerations": [{}]}})
+        );
+    }
+
+    #[test]
     fn quantities_become_text() {
         let mut pod = json!({"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": 2, "memory": "1Gi"}}}]}});
-        admit(&kinds::pod(), &mut pod, UnknownFields::Refuse).unwrap();
+        admit(&kinds::pod(), &mut pod, UnknownFields::Refuse, &[]).unwrap();
         assert_eq!(
             pod["spec"]["containers"][0]["resources"]["limits"],
             json!({"cpu": "2", "memory": "1Gi"})
@@ -379,9 +401,9 @@ mod tests {
         #[test]
         fn objects_fit_once_they_have_been_admitted(object in any_json(FIELDS.to_vec())) {
             let (kind, mut object) = (kinds::pod(), object);
-            if admit(&kind, &mut object, UnknownFields::Drop).is_ok() {
+            if admit(&kind, &mut object, UnknownFields::Drop, &[]).is_ok() {
                 let before = object.clone();
-                prop_assert_eq!(admit(&kind, &mut object, UnknownFields::Refuse), Ok(Vec::new()));
+                prop_assert_eq!(admit(&kind, &mut object, UnknownFields::Refuse, &[]), Ok(Vec::new()));
                 prop_assert_eq!(object, before);
             }
         }

@@ -62,7 +62,10 @@ pub(super) fn admit_new(
 
 /// Brings an object into the shape of its kind and tells the writer what was left out.
 fn fit(kind: &Kind, object: &mut Value, options: &WriteOptions) -> Result<(), ApiError> {
-    let unknown = schema::admit(kind, object, options.unknown)?;
+    let unknown = schema::admit(kind, object, options.unknown, &options.repeated)?;
+    if kind.built_in {
+        schema::drop_empty(object, &kind.schema());
+    }
     if options.unknown == schema::UnknownFields::Warn {
         options.warnings.add(unknown);
     }

@@ -293,6 +293,8 @@ fn initial_objects(networks: &Networks) -> Vec<(&'static str, &'static str, serd
         let class = json!({ "metadata": { "name": name }, "value": value });
         objects.push(("priorityclasses.scheduling.k8s.io", "", class));
     }
+    let roles = kinds::initial_roles().into_iter();
+    objects.extend(roles.map(|(table, object)| (table, "", object)));
     objects
 }
 

@@ -53,6 +53,8 @@ pub struct WriteOptions {
     pub unknown: UnknownFields,
     /// Who writes; nobody for the server's own writes, which are not recorded.
     pub manager: Option<String>,
+    /// Fields that the text of the request has more than once: told, or refused, as unknown ones are.
+    pub repeated: Vec<String>,
     /// Take fields that others own (server-side apply).
     pub force: bool,
     /// What the writer is told.
@@ -469,7 +471,8 @@ fn applied_config(
             meta_mut(&mut config).insert(field.to_owned(), json!(expected));
         }
     }
-    let unknown = super::super::schema::admit(kind, &mut config, options.unknown)?;
+    let unknown =
+        super::super::schema::admit(kind, &mut config, options.unknown, &options.repeated)?;
     options.warnings.add(unknown);
     remove(meta_value(&mut config), "creationTimestamp");
     Ok(config)

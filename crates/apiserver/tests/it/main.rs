@@ -4,6 +4,8 @@
 mod api;
 mod applied;
 mod client;
+mod corpus;
+mod decoding;
 mod definitions;
 mod kept;
 mod kinds;
@@ -11,5 +13,6 @@ mod kubectl;
 mod load;
 mod owners;
 mod raw;
+mod rights;
 mod services;
 mod watch;
