@@ -10,4 +10,4 @@ pub mod schema;
 pub mod template;
 pub mod values;
 
-pub use render::{RenderError, Rendered, Request, notes, render};
+pub use render::{RenderError, Rendered, Request, dot, notes, refused_settings, render};

@@ -78,10 +78,9 @@ pub fn render(request: &Request) -> Result<Vec<Value>, RenderError> {
 pub fn notes(request: &Request) -> Result<Rendered, RenderError> {
     let metadata = chart::metadata().map_err(RenderError::Chart)?;
     check_version(request.kube_version.as_deref(), &metadata.kube_version)?;
-    let defaults = chart::values().map_err(RenderError::Chart)?;
-    let values = values::over_defaults(defaults, request.values.clone());
+    let dot = dot(request)?;
     let schema = chart::schema().map_err(RenderError::Chart)?;
-    let wrong = schema::check(&schema, &values);
+    let wrong = schema::check(&schema, &dot["Values"]);
     if !wrong.is_empty() {
         return Err(RenderError::Values(wrong));
     }
@@ -92,7 +91,6 @@ pub fn notes(request: &Request) -> Result<Rendered, RenderError> {
     {
         templates.add(path, text)?;
     }
-    let dot = dot(request, &metadata, &values);
     let mut objects = Vec::new();
     for path in templates.files() {
         if path != NOTES && !path.rsplit('/').next().unwrap_or_default().starts_with('_') {
@@ -104,13 +102,19 @@ pub fn notes(request: &Request) -> Result<Rendered, RenderError> {
     Ok(Rendered {
         objects,
         notes: templates.render(NOTES, &dot)?,
-        values,
+        values: dot["Values"].clone(),
     })
 }
 
-/// What templates see.
-fn dot(request: &Request, metadata: &chart::Metadata, values: &Value) -> Value {
-    json!({
+/// What templates see: the values over the chart's, unchecked, and what is known of release and chart.
+///
+/// # Errors
+/// The chart is broken, which a test excludes.
+pub fn dot(request: &Request) -> Result<Value, RenderError> {
+    let metadata = chart::metadata().map_err(RenderError::Chart)?;
+    let defaults = chart::values().map_err(RenderError::Chart)?;
+    let values = values::over_defaults(defaults, request.values.clone());
+    Ok(json!({
         "Values": values,
         "Release": {
             "Name": request.release,
@@ -122,7 +126,7 @@ fn dot(request: &Request, metadata: &chart::Metadata, values: &Value) -> Value {
         },
         "Chart": {"Name": metadata.name, "Version": metadata.version, "AppVersion": metadata.app_version},
         "Template": {"BasePath": "templates"},
-    })
+    }))
 }
 
 fn documents(path: &str, text: &str) -> Result<Vec<Value>, RenderError> {
@@ -147,26 +151,28 @@ fn documents(path: &str, text: &str) -> Result<Vec<Value>, RenderError> {
     Ok(found)
 }
 
-/// Reads the settings as agent and operator will.
 fn check_settings(objects: &[Value]) -> Result<(), RenderError> {
     let Some(map) = objects.iter().find(|object| object["kind"] == "ConfigMap") else {
         return Ok(());
     };
-    let values: BTreeMap<String, String> =
-        serde_json::from_value(map["data"].clone()).unwrap_or_default();
+    let settings = serde_json::from_value(map["data"].clone()).unwrap_or_default();
+    refused_settings(&settings).map_or(Ok(()), |text| Err(RenderError::Settings(text)))
+}
+
+/// Why agent or operator would refuse the settings of a ConfigMap; nothing if they take them.
+#[must_use]
+pub fn refused_settings(settings: &BTreeMap<String, String>) -> Option<String> {
     let remote = Remote {
         config_map: Some(Layer {
             place: "ConfigMap cilium-config".to_owned(),
-            values,
+            values: settings.clone(),
         }),
         node_configs: Vec::new(),
     };
     let nothing = || std::iter::empty();
     let agent = load_all::<Settings>(&[], nothing(), &remote).map(drop);
     let operator = load_all::<OperatorSettings>(&[], nothing(), &remote).map(drop);
-    agent
-        .and(operator)
-        .map_err(|error| RenderError::Settings(error.to_string()))
+    agent.and(operator).err().map(|error| error.to_string())
 }
 
 fn check_version(found: Option<&str>, wanted: &str) -> Result<(), RenderError> {

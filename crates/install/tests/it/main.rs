@@ -4,5 +4,6 @@
 
 mod applying;
 mod cluster;
+mod oracle;
 mod rendering;
 mod values;
