@@ -2,11 +2,30 @@
 //!
 //! Names are written with slashes (`net/ipv4/conf/eth0.100/rp_filter`), as device names may have dots.
 
-use std::{fs, io, os::fd::AsFd, path::PathBuf};
+use std::{
+    fs, io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use crate::{Error, Result, netns};
 
 const ROOT: &str = "/proc/sys";
+/// In a container without privileges `/proc/sys` is read-only; there the node's own may be mounted here. Either shows the
+/// network namespace of whoever looks.
+const NODES_ROOT: &str = "/host/proc/sys";
+
+/// The node's own where it is mounted.
+fn root(name: &str) -> &'static str {
+    static MOUNTED: OnceLock<bool> = OnceLock::new();
+    let mounted = || Path::new(NODES_ROOT).join("net").is_dir();
+    if name.starts_with("net/") && *MOUNTED.get_or_init(mounted) {
+        NODES_ROOT
+    } else {
+        ROOT
+    }
+}
 
 fn path(name: &str) -> Result<PathBuf> {
     let plain = !name.is_empty()
@@ -14,7 +33,7 @@ fn path(name: &str) -> Result<PathBuf> {
             .split('/')
             .all(|part| !part.is_empty() && part != "." && part != "..");
     if plain {
-        return Ok(PathBuf::from(ROOT).join(name));
+        return Ok(Path::new(root(name)).join(name));
     }
     Err(Error::Sysctl {
         name: name.to_owned(),
