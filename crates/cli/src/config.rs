@@ -1,18 +1,21 @@
 //! `hypha config`: the settings that agents and operator share.
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
+use ::install::apply::{Workload, wait};
 use ::kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::{ArgAction, Args, Subcommand};
 use k8s::Client;
 use k8s_openapi::{
     api::{
-        apps::v1::DaemonSet,
+        apps::v1::{DaemonSet, Deployment},
         core::v1::{ConfigMap, Pod},
     },
     jiff::Timestamp,
 };
+use runtime::settings::{Key, OperatorSettings, Settings};
 use serde_json::{Value, json};
 
 use crate::kube::{ClusterArgs, answer, block_on};
@@ -23,6 +26,10 @@ const MAP: &str = "cilium-config";
 /// The agents' DaemonSet, and what selects their pods.
 const AGENTS: &str = "cilium";
 const AGENT_PODS: &str = "k8s-app=cilium";
+/// The operator's Deployment.
+const OPERATOR: &str = "cilium-operator";
+/// How long a restart may take.
+const RESTART_LIMIT: Duration = Duration::from_secs(300);
 /// What `kubectl rollout restart` sets.
 const RESTARTED: &str = "kubectl.kubernetes.io/restartedAt";
 
@@ -91,16 +98,16 @@ pub fn run(args: &ConfigArgs) -> Result<()> {
                 output::write_out(&format!(
                     "✨ Patching ConfigMap {MAP} with {key}={value}...\n"
                 ))?;
-                change(&client, namespace, key, value.clone().into()).await?;
-                apply(&client, namespace, restart).await
+                change(&client, namespace, key, Some(value)).await?;
+                apply(&client, namespace, key, restart).await
             }
             ConfigCommand::Delete { key, restart } => {
                 if !read(&client, namespace).await?.contains_key(key) {
                     return Err(anyhow!("ConfigMap {namespace}/{MAP} has no key {key}"));
                 }
                 output::write_out(&format!("✨ Removing {key} from ConfigMap {MAP}...\n"))?;
-                change(&client, namespace, key, Value::Null).await?;
-                apply(&client, namespace, restart).await
+                change(&client, namespace, key, None).await?;
+                apply(&client, namespace, key, restart).await
             }
         }
     })
@@ -127,34 +134,116 @@ fn view(settings: &BTreeMap<String, String>) -> String {
     text
 }
 
-async fn change(client: &Client, namespace: &str, key: &str, value: Value) -> Result<()> {
+/// Changes one key, if agent and operator would take the outcome.
+async fn change(client: &Client, namespace: &str, key: &str, value: Option<&str>) -> Result<()> {
+    let mut settings = read(client, namespace).await?;
+    match value {
+        Some(value) => settings.insert(key.to_owned(), value.to_owned()),
+        None => settings.remove(key),
+    };
+    if let Some(problem) = ::install::refused_settings(&settings) {
+        bail!("nothing is changed: {problem}");
+    }
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let patch = Patch::Merge(json!({"data": {key: value}}));
-    answer(maps.patch(MAP, &PatchParams::default(), &patch))
+    answer(maps.patch(MAP, &params(), &patch))
         .await
         .map(drop)
         .with_context(|| format!("cannot change ConfigMap {namespace}/{MAP}"))
 }
 
-async fn apply(client: &Client, namespace: &str, restart: &Restart) -> Result<()> {
+/// An upgrade may take back what this command has set.
+fn params() -> PatchParams {
+    PatchParams {
+        field_manager: Some("hypha-config".to_owned()),
+        ..PatchParams::default()
+    }
+}
+
+async fn apply(client: &Client, namespace: &str, key: &str, restart: &Restart) -> Result<()> {
+    let whose = Readers::of(key);
+    if whose == Readers::Nobody {
+        output::write_out(&format!("⚠️  Neither agent nor operator knows {key}\n"))?;
+    }
     if !restart.restart {
         return output::write_out("⚠️  Restart the agents to use the new value\n");
     }
-    output::write_out(restart_agents(client, namespace).await?)
+    let mut restarted = Vec::new();
+    if whose != Readers::Operator {
+        match restart_agents(client, namespace).await? {
+            Restarted::Rollout => restarted.push(Workload::DaemonSet(AGENTS.to_owned())),
+            Restarted::Pods => output::write_out("♻️  Restarted Cilium pods\n")?,
+            Restarted::Nothing => {
+                output::write_out(
+                    "⚠️  No agent pods were found; restart the agents to use the new value\n",
+                )?;
+            }
+        }
+    }
+    let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
+    let reads = matches!(whose, Readers::Operator | Readers::Both);
+    if reads && answer(deployments.get_opt(OPERATOR)).await?.is_some() {
+        answer(deployments.patch(OPERATOR, &params(), &rollout()))
+            .await
+            .context("cannot restart the operator's Deployment")?;
+        restarted.push(Workload::Deployment(OPERATOR.to_owned()));
+    }
+    if restarted.is_empty() {
+        return Ok(());
+    }
+    wait(client, namespace, &restarted, RESTART_LIMIT)
+        .await
+        .map_err(|text| anyhow!("{text}; `hypha status` tells more"))?;
+    let what = match restarted.as_slice() {
+        [Workload::Deployment(_)] => "the operator",
+        [_] => "Cilium pods",
+        _ => "Cilium pods and the operator",
+    };
+    output::write_out(&format!("♻️  Restarted {what}\n"))
 }
 
-/// Starts a new rollout of the DaemonSet; where the agents' pods are of none, they are deleted. What was done, as a line.
-async fn restart_agents(client: &Client, namespace: &str) -> Result<&'static str> {
-    const DONE: &str = "♻️  Restarted Cilium pods\n";
+/// Who reads a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readers {
+    Agent,
+    Operator,
+    Both,
+    Nobody,
+}
+
+impl Readers {
+    fn of(key: &str) -> Self {
+        let knows = |keys: &[Key]| keys.iter().any(|one| one.name == key);
+        match (knows(Settings::KEYS), knows(OperatorSettings::KEYS)) {
+            (true, true) => Self::Both,
+            (true, false) => Self::Agent,
+            (false, true) => Self::Operator,
+            (false, false) => Self::Nobody,
+        }
+    }
+}
+
+/// How the agents were restarted.
+enum Restarted {
+    Rollout,
+    Pods,
+    Nothing,
+}
+
+/// What `kubectl rollout restart` does.
+fn rollout() -> Patch<Value> {
+    let annotations = json!({RESTARTED: Timestamp::now().to_string()});
+    Patch::Merge(json!({"spec": {"template": {"metadata": {"annotations": annotations}}}}))
+}
+
+/// Starts a new rollout of the DaemonSet; where the agents' pods are of none, they are deleted.
+async fn restart_agents(client: &Client, namespace: &str) -> Result<Restarted> {
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
     if answer(sets.get_opt(AGENTS)).await?.is_some() {
-        let annotations = json!({RESTARTED: Timestamp::now().to_string()});
-        let patch = json!({"spec": {"template": {"metadata": {"annotations": annotations}}}});
-        let params = PatchParams::default();
-        answer(sets.patch(AGENTS, &params, &Patch::Merge(patch)))
+        answer(sets.patch(AGENTS, &params(), &rollout()))
             .await
             .context("cannot restart the agents' DaemonSet")?;
-        return Ok(DONE);
+        return Ok(Restarted::Rollout);
     }
     let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
     let ours = answer(pods.list(&ListParams::default().labels(AGENT_PODS))).await?;
@@ -163,9 +252,9 @@ async fn restart_agents(client: &Client, namespace: &str) -> Result<&'static str
         answer(pods.delete(name, &DeleteParams::default())).await?;
     }
     Ok(if ours.items.is_empty() {
-        "⚠️  No agent pods were found; restart the agents to use the new value\n"
+        Restarted::Nothing
     } else {
-        DONE
+        Restarted::Pods
     })
 }
 
@@ -195,6 +284,14 @@ mod tests {
             routing-mode    native
         "]]
         .assert_eq(&view(&settings));
+    }
+
+    #[test]
+    fn who_reads_a_key_is_restarted() {
+        assert_eq!(Readers::of("routing-mode"), Readers::Agent);
+        assert_eq!(Readers::of("cluster-pool-ipv4-cidr"), Readers::Operator);
+        assert_eq!(Readers::of("ipam"), Readers::Both);
+        assert_eq!(Readers::of("no-such-key"), Readers::Nobody);
     }
 
     #[derive(Parser)]

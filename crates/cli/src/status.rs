@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::dbg::duration;
 use crate::error::Findings;
-use crate::kube::ClusterArgs;
+use crate::install::workloads::{self, Component, Workloads};
+use crate::kube::{ClusterArgs, block_on};
 use crate::labs;
 use crate::operator::{self, OperatorState};
 use crate::output::{self, Format};
@@ -103,7 +104,7 @@ struct NodeState {
 }
 
 /// What is known of the cluster.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Cluster {
     nodes: Vec<NodeState>,
@@ -111,16 +112,32 @@ struct Cluster {
     pods: Option<usize>,
     /// The operator, where there is one.
     operator: Option<OperatorState>,
+    /// What the API server says of our pods; none if nothing of us runs in pods.
+    workloads: Option<Workloads>,
 }
 
 impl Cluster {
+    /// A part of what runs in pods.
+    fn part(&self, name: &str) -> Option<&Component> {
+        self.workloads
+            .iter()
+            .flat_map(|all| &all.components)
+            .find(|part| part.name == name)
+    }
+
+    /// How much is wrong with the pods of a part.
+    fn wrong(&self, name: &str) -> usize {
+        self.part(name).map_or(0, |part| part.errors.len())
+    }
+
     fn sum(&self, what: impl Fn(&NodeState) -> usize) -> usize {
         self.nodes.iter().map(what).sum()
     }
 
     fn good(&self, ignore_warnings: bool) -> bool {
         let operator = self.operator.as_ref();
-        self.sum(|node| node.errors.len()) == 0
+        self.sum(|node| node.errors.len()) + self.wrong("cilium") + self.wrong("cilium-operator")
+            == 0
             && operator.is_none_or(|operator| operator.errors.is_empty())
             && (ignore_warnings || self.sum(|node| node.warnings.len()) == 0)
     }
@@ -139,24 +156,16 @@ impl Cluster {
 /// # Errors
 /// [`Findings`] if something is not OK.
 pub fn run(args: &StatusArgs) -> Result<()> {
-    let all_nodes = args.host.is_none() && (args.name.is_some() || !on_node() && labs::any());
-    let target = TargetArgs {
-        name: args.name.clone(),
-        node: None,
-        all_nodes,
-        host: args.host.clone(),
-    };
     let end = Instant::now() + args.wait_duration;
     let cluster = loop {
-        let mut cluster = look(&target)?;
-        // Whoever asks one agent does not ask the cluster.
-        if args.host.is_none() && (all_nodes || args.cluster.kubeconfig.is_some()) {
-            cluster.operator = operator::look(&args.cluster.of(args.name.as_deref()));
+        let looked = look(args);
+        let over = !args.wait || Instant::now() >= end;
+        match looked {
+            Ok(cluster) if over || cluster.good(args.ignore_warnings) => break cluster,
+            Err(error) if over => return Err(error),
+            // A cluster that is just coming up.
+            _ => thread::sleep(Duration::from_millis(500)),
         }
-        if !args.wait || cluster.good(args.ignore_warnings) || Instant::now() >= end {
-            break cluster;
-        }
-        thread::sleep(Duration::from_millis(500));
     };
     match args.output {
         StatusFormat::Json => output::write_out(&output::render(&Format::Json, &cluster)?)?,
@@ -170,17 +179,56 @@ pub fn run(args: &StatusArgs) -> Result<()> {
     }
 }
 
-fn look(target: &TargetArgs) -> Result<Cluster> {
+/// Who asks one agent does not ask the cluster; a lab's agents can be asked beside it.
+fn look(args: &StatusArgs) -> Result<Cluster> {
+    let local = args.name.is_none() && args.cluster.kubeconfig.is_none() && on_node();
+    if args.host.is_some() || local {
+        return agents(args, false);
+    }
+    let of = args.cluster.of(args.name.as_deref());
+    let path = of.path()?;
+    let is_lab = labs::any()
+        && labs::find(args.name.as_deref()).is_ok_and(|lab| lab.dir.kubeconfig() == path);
+    let workloads =
+        block_on(async { workloads::look(&of.client().await?, &args.cluster.namespace).await });
+    let mut cluster = if is_lab {
+        agents(args, true)?
+    } else {
+        Cluster::default()
+    };
+    // A lab's agents can be asked while its API server is away.
+    cluster.workloads = match workloads {
+        Ok(found) => found,
+        Err(_) if is_lab => None,
+        Err(error) => return Err(error),
+    };
+    if cluster.workloads.is_none() && !is_lab {
+        anyhow::bail!(
+            "nothing is installed in namespace {}: there is no DaemonSet cilium; `hypha install` makes it",
+            args.cluster.namespace
+        );
+    }
+    cluster.operator = operator::look(&of);
+    Ok(cluster)
+}
+
+fn agents(args: &StatusArgs, all_nodes: bool) -> Result<Cluster> {
+    let target = TargetArgs {
+        name: args.name.clone(),
+        node: None,
+        all_nodes,
+        host: args.host.clone(),
+    };
     let mut agents = target.agents()?;
-    let pods = if target.all_nodes {
-        Some(labs::find(target.name.as_deref())?.pods()?.len())
+    let pods = if all_nodes {
+        Some(labs::find(args.name.as_deref())?.pods()?.len())
     } else {
         None
     };
     Ok(Cluster {
         nodes: agents.iter_mut().map(node_state).collect(),
         pods,
-        operator: None,
+        ..Cluster::default()
     })
 }
 
@@ -222,61 +270,29 @@ fn node_state(agent: &mut Agent) -> NodeState {
 }
 
 fn summary(cluster: &Cluster) -> String {
-    let total = cluster.nodes.len();
-    let ready = cluster
-        .nodes
-        .iter()
-        .filter(|node| node.agent.is_some() && node.errors.is_empty())
-        .count();
     let mut text = String::new();
     for (label, value) in [
         ("Cilium:", component(cluster)),
-        ("Operator:", operator_line(cluster.operator.as_ref())),
+        ("Operator:", operator_line(cluster)),
         ("Envoy DaemonSet:", "disabled".into()),
         ("Hubble Relay:", "disabled".into()),
         ("ClusterMesh:", "disabled".into()),
     ] {
         let _ = writeln!(text, "{:19}{label:<20}{value}", "");
     }
-    let mut rows = format!(
-        "\nDaemonSet\tcilium\tDesired: {total}, Ready: {ready}/{total}, Available: {ready}/{total}\n"
-    );
-    if let Some(operator) = &cluster.operator {
-        let ready = usize::from(!operator.leader.is_empty());
-        let _ = writeln!(
-            rows,
-            "Deployment\tcilium-operator\tDesired: 1, Ready: {ready}/1, Available: {ready}/1"
-        );
-    }
-    let running = cluster
-        .nodes
-        .iter()
-        .filter(|node| node.agent.is_some())
-        .count();
-    let _ = writeln!(rows, "Containers:\tcilium\tRunning: {running}");
-    if let Some(operator) = &cluster.operator {
-        let running = usize::from(!operator.leader.is_empty());
-        let _ = writeln!(rows, "\tcilium-operator\tRunning: {running}");
-    }
-    if let Some(pods) = cluster.pods {
-        let _ = writeln!(
-            rows,
-            "Cluster Pods:\t{}/{pods} managed by Cilium",
-            cluster.managed()
-        );
-    }
-    for (index, (version, count)) in versions(cluster).into_iter().enumerate() {
-        let _ = writeln!(
-            rows,
-            "{}\tcilium\thypha v{version}: {count}",
-            if index == 0 { "Image versions" } else { "" }
-        );
-    }
+    let mut rows = match &cluster.workloads {
+        Some(workloads) => workload_rows(workloads),
+        None => process_rows(cluster),
+    };
     rows.push_str(&list(
         "Nodes:",
         cluster.nodes.iter().map(node_line).collect(),
     ));
     let mut errors = problems(cluster, |node| &node.errors);
+    for part in cluster.workloads.iter().flat_map(|all| &all.components) {
+        let line = |(pod, text): &(String, String)| format!("{}\t{pod}\t{text}", part.name);
+        errors.extend(part.errors.iter().map(line));
+    }
     if let Some(operator) = &cluster.operator {
         let line = |text: &String| format!("cilium-operator\t{}\t{text}", operator.leader);
         errors.extend(operator.errors.iter().map(line));
@@ -286,13 +302,87 @@ fn summary(cluster: &Cluster) -> String {
     text + &align(&rows)
 }
 
+/// What runs in pods.
+fn workload_rows(workloads: &Workloads) -> String {
+    let mut rows = "\n".to_owned();
+    for part in &workloads.components {
+        let Component {
+            kind,
+            name,
+            desired,
+            ready,
+            available,
+            ..
+        } = part;
+        let _ = writeln!(
+            rows,
+            "{kind}\t{name}\tDesired: {desired}, Ready: {ready}/{desired}, Available: {available}/{desired}"
+        );
+    }
+    let running = |part: &Component| format!("{}\tRunning: {}", part.name, part.running);
+    rows.push_str(&list(
+        "Containers:",
+        workloads.components.iter().map(running).collect(),
+    ));
+    let _ = writeln!(
+        rows,
+        "Cluster Pods:\t{}/{} managed by Cilium",
+        workloads.managed, workloads.pods
+    );
+    if !workloads.chart.is_empty() {
+        let _ = writeln!(rows, "Helm chart version:\t{}", workloads.chart);
+    }
+    let images = workloads.components.iter().flat_map(|part| {
+        let line = |(image, count): (&String, &usize)| format!("{}\t{image}: {count}", part.name);
+        part.images.iter().map(line)
+    });
+    rows + &list("Image versions", images.collect())
+}
+
+/// The same where agents and operator are no pods.
+fn process_rows(cluster: &Cluster) -> String {
+    let total = cluster.nodes.len();
+    let answering = cluster.nodes.iter().filter(|node| node.agent.is_some());
+    let running = answering.clone().count();
+    let ready = answering.filter(|node| node.errors.is_empty()).count();
+    let mut rows = format!(
+        "\nDaemonSet\tcilium\tDesired: {total}, Ready: {ready}/{total}, Available: {ready}/{total}\n"
+    );
+    let leads = cluster
+        .operator
+        .as_ref()
+        .map(|operator| usize::from(!operator.leader.is_empty()));
+    if let Some(ready) = leads {
+        let _ = writeln!(
+            rows,
+            "Deployment\tcilium-operator\tDesired: 1, Ready: {ready}/1, Available: {ready}/1"
+        );
+    }
+    let _ = writeln!(rows, "Containers:\tcilium\tRunning: {running}");
+    if let Some(running) = leads {
+        let _ = writeln!(rows, "\tcilium-operator\tRunning: {running}");
+    }
+    if let Some(pods) = cluster.pods {
+        let managed = cluster.managed();
+        let _ = writeln!(rows, "Cluster Pods:\t{managed}/{pods} managed by Cilium");
+    }
+    let version = |(version, count)| format!("cilium\thypha v{version}: {count}");
+    rows + &list(
+        "Image versions",
+        versions(cluster).into_iter().map(version).collect(),
+    )
+}
+
 /// `OK`, or how much is wrong.
 fn component(cluster: &Cluster) -> String {
     let count = |number: usize, word: &str| {
         (number > 0).then(|| format!("{number} {word}{}", if number == 1 { "" } else { "s" }))
     };
     let parts = [
-        count(cluster.sum(|node| node.errors.len()), "error"),
+        count(
+            cluster.sum(|node| node.errors.len()) + cluster.wrong("cilium"),
+            "error",
+        ),
         count(cluster.sum(|node| node.warnings.len()), "warning"),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
@@ -304,12 +394,18 @@ fn component(cluster: &Cluster) -> String {
 }
 
 /// As [`component`], for the operator.
-fn operator_line(operator: Option<&OperatorState>) -> String {
-    match operator.map(|operator| operator.errors.len()) {
-        None => "disabled".into(),
-        Some(0) => "OK".into(),
-        Some(1) => "1 error".into(),
-        Some(number) => format!("{number} errors"),
+fn operator_line(cluster: &Cluster) -> String {
+    let said = cluster
+        .operator
+        .as_ref()
+        .map(|operator| operator.errors.len());
+    if said.is_none() && cluster.part("cilium-operator").is_none() {
+        return "disabled".into();
+    }
+    match said.unwrap_or(0) + cluster.wrong("cilium-operator") {
+        0 => "OK".into(),
+        1 => "1 error".into(),
+        number => format!("{number} errors"),
     }
 }
 
@@ -388,8 +484,74 @@ mod tests {
         Cluster {
             nodes: vec![node("n1", agent.clone()), node("n2", agent)],
             pods: Some(6),
-            operator: None,
+            ..Cluster::default()
         }
+    }
+
+    #[test]
+    fn pods_have_their_lines() {
+        let part = |kind: &str, name: &str, number: i32| Component {
+            kind: kind.into(),
+            name: name.into(),
+            desired: number,
+            ready: number,
+            available: number,
+            complete: true,
+            running: number.unsigned_abs() as usize,
+            images: [(
+                "reg.example/hypha:v9".to_owned(),
+                number.unsigned_abs() as usize,
+            )]
+            .into(),
+            errors: Vec::new(),
+        };
+        let mut cluster = Cluster {
+            workloads: Some(Workloads {
+                components: vec![
+                    part("DaemonSet", "cilium", 3),
+                    part("Deployment", "cilium-operator", 1),
+                ],
+                chart: "9.9.9".into(),
+                pods: 6,
+                managed: 5,
+            }),
+            ..Cluster::default()
+        };
+        assert!(cluster.good(false));
+        expect![[r#"
+                               Cilium:             OK
+                               Operator:           OK
+                               Envoy DaemonSet:    disabled
+                               Hubble Relay:       disabled
+                               ClusterMesh:        disabled
+
+            DaemonSet             cilium            Desired: 3, Ready: 3/3, Available: 3/3
+            Deployment            cilium-operator   Desired: 1, Ready: 1/1, Available: 1/1
+            Containers:           cilium            Running: 3
+                                  cilium-operator   Running: 1
+            Cluster Pods:         5/6 managed by Cilium
+            Helm chart version:   9.9.9
+            Image versions        cilium            reg.example/hypha:v9: 3
+                                  cilium-operator   reg.example/hypha:v9: 1
+        "#]]
+        .assert_eq(&summary(&cluster));
+        let agents = cluster
+            .workloads
+            .as_mut()
+            .and_then(|all| all.components.first_mut());
+        agents
+            .unwrap()
+            .errors
+            .push(("cilium-x".into(), "cilium-agent: ErrImagePull".into()));
+        assert!(!cluster.good(true));
+        let text = summary(&cluster);
+        assert!(text.contains("Cilium:             1 error"), "{text}");
+        assert!(
+            text.contains(
+                "Errors:               cilium            cilium-x   cilium-agent: ErrImagePull"
+            ),
+            "{text}"
+        );
     }
 
     #[test]

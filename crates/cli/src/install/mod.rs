@@ -1,6 +1,7 @@
 //! `hypha install`, `upgrade`, `uninstall`, and what pods do to their nodes first.
 mod flags;
 pub mod node;
+pub mod workloads;
 
 use std::time::Duration;
 
