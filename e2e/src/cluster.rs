@@ -191,6 +191,32 @@ impl Cluster {
         state.process.filter(ProcId::alive)
     }
 
+    /// The process of the operator, while there is one.
+    #[must_use]
+    pub fn operator_process(&self) -> Option<ProcId> {
+        let state = dir(self.lab.name()).read_agent("operator").ok()??;
+        state.process.filter(ProcId::alive)
+    }
+
+    /// Ends the operator with a signal and waits until another one runs.
+    ///
+    /// # Panics
+    /// If none ran, or none comes.
+    #[track_caller]
+    pub fn restart_operator(&self, signal: Signal) {
+        let old = self.operator_process().expect("an operator runs");
+        assert!(old.signal(signal), "the operator ended by itself");
+        wait_until("another operator", HEALTHY, || {
+            self.operator_process().filter(|new| *new != old)
+        });
+    }
+
+    /// The process of the API server, while there is one.
+    #[must_use]
+    pub fn api_server_process(&self) -> Option<ProcId> {
+        dir(self.lab.name()).api_server()
+    }
+
     /// Kills a node's agent. The lab starts another one at once.
     ///
     /// # Panics

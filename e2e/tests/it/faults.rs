@@ -267,3 +267,91 @@ fn e2e_fault_api_server_gone() {
     cluster.assert_clean();
     cluster.assert_connected(&[]);
 }
+
+/// The API server is out of reach of a node for a while: traffic goes on, pods come and go, and the agent catches up without
+/// being started again.
+fn api_server_away(duration: Duration) {
+    let cluster = Cluster::up("e2e-away", &["--nodes", "2", "--sample"]);
+    let (near, far) = (cluster.pod("echo-node2-a"), cluster.pod("echo-node1-a"));
+    let load = Load::start(&[
+        Route::new(&far, &near, true),
+        Route::new(&near, &far, false),
+        Route::new(&near, &cluster.host("router"), true),
+    ]);
+    let agent = cluster.agent_process("node2").expect("an agent runs");
+    let plugin = Plugin::on(&cluster, "node2");
+    let early = plugin.sandbox("early");
+    plugin.call("ADD", &early).unwrap();
+    let rule = "to 192.168.10.100 ipproto tcp dport 6443 prohibit";
+    cluster
+        .lab
+        .sh("node2", &format!("ip rule add pref 1 {rule}"));
+    // The other node has the API server: what happens there is news that does not reach this one.
+    cluster.lab.delete_pod("echo-node1-b");
+    cluster.lab.apply(&pod_yaml("late", "node1"));
+    plugin
+        .call("DEL", &early)
+        .expect("a pod from before can go");
+    let (start, mut live) = (std::time::Instant::now(), vec![]);
+    for number in 0.. {
+        let sandbox = plugin.sandbox(&format!("n{number}"));
+        let result = plugin.call("ADD", &sandbox).expect("a pod can start");
+        for ip in addresses(&result) {
+            cluster.lab.sh("node2", &format!("ping -c1 -W2 {ip}"));
+        }
+        live.push(sandbox);
+        if live.len() > 5 {
+            let oldest = live.remove(0);
+            plugin.call("DEL", &oldest).expect("a pod can go");
+            plugin.forget(&oldest);
+        }
+        if start.elapsed() >= duration {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    cluster
+        .lab
+        .sh("node2", &format!("ip rule del pref 1 {rule}"));
+    let late: Vec<IpAddr> = cluster.pod("late").ips;
+    wait_until("the agent catches up", Duration::from_secs(40), || {
+        let known = cluster.agent("node2").ips().ok()?;
+        let knows = |ip: &IpAddr| known.iter().any(|entry| entry.prefix.addr() == *ip);
+        late.iter().all(knows).then_some(())
+    });
+    for sandbox in live.iter().chain([&early]) {
+        plugin.call("DEL", sandbox).unwrap();
+        plugin.forget(sandbox);
+    }
+    cluster.wait_replaced("node2", None);
+    assert_eq!(
+        cluster.agent_process("node2"),
+        Some(agent),
+        "the same agent all the time"
+    );
+    let to = late[0];
+    cluster
+        .lab
+        .sh("echo-node2-a", &format!("ping -c1 -W2 {to}"));
+    load.finish()
+        .assert_whole(&cluster, "a time without an API server");
+    cluster.assert_clean();
+    cluster.assert_connected(&[]);
+}
+
+#[test]
+fn e2e_fault_api_server_away() {
+    if skip_unless_root() {
+        return;
+    }
+    api_server_away(Duration::from_secs(8));
+}
+
+#[test]
+#[ignore = "takes five minutes"]
+fn e2e_fault_api_server_away_for_minutes() {
+    if skip_unless_root() {
+        return;
+    }
+    api_server_away(Duration::from_secs(240));
+}

@@ -4,7 +4,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use hypha_e2e::cluster::{Cluster, pod_yaml};
-use lab::state::StateDir;
 use nix::sys::signal::Signal;
 use testkit::{skip_unless_root, wait_until};
 
@@ -40,17 +39,6 @@ fn restart(cluster: &Cluster, node: &str) {
     cluster.wait_replaced(node, Some(&old));
 }
 
-/// The lab starts it again.
-fn restart_operator(cluster: &Cluster) {
-    let dir = StateDir::of(&cluster.lab.name().parse().unwrap());
-    let process = || dir.read_agent("operator").ok()??.process;
-    let old = process().unwrap();
-    assert!(old.signal(Signal::SIGTERM));
-    wait_until("another operator", LIMIT, || {
-        process().filter(|new| *new != old)
-    });
-}
-
 /// IPv4 ranges of a node.
 fn range(cluster: &Cluster, node: &str) -> String {
     let path = "-o=jsonpath={.spec.ipam.podCIDRs[0]}";
@@ -80,7 +68,7 @@ fn e2e_ipam_changes_with_settings_and_a_deleted_cilium_node() {
             ("ipv4-native-routing-cidr", "172.20.0.0/16"),
         ],
     );
-    restart_operator(&cluster);
+    cluster.restart_operator(Signal::SIGTERM);
     for node in NODES {
         restart(&cluster, node);
     }

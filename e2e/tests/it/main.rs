@@ -1,6 +1,8 @@
 //! End-to-end tests: whole clusters, real binaries, real packets. See README.md.
 #![allow(clippy::unwrap_used, reason = "a test ends where something is missing")]
 
+mod acceptance;
+mod churn;
 mod faults;
 mod hygiene;
 mod input;
