@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::report::{Report, Row};
+use crate::report::{Report, Row, percentile};
 
 const LAB: &str = "bench";
 /// Pods one after another, and at once.
@@ -120,13 +120,6 @@ fn add_rows(m: &Measured, bin: &Path, report: &mut Report) -> Result<()> {
         m.programs_after
     );
     Ok(())
-}
-
-fn percentile(values: &[f64], p: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = ((sorted.len() as f64 - 1.0) * p).round() as usize;
-    sorted.get(at).copied().unwrap_or_default()
 }
 
 /// Runs inside the node's namespaces: drives the CNI plugin as a runtime does, and prints what it measured.

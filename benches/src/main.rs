@@ -4,6 +4,7 @@ mod load;
 mod programs;
 mod report;
 mod scale;
+mod starts;
 mod topology;
 
 use std::{path::PathBuf, time::Duration};
@@ -66,18 +67,29 @@ fn main() -> Result<()> {
     }
     programs::measure(&args.filter, &mut report)?;
     scale::measure(&args.filter, &mut report)?;
-    if args
-        .filter
-        .as_ref()
-        .is_none_or(|text| "control/ size/".contains(text.as_str()))
-    {
+    let wanted = |names: &str| match &args.filter {
+        Some(text) => names
+            .split(' ')
+            .any(|name| name.contains(text.as_str()) || text.starts_with(name)),
+        None => true,
+    };
+    let (node, pods) = (
+        wanted("control/cni control/agent control/programs size/hypha"),
+        wanted("control/lab/up control/pod-start/p50 control/pod-start/p99"),
+    );
+    if node || pods {
         let bin = args.bin.canonicalize().with_context(|| {
             format!(
                 "{} is not there: run `make build` first",
                 args.bin.display()
             )
         })?;
-        control::measure(&bin, &mut report)?;
+        if node {
+            control::measure(&bin, &mut report)?;
+        }
+        if pods {
+            starts::measure(&bin, &mut report)?;
+        }
     }
     report.print();
     report

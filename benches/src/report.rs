@@ -87,6 +87,14 @@ impl Report {
     }
 }
 
+/// The value that this part of all does not exceed; zero of none.
+pub fn percentile(values: &[f64], p: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = ((sorted.len() as f64 - 1.0) * p).round() as usize;
+    sorted.get(at).copied().unwrap_or_default()
+}
+
 /// The middle value; zero of none.
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
