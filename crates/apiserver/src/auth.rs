@@ -19,6 +19,7 @@ pub(crate) use review::review;
 pub(crate) use token::{Tokens, token};
 
 use super::error::{ApiError, Reason};
+use super::object::child_mut;
 use super::server::{Authorization, Shared};
 
 /// The group of those who may do everything in any cluster.
@@ -101,6 +102,17 @@ impl User {
             .filter_map(|group| group.as_str().ok())
             .collect();
         Some(Self::known(name, &groups))
+    }
+}
+
+/// Notes in a request for a certificate who asks for it, whatever it says itself.
+pub(crate) fn sign_with(user: &User, request: &mut Value) {
+    let spec = child_mut(request, "spec");
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.remove(field);
+    }
+    if let Value::Object(info) = user.to_json() {
+        spec.extend(info);
     }
 }
 

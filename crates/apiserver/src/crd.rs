@@ -1,12 +1,17 @@
 //! Definitions of custom kinds: their validation, their status, and the kinds that they make.
 
-use serde_json::{Map, Value, json};
+mod names;
+
 use std::sync::Arc;
 
-use super::kind::{Kind, Registry, Scale, Strategy};
-use super::object::{child_mut, is_deleting, meta_str, now, set_default};
+use serde_json::{Map, Value, json};
+
+use super::kind::{Kind, Others, Registry, Scale, Strategy};
+use super::object::{child_mut, is_deleting, meta_str, set_default};
 use super::schema::{self, Fault};
 use super::validate::{FieldErrors, check_dns_label, check_dns_subdomain};
+
+pub(crate) use names::may_be_accepted;
 
 /// The table of definitions.
 pub(crate) const TABLE: &str = "customresourcedefinitions.apiextensions.k8s.io";
@@ -30,7 +35,15 @@ fn same(a: &Kind, b: &Kind) -> bool {
 /// The kinds of a definition: one for each version that is served.
 fn kinds(definition: &Value) -> Vec<Kind> {
     let spec = &definition["spec"];
-    let names = &spec["names"];
+    let status = &definition["status"];
+    if names::condition(status, "Established") == Some(false) {
+        return Vec::new();
+    }
+    let names = [&status["acceptedNames"], &spec["names"]];
+    let names = names
+        .into_iter()
+        .find(|n| n.is_object())
+        .unwrap_or(&Value::Null);
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let list = |value: &Value| -> Vec<String> {
         value.as_array().into_iter().flatten().map(text).collect()
@@ -112,23 +125,22 @@ impl Strategy for DefinitionStrategy {
     }
 
     fn prepare_create(&self, object: &mut Value) {
-        let at = now();
-        let condition = |kind: &str, reason: &str, message: &str| json!({ "type": kind, "status": "True", "reason": reason, "message": message, "lastTransitionTime": at });
-        object["status"] = json!({
-            "conditions": [
-                condition("NamesAccepted", "NoConflicts", "no conflicts found"),
-                condition("Established", "InitialNamesAccepted", "the initial names have been accepted"),
-            ],
-            "acceptedNames": object["spec"]["names"],
-            "storedVersions": storage_versions(&object["spec"]),
-        });
+        object["status"] = json!({ "storedVersions": storage_versions(&object["spec"]) });
+    }
+
+    fn settle(
+        &self,
+        new: &mut Value,
+        _old: Option<&Value>,
+        others: &dyn Others,
+        _errors: &mut FieldErrors,
+    ) {
+        names::accept(new, others);
     }
 
     fn prepare_update(&self, new: &mut Value, _old: &Value) {
-        let names = new["spec"]["names"].clone();
         let stored = storage_versions(&new["spec"]);
         let status = child_mut(new, "status");
-        status.insert("acceptedNames".to_owned(), names);
         let versions = status.entry("storedVersions").or_insert_with(|| json!([]));
         if let Some(list) = versions.as_array_mut() {
             list.extend(

@@ -43,7 +43,11 @@ pub async fn collection(
         method if is_get(method) => list(server, kind, namespace, &query, view),
         &Method::POST if placed => {
             let mut options = write_options(&query, request.headers())?;
-            let object = kind.stored(body::read_object(request, &mut options).await?);
+            let user = request.extensions().get::<User>().cloned();
+            let mut object = kind.stored(body::read_object(request, &mut options).await?);
+            if let Some(user) = user.filter(|_| kind.kind == "CertificateSigningRequest") {
+                auth::sign_with(&user, &mut object);
+            }
             let home = server.stored_kind(kind)?;
             let namespace = namespace.unwrap_or_default();
             let stored = server.store.create(&home, namespace, object, &options)?;

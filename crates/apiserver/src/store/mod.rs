@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::error::{ApiError, Reason};
 use super::kind::{Kind, Networks, Registry};
@@ -152,7 +152,7 @@ impl Store {
         // One at a time, so that nobody overwrites what a later one has seen. The registry is not locked while the objects
         // are, which lock it themselves.
         let _one = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        let definitions = self.memory.transact(|txn| txn.all(crd::TABLE));
+        let definitions = self.settled_definitions();
         let mut slot = self
             .registry
             .write()
@@ -160,6 +160,31 @@ impl Store {
         let mut registry = Registry::clone(&slot);
         crd::sync(&mut registry, definitions.iter().map(|d| d.value()));
         *slot = Arc::new(registry);
+    }
+
+    /// All definitions, once each that waited for a name has it if nobody else has it any more.
+    fn settled_definitions(&self) -> Vec<Arc<Object>> {
+        let all = || self.memory.transact(|txn| txn.all(crd::TABLE));
+        let mut definitions = all();
+        let Ok(kind) = self.kind(crd::TABLE) else {
+            return definitions;
+        };
+        while let Some(next) = definitions.iter().find(|definition| {
+            crd::may_be_accepted(definition, definitions.iter().map(|d| d.value()))
+        }) {
+            // Its names are looked at whenever it is written.
+            let look = |definition: &Value| {
+                let mut definition = definition.clone();
+                definition["status"]["acceptedNames"] = Value::Null;
+                Ok(definition)
+            };
+            if let Err(error) = self.modify_unchecked(&kind, &Key::of(next), false, look) {
+                tracing::debug!(%error, "a definition went while it was given its names");
+                break;
+            }
+            definitions = all();
+        }
+        definitions
     }
 
     /// What a write may mean for the server itself: any can be the last thing that a definition waited for.

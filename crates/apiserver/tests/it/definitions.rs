@@ -368,3 +368,81 @@ async fn definitions_that_cannot_work_are_refused() {
     assert!(webhook.contains("spec.conversion.strategy"), "{webhook}");
     assert!(api.names(DEFINITIONS).await.is_empty());
 }
+
+#[tokio::test]
+async fn a_name_is_given_once_in_a_group_and_again_when_it_is_free() {
+    let api = Api::new();
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let make = async |plural: &str, group: &str, kind: &str, short: &str| {
+        let definition = json!({ "metadata": { "name": format!("{plural}.{group}") }, "spec": { "group": group, "scope": "Cluster",
+            "names": { "plural": plural, "kind": kind, "shortNames": [short] }, "versions": [{ "name": "v1", "served": true,
+            "storage": true, "schema": { "openAPIV3Schema": { "type": "object" } } }] } });
+        api.post(path, definition).await.good()
+    };
+    let conditions = |definition: &Value| {
+        let list = definition["status"]["conditions"].as_array().unwrap();
+        let shown = list.iter().map(|c| {
+            let text = |field: &str| c[field].as_str().unwrap().to_owned();
+            format!(
+                "{}={} {}: {}",
+                text("type"),
+                text("status"),
+                text("reason"),
+                text("message")
+            )
+        });
+        shown.collect::<Vec<_>>()
+    };
+    const FINE: [&str; 2] = [
+        "NamesAccepted=True NoConflicts: no conflicts found",
+        "Established=True InitialNamesAccepted: the initial names have been accepted",
+    ];
+    assert_eq!(
+        conditions(&make("foos", "example.org", "Foo", "f").await),
+        FINE
+    );
+    // Another group is another place.
+    assert_eq!(
+        conditions(&make("foos", "example.com", "Foo", "f").await),
+        FINE
+    );
+    let waiting = make("bars", "example.org", "Foo", "b").await;
+    let refused = [
+        "NamesAccepted=False KindConflict: \"Foo\" is already in use",
+        "Established=False NotAccepted: not all names are accepted",
+    ];
+    assert_eq!(conditions(&waiting), refused);
+    assert_eq!(api.get("/apis/example.org/v1/bars").await.code, 404);
+    let short = make("bazs", "example.org", "Baz", "f").await;
+    assert!(conditions(&short)[0].contains("ShortNamesConflict"));
+    api.delete(&format!("{path}/foos.example.org"), Value::Null)
+        .await
+        .good();
+    for plural in ["bars", "bazs"] {
+        let now = api
+            .get(&format!("{path}/{plural}.example.org"))
+            .await
+            .good();
+        assert_eq!(conditions(&now), FINE);
+        assert_eq!(
+            api.get(&format!("/apis/example.org/v1/{plural}"))
+                .await
+                .code,
+            200
+        );
+    }
+    // One that is served stays so, under the names that it had.
+    let patch = json!({ "spec": { "names": { "shortNames": ["b", "f"] } } });
+    let served = api
+        .patch(&format!("{path}/bars.example.org"), MERGE, patch)
+        .await
+        .good();
+    assert!(
+        conditions(&served)[0].contains("ShortNamesConflict") && conditions(&served)[1] == FINE[1]
+    );
+    assert_eq!(
+        served["status"]["acceptedNames"]["shortNames"],
+        json!(["b"])
+    );
+    assert_eq!(api.get("/apis/example.org/v1/bars").await.code, 200);
+}

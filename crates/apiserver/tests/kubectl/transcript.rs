@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::process::Command;
 
+use hypha_apiserver::{ApiServer, Authorization, ServerOptions};
+
 use crate::normal::normal;
 use crate::server::Running;
 use crate::{Release, folder, kubectl};
@@ -94,7 +96,16 @@ pub async fn replay(release: Release, name: &str) {
         .take_while(|l| !l.starts_with("$ "))
         .map(|l| format!("{l}\n"))
         .collect();
-    let running = Running::start().await;
+    // What roles allow is seen where they count.
+    let authorization = match name {
+        "rights" => Authorization::Rbac,
+        _ => Authorization::AlwaysAllow,
+    };
+    let options = ServerOptions {
+        authorization,
+        ..ServerOptions::default()
+    };
+    let running = Running::of(ApiServer::open(options).unwrap()).await;
     let bin = running.home.path().join("bin");
     fs::create_dir(&bin).unwrap();
     symlink(program, bin.join("kubectl")).unwrap();
@@ -154,7 +165,7 @@ macro_rules! transcripts {
     };
 }
 
-transcripts!(crate::Release::New, new: basics changes discovery explain output describe workloads errors access custom);
+transcripts!(crate::Release::New, new: basics changes discovery explain output describe workloads errors access rights custom);
 transcripts!(crate::Release::Old, old: basics changes discovery explain output errors custom);
 
 #[test]
