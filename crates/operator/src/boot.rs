@@ -1,7 +1,7 @@
 //! The start: lead, install, watch, work.
 use crate::{
     controller::{self, Context},
-    events::Events,
+    events::{About, Events},
     follow,
     metrics::Metrics,
     nodes, pools, serve,
@@ -29,6 +29,8 @@ const LEASE: &str = "cilium-operator-resource-lock";
 /// Pauses between tries to install what the work needs.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long the search for what an event is about may take.
+const EVENT_LIMIT: Duration = Duration::from_secs(5);
 /// How long giving the lease back may take.
 const RELEASE_LIMIT: Duration = Duration::from_millis(500);
 
@@ -72,6 +74,39 @@ fn rate(settings: &OperatorSettings) -> Rate {
     Rate {
         qps: settings.operator_k8s_client_qps,
         burst: settings.operator_k8s_client_burst,
+    }
+}
+
+/// Says of the ConfigMap that the settings name that the operator does not start with what it has, as an event.
+pub(crate) fn tell(settings: &OperatorSettings, why: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let Ok(runtime) = runtime else { return };
+    runtime.block_on(async {
+        let client = k8s::client(&api_server(settings), rate(settings)).await;
+        if let Ok(client) = client {
+            tell_by(&client, settings, why).await;
+        }
+    });
+}
+
+/// As [`tell`], by this client.
+pub async fn tell_by(client: &Client, settings: &OperatorSettings, why: &str) {
+    let (namespace, name) = (&settings.k8s_namespace, &settings.config_map);
+    let maps = Objects::core(client, "ConfigMap", "configmaps", Some(namespace));
+    let found = tokio::time::timeout(EVENT_LIMIT, maps.get(name)).await;
+    if let Ok(Ok(Some(map))) = found {
+        let about = About {
+            kind: "ConfigMap",
+            api_version: "v1",
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: map.metadata.uid.unwrap_or_default(),
+        };
+        Events::new(client)
+            .warn(&about, "InvalidSettings", why)
+            .await;
     }
 }
 
@@ -157,7 +192,7 @@ fn settings_text(settings: &OperatorSettings) -> String {
 }
 
 /// What can be said of the settings before anything is asked of the API server.
-fn check(settings: &OperatorSettings) -> Result<()> {
+pub(crate) fn check(settings: &OperatorSettings) -> Result<()> {
     if settings.ipam == IpamMode::ClusterPool
         && let Err(error) = nodes::cluster_spaces(settings)
     {

@@ -68,7 +68,13 @@ fn settings(flags: &[(String, String)]) -> Result<Loaded<OperatorSettings>, Stri
     if local.settings.config_map.is_empty() {
         return Ok(local);
     }
-    read(&crate::boot::remote_settings(&local.settings)?)
+    let remote = crate::boot::remote_settings(&local.settings)?;
+    let loaded = read(&remote).and_then(|loaded| {
+        let checked = crate::boot::check(&loaded.settings);
+        checked.map_err(|error| error.to_string()).map(|()| loaded)
+    });
+    // Whoever wrote the ConfigMap looks there.
+    loaded.inspect_err(|error| crate::boot::tell(&local.settings, error))
 }
 
 fn crds() -> ExitCode {

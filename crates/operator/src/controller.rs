@@ -156,6 +156,7 @@ impl Giver {
             let about = About {
                 kind: "CiliumPodIPPool",
                 api_version: "cilium.io/v2alpha1",
+                namespace: String::new(),
                 name: pool.clone(),
                 uid: row.map(|row| row.uid.clone()).unwrap_or_default(),
             };
@@ -246,6 +247,7 @@ async fn perform(
                 let about = About {
                     kind: "CiliumNode",
                     api_version: "cilium.io/v2",
+                    namespace: String::new(),
                     name: name.clone(),
                     uid: object.metadata.uid.unwrap_or_default(),
                 };

@@ -21,26 +21,38 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How many events are counted; of the others, repetitions begin anew.
 const COUNTED: usize = 10_000;
 
-/// The object that an event is about; it belongs to no namespace.
+/// The object that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct About {
     pub kind: &'static str,
     pub api_version: &'static str,
+    /// Empty for objects that belong to none.
+    pub namespace: String,
     pub name: String,
     pub uid: String,
 }
 
+impl About {
+    /// Namespace of the event.
+    fn place(&self) -> &str {
+        match self.namespace.as_str() {
+            "" => NAMESPACE,
+            namespace => namespace,
+        }
+    }
+}
+
 /// Writes events; cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Events {
-    objects: Objects,
+    client: Client,
     counts: Arc<Mutex<BTreeMap<String, u32>>>,
 }
 
 impl Events {
     pub fn new(client: &Client) -> Self {
         Self {
-            objects: Objects::core(client, "Event", "events", Some(NAMESPACE)),
+            client: client.clone(),
             counts: Arc::default(),
         }
     }
@@ -51,10 +63,11 @@ impl Events {
         let count = self.count(&name);
         let value = event(about, &name, reason, message, count, Timestamp::now());
         let again = json!({"count": count.max(2), "lastTimestamp": value["lastTimestamp"]});
+        let objects = Objects::core(&self.client, "Event", "events", Some(about.place()));
         let work = async {
-            match self.objects.create(value).await {
+            match objects.create(value).await {
                 Err(error) if is_conflict(&error) => {
-                    self.objects.merge(&name, again, None).await.map(drop)
+                    objects.merge(&name, again, None).await.map(drop)
                 }
                 other => other.map(drop),
             }
@@ -97,9 +110,13 @@ fn event(
     now: Timestamp,
 ) -> Value {
     let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let mut object = json!({"kind": about.kind, "apiVersion": about.api_version, "name": about.name, "uid": about.uid});
+    if !about.namespace.is_empty() {
+        object["namespace"] = about.namespace.clone().into();
+    }
     json!({
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "involvedObject": {"kind": about.kind, "apiVersion": about.api_version, "name": about.name, "uid": about.uid},
+        "metadata": {"name": name, "namespace": about.place()},
+        "involvedObject": object,
         "type": "Warning", "reason": reason, "message": message,
         "source": {"component": COMPONENT}, "reportingComponent": COMPONENT, "reportingInstance": COMPONENT,
         "count": count, "firstTimestamp": now, "lastTimestamp": now,
@@ -115,6 +132,7 @@ mod tests {
         let about = |uid: &str| About {
             kind: "CiliumNode",
             api_version: "cilium.io/v2",
+            namespace: String::new(),
             name: "n1".to_owned(),
             uid: uid.to_owned(),
         };

@@ -12,5 +12,5 @@ mod serve;
 mod tables;
 mod unmanaged;
 
-pub use boot::run_until;
+pub use boot::{run_until, tell_by};
 pub use nodes::pool_errors;

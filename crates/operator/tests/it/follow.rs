@@ -35,8 +35,8 @@ async fn node(cluster: &Cluster, name: &str) -> Value {
 }
 
 /// What `kubectl get events` shows of an object: reason and message.
-async fn event(cluster: &Cluster, object: &str, reason: &str) -> String {
-    let events = Objects::core(&cluster.client, "Event", "events", Some("default"));
+async fn event(cluster: &Cluster, namespace: &str, object: &str, reason: &str) -> String {
+    let events = Objects::core(&cluster.client, "Event", "events", Some(namespace));
     eventually("an event is there", || async {
         let all = events.list().await.map_err(|error| error.to_string())?;
         let of =
@@ -158,7 +158,7 @@ async fn what_is_wrong_with_ranges_is_told_in_events() {
     pools.create(pool("a", "10.0.0.0/28")).await.unwrap();
     pools.create(pool("b", "10.0.0.0/24")).await.unwrap();
     assert_eq!(
-        event(&cluster, "b", "PoolNotUsed").await,
+        event(&cluster, "default", "b", "PoolNotUsed").await,
         "CiliumPodIPPool b is not used: 10.0.0.0/24 overlaps 10.0.0.0/28 of pool a"
     );
     let asks = |count: u32| json!({"ipam": {"pools": {"requested": [{"pool": "a", "needed": {"ipv4-addrs": count}}]}}});
@@ -176,8 +176,29 @@ async fn what_is_wrong_with_ranges_is_told_in_events() {
     })
     .await;
     assert_eq!(
-        event(&cluster, lacking.0, "NoPodAddresses").await,
+        event(&cluster, "default", lacking.0, "NoPodAddresses").await,
         lacking.1
     );
     operator.stop().await;
+}
+
+#[tokio::test]
+async fn settings_that_make_no_sense_are_told_where_they_stand() {
+    let cluster = Cluster::start().await;
+    let maps = Objects::core(
+        &cluster.client,
+        "ConfigMap",
+        "configmaps",
+        Some("kube-system"),
+    );
+    let map = json!({"metadata": {"name": "cilium-config", "namespace": "kube-system"}, "data": {"ipam": "x"}});
+    maps.create(map).await.unwrap();
+    let settings = settings(&[("config-map", "cilium-config")]);
+    for _ in 0..2 {
+        hypha_operator::tell_by(&cluster.client, &settings, "ipam: \"x\" is no mode").await;
+    }
+    assert_eq!(
+        event(&cluster, "kube-system", "cilium-config", "InvalidSettings").await,
+        "ipam: \"x\" is no mode"
+    );
 }
