@@ -271,7 +271,7 @@ fn input(process: &Process) -> anyhow::Result<Stdio> {
     }
     // A pipe and not the socket itself: programs open /dev/stdin.
     let (read, write) = io::pipe().context("no pipe")?;
-    let mut socket = kubelet()?;
+    let mut socket = Plain(kubelet()?);
     let mut write = File::from(OwnedFd::from(write));
     std::thread::spawn(move || io::copy(&mut socket, &mut write));
     Ok(Stdio::from(OwnedFd::from(read)))
@@ -393,6 +393,15 @@ pub fn exec() -> anyhow::Result<i32> {
         eprintln!("error: {e:#}");
         Ok(126)
     })
+}
+
+/// A socket that is read and written, never spliced: a splice that waits for more keeps what it has from the pipe's reader.
+struct Plain<R>(R);
+
+impl<R: Read> Read for Plain<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
 }
 
 /// Standard input without a buffer, which would swallow what follows the frame.
