@@ -189,12 +189,13 @@ async fn remove(client: &Client, owner: &str) -> anyhow::Result<()> {
     if let Some(lock) = locks.get_opt(OPERATOR_LOCK).await.context("leases")? {
         let holder = lock.spec.and_then(|spec| spec.holder_identity);
         let holder = holder.unwrap_or_default();
-        // An operator's identity begins with its node.
-        if names.iter().any(|name| {
+        // An operator's identity begins with its node; one that ended in order left nobody's.
+        let ours = |name: &String| {
             holder
                 .strip_prefix(name.as_str())
                 .is_some_and(|rest| rest.starts_with('-'))
-        }) {
+        };
+        if holder.is_empty() || names.iter().any(ours) {
             delete(&locks, OPERATOR_LOCK, lock.metadata.uid)
                 .await
                 .context("leases")?;
