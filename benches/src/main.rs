@@ -4,6 +4,7 @@ mod load;
 mod programs;
 mod report;
 mod scale;
+mod server;
 mod starts;
 mod topology;
 
@@ -67,6 +68,7 @@ fn main() -> Result<()> {
     }
     programs::measure(&args.filter, &mut report)?;
     scale::measure(&args.filter, &mut report)?;
+    server::measure(&args.filter, &mut report)?;
     let wanted = |names: &str| match &args.filter {
         Some(text) => names
             .split(' ')

@@ -34,34 +34,30 @@ pub(crate) fn may_be_accepted<'a>(
     let mut taken = Taken::default();
     all.for_each(|other| take(&mut taken, definition, other));
     condition(&definition["status"], "NamesAccepted") == Some(false)
-        && conflict(&definition["spec"]["names"], &taken).is_none()
+        && conflicts(&definition["spec"]["names"], &taken).is_empty()
 }
 
 /// Gives a definition the names that nobody has, and says in its status how that went.
 pub(super) fn accept(definition: &mut Value, others: &dyn Others) {
     let mut taken = Taken::default();
     others.each(TABLE, &mut |other| take(&mut taken, definition, other));
-    let names = definition["spec"]["names"].clone();
-    let conflict = conflict(&names, &taken);
+    let mut accepted = definition["spec"]["names"].clone();
+    let mut conflicts = conflicts(&accepted, &taken);
     let established = condition(&definition["status"], "Established") == Some(true);
     let status = child_mut(definition, "status");
-    let accepted = match &conflict {
-        None => names,
-        Some((field, ..)) => {
-            let mut accepted = names;
-            let before = status
-                .get("acceptedNames")
-                .and_then(|names| names.get(field));
-            match (before.cloned(), accepted.as_object_mut()) {
-                (Some(before), Some(map)) => drop(map.insert((*field).to_owned(), before)),
-                (None, Some(map)) => drop(map.remove(*field)),
-                _ => {}
-            }
-            accepted
+    for (field, ..) in &conflicts {
+        let before = status
+            .get("acceptedNames")
+            .and_then(|names| names.get(field));
+        match (before.cloned(), accepted.as_object_mut()) {
+            (Some(before), Some(map)) => drop(map.insert((*field).to_owned(), before)),
+            (None, Some(map)) => drop(map.remove(*field)),
+            _ => {}
         }
-    };
+    }
     status.insert("acceptedNames".to_owned(), accepted);
-    let names = match conflict {
+    // The last one is told, as everywhere.
+    let names = match conflicts.pop() {
         None => (
             "NamesAccepted",
             true,
@@ -108,13 +104,14 @@ fn take(taken: &mut Taken, definition: &Value, other: &Value) {
     }
 }
 
-/// The first name that somebody else has: field, reason, name.
-fn conflict(names: &Value, taken: &Taken) -> Option<(&'static str, &'static str, String)> {
-    FIELDS.into_iter().find_map(|(field, resource, reason)| {
+/// The names that somebody else has: field, reason, name.
+fn conflicts(names: &Value, taken: &Taken) -> Vec<(&'static str, &'static str, String)> {
+    let conflict = |(field, resource, reason): (&'static str, bool, &'static str)| {
         let set = if resource { &taken.0 } else { &taken.1 };
         let found = texts(&names[field]).find(|name| set.contains(*name))?;
         Some((field, reason, found.to_owned()))
-    })
+    };
+    FIELDS.into_iter().filter_map(conflict).collect()
 }
 
 /// A text, or those of a list.

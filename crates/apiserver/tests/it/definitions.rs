@@ -408,7 +408,7 @@ async fn a_name_is_given_once_in_a_group_and_again_when_it_is_free() {
     );
     let waiting = make("bars", "example.org", "Foo", "b").await;
     let refused = [
-        "NamesAccepted=False KindConflict: \"Foo\" is already in use",
+        "NamesAccepted=False ListKindConflict: \"FooList\" is already in use",
         "Established=False NotAccepted: not all names are accepted",
     ];
     assert_eq!(conditions(&waiting), refused);

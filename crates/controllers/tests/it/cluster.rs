@@ -66,6 +66,21 @@ impl Cluster {
         cluster
     }
 
+    /// Puts an empty server in the place of the one that runs: its revisions begin anew.
+    pub async fn replace_server(&mut self) {
+        self.server.shutdown();
+        let address = self.url.trim_start_matches("http://").to_owned();
+        let begin = tokio::time::Instant::now();
+        let listener = loop {
+            match TcpListener::bind(&address).await {
+                Ok(listener) => break listener,
+                Err(error) => assert!(begin.elapsed() < LIMIT, "{address}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        self.server = serve(listener);
+    }
+
     pub async fn add_node(&self, name: &str) {
         let node = json!({
             "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},

@@ -390,3 +390,23 @@ async fn what_cannot_be_scheduled_says_why_until_it_can() {
         .until("it runs", async || cluster.ready_pods().await.len() == 1)
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_server_takes_the_place_of_another() {
+    let mut cluster = Cluster::start(2, Settings::default()).await;
+    cluster
+        .create::<Deployment>(workload("Deployment", "web", Some(5)))
+        .await;
+    rolled_out(&cluster, "web", 5).await;
+    cluster.replace_server().await;
+    // Everything is as in a new cluster, and nothing of before comes back.
+    cluster.add_node("n1").await;
+    assert!(cluster.list::<Deployment>().await.is_empty());
+    cluster
+        .create::<Deployment>(workload("Deployment", "web", Some(2)))
+        .await;
+    rolled_out(&cluster, "web", 2).await;
+    let pods = cluster.ready_pods().await;
+    let nodes: Vec<_> = pods.iter().filter_map(|pod| pods::node(pod)).collect();
+    assert_eq!(nodes, ["n1", "n1"]);
+}
