@@ -1,5 +1,8 @@
 //! The binary as a person runs it, against an agent that answers from a list.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod agent;
+mod install;
 
 use std::io::Read;
 use std::os::unix::fs::symlink;
