@@ -4,7 +4,7 @@ use crate::{
     agent::{Agent, Facts},
     caps,
     endpoint::{Manager, Options},
-    kube::{self, own::Publisher, ranges::Shared},
+    kube::{Follow, ranges::Shared},
     machine, node, plan, remote, serve, setup,
     state::{self, StateFile},
 };
@@ -100,25 +100,23 @@ async fn start(loaded: Loaded, client: Client, started: Instant, stop: Stop) -> 
         .join(STATE)
         .join("state.json");
     let saved = state::read(&state_path).unwrap_or_default();
-    let connection = k8s::watch_all(&client, &tables, &health, &stop);
-    tokio::spawn(kube::cluster::follow(
-        tables.clone(),
-        settings.ipam,
-        node_name(settings)?,
-        health.component("controller/nodes"),
-        stop.clone(),
-    ));
+    let (sender, connection) = watch::channel(Connection::Connecting);
     let shared = Shared::default();
-    let publisher = Publisher {
+    let mut follow = Some(Follow {
         client: client.clone(),
         tables: tables.clone(),
         settings: settings.clone(),
         name: node_name(settings)?,
         addresses: shared.clone(),
-        health: health.component("controller/cilium-node"),
-    };
-    tokio::spawn(publisher.run(stop.clone()));
-    let own = node::wait(settings, &tables, &client, saved.node, &health, &stop).await?;
+        health: health.clone(),
+        connection: sender,
+        stop: stop.clone(),
+    });
+    let begin = || follow.take().map_or((), Follow::start);
+    let own = node::wait(
+        settings, &tables, &client, saved.node, &health, &stop, begin,
+    )
+    .await?;
     let Some(own) = own else { return Ok(()) };
     let plan = plan::routing_plan(settings);
     let machine = machine::inspect(settings)?;
@@ -175,7 +173,7 @@ async fn start(loaded: Loaded, client: Client, started: Instant, stop: Stop) -> 
         stray = restored.stray,
         "endpoints restored"
     );
-    serve::run(agent.0, departed, client, stop).await
+    serve::run(agent.0, departed, client, follow, stop).await
 }
 
 type Assembled = (

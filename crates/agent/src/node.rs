@@ -58,7 +58,7 @@ impl Own {
 }
 
 /// The node's object once it has the pod ranges that the settings ask for. After a restart it is the saved one if the API server
-/// does not say at once that things have changed. None if asked to stop before.
+/// does not say at once that things have changed; `follow` is called before the tables are waited for. None if asked to stop before.
 ///
 /// # Errors
 /// The node has no name.
@@ -69,6 +69,7 @@ pub async fn wait(
     saved: Option<SavedNode>,
     health: &Health,
     stop: &Stop,
+    follow: impl FnOnce(),
 ) -> Result<Option<Own>> {
     let name = node_name(settings)?;
     let routers = saved
@@ -82,6 +83,7 @@ pub async fn wait(
         tracing::info!(node = name, pod_cidrs = ?own.node.pod_cidrs, "node as before the restart");
         return Ok(Some(own));
     }
+    follow();
     let found = wait_for_object(settings, tables, &name, health, stop).await;
     Ok(found.map(|own| Own { routers, ..own }))
 }

@@ -4,7 +4,7 @@ use crate::{
     controllers,
     endpoint::Manager,
     follow::Follower,
-    kube::endpoints::EndpointObjects,
+    kube::{Follow, endpoints::EndpointObjects},
     metrics, rest,
     sweep::Sweeper,
     targets::{IpcacheTarget, RouteTarget},
@@ -45,7 +45,7 @@ const ENDPOINT_OBJECTS: usize = 16;
 const SETTLE_LOOK: Duration = Duration::from_secs(1);
 const SETTLE_PAUSE: Duration = Duration::from_millis(50);
 
-/// Runs everything until `stop`.
+/// Runs everything until `stop`. `follow` begins once the agent serves; none: it has begun.
 ///
 /// # Errors
 /// A socket cannot be made.
@@ -53,6 +53,7 @@ pub async fn run(
     agent: Arc<Agent>,
     departed: mpsc::UnboundedReceiver<Departure>,
     client: Client,
+    follow: Option<Follow>,
     stop: Stop,
 ) -> Result<()> {
     reconcilers(&agent, client, &stop)?;
@@ -74,6 +75,9 @@ pub async fn run(
         memory_mib = crate::machine::resident() >> 20,
         "agent ready"
     );
+    if let Some(follow) = follow {
+        follow.start();
+    }
     server.await.context("the API server ended")?
 }
 

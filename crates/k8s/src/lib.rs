@@ -16,4 +16,4 @@ pub use client::{ApiServer, ClientError, client, from_kubeconfig, server_version
 pub use kube::Client;
 pub use limit::Rate;
 pub use objects::{Node, Pod};
-pub use watch::{Connection, Presence, Watcher, watch_all};
+pub use watch::{Connection, Presence, Watcher, watch_all, watch_all_for};

@@ -46,6 +46,18 @@ pub fn watch_all(
     stop: &Stop,
 ) -> watch::Receiver<Connection> {
     let (sender, receiver) = watch::channel(Connection::Connecting);
+    watch_all_for(sender, client, tables, health, stop);
+    receiver
+}
+
+/// As [`watch_all`], for those who listen to `sender` already.
+pub fn watch_all_for(
+    sender: watch::Sender<Connection>,
+    client: &Client,
+    tables: &Tables,
+    health: &Health,
+    stop: &Stop,
+) {
     let watcher = Watcher::new(client, &tables.db, health, stop);
     watcher.follow::<objects::Node, _>(&tables.node_objects, Presence::Always);
     watcher.follow::<crd::CiliumNode, _>(&tables.cilium_nodes, Presence::Optional);
@@ -65,7 +77,6 @@ pub fn watch_all(
         })
         .await
     });
-    receiver
 }
 
 /// Whether every API server has a kind.

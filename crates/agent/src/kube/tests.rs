@@ -173,7 +173,15 @@ impl Agent {
             health: health.component("controller/cilium-node"),
         };
         tokio::spawn(publisher.run(stop.clone()));
-        let waited = node::wait(&settings, &tables, &world.client, saved, &health, &stop);
+        let waited = node::wait(
+            &settings,
+            &tables,
+            &world.client,
+            saved,
+            &health,
+            &stop,
+            || (),
+        );
         let own = tokio::time::timeout(LIMIT, waited)
             .await
             .unwrap_or_else(|_| {
@@ -307,6 +315,7 @@ async fn without_an_api_server_the_last_ranges_are_used() {
         Some(saved),
         &Health::default(),
         &stop,
+        || unreachable!("nothing has to be followed before the agent serves"),
     )
     .await
     .unwrap()
