@@ -6,4 +6,5 @@ mod applying;
 mod cluster;
 mod oracle;
 mod rendering;
+mod rights;
 mod values;
