@@ -12,6 +12,14 @@ pub struct Span {
     last: u32,
 }
 
+impl Span {
+    /// True if the protocol (upper 8 of 24 bits) and port (lower 16) are within.
+    #[must_use]
+    pub const fn contains(self, at: u32) -> bool {
+        self.first <= at && at <= self.last
+    }
+}
+
 /// Greatest protocol and port.
 const END: u32 = 0x00ff_ffff;
 

@@ -15,10 +15,13 @@ pub enum Op {
 /// When a write is done; see [`Diff::ops`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Phase {
+    /// Rows that deny, and before them their exceptions.
     PutDeny,
+    /// Rows that allowed what new rows deny; they could hide those.
     DeleteOverruled,
     PutAllow,
     DeleteAllow,
+    /// Rows that deny no longer, and after them their exceptions.
     DeleteDeny,
 }
 

@@ -114,7 +114,11 @@ impl Engine {
         }
         self.settle(&mut work);
         work.cost.tried = self.peers.tried() + self.about.tried() - tried;
-        work.ops.sort_by_key(|(phase, _)| *phase);
+        work.ops.sort_by_key(|(phase, op)| match op {
+            // The longest match is never one that neither the old rows nor the new ones would give.
+            Op::Put(key, _) => (*phase, -i16::from(key.l4.len())),
+            Op::Delete(key) => (*phase, i16::from(key.l4.len())),
+        });
         let mut diff = Diff {
             ops: work.ops.into_iter().map(|(_, op)| op).collect(),
             subjects: work.subjects,
@@ -464,6 +468,7 @@ impl Engine {
     fn replace(&mut self, side: &mut Side, place: Key, rows: Vec<Row>, work: &mut Work) {
         let before = side.rows.remove(&place.remote).unwrap_or_default();
         let kept: Box<[Kept]> = rows.iter().map(|row| self.keep(row)).collect();
+        let (denied, denying) = (denies(&before), denies(&kept));
         for row in &kept {
             let same = before
                 .binary_search_by_key(&row.l4, |old| old.l4)
@@ -475,7 +480,7 @@ impl Engine {
                     origin: row.origin,
                 };
                 let phase = match row.verdict {
-                    Verdict::Allow => Phase::PutAllow,
+                    Verdict::Allow if !is_below(row, &denying) => Phase::PutAllow,
                     _ => Phase::PutDeny,
                 };
                 work.write(
@@ -498,7 +503,11 @@ impl Engine {
                     l4: row.l4,
                     ..place
                 };
-                work.write(phase_of_delete(row, &kept), Op::Delete(key), place.subject);
+                work.write(
+                    phase_of_delete(row, &denied, &denying),
+                    Op::Delete(key),
+                    place.subject,
+                );
             }
         }
         if !kept.is_empty() {
@@ -553,14 +562,24 @@ impl Engine {
     }
 }
 
-/// A row that goes because a denying one of the new rows covers it may go early: what it allowed is denied now.
-fn phase_of_delete(row: &Kept, new: &[Kept]) -> Phase {
-    let overruled = new
-        .iter()
-        .any(|other| other.verdict != Verdict::Allow && other.l4.covers(row.l4));
+fn denies(rows: &[Kept]) -> Vec<L4> {
+    rows.iter()
+        .filter(|row| row.verdict != Verdict::Allow)
+        .map(|row| row.l4)
+        .collect()
+}
+
+/// True if a denying row covers this one: then this one is an exception from it and must be there before it.
+fn is_below(row: &Kept, denies: &[L4]) -> bool {
+    denies.iter().any(|deny| deny.covers(row.l4))
+}
+
+/// A row that goes because a denying one of the new rows covers it may go early: what it allowed is denied now. One that
+/// is an exception from a denying row that goes, too, must be there until that is gone.
+fn phase_of_delete(row: &Kept, before: &[L4], after: &[L4]) -> Phase {
     match row.verdict {
-        Verdict::Allow if overruled => Phase::DeleteOverruled,
-        Verdict::Allow => Phase::DeleteAllow,
+        Verdict::Allow if is_below(row, after) => Phase::DeleteOverruled,
+        Verdict::Allow if !is_below(row, before) => Phase::DeleteAllow,
         _ => Phase::DeleteDeny,
     }
 }

@@ -12,6 +12,8 @@ enum Term {
     Key(String),
     /// A label of this key and value.
     Pair(String, String),
+    /// Of this namespace, and with a label of this key and value: the same names are used in many namespaces.
+    In(String, String, String),
     /// A range of addresses.
     Cidr(IpNet),
 }
@@ -93,7 +95,16 @@ impl<S: Ord + Copy> BySelector<S> {
     /// Selectors that may match these labels: a few more than do, but none that does is missing.
     pub(super) fn candidates(&self, facts: &Facts) -> BTreeSet<S> {
         let mut found = self.unfiled.clone();
+        let namespaces: Vec<&str> = facts
+            .with_key(NAMESPACE)
+            .map(|label| label.value.as_str())
+            .collect();
         for label in facts.labels() {
+            for namespace in &namespaces {
+                let (key, value) = (label.key.clone(), label.value.clone());
+                let term = Term::In((*namespace).to_owned(), key, value);
+                found.extend(self.files.under(&term));
+            }
             found.extend(self.files.under(&Term::Key(label.key.clone())));
             found.extend(
                 self.files
@@ -113,10 +124,34 @@ impl<S: Ord + Copy> BySelector<S> {
 
 fn filed_under(selector: &Selector) -> Vec<Option<Term>> {
     match anchor(selector, |term| usize::from(is_common(term))) {
-        Anchor::Terms(terms) => terms.into_iter().map(Some).collect(),
+        Anchor::Terms(terms) => {
+            let namespace = namespace(selector);
+            let narrowed = terms.into_iter().map(|term| match (namespace, term) {
+                (Some(namespace), Term::Pair(key, value)) => {
+                    Term::In(namespace.to_owned(), key, value)
+                }
+                (_, term) => term,
+            });
+            narrowed.map(Some).collect()
+        }
         Anchor::Within(net) => vec![Some(Term::Cidr(net))],
         Anchor::Nowhere => vec![None],
     }
+}
+
+/// The one namespace that a selector asks for.
+fn namespace(selector: &Selector) -> Option<&str> {
+    selector
+        .requirements()
+        .iter()
+        .find_map(|requirement| match requirement {
+            Requirement::Label {
+                key,
+                test: Test::In(values),
+                ..
+            } if key == NAMESPACE && values.len() == 1 => values.first().map(String::as_str),
+            _ => None,
+        })
 }
 
 /// Labels that so many have that hardly anybody is found by them.
@@ -126,7 +161,7 @@ fn is_common(term: &Term) -> bool {
         Term::Pair(key, _) => {
             key == NAMESPACE || key == CLUSTER || key.starts_with(NAMESPACE_LABELS)
         }
-        Term::Cidr(_) => false,
+        Term::In(..) | Term::Cidr(_) => false,
     }
 }
 

@@ -217,7 +217,7 @@ mod tests {
             "::/0",
         ]);
         prop_oneof![
-            3 => (prop::option::of("[ks]"), "[ab]", test)
+            3 => (prop::option::of("[ks]"), "a|b|io\\.kubernetes\\.pod\\.namespace", test)
                 .prop_map(|(source, key, test)| Requirement::Label { source, key, test }),
             1 => (net, any::<bool>()).prop_filter_map("a range", |(net, inside)| Some(Requirement::Cidr {
                 net: net.parse().ok()?,

@@ -1,6 +1,6 @@
 //! The most important test: what the kernel finds in the map is what the policies mean.
 use crate::generate::{asks, group, object, settings, some_service};
-use crate::world::{World, policy};
+use crate::world::{World, cases, policy};
 use hypha_policy::reference::Decision;
 use hypha_policy::resolve::Change;
 use proptest::prelude::*;
@@ -9,16 +9,8 @@ use std::collections::BTreeMap;
 /// Questions for each set of policies.
 const QUESTIONS: usize = 250;
 
-/// Sets of policies; `POLICY_CASES` asks for more than an ordinary run has.
-fn cases() -> u32 {
-    std::env::var("POLICY_CASES")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(240)
-}
-
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(240), max_shrink_iters: 20_000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_map_says_what_the_model_says(

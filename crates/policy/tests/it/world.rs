@@ -13,6 +13,14 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+/// How many random cases a test has: `ordinary`, or what `POLICY_CASES` asks for.
+pub fn cases(ordinary: u32) -> u32 {
+    std::env::var("POLICY_CASES")
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(ordinary)
+}
+
 pub const FIRST_LOCAL: u32 = 0x0100_0001;
 /// An address outside the cluster where the API server is.
 pub const API_SERVER: &str = "203.0.113.1";
@@ -398,17 +406,15 @@ pub fn rules(engine: &Engine, origin: u32) -> Vec<RuleSource> {
     }
 }
 
-/// Rows with their rules instead of numbers.
+/// Rows with their rules instead of numbers, which depend on who came first.
 pub fn plain(engine: &Engine) -> BTreeSet<String> {
     engine
         .rows()
         .map(|(key, value)| {
-            format!(
-                "{key:?} {:?} {:x} {:?}",
-                value.verdict,
-                value.precedence,
-                rules(engine, value.origin)
-            )
+            let mut rules = rules(engine, value.origin);
+            rules.sort();
+            let (verdict, precedence) = (value.verdict, value.precedence);
+            format!("{key:?} {verdict:?} {precedence:x} {rules:?}")
         })
         .collect()
 }
