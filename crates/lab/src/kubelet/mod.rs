@@ -33,7 +33,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use objects::Objects;
 pub use plan::DEFAULT_PATH;
@@ -61,6 +61,8 @@ pub(crate) struct Context {
     own: Vec<Bind>,
     /// The longest pause before a container starts again.
     longest_pause: Duration,
+    /// Places for pods that start.
+    starts: Arc<Semaphore>,
 }
 
 /// Names a program that stands for `hypha` in containers, for tests.
@@ -168,6 +170,7 @@ impl Kubelet {
             tools,
             own: own_programs()?,
             longest_pause,
+            starts: Arc::new(Semaphore::new(cpus.max(2))),
             cni: Cni::new(node.clone(), cni_path),
             events: Recorder::new(client.clone(), node.name.clone()),
             node,

@@ -10,6 +10,8 @@ use tokio::sync::watch;
 
 use super::sandbox::Backoff;
 
+/// A pod that starts soon is written down once it runs, not also as one that waits: a write costs about as much as a start.
+const SETTLE: Duration = Duration::from_millis(250);
 /// How long the last status of a pod may keep its end waiting.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -24,8 +26,12 @@ impl StatusWriter {
         let (wanted, mut hear) = watch::channel(Value::Null);
         let (tell, written) = watch::channel(Value::Null);
         tokio::spawn(async move {
-            let mut backoff = Backoff::new();
+            let (mut backoff, mut first) = (Backoff::new(), true);
             while hear.changed().await.is_ok() {
+                if std::mem::take(&mut first) {
+                    let settled = hear.wait_for(|status| status["phase"] != "Pending");
+                    let _ = tokio::time::timeout(SETTLE, settled).await;
+                }
                 let status = hear.borrow_and_update().clone();
                 let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": status}));
                 match api

@@ -12,7 +12,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::{Api, ResourceExt};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -86,6 +86,9 @@ pub(super) struct Worker {
     launched: Vec<bool>,
     runners: Runners,
     sandbox: Option<Sandbox>,
+    /// Held from the network's making until the containers are started: many pods at once start one after another, which
+    /// takes them as long in all, but each but the last is sooner there.
+    place: Option<OwnedSemaphorePermit>,
     facts: Facts,
     volumes: BTreeMap<String, PathBuf>,
     wanted: References,
@@ -205,6 +208,7 @@ impl Worker {
                 hear,
             },
             sandbox: None,
+            place: None,
             facts,
             volumes: BTreeMap::new(),
             tokens: BTreeMap::new(),
@@ -221,6 +225,7 @@ impl Worker {
             self.launch();
             self.write_status();
             let end = self.follow().await;
+            self.place = None;
             self.stop_containers(end).await;
             if end == End::Over {
                 self.release().await;
@@ -329,6 +334,7 @@ impl Worker {
             tokio::select! {
                 () = &mut ended => return End::Deleted,
                 Some((index, change)) = self.runners.hear.recv() => {
+                    self.place = None;
                     self.apply(index, change);
                     while let Ok((index, change)) = self.runners.hear.try_recv() {
                         self.apply(index, change);

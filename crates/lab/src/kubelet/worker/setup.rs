@@ -134,8 +134,11 @@ impl Worker {
     async fn make_sandbox(&mut self) -> bool {
         let (mut backoff, mut last) = (Backoff::new(), String::new());
         for attempt in 0.. {
-            if self.ending() {
-                return false;
+            let place = self.context.starts.clone().acquire_owned();
+            tokio::select! {
+                biased;
+                () = self.ended() => return false,
+                place = place => self.place = place.ok(),
             }
             let about = &self.about;
             let made = Sandbox::create(
@@ -155,6 +158,7 @@ impl Worker {
                     return true;
                 }
                 Err(e) => {
+                    self.place = None;
                     self.sandbox_failed(&e, &mut last);
                     // Costs nothing to look at, and is over in a moment while a node comes up.
                     if e.no_config() && attempt < EARLY_ATTEMPTS {
