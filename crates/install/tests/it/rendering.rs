@@ -331,3 +331,41 @@ fn every_file_of_the_chart_is_embedded() {
         env!("CARGO_PKG_VERSION")
     );
 }
+
+/// Every setting that the chart writes by itself means something to agent or operator, and looks like no mistake to either.
+#[test]
+fn settings_are_known() {
+    use runtime::settings::{Layer, OperatorSettings, Remote, Settings, load_all};
+    let values = config(
+        json!({"ipv6": {"enabled": true}, "prometheus": {"enabled": true}, "devices": ["eth0"], "mtu": 1400}),
+    );
+    let known = |key: &str| {
+        [Settings::KEYS, OperatorSettings::KEYS]
+            .concat()
+            .iter()
+            .any(|one| one.name == key)
+    };
+    let unknown: Vec<&String> = values.keys().filter(|key| !known(key)).collect();
+    // For people who look where the init container mounts it.
+    assert_eq!(unknown, ["cgroup-root"]);
+    let remote = Remote {
+        config_map: Some(Layer {
+            place: "ConfigMap".to_owned(),
+            values,
+        }),
+        node_configs: Vec::new(),
+    };
+    let none = Vec::<String>::new();
+    assert_eq!(
+        load_all::<Settings>(&[], std::iter::empty(), &remote)
+            .unwrap()
+            .warnings,
+        none
+    );
+    assert_eq!(
+        load_all::<OperatorSettings>(&[], std::iter::empty(), &remote)
+            .unwrap()
+            .warnings,
+        none
+    );
+}
