@@ -1,5 +1,6 @@
 //! The built-in kinds: a table of their names, and what is particular to each.
 
+mod access;
 mod allocate;
 mod event;
 mod namespace;

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::super::kind::{Others, Strategy};
 use super::super::object::{child_mut, meta_str, set_default};
 use super::super::validate::FieldErrors;
+use super::access;
 use super::podspec::{self, CONTAINER_LISTS, DEFAULT_GRACE};
 
 pub(super) struct PodStrategy;
@@ -40,14 +41,17 @@ impl Strategy for PodStrategy {
         }
     }
 
-    /// The number behind the name of a priority.
+    /// The number behind the name of a priority; a new pod's way to the API server.
     fn settle(
         &self,
         new: &mut Value,
-        _old: Option<&Value>,
+        old: Option<&Value>,
         others: &dyn Others,
         errors: &mut FieldErrors,
     ) {
+        if old.is_none() {
+            access::mount(new, others);
+        }
         let spec = child_mut(new, "spec");
         let name = spec
             .get("priorityClassName")

@@ -26,6 +26,7 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"Resource Version: +\d+", "Resource Version: N"),
         (r"\b\d+(\.\d+)?m?s\b|\b\d+(y\d*d?|d\d*h?)\b", "#s"),
         (r"/tmp/\S+", "/tmp/FILE"),
+        (r"kube-api-access-\w{5}", "kube-api-access-RANDOM"),
         (r"[EIW]\d{4} \d\d:\d\d:\d\d\.\d+ +\d+ ", "LOG "),
     ]
     .map(|(rule, with)| (Regex::new(rule).unwrap(), with))
