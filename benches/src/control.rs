@@ -41,7 +41,8 @@ pub fn measure(bin: &Path, report: &mut Report) -> Result<()> {
         "{} is not there: run `make build` first",
         hypha.display()
     );
-    run(&hypha, &["lab", "up", "--name", LAB, "--nodes", "1"])?;
+    let up = ["lab", "up", "--name", LAB, "--nodes", "1"];
+    run(&hypha, &[&up[..], &["--max-restart-pause", "0"]].concat())?;
     let measured = drive(&hypha, bin);
     run(&hypha, &["lab", "down", "--name", LAB])?;
     add_rows(&measured?, bin, report)

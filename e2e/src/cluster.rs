@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use lab::ns::Namespaces;
 use lab::proc::ProcId;
 use lab::spec::LabName;
-use lab::state::StateDir;
+use lab::state::{AGENT, OPERATOR, StateDir};
 use netlink::{Netns, netns};
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -86,6 +86,8 @@ impl Cluster {
             // Tests count endpoints, and cluster DNS has one.
             LabBuilder::new(crate::program("hypha"), prefix)
                 .args(&["--cluster-dns", "none"])
+                // Agents are killed again and again.
+                .args(&["--max-restart-pause", "0"])
                 .args(args)
                 .up(),
         )
@@ -187,15 +189,13 @@ impl Cluster {
     /// The process of a node's agent, while there is one.
     #[must_use]
     pub fn agent_process(&self, node: &str) -> Option<ProcId> {
-        let state = dir(self.lab.name()).read_agent(node).ok()??;
-        state.process.filter(ProcId::alive)
+        self.component(AGENT, Some(node))
     }
 
     /// The process of the operator, while there is one.
     #[must_use]
     pub fn operator_process(&self) -> Option<ProcId> {
-        let state = dir(self.lab.name()).read_agent("operator").ok()??;
-        state.process.filter(ProcId::alive)
+        self.component(OPERATOR, None)
     }
 
     /// Ends the operator with a signal and waits until another one runs.
@@ -217,7 +217,26 @@ impl Cluster {
         dir(self.lab.name()).api_server()
     }
 
-    /// Kills a node's agent. The lab starts another one at once.
+    fn component(&self, container: &str, node: Option<&str>) -> Option<ProcId> {
+        let found = dir(self.lab.name()).container(container, node).ok()??;
+        Some(found.1.process)
+    }
+
+    /// Changes settings of agents and operator, for those that start from now on.
+    ///
+    /// # Panics
+    /// If that is refused.
+    #[track_caller]
+    pub fn configure(&self, settings: &[(&str, &str)]) {
+        let data: std::collections::BTreeMap<_, _> = settings.iter().copied().collect();
+        let map = serde_json::json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "data": data,
+            "metadata": {"name": "cilium-config", "namespace": "kube-system"},
+        });
+        self.lab.apply(&map.to_string());
+    }
+
+    /// Kills a node's agent. The kubelet starts another one at once.
     ///
     /// # Panics
     /// If none runs.

@@ -101,7 +101,7 @@ const NETKIT: &str = "netkit-l2";
 
 /// Brings a lab up, runs the matrix from every node, and takes the lab down.
 const MATRIX: &str = r#"
-trap '[ $? = 0 ] || tail -n 25 /run/hypha-lab/vm/agents/*.log /run/hypha-lab/vm/supervisor.log' EXIT
+trap '[ $? = 0 ] || tail -n 25 /run/hypha-lab/vm/logs/kube-system_cilium*.log /run/hypha-lab/vm/supervisor.log' EXIT
 set -e
 "$0" lab up --name vm --sample --timeout 240 "$@"
 "$0" connectivity test --name vm --timeout 30 --all-nodes

@@ -91,26 +91,8 @@ impl RunningLab {
     /// # Errors
     /// If a record cannot be read.
     pub fn pods(&self) -> Result<Vec<PodRecord>> {
-        let dir = self.dir.file("pods");
-        let entries =
-            std::fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
-        let names = entries
-            .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok());
-        let mut pods = Vec::new();
-        for (namespace, name) in names.filter_map(|file| pod_of_file(&file)) {
-            // A pod that ended in between has no record any more.
-            pods.extend(self.dir.read_pod(&namespace, &name)?);
-        }
-        pods.sort_by(|a: &PodRecord, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-        Ok(pods)
+        self.dir.pods()
     }
-}
-
-/// Neither a namespace nor a pod has an underscore in its name.
-fn pod_of_file(file: &str) -> Option<(String, String)> {
-    let (namespace, name) = file.strip_suffix(".json")?.split_once('_')?;
-    Some((namespace.to_owned(), name.to_owned()))
 }
 
 /// The file of a process's network namespace.
@@ -149,14 +131,5 @@ mod tests {
                 .unwrap_err()
                 .contains("hypha lab up --name c")
         );
-    }
-
-    #[test]
-    fn pod_records_by_file_name() {
-        assert_eq!(
-            pod_of_file("shop_cart-0.json"),
-            Some(("shop".into(), "cart-0".into()))
-        );
-        assert_eq!(pod_of_file("shop_cart-0.new"), None);
     }
 }

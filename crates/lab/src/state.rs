@@ -19,6 +19,13 @@ pub const BASE: &str = "/run/hypha-lab";
 /// Where the objects of labs are kept, for labs that come back.
 pub const DATA: &str = "/var/lib/hypha-lab";
 
+/// The namespace of agents and operator.
+pub const COMPONENTS: &str = "kube-system";
+/// The container of an agent.
+pub const AGENT: &str = "cilium-agent";
+/// The container of an operator.
+pub const OPERATOR: &str = "cilium-operator";
+
 /// How long a lock may be held by somebody who only looks.
 const LOCK_LIMIT: Duration = Duration::from_secs(1);
 
@@ -84,18 +91,6 @@ impl LabState {
     }
 }
 
-/// An agent process, in `agents/<node>.json`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AgentState {
-    /// The process; `None` while it is stopped or about to be started again.
-    pub process: Option<ProcId>,
-    /// How often it was started again after it ended.
-    pub restarts: u32,
-    /// How it ended last.
-    pub last_exit: Option<String>,
-}
-
 /// A pod that runs, in `pods/<namespace>_<name>.json`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -127,6 +122,9 @@ pub struct ContainerRecord {
     /// Its working directory.
     pub dir: Option<PathBuf>,
 }
+
+/// The directories that a lab has in its own.
+pub(crate) const PARTS: [&str; 2] = ["logs", "pods"];
 
 /// The directory of one lab.
 #[derive(Clone, Debug)]
@@ -178,11 +176,6 @@ impl StateDir {
         self.data_file("objects.redb")
     }
 
-    /// The kubeconfig of a node's agent, or of the operator. Not in the lab's own directory: nodes have a /run of their own.
-    pub fn client_kubeconfig(&self, name: &str) -> anyhow::Result<PathBuf> {
-        self.data_file(&format!("clients/{name}.kubeconfig"))
-    }
-
     /// Something that outlives the lab. The directory of all such is made.
     pub fn data_file(&self, rest: &str) -> anyhow::Result<PathBuf> {
         let dir = self.data();
@@ -210,18 +203,13 @@ impl StateDir {
         self.file(&format!("logs/{namespace}_{pod}_{container}.log"))
     }
 
-    /// The log of a node's agent.
-    pub fn agent_log(&self, node: &str) -> PathBuf {
-        self.file(&format!("agents/{node}.log"))
-    }
-
     fn pod_file(&self, namespace: &str, name: &str) -> PathBuf {
         self.file(&format!("pods/{namespace}_{name}.json"))
     }
 
     /// Makes the directory and takes the lock; an error when a lab of this name runs.
     pub fn acquire(&self) -> anyhow::Result<Lock> {
-        for sub in ["logs", "agents", "pods", "cni"] {
+        for sub in PARTS {
             let dir = self.root.join(sub);
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
@@ -306,24 +294,43 @@ impl StateDir {
         write_json(&self.file("state.json"), state)
     }
 
-    /// Reads what is known of a node's agent.
-    pub fn read_agent(&self, node: &str) -> anyhow::Result<Option<AgentState>> {
-        read_json(&self.file(&format!("agents/{node}.json")))
-    }
-
-    /// Writes what is known of a node's agent.
-    pub fn write_agent(&self, node: &str, state: &AgentState) -> anyhow::Result<()> {
-        write_json(&self.file(&format!("agents/{node}.json")), state)
-    }
-
-    /// While this file exists the node's agent is kept stopped.
-    pub fn agent_hold(&self, node: &str) -> PathBuf {
-        self.file(&format!("agents/{node}.hold"))
-    }
-
     /// Reads the record of a pod that runs.
     pub fn read_pod(&self, namespace: &str, name: &str) -> anyhow::Result<Option<PodRecord>> {
         read_json(&self.pod_file(namespace, name))
+    }
+
+    /// The records of all pods that run, by namespace and name.
+    pub fn pods(&self) -> anyhow::Result<Vec<PodRecord>> {
+        let dir = self.file("pods");
+        let entries =
+            fs::read_dir(&dir).with_context(|| format!("cannot list {}", dir.display()))?;
+        let records = entries.flatten().map(|e| e.path());
+        let records = records.filter(|p| p.extension().is_some_and(|e| e == "json"));
+        let mut pods = Vec::new();
+        for path in records {
+            // A pod that ended in between has no record any more.
+            pods.extend(read_json::<PodRecord>(&path)?);
+        }
+        pods.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        Ok(pods)
+    }
+
+    /// A container of agent or operator that runs, by its name ([`AGENT`], [`OPERATOR`]): on a node, or wherever it is. Its process
+    /// is the agent or the operator itself. `None` while it is stopped or about to be started again.
+    pub fn container(
+        &self,
+        name: &str,
+        node: Option<&str>,
+    ) -> anyhow::Result<Option<(PodRecord, ContainerRecord)>> {
+        let pods = self.pods()?.into_iter();
+        let mut pods =
+            pods.filter(|p| p.namespace == COMPONENTS && node.is_none_or(|n| p.node == n));
+        Ok(pods.find_map(|pod| {
+            let found = pod.containers.iter();
+            let found = found.filter(|c| c.name == name && c.process.alive());
+            let found = found.last().cloned()?;
+            Some((pod, found))
+        }))
     }
 
     /// Writes the record of a pod.

@@ -206,7 +206,7 @@ fn e2e_input_lab_with_a_bad_agent_setting() {
         .unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     assert!(
-        !output.status.success() && text.contains("--mtu: mtu=\"x\" is not accepted"),
+        !output.status.success() && text.contains("mtu=\"x\" is not accepted"),
         "{text}"
     );
     assert_eq!(lab::leftovers::leftovers(&name.parse().unwrap(), &[]), []);

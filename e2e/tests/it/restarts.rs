@@ -80,7 +80,7 @@ fn e2e_restart_replaced_programs_lose_nothing() {
     let levels = ["none", "medium", "maximum", "low", "none", "medium"];
     replaced_programs(
         "e2e-replace",
-        &levels.map(|level| format!("monitor-aggregation: {level}\n")),
+        &levels.map(|level| ("monitor-aggregation", level)),
     );
 }
 
@@ -90,16 +90,12 @@ fn e2e_restart_rebuilt_object_loses_nothing() {
     if skip_unless_root() {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
-    let rebuilt = dir.path().join("rebuilt.o");
-    fs::write(&rebuilt, another_object()).unwrap();
-    let rebuilt = format!("bpf-object: {}\n", rebuilt.display());
-    let built_in = String::from("bpf-object: ''\n");
-    replaced_programs(
-        "e2e-object",
-        &[rebuilt.clone(), built_in.clone(), rebuilt, built_in],
-    );
+    let (rebuilt, built_in) = (("bpf-object", REBUILT), ("bpf-object", ""));
+    replaced_programs("e2e-object", &[rebuilt, built_in, rebuilt, built_in]);
 }
+
+/// Where nodes have it, and agents see it.
+const REBUILT: &str = "/run/cilium/rebuilt.o";
 
 /// The object that is built in, but with another licence text of the same length: other bytes, the same behaviour.
 fn another_object() -> Vec<u8> {
@@ -112,19 +108,15 @@ fn another_object() -> Vec<u8> {
 }
 
 /// Agents get one configuration after the other, each of which makes new programs, under load.
-fn replaced_programs(name: &str, configs: &[String]) {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("agent.yaml");
-    fs::write(&file, "monitor-aggregation: medium\n").unwrap();
-    let config = format!("config={}", file.display());
-    let cluster = Cluster::up(
-        name,
-        &["--nodes", "2", "--sample", "--agent-config", &config],
-    );
+fn replaced_programs(name: &str, settings: &[(&str, &str)]) {
+    let cluster = Cluster::up(name, &["--nodes", "2", "--sample"]);
+    for node in ["node1", "node2"] {
+        fs::write(cluster.path(node, REBUILT), another_object()).unwrap();
+    }
     let load = Load::start(&routes(&cluster));
     std::thread::sleep(CALM);
-    for config in configs {
-        fs::write(&file, config).unwrap();
+    for setting in settings {
+        cluster.configure(&[*setting]);
         for node in ["node1", "node2"] {
             let before = kernel::pinned_programs(&cluster, node);
             let old = cluster.kill_agent(node);
@@ -136,13 +128,13 @@ fn replaced_programs(name: &str, configs: &[String]) {
                 .collect();
             assert!(
                 kept.is_empty() && !after.is_empty(),
-                "{config} on {node}: not replaced: {kept:?}"
+                "{setting:?} on {node}: not replaced: {kept:?}"
             );
             assert!(before.keys().eq(after.keys()), "{before:?} {after:?}");
             std::thread::sleep(CALM);
         }
     }
-    let what = format!("{} replacements of all programs", 2 * configs.len());
+    let what = format!("{} replacements of all programs", 2 * settings.len());
     load.finish().assert_whole(&cluster, &what);
     for node in ["node1", "node2"] {
         let pinned = kernel::pinned_programs(&cluster, node).len();

@@ -19,6 +19,9 @@ use super::{Lab, block_on, pod_name};
 use crate::manifest::{Manifest, parse};
 use crate::supervisor::sample::pod_ready;
 
+/// As whom the API server knows this command.
+const MANAGER: &str = "hypha-lab";
+
 /// What to create or change.
 #[derive(Debug, Args)]
 pub(super) struct ApplyArgs {
@@ -128,46 +131,22 @@ async fn resource(client: &Client, manifest: &Manifest) -> anyhow::Result<(ApiRe
     }
 }
 
-/// Creates it, with unknown fields refused.
-async fn create(
-    client: &Client,
-    api: &Api<DynamicObject>,
-    manifest: &Manifest,
-) -> kube::Result<()> {
-    let path = format!("{}?fieldValidation=Strict", api.resource_url());
-    let request = http::Request::post(path).header("content-type", "application/json");
-    let body = serde_json::to_vec(&manifest.value).map_err(kube::Error::SerdeError)?;
-    let request = request.body(body).map_err(kube::Error::HttpError)?;
-    client.request::<serde_json::Value>(request).await.map(drop)
-}
-
-/// What was done, as kubectl says it.
+/// Applies it, with unknown fields refused. What was done, as kubectl says it.
 async fn apply_one(kinds: &mut Kinds, manifest: &Manifest) -> anyhow::Result<&'static str> {
     let api = kinds.api(manifest).await?;
     let place = || manifest.place.clone();
-    let Some(before) = api
-        .get_opt(&manifest.name)
-        .await
-        .map_err(brief)
-        .with_context(place)?
-    else {
-        create(&kinds.client, &api, manifest)
-            .await
-            .map_err(brief)
-            .with_context(place)?;
-        return Ok("created");
-    };
-    let params = PatchParams {
-        field_validation: Some(ValidationDirective::Strict),
-        ..PatchParams::default()
-    };
-    let after = api
-        .patch(&manifest.name, &params, &Patch::Merge(&manifest.value))
-        .await
-        .map_err(brief)
-        .with_context(place)?;
-    let same = after.metadata.resource_version == before.metadata.resource_version;
-    Ok(if same { "unchanged" } else { "configured" })
+    let before = api.get_opt(&manifest.name).await;
+    let before = before.map_err(brief).with_context(place)?;
+    let mut params = PatchParams::apply(MANAGER).force();
+    params.field_validation = Some(ValidationDirective::Strict);
+    let applied = Patch::Apply(&manifest.value);
+    let after = api.patch(&manifest.name, &params, &applied).await;
+    let after = after.map_err(brief).with_context(place)?;
+    Ok(match before {
+        None => "created",
+        Some(b) if b.metadata.resource_version == after.metadata.resource_version => "unchanged",
+        Some(_) => "configured",
+    })
 }
 
 /// The server's message alone.

@@ -10,6 +10,7 @@ use clap::Args;
 
 use super::{Lab, pod_name};
 use crate::kubelet::logs::{Wanted, previous, select};
+use crate::state::{AGENT, COMPONENTS};
 
 /// How often a followed file is looked at.
 const LOOK: Duration = Duration::from_millis(100);
@@ -77,7 +78,13 @@ fn path(lab: &Lab, args: &LogsArgs) -> anyhow::Result<PathBuf> {
         "supervisor" => return Ok(lab.dir.file("supervisor.log")),
         "router" => return Ok(lab.dir.file("router.log")),
         node if lab.state.nodes.iter().any(|n| n.name == node) => {
-            return Ok(lab.dir.agent_log(node));
+            let found = lab.dir.container(AGENT, Some(node))?;
+            let (pod, container) = found.with_context(|| {
+                format!("no agent runs on {node}; `kubectl -n {COMPONENTS} logs` shows those of pods that are there")
+            })?;
+            return Ok(lab
+                .dir
+                .container_log(&pod.namespace, &pod.name, &container.name));
         }
         _ => {}
     }

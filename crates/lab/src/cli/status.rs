@@ -6,7 +6,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use super::{Lab, Output, block_on, table};
-use crate::state::{Phase, StateDir, lab_names};
+use crate::state::{AGENT, COMPONENTS, Phase, StateDir, lab_names};
 
 /// What the API server knows.
 struct Cluster {
@@ -62,13 +62,32 @@ fn pod_json(pod: &Pod) -> Value {
     })
 }
 
+/// A node's agent: its pod, its process while it runs, how often it was started again there.
+fn agent_json(lab: &Lab, cluster: &Cluster, node: &str) -> anyhow::Result<Value> {
+    let ours = |pod: &&Pod| {
+        let spec = pod.spec.as_ref();
+        let here = spec.and_then(|s| s.node_name.as_deref()) == Some(node);
+        let containers = spec.into_iter().flat_map(|s| &s.containers);
+        here && pod.namespace().as_deref() == Some(COMPONENTS)
+            && containers.into_iter().any(|c| c.name == AGENT)
+    };
+    let Some(pod) = cluster.pods.iter().find(ours) else {
+        return Ok(Value::Null);
+    };
+    let running = lab.dir.container(AGENT, Some(node))?;
+    Ok(json!({
+        "pod": pod.name_any(), "restarts": pod_json(pod)["restarts"],
+        "process": running.map(|(_, container)| container.process),
+    }))
+}
+
 fn status_json(lab: &Lab, cluster: &Cluster) -> anyhow::Result<Value> {
     let machine = |m| serde_json::to_value(m).context("cannot write a machine");
     let mut nodes = Vec::new();
     for node in &lab.state.nodes {
         let mut value = machine(node)?;
         value["ready"] = json!(node_ready(cluster, &node.name));
-        value["agent"] = json!(lab.dir.read_agent(&node.name)?);
+        value["agent"] = agent_json(lab, cluster, &node.name)?;
         nodes.push(value);
     }
     Ok(json!({

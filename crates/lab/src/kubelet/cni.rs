@@ -239,7 +239,7 @@ impl Cni {
             .path
             .iter()
             .map(|d| d.join(plugin))
-            .find(|p| p.is_file());
+            .find(|p| self.node.path(p).is_file());
         found.ok_or_else(|| refuse(format!("there is no such program in {}", self.cni_path())))
     }
 

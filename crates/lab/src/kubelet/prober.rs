@@ -14,8 +14,10 @@ use super::events::About;
 use super::probe::{Asker, Judge, initial_delay, period};
 use super::process::Inside;
 
-/// The first pause before a container that is not ready yet is asked again, in the hope that it is soon; it grows.
+/// The least pause before a container that is not ready yet is asked again, in the hope that it is soon. It grows with the time that
+/// has passed, of which it is this part.
 const EAGER: Duration = Duration::from_millis(10);
+const EAGER_PART: u32 = 10;
 
 /// What probes of a run say.
 pub(super) enum Said {
@@ -97,8 +99,9 @@ impl Prober {
             ip: self.ip,
         };
         tokio::time::sleep(initial_delay(probe)).await;
+        let began = Instant::now();
         let mut eager = (name != "Liveness").then_some(EAGER);
-        let mut due = Instant::now();
+        let mut due = began;
         loop {
             let counts = Instant::now() >= due;
             if counts {
@@ -129,7 +132,8 @@ impl Prober {
                     tokio::time::sleep_until(due).await;
                 }
             }
-            eager = eager.map(|e| e * 2).filter(|e| *e < period(probe));
+            let pause = EAGER.max(began.elapsed() / EAGER_PART);
+            eager = eager.map(|_| pause).filter(|e| *e < period(probe));
         }
     }
 }

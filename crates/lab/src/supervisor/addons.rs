@@ -43,6 +43,18 @@ fn api_server(state: &LabState) -> anyhow::Result<Vec<Value>> {
     ])
 }
 
+/// Where objects of this one's kind are, for the kinds that the lab itself creates.
+pub(super) fn api(client: &Client, object: &DynamicObject) -> anyhow::Result<Api<DynamicObject>> {
+    let types = object.types.clone().unwrap_or_default();
+    let kind: GroupVersionKind = types.try_into().context("an object without a kind")?;
+    let plural = format!("{}s", kind.kind.to_lowercase());
+    let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
+    Ok(match &object.metadata.namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    })
+}
+
 /// Addresses of the service, where others expect them.
 fn cluster_ips(spec: &LabSpec, joined: Option<&Joined>) -> Vec<IpAddr> {
     if let Some(joined) = joined {
@@ -104,18 +116,11 @@ pub(super) async fn install_dns(
     }
     for value in objects(state, joined)? {
         let object: DynamicObject = serde_json::from_value(value).context("a malformed object")?;
-        let types = object.types.clone().unwrap_or_default();
-        let kind: GroupVersionKind = types.try_into().context("an object without a kind")?;
-        let plural = format!("{}s", kind.kind.to_lowercase());
-        let resource = ApiResource::from_gvk_with_plural(&kind, &plural);
-        let api: Api<DynamicObject> = match &object.metadata.namespace {
-            Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-            None => Api::all_with(client.clone(), &resource),
-        };
+        let api = api(client, &object)?;
         match api.create(&PostParams::default(), &object).await {
             // From before a restart of the lab.
             Err(kube::Error::Api(e)) if e.code == 409 => {}
-            made => drop(made.with_context(|| format!("cluster DNS: {}", kind.kind))?),
+            made => drop(made.with_context(|| format!("cluster DNS: {}", api.resource_url()))?),
         }
     }
     Ok(true)

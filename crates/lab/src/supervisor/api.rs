@@ -12,7 +12,6 @@ use apiserver::StoreOptions;
 use apiserver::tls::Authority;
 use kube::Client;
 
-use super::agents::OPERATOR;
 use super::outside::Joined;
 use super::server::{self, Told};
 use crate::hosts::Network;
@@ -23,10 +22,6 @@ use crate::topology::API_PORT;
 
 /// The user that the kubeconfig of the lab's owner names, and the group that makes it an administrator.
 const ADMIN: (&str, &str) = ("kubernetes-admin", "system:masters");
-/// The group of nodes' users.
-const NODES: &str = "system:nodes";
-/// The group of what else runs in the lab.
-const COMPONENTS: &str = "hypha:components";
 
 /// A server that runs.
 pub(super) struct Api {
@@ -67,19 +62,9 @@ pub(super) async fn start(
     let authority = Authority::open(&told.tls()).context("cannot start the API server")?;
     let failed = server::keep(name, dir, &told, [inner, outer])?;
     let (url, url_inside) = (format!("https://{outside}"), format!("https://{inside}"));
-    let kubeconfig = |url: &str, user: &str, group: &str| {
-        let made = authority.kubeconfig(&format!("hypha-lab-{name}"), url, user, group);
-        made.with_context(|| format!("no kubeconfig for {user}"))
-    };
-    write(&dir.kubeconfig(), &kubeconfig(&url, ADMIN.0, ADMIN.1)?)?;
-    let agents = nodes
-        .iter()
-        .map(|n| (n.name.as_str(), format!("system:node:{}", n.name), NODES));
-    let operator = (OPERATOR, "hypha-operator".to_owned(), COMPONENTS);
-    for (name, user, group) in agents.chain([operator]) {
-        let text = kubeconfig(&url_inside, &user, group)?;
-        write(&dir.client_kubeconfig(name)?, &text)?;
-    }
+    let cluster = format!("hypha-lab-{name}");
+    let made = authority.kubeconfig(&cluster, &url, ADMIN.0, ADMIN.1);
+    write(&dir.kubeconfig(), &made.context("no kubeconfig")?)?;
     let client = crate::client::connect(&dir.kubeconfig())?;
     tokio::select! {
         answer = client.apiserver_version() => drop(answer.context("the API server does not answer")?),

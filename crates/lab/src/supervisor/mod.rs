@@ -1,8 +1,8 @@
 //! The process that runs one lab: network, API server, kubelets, scheduler and agents, from `up` to `down`.
 
 mod addons;
-mod agents;
 mod api;
+pub(crate) mod components;
 mod nodes;
 mod outside;
 mod owned;
@@ -32,12 +32,11 @@ use crate::kubelet::serve::access::Access;
 use crate::kubelet::{self, Kubelet, Objects};
 use crate::proc::ProcId;
 use crate::spec::{Dns, LabName, LabSpec};
-use crate::state::{LabState, MachineState, Phase, StateDir};
+use crate::state::{LabState, MachineState, PARTS, Phase, StateDir};
 use crate::topology::Machine;
 
 pub use owned::leave;
 
-use agents::Agents;
 use progress::Reporter;
 
 /// The file, in the lab's directory, with images that a person added.
@@ -138,7 +137,7 @@ fn remove_remains(spec: &LabSpec, dir: &StateDir, reporter: &Reporter) -> anyhow
     cgroup
         .destroy(CLEAN_LIMIT)
         .context("what is left of an earlier lab of this name does not end")?;
-    for sub in ["logs", "agents", "pods", "cni"] {
+    for sub in PARTS {
         let path = dir.file(sub);
         fs::remove_dir_all(&path)
             .and_then(|()| fs::create_dir(&path))
@@ -197,12 +196,12 @@ async fn lab(
         "{}, a router and the networks between them",
         count(network.nodes.len(), "node")
     ));
-    let (mut agents, mut stop_while) = (Agents::default(), stop.clone());
+    let mut stop_while = stop.clone();
     let up = tokio::select! {
-        up = bring_up(spec, dir, &network, &mut agents, reporter) => up.map(Some),
+        up = bring_up(spec, dir, &network, reporter) => up.map(Some),
         () = async { drop(stop_while.wait_for(|s| *s).await) } => Ok(None),
     };
-    let result = match up {
+    match up {
         Ok(Some(mut state)) => {
             state.phase = Phase::Ready;
             dir.write(&state)?;
@@ -214,16 +213,13 @@ async fn lab(
         }
         Ok(None) => Err(anyhow::anyhow!("interrupted; everything is cleaned up")),
         Err(e) => Err(e),
-    };
-    agents.stop().await;
-    result
+    }
 }
 
 async fn bring_up(
     spec: &LabSpec,
     dir: &StateDir,
     network: &Network,
-    agents: &mut Agents,
     reporter: &Reporter,
 ) -> anyhow::Result<LabState> {
     let nodes = kubelet_nodes(spec, dir, network);
@@ -255,15 +251,14 @@ async fn bring_up(
     if !spec.agents {
         return Ok(state);
     }
-    agents::publish(client, spec, joined)
+    components::install(client, &state, joined)
         .await
-        .context("cannot write the settings of agents and operator")?;
-    agents.start(spec, dir, &nodes)?;
-    tokio::select! {
-        ready = nodes::wait_ready(health, spec.ready_limit, dir) => ready?,
-        how = agents.crashing() => bail!(how),
-    }
-    reporter.step(&format!("{}, all nodes ready", count(nodes.len(), "agent")));
+        .context("cannot install agents and operator")?;
+    components::wait(client, spec, dir, health).await?;
+    reporter.step(&format!(
+        "{} and operator, all nodes ready",
+        count(nodes.len(), "agent")
+    ));
     if dns {
         addons::wait_dns(client, spec.ready_limit).await?;
         reporter.step("cluster DNS ready");
@@ -328,7 +323,7 @@ fn kubelets(
     objects: &Arc<Objects>,
     pause: Duration,
 ) -> anyhow::Result<BTreeMap<String, Kubelet>> {
-    let path = cni_path()?;
+    let path = cni_path();
     let kubelet = |n: &Arc<Node>| {
         let made = Kubelet::new(
             n.clone(),
@@ -350,16 +345,11 @@ fn count(n: usize, what: &str) -> String {
 /// Adds directories with CNI plugins, before the others.
 const CNI_PATH_ENV: &str = "HYPHA_LAB_CNI_PATH";
 
-/// Directories with CNI plugins: beside this program, then the usual place.
-fn cni_path() -> anyhow::Result<Vec<PathBuf>> {
+/// Directories of nodes with CNI plugins: those of tests, then the usual place, where agents bring theirs.
+fn cni_path() -> Vec<PathBuf> {
     let given = std::env::var_os(CNI_PATH_ENV).unwrap_or_default();
     let given = std::env::split_paths(&given).filter(|p| p.is_absolute());
-    let exe = crate::init::exe()?;
-    let beside = exe.parent().map(PathBuf::from);
-    Ok(given
-        .chain(beside)
-        .chain([PathBuf::from("/opt/cni/bin")])
-        .collect())
+    given.chain([PathBuf::from("/opt/cni/bin")]).collect()
 }
 
 fn describe(spec: &LabSpec, network: &Network, api: &api::Api) -> anyhow::Result<LabState> {

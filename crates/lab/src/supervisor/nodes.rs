@@ -13,6 +13,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::components::last_words_of_agent;
 use crate::hosts::Network;
 use crate::kubelet::cni::CniError;
 use crate::kubelet::{self, status};
@@ -333,16 +334,7 @@ pub(super) async fn wait_ready(
         nodes
             .iter()
             .find(|n| n.trouble.borrow().is_some())
-            .map(|n| last_words(dir, &n.name))
+            .map(|n| last_words_of_agent(dir, &n.name))
             .unwrap_or_default()
     )
-}
-
-/// The last error in the log of a node's agent, or its last line.
-pub(super) fn last_words(dir: &StateDir, node: &str) -> String {
-    let text = std::fs::read_to_string(dir.agent_log(node)).unwrap_or_default();
-    let error = text.lines().rev().find(|l| l.contains("ERROR"));
-    let line = error.or(text.lines().next_back()).unwrap_or("nothing");
-    let line = line.split_once("ERROR").map_or(line, |(_, words)| words);
-    line.trim().to_owned()
 }

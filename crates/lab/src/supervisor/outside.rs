@@ -21,7 +21,6 @@ use serde_json::{Value, json};
 use tokio::io::copy_bidirectional;
 use tokio::net::TcpStream;
 
-use super::agents::OPERATOR;
 use super::api::{self, into_tokio, write};
 use super::owned::Record;
 use crate::hosts::{Host, Network};
@@ -90,11 +89,6 @@ pub(super) async fn join(
         kubelets.insert(node.name.clone(), at);
     }
     let url_inside = format!("{}://{service}", server.scheme);
-    let inside = pretty(&from_nodes(&config, &url_inside, &server.host))?;
-    let names = nodes.iter().map(|n| n.name.as_str()).chain([OPERATOR]);
-    for name in names {
-        write(&dir.client_kubeconfig(name)?, &inside)?;
-    }
     Ok(api::Api {
         kubelet_clients: Some(kubelet_clients(&client, outside, dir).await?),
         url,
@@ -214,17 +208,6 @@ fn server_of(config: &Value) -> anyhow::Result<String> {
     server
         .map(|url| url.trim_end_matches('/').to_owned())
         .context("the kubeconfig names no server")
-}
-
-/// The kubeconfig as it is used on nodes: another way to the same server, whose certificate is for the name it had.
-fn from_nodes(config: &Value, url: &str, host: &str) -> Value {
-    let mut config = config.clone();
-    let cluster = &mut config["clusters"][0]["cluster"];
-    cluster["server"] = json!(url);
-    if cluster["tls-server-name"].as_str().is_none() {
-        cluster["tls-server-name"] = json!(host);
-    }
-    config
 }
 
 fn pretty(config: &Value) -> anyhow::Result<String> {
@@ -351,11 +334,7 @@ mod tests {
             one["clusters"][0]["cluster"]["certificate-authority-data"],
             "Q0E="
         );
-        let inside = from_nodes(&one, "https://10.96.0.1:443", "127.0.0.1");
-        let cluster = &inside["clusters"][0]["cluster"];
-        assert_eq!(cluster["server"], "https://10.96.0.1:443");
-        assert_eq!(cluster["tls-server-name"], "127.0.0.1");
-        assert_eq!(inside["users"][0]["user"]["token"], "t");
+        assert_eq!(one["users"][0]["user"]["token"], "t");
     }
 
     #[test]

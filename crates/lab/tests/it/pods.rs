@@ -87,7 +87,7 @@ fn lab_pod_lives_and_dies_through_cni() {
             "client",
             "hostname; pwd; ls /sys/class/net; ls /run; cat /proc/1/comm"
         ),
-        "client\n/usr\neth0\nlo\nhypha-lab\n"
+        "client\n/usr\neth0\nlo\nsecrets\nhypha-lab\n"
     );
     assert_eq!(lab.sh("client", "echo $WHO $HOSTNAME").trim(), "you client");
     assert!(lab.sh("client", "cat /etc/hosts").contains("client"));
