@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::streams::{self, Sender, Stream};
@@ -17,6 +20,8 @@ use super::wire::Socket;
 use crate::kubelet::handle::Net;
 use crate::kubelet::node::Node;
 
+/// How long a client may go on when the pod's side has said all.
+const REST: Duration = Duration::from_secs(1);
 /// Streams whose partner did not come yet.
 const MAX_PENDING: usize = 256;
 
@@ -100,7 +105,12 @@ async fn pair(target: Target, sender: Sender, mut stream: Stream, error: Option<
                 }
                 sender.finish(stream.id).await;
             };
-            tokio::join!(inward, outward);
+            let (mut inward, mut outward) = (pin!(inward), pin!(outward));
+            tokio::select! {
+                () = &mut inward => outward.await,
+                // Older clients hang up only when both streams have ended.
+                () = &mut outward => drop(timeout(REST, inward).await),
+            }
         }
         Err(e) => {
             if let Some(id) = error {
