@@ -5,7 +5,7 @@ ROUTING ?= vxlan
 NODES ?= 3
 LAB ?= demo
 
-.PHONY: help setup build lab lab-down test test-kernels bench check fmt clean
+.PHONY: help setup build lab lab-down test test-kernels test-conformance bench check fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test: ## Set up and run every check and test
 test-kernels: ## Run the programs and the matrix on other kernels in virtual machines (slow)
 	@cargo xtask build --purpose kernels
 	@cargo xtask test-kernels
+
+test-conformance: ## Join the lab to Kubernetes' own servers and test that (slow; builds them once)
+	@cargo xtask test-conformance
 
 bench: ## Measure data path and control path against kernel networking and the goals (target/bench/summary.json)
 	@cargo xtask build --purpose lab

@@ -2,6 +2,7 @@
 
 mod bpf;
 mod ci;
+mod conformance;
 mod elf;
 mod nextest;
 mod paths;
@@ -42,6 +43,8 @@ enum Task {
     VmQuick,
     /// Load, attach and run the connectivity matrix on every supported kernel (slow)
     TestKernels(vm::Options),
+    /// Join the lab to a cluster of Kubernetes' own servers and test what runs in it (slow; builds them once)
+    TestConformance(conformance::Options),
 }
 
 fn main() -> ExitCode {
@@ -66,6 +69,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Tidy => tidy::run(),
         Task::VmQuick => vm::quick().map(drop),
         Task::TestKernels(options) => vm::kernels(&options),
+        Task::TestConformance(options) => conformance::run(&options),
     }?;
     Ok(true)
 }

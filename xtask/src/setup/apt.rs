@@ -28,12 +28,14 @@ impl PrivateApt {
                 .with_context(|| format!("cannot create {}", path.display()))?;
         }
         let mirror = mirror()?;
-        let sources = format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n");
+        let sources = ["deb", "deb-src"]
+            .map(|kind| format!("{kind} [signed-by={KEYRING}] {mirror} {suite} main\n"));
         let apt = Self {
             config: dir.join("apt.conf"),
             dir: dir.to_path_buf(),
         };
-        fs::write(dir.join("sources.list"), sources).context("cannot write sources.list")?;
+        fs::write(dir.join("sources.list"), sources.concat())
+            .context("cannot write sources.list")?;
         fs::write(&apt.config, configuration(dir)?).context("cannot write apt.conf")?;
         proc::logged("apt-update", apt.command("apt-get").arg("update"), LIMIT)?;
         Ok(apt)
@@ -52,11 +54,27 @@ impl PrivateApt {
         let mut command = self.command("apt-get");
         command.args(["download", &wanted]).current_dir(&self.dir);
         proc::logged("apt-download", &mut command, LIMIT)?;
+        self.file(&format!("{package}_"), ".deb")
+    }
+
+    /// Fetches the newest source of a package and returns the archive of its authors.
+    pub fn source(&self, package: &str) -> Result<PathBuf> {
+        let mut command = self.command("apt-get");
+        command
+            .args(["source", "--download-only", package])
+            .current_dir(&self.dir);
+        proc::logged("apt-source", &mut command, LIMIT)?;
+        self.file(&format!("{package}_"), ".orig.tar.gz")
+    }
+
+    fn file(&self, start: &str, end: &str) -> Result<PathBuf> {
         let entries = fs::read_dir(&self.dir).context("cannot list the download folder")?;
-        let mut files = entries.flatten().map(|entry| entry.path());
-        files
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .with_context(|| format!("apt-get download {wanted} left no .deb file"))
+        let fits = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(start) && name.ends_with(end)
+        };
+        let found = entries.flatten().map(|entry| entry.path()).find(fits);
+        found.with_context(|| format!("apt-get left no file {start}…{end}"))
     }
 
     fn command(&self, program: &str) -> Command {

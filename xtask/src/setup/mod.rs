@@ -5,6 +5,7 @@ mod kubernetes;
 mod linker;
 pub mod packages;
 mod rust_src;
+pub mod servers;
 mod toolchain;
 pub mod tools;
 
@@ -38,6 +39,8 @@ pub enum Purpose {
     Test,
     /// Test on other kernels: and QEMU
     Kernels,
+    /// Test against Kubernetes' own servers: and those, which takes long the first time
+    Conformance,
 }
 
 impl Options {
@@ -58,6 +61,7 @@ pub fn run(options: &Options) -> Result<()> {
             Purpose::Lab => 4,
             Purpose::Test => 8,
             Purpose::Kernels => 9,
+            Purpose::Conformance => 10,
         },
     );
     let mut toolchain = None;
@@ -76,6 +80,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     if purpose >= Purpose::Kernels {
         steps.step("virtual machines", || packages::install(&packages::KERNELS))?;
+    }
+    if purpose >= Purpose::Conformance {
+        steps.step("Kubernetes' servers", servers::install)?;
     }
     Ok(())
 }
