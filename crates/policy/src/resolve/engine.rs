@@ -1,17 +1,14 @@
 //! The engine: what is known, and what each change comes to.
-use super::compile::{Named, Term};
+use super::RuleRef;
+use super::compile::Term;
 use super::diff::{Cost, Diff, Op, Phase};
-use super::origin::{self, Origin, Origins};
-use super::precedence::Precedence;
-use super::reduce::{self, Row, Said};
-use super::subjects::{Enforcement, Kept, Side, State, Subject, TermId};
-use super::{RuleRef, origin::DEFAULT_ALLOW};
+use super::origin::{Origin, Origins};
+use super::subjects::{Kept, State, Subject};
 use crate::Settings;
-use crate::kernel::{ANYBODY, Key, L4, Value, Verdict};
+use crate::kernel::{Key, Verdict};
 use crate::labels::Facts;
-use crate::rule::{Action, CidrGroup, Direction, NamedPorts, Policy, PolicyName, Service};
+use crate::rule::{CidrGroup, Direction, NamedPorts, Policy, PolicyName, Service};
 use crate::selector::{SelectorId, SelectorTable};
-use abi::identity::HOST;
 use ipnet::IpNet;
 use model::Labels;
 use std::collections::{BTreeMap, BTreeSet};
@@ -302,237 +299,6 @@ impl Engine {
         }
     }
 
-    /// Works out anew what is marked.
-    fn settle(&mut self, work: &mut Work) {
-        for ((number, direction), dirty) in std::mem::take(&mut self.dirty) {
-            let Some(mut state) = self.subjects.remove(&number) else {
-                continue;
-            };
-            self.settle_side(number, &mut state, direction, dirty, work);
-            self.subjects.insert(number, state);
-        }
-    }
-
-    fn settle_side(
-        &mut self,
-        number: u32,
-        state: &mut State,
-        direction: Direction,
-        dirty: Dirty,
-        work: &mut Work,
-    ) {
-        let enforcement = state.enforcement(&self.settings, direction);
-        let mut remotes = dirty.remotes;
-        let side = &state.sides[direction.index()];
-        if dirty.all {
-            remotes.extend(self.everybody(side));
-            remotes.extend([ANYBODY, HOST]);
-        }
-        if remotes.contains(&ANYBODY) {
-            remotes.extend(&side.worked_out);
-        }
-        let ask = Ask {
-            state,
-            direction,
-            enforcement,
-        };
-        let mut found = Vec::new();
-        for remote in remotes {
-            work.cost.visited += 1;
-            let said = self.said(&ask, remote, &mut work.cost);
-            let passes = said.iter().any(|one| one.action == Action::Pass);
-            let rows = if passes {
-                let anybody = self.said(&ask, ANYBODY, &mut work.cost);
-                reduce::worked_out(&said, &anybody)
-            } else {
-                reduce::rows(said)
-            };
-            found.push((remote, rows, passes));
-        }
-        let side = &mut state.sides[direction.index()];
-        for (remote, rows, passes) in found {
-            if passes {
-                side.worked_out.insert(remote);
-            } else {
-                side.worked_out.remove(&remote);
-            }
-            let place = Key {
-                subject: number,
-                direction,
-                remote,
-                l4: L4::ALL,
-            };
-            self.replace(side, place, rows, work);
-        }
-    }
-
-    /// Every remote that this side's rows are or may be about.
-    fn everybody(&self, side: &Side) -> BTreeSet<u32> {
-        let selected = side
-            .by_selector
-            .keys()
-            .flat_map(|selector| self.peers.matched(*selector));
-        let mut all: BTreeSet<u32> = side.rows.keys().copied().chain(selected).collect();
-        if !side.any_named.is_empty() {
-            all.extend(self.ports.keys());
-        }
-        all
-    }
-
-    /// All that is said to a subject of one remote alone.
-    fn said(&self, ask: &Ask<'_>, remote: u32, cost: &mut Cost) -> Vec<Said> {
-        let mut said = Vec::new();
-        let built_in = |precedence| Said {
-            l4: L4::ALL,
-            precedence,
-            action: Action::Allow,
-            source: None,
-        };
-        if ask.enforcement != Enforcement::DefaultDeny && remote == ANYBODY {
-            said.push(built_in(Precedence::DEFAULT));
-        }
-        if self.settings.mode == crate::Mode::Never {
-            return said;
-        }
-        let is_localhost = remote == HOST
-            && ask.direction == Direction::Ingress
-            && self.settings.allow_localhost
-            && !ask.state.is_host;
-        if is_localhost {
-            said.push(built_in(Precedence::LOCALHOST));
-        }
-        let side = &ask.state.sides[ask.direction.index()];
-        let mut add = |term: &TermId, with_l4: bool| {
-            cost.terms += 1;
-            if let Some(term) = self.term(*term, ask.direction) {
-                let before_baseline = ask.enforcement == Enforcement::DefaultDeny;
-                if !(before_baseline && term.precedence.is_baseline()) {
-                    self.add_term(ask, term, remote, with_l4, &mut said);
-                }
-            }
-        };
-        if remote == ANYBODY {
-            side.any.iter().for_each(|term| add(term, true));
-            return said;
-        }
-        for selector in self.peers.matching(remote) {
-            if let Some(terms) = side.by_selector.get(selector) {
-                terms.iter().for_each(|term| add(term, true));
-            }
-        }
-        if self.ports.contains_key(&remote) {
-            side.any_named.iter().for_each(|term| add(term, false));
-        }
-        said
-    }
-
-    fn term(&self, (rule, index): TermId, direction: Direction) -> Option<&Term<SelectorId>> {
-        self.rules.get(&rule)?.terms[direction.index()].get(usize::from(index))
-    }
-
-    fn add_term(
-        &self,
-        ask: &Ask<'_>,
-        term: &Term<SelectorId>,
-        remote: u32,
-        with_l4: bool,
-        said: &mut Vec<Said>,
-    ) {
-        let mut push = |l4| {
-            said.push(Said {
-                l4,
-                precedence: term.precedence,
-                action: term.action,
-                source: Some(term.source),
-            });
-        };
-        if with_l4 {
-            term.l4.iter().copied().for_each(&mut push);
-        }
-        // A port has the name that the receiver gives it.
-        let ports = match ask.direction {
-            Direction::Ingress => Some(&ask.state.subject.ports),
-            Direction::Egress => self.ports.get(&remote),
-        };
-        for port in ports.into_iter().flatten() {
-            let is_meant = |(name, protocol): &Named| {
-                *name == port.name && protocol.is_none_or(|want| want == port.protocol)
-            };
-            if term.named.iter().any(is_meant) {
-                push(L4::port(port.protocol.number(), port.port));
-            }
-        }
-    }
-
-    /// Puts the rows of one remote in the place of those before, and notes the writes.
-    fn replace(&mut self, side: &mut Side, place: Key, rows: Vec<Row>, work: &mut Work) {
-        let before = side.rows.remove(&place.remote).unwrap_or_default();
-        let kept: Box<[Kept]> = rows.iter().map(|row| self.keep(row)).collect();
-        let (denied, denying) = (denies(&before), denies(&kept));
-        for row in &kept {
-            let same = before
-                .binary_search_by_key(&row.l4, |old| old.l4)
-                .is_ok_and(|index| before[index] == *row);
-            if !same {
-                let value = Value {
-                    verdict: row.verdict,
-                    precedence: row.precedence,
-                    origin: row.origin,
-                };
-                let phase = match row.verdict {
-                    Verdict::Allow if !is_below(row, &denying) => Phase::PutAllow,
-                    _ => Phase::PutDeny,
-                };
-                work.write(
-                    phase,
-                    Op::Put(
-                        Key {
-                            l4: row.l4,
-                            ..place
-                        },
-                        value,
-                    ),
-                    place.subject,
-                );
-            }
-        }
-        for row in &before {
-            self.origins.release(row.origin);
-            if kept.binary_search_by_key(&row.l4, |new| new.l4).is_err() {
-                let key = Key {
-                    l4: row.l4,
-                    ..place
-                };
-                work.write(
-                    phase_of_delete(row, &denied, &denying),
-                    Op::Delete(key),
-                    place.subject,
-                );
-            }
-        }
-        if !kept.is_empty() {
-            side.rows.insert(place.remote, kept);
-        }
-    }
-
-    fn keep(&mut self, row: &Row) -> Kept {
-        let origin = if !row.sources.is_empty() {
-            self.origins.acquire(&row.sources)
-        } else if row.verdict == Verdict::Unmatched {
-            0
-        } else if row.decided_by == Precedence::LOCALHOST {
-            origin::LOCALHOST
-        } else {
-            DEFAULT_ALLOW
-        };
-        Kept {
-            l4: row.l4,
-            verdict: row.verdict,
-            precedence: row.precedence.0,
-            origin,
-        }
-    }
-
     /// Where rows with this origin came from.
     #[must_use]
     pub fn origin(&self, number: u32) -> Origin {
@@ -562,45 +328,16 @@ impl Engine {
     }
 }
 
-fn denies(rows: &[Kept]) -> Vec<L4> {
-    rows.iter()
-        .filter(|row| row.verdict != Verdict::Allow)
-        .map(|row| row.l4)
-        .collect()
-}
-
-/// True if a denying row covers this one: then this one is an exception from it and must be there before it.
-fn is_below(row: &Kept, denies: &[L4]) -> bool {
-    denies.iter().any(|deny| deny.covers(row.l4))
-}
-
-/// A row that goes because a denying one of the new rows covers it may go early: what it allowed is denied now. One that
-/// is an exception from a denying row that goes, too, must be there until that is gone.
-fn phase_of_delete(row: &Kept, before: &[L4], after: &[L4]) -> Phase {
-    match row.verdict {
-        Verdict::Allow if is_below(row, after) => Phase::DeleteOverruled,
-        Verdict::Allow if !is_below(row, before) => Phase::DeleteAllow,
-        _ => Phase::DeleteDeny,
-    }
-}
-
-/// For whom and in which direction something is asked.
-struct Ask<'a> {
-    state: &'a State,
-    direction: Direction,
-    enforcement: Enforcement,
-}
-
 /// What one step came to so far.
 #[derive(Default)]
 pub(super) struct Work {
     ops: Vec<(Phase, Op)>,
     subjects: BTreeSet<u32>,
-    cost: Cost,
+    pub(super) cost: Cost,
 }
 
 impl Work {
-    fn write(&mut self, phase: Phase, op: Op, subject: u32) {
+    pub(super) fn write(&mut self, phase: Phase, op: Op, subject: u32) {
         self.ops.push((phase, op));
         self.subjects.insert(subject);
     }

@@ -1,9 +1,9 @@
 //! What the engine knows, for people and for tests.
 use super::engine::Engine;
-use super::subjects::{Enforcement, Subject};
+use super::subjects::{Enforcement, State, Subject};
 use crate::Settings;
 use crate::kernel::{ANYBODY, Key, L4, Map, Outcome, Question, Value, decide};
-use crate::rule::{CidrGroup, Direction, Policy, Service};
+use crate::rule::{CidrGroup, Direction, Policy, PolicyName, Service};
 use crate::selector::Selector;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -102,6 +102,20 @@ impl Engine {
         self.subjects
             .iter()
             .map(|(number, state)| (*number, &state.subject))
+    }
+
+    /// The subjects that a policy is about.
+    #[must_use]
+    pub fn selected(&self, policy: &PolicyName) -> BTreeSet<u32> {
+        let Some(number) = self.numbers.get(policy) else {
+            return BTreeSet::new();
+        };
+        let is_about = |state: &State| state.rules.iter().any(|(policy, _)| policy == number);
+        self.subjects
+            .iter()
+            .filter(|(_, state)| is_about(state))
+            .map(|(subject, _)| *subject)
+            .collect()
     }
 
     /// Every policy, in the order in which they came.

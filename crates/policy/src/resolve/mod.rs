@@ -11,6 +11,7 @@ mod origin;
 mod precedence;
 mod reduce;
 mod rules;
+mod settle;
 mod subjects;
 
 pub use diff::{Cost, Diff, Op};

@@ -28,6 +28,19 @@ pub enum Enforcement {
     DefaultDeny,
 }
 
+impl Enforcement {
+    /// The word of `endpoint list`. With `audit` the node forwards what the rows deny and says so: rows and verdicts are
+    /// the same, so that what audit shows is what would be dropped.
+    #[must_use]
+    pub const fn text(self, audit: bool) -> &'static str {
+        match (self, audit) {
+            (Self::Off, _) => "Disabled",
+            (_, true) => "Disabled (Audit)",
+            (_, false) => "Enabled",
+        }
+    }
+}
+
 /// A row as the engine keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kept {

@@ -120,6 +120,14 @@ fn the_first_rule_closes_its_direction_and_no_other() {
     assert!(case.from(B_WEB, A_WEB, WEB), "another namespace");
     let enforcement = case.world.engine.enforcement(A_WEB).unwrap();
     assert_eq!(enforcement, [Enforcement::DefaultDeny, Enforcement::Off]);
+    assert_eq!(
+        enforcement.map(|side| side.text(false)),
+        ["Enabled", "Disabled"]
+    );
+    assert_eq!(enforcement[0].text(true), "Disabled (Audit)");
+    let name = case.world.known.policies.keys().next().unwrap();
+    let selected: Vec<u32> = case.world.engine.selected(name).into_iter().collect();
+    assert_eq!(selected, [A_WEB, A_WEB_X, A_DB, 1003]);
 }
 
 #[test]
