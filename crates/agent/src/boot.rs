@@ -5,7 +5,9 @@ use crate::{
     caps,
     endpoint::{Manager, Options},
     kube::{Follow, ranges::Shared},
-    machine, node, plan, remote, serve, setup,
+    machine, node, plan,
+    remote::{self, Heard},
+    serve, setup,
     state::{self, StateFile},
 };
 use anyhow::{Context, Result, bail};
@@ -32,11 +34,11 @@ const STOP_LIMIT: Duration = Duration::from_millis(700);
 /// Threads for calls that block: endpoint creation, map dumps.
 const BLOCKING_THREADS: usize = 4;
 
-/// Runs the agent. `stale`: the settings from the API server are those of the last start; the flags to read them anew with.
+/// Runs the agent with what it `heard` of the API server.
 ///
 /// # Errors
 /// Whatever prevents the start, and settings that turn out to be out of date.
-pub fn run(loaded: Loaded, stale: Option<Vec<(String, String)>>, started: Instant) -> Result<()> {
+pub fn run(loaded: Loaded, heard: Heard, started: Instant) -> Result<()> {
     prepare(&loaded.settings)?;
     let kept = caps::drop_unneeded()?;
     tracing::info!(
@@ -57,8 +59,8 @@ pub fn run(loaded: Loaded, stale: Option<Vec<(String, String)>>, started: Instan
         let (stopper, stop) = stop::channel();
         let signal = stop::signalled();
         let client = k8s::client(&api_server(&loaded.settings), rate(&loaded.settings)).await?;
-        let changed = remote::changed(stale, loaded.settings.clone(), client.clone());
-        let work = start(loaded, client, started, stop);
+        let changed = remote::changed(heard.clone(), loaded.settings.clone(), client.clone());
+        let work = start(loaded, heard, client, started, stop);
         tokio::select! {
             name = signal => {
                 tracing::info!(signal = name.context("installing signal handlers")?, "stopping; the datapath goes on without the agent");
@@ -88,7 +90,13 @@ fn prepare(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-async fn start(loaded: Loaded, client: Client, started: Instant, stop: Stop) -> Result<()> {
+async fn start(
+    loaded: Loaded,
+    heard: Heard,
+    client: Client,
+    started: Instant,
+    stop: Stop,
+) -> Result<()> {
     let settings = &loaded.settings;
     let health = Health::default();
     let tables = Tables::new().context("making the tables")?;
@@ -112,11 +120,18 @@ async fn start(loaded: Loaded, client: Client, started: Instant, stop: Stop) -> 
         connection: sender,
         stop: stop.clone(),
     });
-    let begin = || follow.take().map_or((), Follow::start);
-    let own = node::wait(
-        settings, &tables, &client, saved.node, &health, &stop, begin,
-    )
-    .await?;
+    let mut begin = || follow.take().map_or((), Follow::start);
+    let before = match saved.node {
+        Some(saved) => node::resume(settings, &client, saved, heard).await?,
+        None => Err(Vec::new()),
+    };
+    let own = match before {
+        Ok(own) => Some(own),
+        Err(routers) => {
+            begin();
+            node::find(settings, &tables, routers, &health, &stop).await?
+        }
+    };
     let Some(own) = own else { return Ok(()) };
     let plan = plan::routing_plan(settings);
     let machine = machine::inspect(settings)?;

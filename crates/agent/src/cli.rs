@@ -1,5 +1,5 @@
 //! The command line of `hypha agent`.
-use crate::remote;
+use crate::remote::{self, Heard};
 use runtime::{
     flags::Flags,
     logging::Logging,
@@ -14,16 +14,15 @@ pub type AgentFlags = Flags<Settings>;
 #[must_use]
 pub fn run(flags: &AgentFlags) -> ExitCode {
     let started = std::time::Instant::now();
-    let prepared = settings(flags).and_then(|(loaded, fresh)| {
+    let prepared = settings(flags).and_then(|(loaded, heard)| {
         let logging = Logging::from_options(loaded.settings.debug, &loaded.settings.log_opt)
             .map_err(|error| error.to_string())?;
-        Ok((loaded, fresh, logging))
+        Ok((loaded, heard, logging))
     });
     match prepared {
-        Ok((loaded, fresh, logging)) => {
+        Ok((loaded, heard, logging)) => {
             logging.start();
-            let stale = (!fresh).then(|| flags.pairs().to_vec());
-            serve(loaded, stale, started)
+            serve(loaded, heard, started)
         }
         Err(error) => {
             eprintln!("hypha agent: {error}");
@@ -32,30 +31,29 @@ pub fn run(flags: &AgentFlags) -> ExitCode {
     }
 }
 
-/// The settings of this node, those of the API server included, and whether these are what it has now.
-fn settings(flags: &AgentFlags) -> Result<(Loaded, bool), String> {
+/// The settings of this node, those of the API server included, and what that says of the node now.
+fn settings(flags: &AgentFlags) -> Result<(Loaded, Heard), String> {
     let local = load(flags.pairs(), std::env::vars()).map_err(|error| error.to_string())?;
     if local.settings.config_map.is_empty() {
-        return Ok((local, true));
+        return Ok((local, Heard::NotAsked));
     }
     let fetched = remote::fetch(&local.settings)?;
     let loaded = load_all(flags.pairs(), std::env::vars(), &fetched.remote);
     let loaded = loaded.map_err(|error| error.to_string())?;
-    if fetched.fresh {
-        remote::remember(&local.settings, &fetched.remote);
+    match fetched.fresh {
+        Some(known) => {
+            remote::remember(&local.settings, &fetched.remote);
+            Ok((loaded, Heard::Now(known)))
+        }
+        None => Ok((loaded, Heard::Before(flags.pairs().to_vec()))),
     }
-    Ok((loaded, fetched.fresh))
 }
 
-fn serve(
-    loaded: Loaded,
-    stale: Option<Vec<(String, String)>>,
-    started: std::time::Instant,
-) -> ExitCode {
+fn serve(loaded: Loaded, heard: Heard, started: std::time::Instant) -> ExitCode {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    match crate::boot::run(loaded, stale, started) {
+    match crate::boot::run(loaded, heard, started) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("the agent ends: {error:#}");

@@ -6,6 +6,7 @@ use crate::{
         ranges::{self, Ranges},
     },
     machine::Machine,
+    remote::{Heard, Known},
     state::SavedNode,
 };
 use anyhow::{Result, bail};
@@ -57,33 +58,59 @@ impl Own {
     }
 }
 
-/// The node's object once it has the pod ranges that the settings ask for. After a restart it is the saved one if the API server
-/// does not say at once that things have changed; `follow` is called before the tables are waited for. None if asked to stop before.
+/// The node as before a restart, unless the API server says at once that things have changed: then the addresses that its routers
+/// had. What it said before the start is not asked again.
 ///
 /// # Errors
 /// The node has no name.
-pub async fn wait(
+pub async fn resume(
+    settings: &Settings,
+    client: &Client,
+    saved: SavedNode,
+    heard: Heard,
+) -> Result<Result<Own, Vec<IpAddr>>> {
+    let name = node_name(settings)?;
+    let routers = saved.routers.clone();
+    if !is_usable(settings, &name, &saved) {
+        return Ok(Err(routers));
+    }
+    let known = match heard {
+        Heard::Now(known) => known,
+        Heard::NotAsked | Heard::Before(_) => ask(settings, client, &name).await,
+    };
+    let own = as_before(settings, known, saved);
+    if let Some(own) = &own {
+        tracing::info!(node = name, pod_cidrs = ?own.node.pod_cidrs, "node as before the restart");
+    }
+    Ok(own.ok_or(routers))
+}
+
+/// What the mode needs to know.
+async fn ask(settings: &Settings, client: &Client, name: &str) -> Known {
+    if settings.ipam == IpamMode::Kubernetes {
+        return Known {
+            node: own::ask_node(client, name, QUICK).await,
+            said: Answer::Away,
+        };
+    }
+    Known {
+        node: None,
+        said: own::ask(client, name, PATIENT).await,
+    }
+}
+
+/// The node's object once it has the pod ranges that the settings ask for; `routers` as they were. None if asked to stop before.
+///
+/// # Errors
+/// The node has no name.
+pub async fn find(
     settings: &Settings,
     tables: &Tables,
-    client: &Client,
-    saved: Option<SavedNode>,
+    routers: Vec<IpAddr>,
     health: &Health,
     stop: &Stop,
-    follow: impl FnOnce(),
 ) -> Result<Option<Own>> {
     let name = node_name(settings)?;
-    let routers = saved
-        .iter()
-        .flat_map(|saved| saved.routers.clone())
-        .collect();
-    let usable = saved.filter(|saved| is_usable(settings, &name, saved));
-    if let Some(saved) = usable
-        && let Some(own) = as_before(settings, client, saved).await
-    {
-        tracing::info!(node = name, pod_cidrs = ?own.node.pod_cidrs, "node as before the restart");
-        return Ok(Some(own));
-    }
-    follow();
     let found = wait_for_object(settings, tables, &name, health, stop).await;
     Ok(found.map(|own| Own { routers, ..own }))
 }
@@ -100,9 +127,8 @@ fn is_usable(settings: &Settings, name: &str, saved: &SavedNode) -> bool {
         && missing(settings, &saved.node).is_none()
 }
 
-/// The node of the last start, brought up to date if the API server answers at once; none if its ranges are no longer its own.
-async fn as_before(settings: &Settings, client: &Client, saved: SavedNode) -> Option<Own> {
-    let name = saved.node.name.clone();
+/// The node of the last start, brought up to date by what the API server has of it; none if its ranges are no longer its own.
+fn as_before(settings: &Settings, known: Known, saved: SavedNode) -> Option<Own> {
     let before = Own {
         pools: match settings.ipam {
             IpamMode::Kubernetes | IpamMode::ClusterPool => {
@@ -114,8 +140,7 @@ async fn as_before(settings: &Settings, client: &Client, saved: SavedNode) -> Op
         node: saved.node,
     };
     if settings.ipam == IpamMode::Kubernetes {
-        let object = own::ask_node(client, &name, QUICK).await;
-        let changed = object.filter(|node| {
+        let changed = known.node.filter(|node| {
             missing(settings, node).is_none() && node.pod_cidrs != before.node.pod_cidrs
         });
         return Some(match changed {
@@ -130,7 +155,7 @@ async fn as_before(settings: &Settings, client: &Client, saved: SavedNode) -> Op
             None => before,
         });
     }
-    match own::ask(client, &name, PATIENT).await {
+    match known.said {
         Answer::NoKind | Answer::Away => Some(before),
         Answer::Gone => {
             tracing::info!(

@@ -1,10 +1,15 @@
 //! Settings from the API server, read before anything else starts; what was read last stands in while the server is away, or
 //! slow. Once it answers, and the settings are other ones, the agent ends, so that its next start uses them.
-use crate::{boot, state};
+use crate::{
+    boot,
+    kube::own::{self, Answer},
+    state,
+};
 use k8s::{
     Client,
     config::{self, ConfigError},
 };
+use model::Node;
 use runtime::settings::{Keyed, Loaded, Remote, Settings, load_all};
 use std::{
     fs, io,
@@ -27,8 +32,28 @@ const REMIND: u32 = 10;
 pub struct Fetched {
     /// The settings.
     pub remote: Remote,
-    /// The API server said so now.
-    pub fresh: bool,
+    /// The API server said so now; what it said of this node by the same connection.
+    pub fresh: Option<Known>,
+}
+
+/// What the API server said before the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// It was not asked: it has no settings for this agent.
+    NotAsked,
+    /// The settings are what it has now, and this is what it has of the node.
+    Now(Known),
+    /// Nothing: the settings are those of the last start. The flags of the command line to read them anew with.
+    Before(Vec<(String, String)>),
+}
+
+/// What the API server has of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// The node object.
+    pub node: Option<Node>,
+    /// The `CiliumNode`.
+    pub said: Answer,
 }
 
 /// What the API server has for this node. Blocks until it is known, or was known before.
@@ -55,9 +80,14 @@ async fn ask(settings: &Settings) -> Result<Fetched, String> {
     loop {
         let error = match read(&client, settings, &node, limit).await {
             Ok(remote) => {
+                // An agent that starts for the first time waits for these anyway, and looks again.
+                let known = Known {
+                    node: own::ask_node(&client, &node, QUICK).await,
+                    said: own::ask(&client, &node, QUICK).await,
+                };
                 return Ok(Fetched {
                     remote,
-                    fresh: true,
+                    fresh: Some(known),
                 });
             }
             Err(error) => error,
@@ -66,7 +96,7 @@ async fn ask(settings: &Settings) -> Result<Fetched, String> {
             eprintln!("hypha agent: {error}; the settings of the last start are used");
             return Ok(Fetched {
                 remote,
-                fresh: false,
+                fresh: None,
             });
         }
         if matches!(error, ConfigError::Missing(_)) {
@@ -93,14 +123,9 @@ async fn read(
         .unwrap_or_else(|_| Err(ConfigError::Failed("no answer in time".to_owned())))
 }
 
-/// Ends when the API server has other settings than those `used`. Never, if they are the same, or were read from it: then `stale`,
-/// the flags of the command line to read them anew with, is none.
-pub async fn changed(
-    stale: Option<Vec<(String, String)>>,
-    used: Settings,
-    client: Client,
-) -> String {
-    while let Some(flags) = &stale {
+/// Ends when the API server has other settings than those `used`. Never, if they are the same, or are not those of the last start.
+pub async fn changed(heard: Heard, used: Settings, client: Client) -> String {
+    while let Heard::Before(flags) = &heard {
         if let Ok(node) = boot::node_name(&used)
             && let Ok(remote) = read(&client, &used, &node, LIMIT).await
         {
@@ -198,7 +223,7 @@ mod tests {
         save(&path(&settings), &remote).unwrap();
         let expected = Fetched {
             remote,
-            fresh: false,
+            fresh: None,
         };
         assert_eq!(fetch(&settings).unwrap(), expected);
         // One that takes the connection and says nothing.
@@ -242,7 +267,8 @@ mod tests {
         let map =
             serde_json::json!({"metadata": {"name": "cilium-config"}, "data": {"debug": "true"}});
         maps.create(map).await.unwrap();
-        let watch = |used: &Settings| changed(Some(flags(used)), used.clone(), client.clone());
+        let watch =
+            |used: &Settings| changed(Heard::Before(flags(used)), used.clone(), client.clone());
         assert!(watch(&used).await.contains("(debug)"));
         let mut same = used.clone();
         same.assign("debug", "true", "test").unwrap();

@@ -404,7 +404,7 @@ async fn within<T>(
 }
 
 /// What is asked of the API server once at start.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The object.
     There(Box<CiliumNode>),

@@ -5,6 +5,7 @@ use crate::{
     machine::Machine,
     node,
     plan::routing_plan,
+    remote::Heard,
     state::SavedNode,
 };
 use apiserver::{ApiServer, ServerOptions};
@@ -173,20 +174,24 @@ impl Agent {
             health: health.component("controller/cilium-node"),
         };
         tokio::spawn(publisher.run(stop.clone()));
-        let waited = node::wait(
-            &settings,
-            &tables,
-            &world.client,
-            saved,
-            &health,
-            &stop,
-            || (),
-        );
-        let own = tokio::time::timeout(LIMIT, waited)
-            .await
-            .unwrap_or_else(|_| {
-                panic!("the node has no ranges: {:?}", health.reports());
-            });
+        let waited = async {
+            let before = match saved {
+                Some(saved) => {
+                    node::resume(&settings, &world.client, saved, Heard::NotAsked).await?
+                }
+                None => Err(Vec::new()),
+            };
+            match before {
+                Ok(own) => Ok(Some(own)),
+                Err(routers) => node::find(&settings, &tables, routers, &health, &stop).await,
+            }
+        };
+        let own: anyhow::Result<_> =
+            tokio::time::timeout(LIMIT, waited)
+                .await
+                .unwrap_or_else(|_| {
+                    panic!("the node has no ranges: {:?}", health.reports());
+                });
         let plan = routing_plan(&settings);
         let local = node::local(&plan, own.unwrap().unwrap(), Machine::default()).unwrap();
         let mut txn = tables.db.write();
@@ -305,21 +310,11 @@ async fn without_an_api_server_the_last_ranges_are_used() {
     agent.stopper.stop();
     let nobody = Client::try_from(Config::new("http://127.0.0.1:9".parse().unwrap())).unwrap();
     let settings = &agent.settings;
-    let (_stopper, stop) = stop::channel();
-    let tables = Tables::new().unwrap();
     let began = Instant::now();
-    let own = node::wait(
-        settings,
-        &tables,
-        &nobody,
-        Some(saved),
-        &Health::default(),
-        &stop,
-        || unreachable!("nothing has to be followed before the agent serves"),
-    )
-    .await
-    .unwrap()
-    .unwrap();
+    let own = node::resume(settings, &nobody, saved, Heard::NotAsked)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(own.node.pod_cidrs, agent.local.node.pod_cidrs);
     assert!(began.elapsed() < Duration::from_millis(500));
 }
