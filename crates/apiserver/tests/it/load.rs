@@ -1,6 +1,8 @@
 //! Many watchers, many objects, many writes: checked against a model, and timed.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,8 @@ struct Load {
     writes: usize,
     /// Writes per second; as fast as possible without.
     rate: Option<f64>,
+    /// Whether the watchers come over TCP.
+    outside: bool,
 }
 
 fn config_map(name: &str, number: usize) -> Value {
@@ -98,42 +102,63 @@ impl Seen {
     }
 }
 
-/// Follows a watch until the event that ends the test.
-async fn follow(
-    server: ApiServer,
-    path: String,
-    initial: usize,
-    begun: Instant,
+/// Somebody who watches: first what was there, then what changes, until the event that ends the test.
+struct Reader {
+    seen: Seen,
+    /// How many of the initial objects are to come, and who waits for them.
+    left: usize,
     ready: Arc<Semaphore>,
-) -> Seen {
-    let request = Request::get(path).body(Body::empty()).unwrap();
+    begun: Instant,
+}
+
+impl Reader {
+    /// Takes a line; whether it was the last one.
+    fn take(&mut self, line: &str) -> bool {
+        if field(line, NAME) == Some("zz-end") {
+            return true;
+        }
+        if self.left == 0 {
+            self.seen.take(line, self.begun);
+            return false;
+        }
+        self.seen.take_initial(line);
+        self.left -= 1;
+        if self.left == 0 {
+            self.ready.add_permits(1);
+        }
+        false
+    }
+}
+
+const WATCH: &str = "/api/v1/namespaces/default/configmaps?watch=true&resourceVersion=0";
+
+/// Follows a watch in this process.
+async fn follow(server: ApiServer, mut reader: Reader) -> Seen {
+    let request = Request::get(WATCH).body(Body::empty()).unwrap();
     let response = server.router().oneshot(request).await.unwrap();
     let mut body = response.into_body().into_data_stream();
-    let mut seen = Seen {
-        state: vec![None; initial],
-        revision: 0,
-        events: 0,
-        delays: Vec::new(),
-    };
-    let mut left = initial;
     while let Some(chunk) = body.next().await {
         let chunk = chunk.unwrap();
         let text = std::str::from_utf8(&chunk).unwrap();
         // A chunk ends where an event ends.
         assert!(text.ends_with("}\n"));
-        for line in text.lines() {
-            if field(line, NAME) == Some("zz-end") {
-                return seen;
-            }
-            if left == 0 {
-                seen.take(line, begun);
-                continue;
-            }
-            seen.take_initial(line);
-            left -= 1;
-            if left == 0 {
-                ready.add_permits(1);
-            }
+        if text.lines().any(|line| reader.take(line)) {
+            return reader.seen;
+        }
+    }
+    panic!("the watch ended early");
+}
+
+/// Follows a watch over TCP, as other processes do.
+fn follow_from_outside(address: SocketAddr, mut reader: Reader) -> Seen {
+    let mut stream = TcpStream::connect(address).unwrap();
+    let head = format!("GET {WATCH} HTTP/1.1\r\nHost: test\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    for line in BufReader::new(stream).lines() {
+        let line = line.unwrap();
+        // Between the events stand the lengths of chunks.
+        if line.starts_with('{') && reader.take(&line) {
+            return reader.seen;
         }
     }
     panic!("the watch ended early");
@@ -212,18 +237,28 @@ async fn run(load: &Load) -> String {
         model.insert(name, i.to_string());
     }
     let begun = Instant::now();
-    let path = "/api/v1/namespaces/default/configmaps?watch=true&resourceVersion=0";
     let ready = Arc::new(Semaphore::new(0));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = server.clone();
+    tokio::spawn(async move { serving.serve(listener).await });
     let watchers: Vec<_> = (0..load.watchers)
         .map(|_| {
-            let ready = Arc::clone(&ready);
-            tokio::spawn(follow(
-                server.clone(),
-                path.to_owned(),
-                load.objects,
+            let reader = Reader {
+                seen: Seen {
+                    state: vec![None; load.objects],
+                    revision: 0,
+                    events: 0,
+                    delays: Vec::new(),
+                },
+                left: load.objects,
+                ready: Arc::clone(&ready),
                 begun,
-                ready,
-            ))
+            };
+            match load.outside {
+                true => tokio::task::spawn_blocking(move || follow_from_outside(address, reader)),
+                false => tokio::spawn(follow(server.clone(), reader)),
+            }
         })
         .collect();
     // Everybody has seen what there is before it changes.
@@ -297,23 +332,33 @@ async fn watchers_see_every_change_once_and_in_order() {
         objects: 300,
         writes: 400,
         rate: None,
+        outside: false,
     })
     .await;
     eprintln!("{told}");
+}
+
+fn full(outside: bool) -> Load {
+    Load {
+        watchers: 200,
+        objects: 20_000,
+        writes: 10_000,
+        rate: Some(1000.0),
+        outside,
+    }
 }
 
 /// The whole load. `cargo test --release -p hypha-apiserver --test it -- --ignored --nocapture load`
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes long; its figures mean something in a release build only"]
 async fn full_load() {
-    let told = run(&Load {
-        watchers: 200,
-        objects: 20_000,
-        writes: 10_000,
-        rate: Some(1000.0),
-    })
-    .await;
-    println!("{told}");
+    println!("{}", run(&full(false)).await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long; its figures mean something in a release build only"]
+async fn full_load_from_outside() {
+    println!("over TCP: {}", run(&full(true)).await);
 }
 
 /// Writers beside each other share the writes to disk.
