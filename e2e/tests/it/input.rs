@@ -5,8 +5,12 @@ use std::path::Path;
 use std::process::Command;
 
 use hypha_e2e::cluster::Cluster;
+use hypha_e2e::load::{Load, Route};
 use hypha_e2e::plugin::Plugin;
+use nix::sys::signal::Signal;
 use testkit::{LabBuilder, skip_unless_root};
+
+use crate::acceptance::shell::{Release, Shell};
 
 /// Runs `hypha agent` with these flags and variables; it must end with status 2 and one line that contains all of `parts`.
 #[track_caller]
@@ -277,4 +281,112 @@ fn e2e_input_cni_configuration() {
     assert_eq!(hypha_e2e::kernel::inventory(&cluster, "node1"), before);
     plugin.forget(&sandbox);
     cluster.assert_clean();
+}
+
+/// One that cannot work with its settings comes and goes by itself.
+fn restart_operator(cluster: &Cluster) {
+    let limit = std::time::Duration::from_secs(20);
+    let running = testkit::wait_until("an operator", limit, || cluster.operator_process());
+    running.signal(Signal::SIGTERM);
+}
+
+/// Settings, pools and ranges that make no sense are told where one looks: by the command, in objects, in events; what runs
+/// goes on as it was.
+#[test]
+fn e2e_input_settings_pools_and_ranges() {
+    if skip_unless_root() {
+        return;
+    }
+    let cluster = Cluster::up("e2e-ranges", &["--nodes", "2", "--sample", "--ipv4"]);
+    let Some(sh) = Shell::new(&cluster, Release::New) else {
+        return;
+    };
+    let (near, far) = (cluster.pod("echo-node2-a"), cluster.pod("echo-node1-a"));
+    let load = Load::start(&[Route::new(&far, &near, true)]);
+    let before = sh.ok("cilium config view");
+    for (key, value, accepted) in [
+        ("routing-mode", "sideways", "tunnel or native"),
+        ("enable-ipv4", "maybe", "true or false"),
+        ("ipam", "somewhere", "cluster-pool"),
+    ] {
+        sh.fails(
+            &format!("cilium config set {key} {value}"),
+            &[key, value, accepted],
+        );
+    }
+    assert_eq!(sh.ok("cilium config view"), before);
+
+    // What only makes no sense together, the operator says.
+    let set = |settings: &str| {
+        sh.ok(&format!("for s in {settings}; do cilium config set ${{s%%=*}} \"${{s#*=}}\" --restart=false || exit 1; done"));
+        restart_operator(&cluster);
+    };
+    let mode = "ipam=cluster-pool";
+    let told = "kubectl get events -n kube-system --field-selector reason=InvalidSettings,involvedObject.name=cilium-config";
+    set(&format!(
+        "{mode} cluster-pool-ipv4-cidr=10.60.0.0/24 cluster-pool-ipv4-mask-size=40"
+    ));
+    sh.until(told, &["mask", "40"]);
+    set("cluster-pool-ipv4-mask-size=24 'cluster-pool-ipv4-cidr=10.60.0.0/23 10.60.1.0/24'");
+    sh.until(told, &["10.60.1.0/24", "overlap"]);
+
+    // One range for two nodes: the second one has none, and says why.
+    set(&format!("{mode} cluster-pool-ipv4-cidr=10.60.0.0/24"));
+    let restart = |node: &str| {
+        let old = cluster.kill_agent(node);
+        testkit::wait_until("another agent", std::time::Duration::from_secs(20), || {
+            cluster.agent_process(node).filter(|new| *new != old)
+        });
+    };
+    // In the new mode a node keeps its range for as long as its object is there.
+    for node in ["node1", "node2"] {
+        restart(node);
+        cluster.wait_replaced(node, None);
+    }
+    for node in ["node1", "node2"] {
+        sh.ok(&format!("kubectl delete ciliumnode {node}"));
+        restart(node);
+    }
+    let told = sh.until(
+        "kubectl get ciliumnodes -o jsonpath='{range .items[*]}{.metadata.name} {.spec.ipam.podCIDRs} {.status.ipam.operator-status.error}{\"\\n\"}{end}'",
+        &["[\"10.60.0.0/24\"]", "10.60.0.0/24"],
+    );
+    let without: Vec<&str> = told.lines().filter(|line| !line.contains('[')).collect();
+    assert_eq!(without.len(), 1, "{told}");
+    sh.until(
+        "kubectl get events -A --field-selector reason=NoPodAddresses",
+        &["ciliumnode/", "10.60.0.0/24"],
+    );
+
+    // Pools that overlap, or cannot be cut.
+    set("ipam=multi-pool");
+    let pool = |name: &str, cidr: &str, size: u8| {
+        format!(
+            "apiVersion: cilium.io/v2alpha1\nkind: CiliumPodIPPool\nmetadata: {{name: {name}}}\nspec: {{ipv4: {{cidrs: [{cidr}], maskSize: {size}}}}}\n"
+        )
+    };
+    sh.file("first.yaml", &pool("first", "10.70.0.0/16", 24));
+    sh.file("second.yaml", &pool("second", "10.70.8.0/24", 27));
+    sh.ok("kubectl apply -f first.yaml && kubectl apply -f second.yaml");
+    sh.until(
+        "kubectl describe ciliumpodippool second",
+        &[
+            "PoolNotUsed",
+            "10.70.8.0/24 overlaps 10.70.0.0/16 of pool first",
+        ],
+    );
+    sh.file("third.yaml", &pool("third", "10.80.0.0/28", 24));
+    sh.ok("kubectl apply -f third.yaml");
+    sh.until(
+        "kubectl describe cpip third",
+        &["PoolNotUsed", "10.80.0.0/28"],
+    );
+    sh.file("fourth.yaml", &pool("fourth", "ten", 24));
+    sh.run("kubectl apply -f fourth.yaml");
+    sh.until(
+        "kubectl describe cpip fourth || kubectl apply -f fourth.yaml 2>&1 | grep cidrs",
+        &["ten"],
+    );
+    load.finish()
+        .assert_whole(&cluster, "settings that make no sense");
 }

@@ -2,6 +2,7 @@
 //! independent client. One lab per test, everything in order. What is not shown yet stands in docs/walkthrough.md.
 
 mod changes;
+mod components;
 mod inside;
 mod introspection;
 mod ipam;
@@ -11,7 +12,7 @@ mod nodes;
 mod paths;
 mod python;
 mod settings;
-mod shell;
+pub mod shell;
 mod table;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -78,6 +79,7 @@ fn e2e_acceptance_kubectl_and_overlay() {
     inside::all(&sh, parts);
     changes::all(&sh, parts);
     nodes::all(&sh, parts);
+    components::all(&sh, parts);
     if let Some(old) = Shell::new(&cluster, Release::Old) {
         parts.run("old kubectl: looking", || looks::old(&old));
         parts.run("old kubectl: changing", || changes::old(&old));
