@@ -293,6 +293,21 @@ impl Cluster {
         );
     }
 
+    /// Runs kubectl, which must succeed; what it printed.
+    ///
+    /// # Panics
+    /// If it fails, or is not there.
+    #[track_caller]
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        let output = std::process::Command::new("kubectl")
+            .args(args)
+            .env("KUBECONFIG", self.lab.dir().join("kubeconfig"))
+            .output()
+            .expect("kubectl is installed");
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Objects of the lab's API server: the items of a list.
     ///
     /// # Panics

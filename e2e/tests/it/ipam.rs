@@ -1,6 +1,5 @@
 //! Where addresses come from, and what a change of that does to pods that run.
 
-use std::process::Command;
 use std::time::Duration;
 
 use hypha_e2e::cluster::{Cluster, pod_yaml};
@@ -9,16 +8,6 @@ use testkit::{skip_unless_root, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const NODES: [&str; 2] = ["node1", "node2"];
-
-fn kubectl(cluster: &Cluster, args: &[&str]) -> String {
-    let output = Command::new("kubectl")
-        .args(args)
-        .env("KUBECONFIG", cluster.lab.dir().join("kubeconfig"))
-        .output()
-        .expect("kubectl is installed");
-    assert!(output.status.success(), "{args:?}: {output:?}");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 fn set(cluster: &Cluster, settings: &[(&str, &str)]) {
     for (key, value) in settings {
@@ -42,7 +31,7 @@ fn restart(cluster: &Cluster, node: &str) {
 /// IPv4 ranges of a node.
 fn range(cluster: &Cluster, node: &str) -> String {
     let path = "-o=jsonpath={.spec.ipam.podCIDRs[0]}";
-    kubectl(cluster, &["get", "ciliumnode", node, path])
+    cluster.kubectl(&["get", "ciliumnode", node, path])
 }
 
 #[test]
@@ -78,7 +67,7 @@ fn e2e_ipam_changes_with_settings_and_a_deleted_cilium_node() {
         "as long as the object is there"
     );
     for node in NODES {
-        kubectl(&cluster, &["delete", "ciliumnode", node]);
+        cluster.kubectl(&["delete", "ciliumnode", node]);
         restart(&cluster, node);
         let found = range(&cluster, node);
         assert!(found.starts_with("172.20."), "{node}: {found}");
@@ -105,7 +94,7 @@ fn e2e_ipam_changes_with_settings_and_a_deleted_cilium_node() {
         let ping = ["ping", "-c1", "-W1", &ips[1]];
         cluster.lab.exec("new-node1", &ping).ok().then_some(())
     });
-    let endpoints = kubectl(&cluster, &["get", "ciliumendpoints", "-o=name"]);
+    let endpoints = cluster.kubectl(&["get", "ciliumendpoints", "-o=name"]);
     assert_eq!(endpoints.lines().count(), 6, "{endpoints}");
     cluster.assert_clean();
 }

@@ -145,6 +145,42 @@ fn replaced_programs(name: &str, settings: &[(&str, &str)]) {
     cluster.assert_clean();
 }
 
+/// Pods of agents and operator are replaced as people do it.
+#[test]
+fn e2e_restart_rollouts_lose_nothing() {
+    if skip_unless_root() {
+        return;
+    }
+    let cluster = Cluster::up("e2e-rollout", &["--nodes", "2", "--sample"]);
+    let load = Load::start(&routes(&cluster));
+    std::thread::sleep(CALM);
+    let system = |args: &[&str]| cluster.kubectl(&[&["-n", "kube-system"], args].concat());
+    let settled = || {
+        for workload in ["ds/cilium", "deploy/cilium-operator"] {
+            system(&["rollout", "status", workload, "--timeout=60s"]);
+        }
+        std::thread::sleep(CALM);
+    };
+    let pods = || system(&["get", "pods", "-o=name", "-l", "k8s-app=cilium"]);
+    let before = pods();
+    system(&["rollout", "restart", "ds/cilium", "deploy/cilium-operator"]);
+    settled();
+    system(&["delete", "pod", "-l", "k8s-app=cilium"]);
+    settled();
+    let run = cluster.lab.hypha(&["config", "set", "debug", "true"]);
+    assert!(run.ok(), "{}{}", run.stdout, run.stderr);
+    settled();
+    let after = pods();
+    assert!(
+        after.lines().count() == 2 && after.lines().all(|pod| !before.contains(pod)),
+        "{before} {after}"
+    );
+    assert!(system(&["logs", "ds/cilium", "-c", "cilium-agent"]).contains("DEBUG"));
+    load.finish()
+        .assert_whole(&cluster, "pods of agents replaced three times");
+    cluster.assert_clean();
+}
+
 /// A pod is map rows, a device and a link to programs that are there.
 #[test]
 fn e2e_restart_pods_load_no_programs() {
