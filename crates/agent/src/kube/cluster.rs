@@ -82,11 +82,12 @@ pub async fn follow(tables: Tables, mode: IpamMode, own: String, health: Compone
         objects: tables.db.track(&tables.node_objects),
         said: tables.db.track(&tables.cilium_nodes),
     };
+    let mut open = BTreeSet::new();
     loop {
         let snapshot = tables.db.snapshot();
         let seen = snapshot.revision();
-        let names = changed.names(&snapshot);
-        write(&tables, &snapshot, mode, &own, &names);
+        open.append(&mut changed.names(&snapshot));
+        write(&tables, &snapshot, mode, &own, &mut open);
         drop(snapshot);
         let now = tables.db.snapshot();
         health.ok(format!("{} nodes", tables.nodes.len(&now)));
@@ -101,17 +102,25 @@ pub async fn follow(tables: Tables, mode: IpamMode, own: String, health: Compone
     }
 }
 
-/// Writes these nodes as they are now; the table is complete with its inputs.
+/// Writes these nodes as they are now; what is left is written once the table is complete, with its inputs. Of one input alone a
+/// node is not what it is; but this node must not wait for the list of all others once its object has its ranges.
 fn write(
     tables: &Tables,
     snapshot: &Snapshot,
     mode: IpamMode,
     own: &str,
-    names: &BTreeSet<String>,
+    names: &mut BTreeSet<String>,
 ) {
+    let complete =
+        tables.node_objects.initialized(snapshot) && tables.cilium_nodes.initialized(snapshot);
+    let by_object = tables
+        .node_objects
+        .get(snapshot, own)
+        .is_some_and(|object| mode == IpamMode::Kubernetes && !object.pod_cidrs.is_empty());
+    let is_known = |name: &str| complete || by_object && name == own;
     let mut txn = tables.db.write();
     let mut changed = false;
-    for name in names {
+    for name in names.iter().filter(|name| is_known(name)) {
         changed |= match node(tables, snapshot, mode, own, name) {
             // The table has no unique index that could refuse.
             Some(node) => tables
@@ -121,8 +130,9 @@ fn write(
             None => tables.nodes.delete(&mut txn, name).is_some(),
         };
     }
-    let complete =
-        tables.node_objects.initialized(snapshot) && tables.cilium_nodes.initialized(snapshot);
+    if complete {
+        names.clear();
+    }
     if complete && !tables.nodes.initialized(&txn) {
         tables.nodes.finish_initializer(&mut txn, KUBERNETES);
         changed = true;
@@ -171,8 +181,16 @@ mod tests {
             format!("{} {}", node.name, ranges.join(" "))
         };
         let names = ["gone", "n1", "n2", "n3", "never"].map(str::to_owned);
-        let names: BTreeSet<String> = names.into_iter().collect();
-        write(&tables, &tables.db.snapshot(), mode, "n1", &names);
+        let mut names: BTreeSet<String> = names.into_iter().collect();
+        write(&tables, &tables.db.snapshot(), mode, "n1", &mut names);
+        let early = usize::from(mode == IpamMode::Kubernetes);
+        assert_eq!(tables.nodes.len(&tables.db.snapshot()), early, "n1 alone");
+        let mut txn = tables.db.write();
+        tables.node_objects.finish_initializer(&mut txn, KUBERNETES);
+        tables.cilium_nodes.finish_initializer(&mut txn, KUBERNETES);
+        txn.commit();
+        write(&tables, &tables.db.snapshot(), mode, "n1", &mut names);
+        assert!(names.is_empty());
         let now = tables.db.snapshot();
         let rows: Vec<String> = tables
             .nodes
