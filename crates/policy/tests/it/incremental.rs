@@ -1,10 +1,12 @@
 //! Step by step comes to the same as all at once, and no step opens more than it should on the way.
 use crate::generate::{asks, group, object, settings, some_service};
 use crate::world::{Ask, Remote, World, members, plain, policy};
+use hypha_policy::Settings;
 use hypha_policy::kernel::{ANYBODY, Key, Map, Question, Verdict};
 use hypha_policy::resolve::{Change, Diff, Op, Subject};
-use hypha_policy::rule::NamedPorts;
+use hypha_policy::rule::{Direction, NamedPorts};
 use proptest::prelude::*;
+use serde_json::json;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -155,4 +157,54 @@ proptest! {
         prop_assert_eq!(world.engine.selectors().count(), 0);
         prop_assert_eq!(world.engine.prefixes().count(), 0);
     }
+}
+
+/// Two steps whose writes in a worse order would let a packet through or cut one on the way.
+#[test]
+fn exceptions_come_first_and_what_is_overruled_goes_early() {
+    let cilium = |spec: serde_json::Value| {
+        Change::Policy(policy(&json!({
+            "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": "p", "namespace": "a"}, "spec": spec,
+        })))
+    };
+    let admin = Change::Policy(policy(&json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha1", "kind": "AdminNetworkPolicy", "metadata": {"name": "p"},
+        "spec": {"priority": 1, "subject": {"namespaces": {}}, "ingress": [
+            {"action": "Allow", "from": [{"namespaces": {}}], "ports": [{"portNumber": {"protocol": "TCP", "port": 80}}]},
+            {"action": "Deny", "from": [{"namespaces": {}}]},
+        ]},
+    })));
+    let ports = |port: &str| json!([{"ports": [{"port": port, "protocol": "TCP"}]}]);
+    let (all, web, from) = (
+        ports("0"),
+        ports("80"),
+        json!([{"matchLabels": {"app": "db"}}]),
+    );
+    let question = Question {
+        subject: 1000,
+        direction: Direction::Ingress,
+        remote: 1002,
+        protocol: 6,
+        port: Some(80),
+    };
+    let mut world = World::new(Settings::default(), true);
+    let mut step = |change: Change| {
+        let before = world.map.clone();
+        let diff = world.apply(vec![change]);
+        if let Err(moment) = check_every_moment(&before, &diff, &[question]) {
+            panic!("{moment}");
+        }
+        world.map.ask(&question).verdict
+    };
+    let name = |change: &Change| match change {
+        Change::Policy(policy) => Change::PolicyGone(policy.name.clone()),
+        other => other.clone(),
+    };
+    assert_eq!(step(admin.clone()), Verdict::Allow);
+    assert_eq!(step(name(&admin)), Verdict::Allow);
+    let first = json!({"endpointSelector": {}, "ingress": [{"fromEndpoints": from, "toPorts": web}], "ingressDeny": [{"toPorts": all}]});
+    assert_eq!(step(cilium(first)), Verdict::Deny);
+    let second = json!({"endpointSelector": {}, "ingress": [{"toPorts": web}], "ingressDeny": [{"fromEndpoints": from, "toPorts": all}]});
+    assert_eq!(step(cilium(second)), Verdict::Deny);
 }
