@@ -326,9 +326,8 @@ impl StateDir {
         let mut pods =
             pods.filter(|p| p.namespace == COMPONENTS && node.is_none_or(|n| p.node == n));
         Ok(pods.find_map(|pod| {
-            let found = pod.containers.iter();
-            let found = found.filter(|c| c.name == name && c.process.alive());
-            let found = found.last().cloned()?;
+            let wanted = |c: &&ContainerRecord| c.name == name && c.process.alive();
+            let found = pod.containers.iter().find(wanted).cloned()?;
             Some((pod, found))
         }))
     }
