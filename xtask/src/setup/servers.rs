@@ -90,6 +90,7 @@ fn build(work: &Path) -> Result<()> {
     command.arg("-xzf").arg(&archive).arg("-C").arg(&source);
     command.arg("--strip-components=1");
     proc::logged("kubernetes-source", &mut command, STEP_LIMIT)?;
+    name_release(&source)?;
     fs::rename(tree.join("usr/bin/etcd"), bin.join("etcd")).context("the package has no etcd")?;
     describe(work, &source)?;
     for name in SERVERS {
@@ -101,6 +102,21 @@ fn build(work: &Path) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The archive does not know which release it is of.
+fn name_release(source: &Path) -> Result<()> {
+    let path = source.join("staging/src/k8s.io/component-base/version/base.go");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let named = text
+        .lines()
+        .map(|line| match line.trim_start().starts_with("gitVersion ") {
+            true => format!("\tgitVersion = \"v{RELEASE}\"\n"),
+            false => format!("{line}\n"),
+        });
+    fs::write(&path, named.collect::<String>())
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// The descriptions of the built-in kinds, which the source's own build makes first.
