@@ -322,7 +322,7 @@ fn state(cluster: &Cluster, node: &str) -> (BTreeSet<String>, Vec<(String, u64)>
     let pools = status
         .ipam
         .iter()
-        .map(|pool| (format!("{:?}", pool.family), pool.allocated as u64));
+        .map(|pool| (format!("{:?}", pool.family), pool.allocated));
     (kernel::inventory(cluster, node), pools.collect())
 }
 
