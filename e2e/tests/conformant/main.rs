@@ -197,7 +197,17 @@ fn e2e_conformant_bare_server() {
     // Some distributions' servers mount this into every pod, and controllers of theirs publish it.
     for namespace in ["kube-system", "default"] {
         let name = "openshift-service-ca.crt";
-        ok(&config, &["create", "configmap", name, "-n", namespace]);
+        ok(
+            &config,
+            &[
+                "create",
+                "configmap",
+                name,
+                "-n",
+                namespace,
+                "--from-literal=service-ca.crt=none",
+            ],
+        );
     }
     let lab = join(&server, &["--nodes", "2", "--controllers"]).up();
     ok(
