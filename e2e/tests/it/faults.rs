@@ -9,6 +9,7 @@ use hypha_e2e::cluster::{Cluster, pod_yaml};
 use hypha_e2e::kernel;
 use hypha_e2e::load::{Load, Route};
 use hypha_e2e::plugin::{Plugin, addresses};
+use nix::sys::signal::Signal;
 use testkit::{skip_unless_root, wait_until};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -337,6 +338,33 @@ fn api_server_away(duration: Duration) {
         .assert_whole(&cluster, "a time without an API server");
     cluster.assert_clean();
     cluster.assert_connected(&[]);
+}
+
+/// Neither the kubelet nor the agent waits for an API server that takes connections and says nothing.
+#[test]
+fn e2e_fault_api_server_silent() {
+    if skip_unless_root() {
+        return;
+    }
+    let cluster = Cluster::up("e2e-silent", &["--nodes", "1", "--sample"]);
+    let server = cluster.api_server_process().expect("an API server runs");
+    assert!(server.signal(Signal::SIGSTOP));
+    for _ in 0..2 {
+        let old = cluster.kill_agent("node1");
+        wait_until("the new agent serves", SOON, || {
+            cluster
+                .agent_process("node1")
+                .filter(|process| *process != old)?;
+            let endpoints = cluster.agent("node1").endpoints().ok()?;
+            (endpoints.len() == 2).then_some(())
+        });
+    }
+    let plugin = Plugin::on(&cluster, "node1");
+    let sandbox = plugin.sandbox("new");
+    plugin.call("ADD", &sandbox).expect("a pod can start");
+    plugin.call("DEL", &sandbox).expect("a pod can go");
+    assert!(server.signal(Signal::SIGCONT));
+    cluster.wait_replaced("node1", None);
 }
 
 #[test]

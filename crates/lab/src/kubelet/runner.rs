@@ -32,6 +32,8 @@ use crate::init::container::{ContainerSpec, Message, exit_code};
 
 /// Before a container whose description or image is wrong is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long the API server may take to say what a container that ran before refers to by now.
+const PATIENCE: Duration = Duration::from_millis(500);
 /// How long the end of killed processes may take.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 /// The longest last words.
@@ -81,6 +83,8 @@ pub(super) struct Runner {
     pub(super) index: usize,
     pub(super) changes: mpsc::UnboundedSender<(usize, Change)>,
     pub(super) stop: Stop,
+    /// What was run last.
+    pub(super) planned: Option<ContainerSpec>,
 }
 
 /// Why a running container is to end.
@@ -170,6 +174,7 @@ impl Runner {
             }
             let waiting = match self.plan(&reference).await {
                 Ok(spec) => {
+                    self.planned = Some(spec.clone());
                     self.normal(
                         "Pulled",
                         format!("Container image {reference:?} already present on machine"),
@@ -223,12 +228,21 @@ impl Runner {
         let pod = self.pod.borrow().clone();
         let mut wanted = References::of(&pod);
         wanted.tokens.clear();
-        let read = self
-            .context
-            .objects
-            .sources(&pod, &wanted, &Default::default())
-            .await;
+        let known = Default::default();
+        let read = self.context.objects.sources(&pod, &wanted, &known);
+        // An API server that is away keeps nothing from starting again as it was.
+        let patience = self.planned.as_ref().map_or(Duration::MAX, |_| PATIENCE);
+        let read = tokio::time::timeout(patience, read).await;
+        let silent = matches!(
+            read,
+            Err(_) | Ok(Err(kube::Error::Service(_) | kube::Error::HyperError(_)))
+        );
+        if let (true, Some(planned)) = (silent, &self.planned) {
+            return Ok(planned.clone());
+        }
         let sources = read
+            .map_err(|_| "no answer".to_owned())
+            .and_then(|read| read.map_err(|e| e.to_string()))
             .map_err(|e| plan::config_error(format!("cannot read what the pod refers to: {e}")))?;
         let mut spec = plan::container(
             &pod,

@@ -300,6 +300,7 @@ impl Worker {
             policy: policy(pod, part),
             index,
             changes: self.runners.changes.clone(),
+            planned: None,
             stop: if main {
                 self.runners.stop_main.subscribe()
             } else {
