@@ -31,10 +31,12 @@ while :; do sleep 0.05; done
 "#;
 
 fn script(text: &str) -> (tempfile::TempDir, PathBuf) {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("program");
-    // Containers have a /tmp of their own.
-    let program = fs::canonicalize(HYPHA).unwrap();
+    // Containers have a /tmp of their own, and the build may stand below it.
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (path, program) = (dir.path().join("program"), dir.path().join("lab"));
+    fs::hard_link(HYPHA, &program)
+        .or_else(|_| fs::copy(HYPHA, &program).map(drop))
+        .unwrap();
     fs::write(&path, text.replace("LAB", program.to_str().unwrap())).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     (dir, path)
