@@ -216,7 +216,7 @@ fn read(database: &Database) -> Result<Restored, String> {
             ));
         }
     }
-    let revision = fact(REVISION)?.unwrap_or(1) + GAP;
+    let revision = fact(REVISION)?.unwrap_or_default() + GAP;
     let table = reading
         .open_table(OBJECTS)
         .map_err(|e| damaged(&e.to_string()))?;
@@ -236,16 +236,17 @@ fn read(database: &Database) -> Result<Restored, String> {
 }
 
 fn begin(database: &Database) -> Result<Restored, redb::Error> {
+    let revision = super::memory::first_revision();
     let writing = database.begin_write()?;
     {
         writing.open_table(OBJECTS)?;
         let mut facts = writing.open_table(FACTS)?;
         facts.insert(FORMAT, THIS_FORMAT)?;
-        facts.insert(REVISION, 1)?;
+        facts.insert(REVISION, revision)?;
     }
     writing.commit()?;
     Ok(Restored {
-        revision: 1,
+        revision,
         objects: Vec::new(),
     })
 }

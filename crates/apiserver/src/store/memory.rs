@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -87,11 +88,21 @@ pub enum Unavailable {
     Future(u64),
 }
 
+/// The revision of a store that begins empty: microseconds since 1970.
+///
+/// A client may hold a revision of a server that was here before. Were both counted from 1, the new server would soon
+/// pass that number, and would tell the client of later changes as if it knew the earlier ones. No server writes a
+/// million times a second, so what another one gave out is always before this and is answered with 410.
+pub fn first_revision() -> u64 {
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(1)
+}
+
 impl Memory {
-    /// Empty tables that remember `history` changes each.
+    /// Empty tables that remember `history` changes each and begin at [`first_revision`].
     pub fn new(history: usize) -> Self {
         Self {
-            inner: Mutex::new(Inner::new()),
+            inner: Mutex::new(Inner::at(first_revision())),
             history: history.max(1),
             journal: None,
         }
@@ -104,17 +115,12 @@ impl Memory {
         revision: u64,
         objects: Vec<(String, Arc<Object>)>,
     ) -> Self {
-        let mut inner = Inner::new();
-        inner.revision = revision;
+        let mut inner = Inner::at(revision);
         for (table, object) in objects {
             let key = Key::of(&object);
             inner.index(&table, &key, None, Some(&object));
             inner.table_mut(&table).objects.insert(key, object);
         }
-        for table in inner.tables.values_mut() {
-            table.floor = revision;
-        }
-        inner.floor = revision;
         Self {
             inner: Mutex::new(inner),
             history: history.max(1),
@@ -236,10 +242,11 @@ impl Memory {
 }
 
 impl Inner {
-    fn new() -> Self {
+    /// No object, and no change before `revision` that could be told.
+    fn at(revision: u64) -> Self {
         Self {
-            revision: 1,
-            floor: 0,
+            revision,
+            floor: revision,
             tables: BTreeMap::new(),
             places: HashMap::new(),
             dependents: HashMap::new(),
@@ -514,9 +521,22 @@ mod tests {
             memory.snapshot("t", Some("n"), None).unwrap().objects.len(),
             0
         );
-        assert!(matches!(
-            memory.snapshot("t", None, Some(99)),
-            Err(Unavailable::Future(7))
-        ));
+        let now = memory.snapshot("t", None, None).unwrap().revision;
+        let later = memory.snapshot("t", None, Some(now + 1));
+        assert_eq!(later.err(), Some(Unavailable::Future(now)));
+    }
+
+    #[test]
+    fn revisions_of_a_store_before_are_too_old() {
+        let before = Memory::new(8);
+        before.transact(|t| (0..6).for_each(|n| drop(t.put("t", object(n, 0)))));
+        let seen = before.snapshot("t", None, None).unwrap().revision;
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        let after = Memory::new(8);
+        after.transact(|t| (0..60).for_each(|n| drop(t.put("t", object(n, 0)))));
+        for table in ["t", "none"] {
+            let told = after.changes_since(table, seen).err();
+            assert!(matches!(told, Some(Unavailable::TooOld(_))), "{told:?}");
+        }
     }
 }

@@ -84,7 +84,7 @@ async fn empty_maps_and_lists_of_built_in_kinds_are_left_out() {
 async fn revisions_that_have_not_come_are_told_inside_the_watch() {
     let api = Api::new();
     let told = async |query: &str| {
-        let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion=999999{query}");
+        let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion=9999999999999999{query}");
         let answer = api.get(&path).await;
         assert_eq!((answer.code, &answer.body["type"]), (200, &json!("ERROR")));
         answer.body["object"].clone()
@@ -101,11 +101,11 @@ async fn revisions_that_have_not_come_are_told_inside_the_watch() {
     // It can only be one of another store: whoever has it begins anew.
     assert_eq!(told("").await["code"], 410);
     let list = api
-        .get(&format!("{CONFIG_MAPS}?resourceVersion=999999"))
+        .get(&format!("{CONFIG_MAPS}?resourceVersion=9999999999999999"))
         .await;
     assert!(
         list.refused(504)
-            .starts_with("Too large resource version: 999999")
+            .starts_with("Too large resource version: 9999999999999999")
     );
     assert_eq!(api.delete(CONFIG_MAPS, Value::Null).await.code, 200);
 }
