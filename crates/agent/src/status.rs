@@ -66,6 +66,7 @@ pub fn status(agent: &Agent) -> AgentStatus {
             })
             .unwrap_or_default(),
         masquerading: masquerading(agent),
+        policy: api::PolicyStatus::default(),
         endpoints,
         cni_config: agent
             .cni_config

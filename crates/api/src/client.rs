@@ -20,8 +20,9 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     AgentStatus, ApiError, CheckReport, Endpoint, EndpointDeleted, EndpointRequest, ErrorCode,
-    IpEntry, IpamRequest, IpamResponse, MapInfo, MapRow, MonitorEvent, MonitorQuery, NodeInfo,
-    Setting, TableDump, TableInfo, Validate,
+    IdentityInfo, IpEntry, IpamRequest, IpamResponse, MapInfo, MapRow, MonitorEvent, MonitorQuery,
+    NodeInfo, PolicyCheck, PolicyDiff, PolicyList, PolicyProposal, PolicyRevision, SelectorInfo,
+    Setting, TableDump, TableInfo, Validate, Why, WhyQuery,
     http::{Connection, HttpError},
     path::{self, EndpointId},
 };
@@ -216,6 +217,38 @@ impl Client {
     /// The rows of a table.
     pub fn table(&mut self, name: &str) -> Result<TableDump> {
         self.get(&path::table(name))
+    }
+    /// All policies.
+    pub fn policies(&mut self) -> Result<PolicyList> {
+        self.get(path::POLICY)
+    }
+    /// The selectors that policies use.
+    pub fn selectors(&mut self) -> Result<Vec<SelectorInfo>> {
+        self.get(path::POLICY_SELECTORS)
+    }
+    /// The revision of the policies.
+    pub fn policy_revision(&mut self) -> Result<PolicyRevision> {
+        self.get(path::POLICY_REVISION)
+    }
+    /// Why a packet passes or not.
+    pub fn why(&mut self, query: &WhyQuery) -> Result<Why> {
+        self.get(&query.to_path())
+    }
+    /// Whether policies are right, and whom they select.
+    pub fn check_policy(&mut self, proposal: &PolicyProposal) -> Result<PolicyCheck> {
+        self.post(path::POLICY_CHECK, proposal)
+    }
+    /// What policies would change.
+    pub fn diff_policy(&mut self, proposal: &PolicyProposal) -> Result<PolicyDiff> {
+        self.post(path::POLICY_DIFF, proposal)
+    }
+    /// All identities.
+    pub fn identities(&mut self) -> Result<Vec<IdentityInfo>> {
+        self.get(path::IDENTITY)
+    }
+    /// One identity.
+    pub fn identity(&mut self, id: u32) -> Result<IdentityInfo> {
+        self.get(&path::identity(id))
     }
     /// The consistency check.
     pub fn check(&mut self) -> Result<CheckReport> {

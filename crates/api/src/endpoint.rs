@@ -169,6 +169,15 @@ pub struct Endpoint {
     /// Whether a policy is enforced on what goes out.
     #[serde(default)]
     pub policy_egress: bool,
+    /// What policy denies is forwarded and reported.
+    #[serde(default)]
+    pub policy_audit: bool,
+    /// Number under which its rows stand in the policy map; 0 before it has any.
+    #[serde(default)]
+    pub subject: u32,
+    /// Revision of the policies that the kernel enforces for it.
+    #[serde(default)]
+    pub policy_revision: u64,
 }
 
 /// Answer to the removal of an endpoint (`DELETE /v1/endpoint/{id}`); an empty body means all defaults.

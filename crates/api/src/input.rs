@@ -15,10 +15,18 @@ pub trait Validate {
 
 /// Reads and checks a request body. Pure: never touches anything but its argument.
 pub fn parse<T: DeserializeOwned + Validate>(body: &[u8]) -> Result<T, ApiError> {
-    if body.len() > MAX_BODY {
+    parse_up_to(MAX_BODY, body)
+}
+
+/// As [`parse`], of a body that may have this many bytes.
+pub fn parse_up_to<T: DeserializeOwned + Validate>(
+    most: usize,
+    body: &[u8],
+) -> Result<T, ApiError> {
+    if body.len() > most {
         return Err(ApiError::new(
             ErrorCode::TooLarge,
-            format!("the body has {} bytes, {MAX_BODY} are read", body.len()),
+            format!("the body has {} bytes, {most} are read", body.len()),
         ));
     }
     let value: T = serde_json::from_slice(body).map_err(|e| {

@@ -18,6 +18,7 @@ mod input;
 mod ipam;
 mod monitor;
 pub mod path;
+mod policy;
 mod status;
 mod tables;
 
@@ -25,9 +26,14 @@ pub use check::{CheckReport, Finding, Severity};
 pub use client::{Client, ClientError, Lines};
 pub use endpoint::{Endpoint, EndpointDeleted, EndpointRequest, EndpointState, PodRef};
 pub use error::{ApiError, ErrorCode};
-pub use input::{MAX_BODY, Validate, parse};
+pub use input::{MAX_BODY, Validate, parse, parse_up_to};
 pub use ipam::{AddressAllocation, DeviceMode, Family, IpamRequest, IpamResponse};
 pub use monitor::{MonitorEvent, MonitorKind, MonitorQuery};
+pub use policy::{
+    CheckedPolicy, IdentityInfo, MAX_PROPOSAL, PolicyCheck, PolicyDiff, PolicyEffect, PolicyInfo,
+    PolicyList, PolicyMapRow, PolicyProblem, PolicyProposal, PolicyRevision, PolicyStatus,
+    RulePlace, SelectorInfo, VerdictChange, Why, WhyEnd, WhyQuery, WhySide,
+};
 pub use status::{
     AgentStatus, Component, ComponentState, IpamStatus, Masquerading, Routing, Setting,
 };

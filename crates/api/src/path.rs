@@ -24,6 +24,20 @@ pub const STATEDB: &str = "/v1/statedb";
 pub const MONITOR: &str = "/v1/monitor";
 /// The consistency check.
 pub const CHECK: &str = "/v1/check";
+/// All policies.
+pub const POLICY: &str = "/v1/policy";
+/// The selectors that policies use.
+pub const POLICY_SELECTORS: &str = "/v1/policy/selectors";
+/// The revision of the policies, and the wait for one.
+pub const POLICY_REVISION: &str = "/v1/policy/revision";
+/// Why a packet passes or not.
+pub const POLICY_WHY: &str = "/v1/policy/why";
+/// Whether policies are right, and whom they select.
+pub const POLICY_CHECK: &str = "/v1/policy/check";
+/// What policies would change.
+pub const POLICY_DIFF: &str = "/v1/policy/diff";
+/// All identities.
+pub const IDENTITY: &str = "/v1/identity";
 
 /// One allocated address.
 pub fn ipam(ip: IpAddr) -> String {
@@ -43,6 +57,21 @@ pub fn endpoints_of(container: &str) -> String {
 /// One kernel map.
 pub fn map(name: &str) -> String {
     format!("{MAP}/{}", escape(name))
+}
+
+/// The rows of the policy map of one subject.
+pub fn policy_map(subject: u32) -> String {
+    format!("{MAP}/cilium_policy?subject={subject}")
+}
+
+/// The wait until the policies of a revision are enforced, for so many seconds.
+pub fn policy_wait(revision: u64, seconds: u64) -> String {
+    format!("{POLICY_REVISION}?wait={revision}&timeout={seconds}")
+}
+
+/// One identity.
+pub fn identity(id: u32) -> String {
+    format!("{IDENTITY}/{id}")
 }
 
 /// One table.

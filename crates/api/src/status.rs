@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceMode, Family};
+use crate::{DeviceMode, Family, PolicyStatus};
 
 /// State of a part of the agent.
 #[derive(
@@ -147,6 +147,9 @@ pub struct AgentStatus {
     /// Source translation.
     #[serde(default)]
     pub masquerading: Masquerading,
+    /// How policy is.
+    #[serde(default)]
+    pub policy: PolicyStatus,
     /// Endpoints by the word of their state.
     #[serde(default)]
     pub endpoints: BTreeMap<String, u64>,

@@ -237,5 +237,8 @@ pub(crate) fn shown(endpoint: &Arc<Endpoint>) -> api::Endpoint {
         container_mac: mac(endpoint.container_mac),
         policy_ingress: false,
         policy_egress: false,
+        policy_audit: false,
+        subject: 0,
+        policy_revision: 0,
     }
 }

@@ -238,6 +238,9 @@ fn put(state: &mut State, id: &str, request: EndpointRequest) -> Answer {
         container_mac: request.container_mac,
         policy_ingress: false,
         policy_egress: false,
+        policy_audit: false,
+        subject: 0,
+        policy_revision: 0,
     };
     let text = json(&endpoint);
     state.endpoints.insert(id.to_owned(), endpoint);
