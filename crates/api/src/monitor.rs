@@ -59,9 +59,15 @@ pub struct MonitorEvent {
     /// Source file and line of a drop, `file:line`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub source: String,
-    /// Verdict of a policy: `allow`, `deny`, `redirect`.
+    /// Verdict of a policy: `allow`, `deny`, `audit` (denied, but forwarded), `redirect`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub verdict: String,
+    /// What decided a verdict: `none`, `all`, `L3-Only`, `L3-L4`, `L4-Only`, `L3-Proto`, `Proto-Only`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub match_type: String,
+    /// Of verdicts and of drops by policy: the rules, as `CiliumNetworkPolicy shop/web: spec.ingress[0]`, where still known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<String>,
     /// `ingress` or `egress`, where known.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub direction: String,
@@ -123,6 +129,8 @@ impl MonitorEvent {
             reason_code: 0,
             source: String::new(),
             verdict: String::new(),
+            match_type: String::new(),
+            rules: Vec::new(),
             direction: String::new(),
             endpoint: 0,
             src_identity: 0,
