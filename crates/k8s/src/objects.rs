@@ -5,10 +5,14 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::Resource;
-use model::{PoolNames, Text};
+use model::{NamedPort, PoolNames, Text};
 use serde::Deserialize;
 use serde_json::Value;
-use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 macro_rules! resource {
     ($type:ty, $kind:literal, $group:literal, $version:literal, $scope:ty, $plural:literal) => {
@@ -179,6 +183,42 @@ struct PodSpec {
     node_name: String,
     host_network: bool,
     service_account_name: String,
+    containers: Vec<Container>,
+    init_containers: Vec<Container>,
+}
+
+/// A container, with only its ports.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Container {
+    ports: Vec<ContainerPort>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct ContainerPort {
+    name: String,
+    container_port: u16,
+    protocol: String,
+}
+
+impl PodSpec {
+    /// The ports that have names, in the order of these.
+    fn named_ports(&self) -> Box<[NamedPort]> {
+        let containers = self.init_containers.iter().chain(&self.containers);
+        let named = containers
+            .flat_map(|one| &one.ports)
+            .filter(|port| !port.name.is_empty())
+            .filter_map(|port| {
+                Some(NamedPort {
+                    name: Text::shared(&port.name),
+                    protocol: NamedPort::protocol_number(&port.protocol)?,
+                    port: port.container_port,
+                })
+            });
+        let all: BTreeSet<NamedPort> = named.collect();
+        all.into_iter().collect()
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -267,6 +307,7 @@ impl From<Node> for model::Node {
             ),
             uid: object.metadata.uid.unwrap_or_default(),
             name: object.metadata.name.unwrap_or_default(),
+            labels: object.metadata.labels.unwrap_or_default().into(),
         }
     }
 }
@@ -332,6 +373,7 @@ impl From<Pod> for model::Pod {
             labels: object.metadata.labels.unwrap_or_default().into(),
             node: Text::shared(&object.spec.node_name),
             host_network: object.spec.host_network,
+            ports: object.spec.named_ports(),
             service_account: Text::shared(&object.spec.service_account_name),
             ..Self::named(
                 &object.metadata.namespace.unwrap_or_default(),
@@ -377,7 +419,8 @@ mod tests {
     fn pods_keep_what_is_read_and_survive_what_is_missing() {
         let object: Pod = serde_json::from_value(json!({
             "metadata": {"name": "a", "namespace": "shop", "uid": "u", "labels": {"app": "cart"}},
-            "spec": {"nodeName": "node1", "containers": [{"name": "x"}]},
+            "spec": {"nodeName": "node1", "containers": [{"name": "x"}, {"name": "y", "ports": [
+                {"name": "web", "containerPort": 80, "protocol": "TCP"}, {"containerPort": 81}, {"name": "dns", "containerPort": 53, "protocol": "UDP"}]}]},
             "status": {"phase": "Running", "podIP": "10.244.1.5", "podIPs": [{"ip": "10.244.1.5"}, {"ip": "fd00::5"}]}
         }))
         .unwrap();
@@ -387,6 +430,12 @@ mod tests {
             ("shop/a", "node1", 2)
         );
         assert!(!pod.finished && !pod.host_network);
+        let ports: Vec<_> = pod
+            .ports
+            .iter()
+            .map(|p| (&*p.name, p.protocol, p.port))
+            .collect();
+        assert_eq!(ports, [("dns", 17, 53), ("web", 6, 80)]);
         let bare: Pod = serde_json::from_value(json!({"metadata": {"name": "b"}})).unwrap();
         assert!(model::Pod::from(bare).node.is_empty());
     }

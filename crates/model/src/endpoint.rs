@@ -1,5 +1,5 @@
 //! Endpoints: the pods of this node.
-use crate::{Labels, Mac};
+use crate::{Labels, Mac, NamedPort};
 use serde::{Deserialize, Serialize};
 use std::{
     fmt,
@@ -180,6 +180,12 @@ pub struct Endpoint {
     /// Kind of the device pair.
     #[serde(default)]
     pub device: DeviceKind,
+    /// The pod's ports that have names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<NamedPort>,
+    /// Number under which policy has rows for it; 0: policy is not asked.
+    #[serde(default)]
+    pub subject: u32,
 }
 
 /// A deleted endpoint of which something is still in the kernel: its device, its connections. Its addresses are nobody's,

@@ -1,5 +1,5 @@
 //! Nodes of the cluster, and this one.
-use crate::Device;
+use crate::{Device, LabelMap};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -21,6 +21,9 @@ pub struct Node {
     pub external: Vec<IpAddr>,
     /// Ranges from which the node gives pods their addresses.
     pub pod_cidrs: Vec<IpNet>,
+    /// Labels of the node object.
+    #[serde(default)]
+    pub labels: LabelMap,
 }
 
 impl Node {

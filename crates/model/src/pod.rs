@@ -1,5 +1,5 @@
 //! What Kubernetes says about pods and namespaces; only the fields that something reads.
-use crate::{LabelMap, Text};
+use crate::{LabelMap, NamedPort, Text};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -32,6 +32,9 @@ pub struct Pod {
     pub pools: Option<Box<PoolNames>>,
     /// Addresses from the status.
     pub addresses: Box<[IpAddr]>,
+    /// Ports of its containers that have names.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub ports: Box<[NamedPort]>,
     /// The pod ran to its end (`Succeeded`, `Failed`): its addresses may belong to another pod by now.
     pub finished: bool,
 }

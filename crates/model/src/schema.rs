@@ -1,7 +1,8 @@
 //! The agent's tables: which rows exist, by what they are found, who fills them.
 use crate::{
-    Allocation, Attachment, CiliumNode, Departure, Device, Endpoint, LocalNode, Namespace, Node,
-    Pod, Prefix, Route, Text,
+    Allocation, ApiServerSlice, Attachment, CiliumNode, ClusterIdentity, Departure, Device,
+    Endpoint, EndpointSlice, Identity, Labels, LocalNode, Namespace, Node, Pod, Prefix,
+    PrefixIdentity, RemoteEndpoint, Route, Text, UsedPrefix,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -13,6 +14,8 @@ pub const KUBERNETES: &str = "kubernetes";
 pub const RESTORE: &str = "restore";
 /// Name of the initialiser that the controllers finish: the first plan from complete inputs.
 pub const PLAN: &str = "plan";
+/// Name of the initialiser that policy finishes: all that the policies of the cluster name is known.
+pub const POLICY: &str = "policy";
 
 macro_rules! rows {
     ($($type:ty, $key:ty, |$row:ident| $get:expr;)+) => {
@@ -37,6 +40,13 @@ rows! {
     Departure, u16, |row| row.id;
     Allocation, IpAddr, |row| row.address;
     Device, String, |row| row.name.clone();
+    ClusterIdentity, u32, |row| row.id;
+    RemoteEndpoint, Text, |row| row.key.clone();
+    EndpointSlice, String, |row| row.name.clone();
+    ApiServerSlice, String, |row| row.name.clone();
+    UsedPrefix, IpNet, |row| row.prefix;
+    PrefixIdentity, IpNet, |row| row.prefix;
+    Identity, u32, |row| row.id;
     Prefix, IpNet, |row| row.prefix;
     Route, IpNet, |row| row.destination;
 }
@@ -62,6 +72,26 @@ pub struct Tables {
     pub pods_by_address: Index<Pod, IpAddr>,
     /// Input, from Kubernetes: all namespaces.
     pub namespaces: Table<Namespace>,
+    /// Input, from Kubernetes: the identities of the cluster.
+    pub cilium_identities: Table<ClusterIdentity>,
+    /// Input, from Kubernetes: the pods of all nodes as their agents publish them; where slices are used, from those.
+    pub cilium_endpoints: Table<RemoteEndpoint>,
+    /// Those by address.
+    pub cilium_endpoints_by_address: Index<RemoteEndpoint, IpAddr>,
+    /// Those by the address of their node.
+    pub cilium_endpoints_by_node: Index<RemoteEndpoint, IpAddr>,
+    /// Input, from Kubernetes: slices of such pods, where they are used.
+    pub endpoint_slices: Table<EndpointSlice>,
+    /// Input, from Kubernetes: the addresses of the API server.
+    pub api_servers: Table<ApiServerSlice>,
+    /// Input, from policy: the ranges that rules and groups name.
+    pub used_prefixes: Table<UsedPrefix>,
+    /// Everything on this node that has a number: reserved, fixed, of the cluster, local.
+    pub identities: Table<Identity>,
+    /// Identities by their labels.
+    pub identities_by_labels: Index<Identity, Labels>,
+    /// The identities of ranges, where they are not those that nodes and pods have anyway.
+    pub prefix_identities: Table<PrefixIdentity>,
     /// Input, from the machine and the node object: one row.
     pub local_node: Table<LocalNode>,
     /// Input, from the machine: the devices in use.
@@ -80,6 +110,8 @@ pub struct Tables {
     pub departures: Table<Departure>,
     /// Addresses in use; the address manager writes it.
     pub allocations: Table<Allocation>,
+    /// Input, from Kubernetes and files: policies, and what they refer to.
+    pub policies: crate::PolicyTables,
     /// Desired: rows of `cilium_ipcache`.
     pub prefixes: Table<Prefix>,
     /// Desired: routes of the main table.
@@ -100,6 +132,17 @@ impl Tables {
             let addresses = pod.addresses.iter().copied().filter(|_| reachable);
             addresses.collect::<Vec<_>>()
         });
+        let mut cilium_endpoints = from_kubernetes("cilium-endpoints");
+        let cilium_endpoints_by_address =
+            cilium_endpoints.index("address", |row: &RemoteEndpoint| row.addresses.to_vec());
+        let cilium_endpoints_by_node =
+            cilium_endpoints.index("node", |row: &RemoteEndpoint| row.node);
+        let mut identities = TableDef::new("identities");
+        identities.initializer(KUBERNETES);
+        let identities_by_labels =
+            identities.index("labels", |row: &Identity| [row.labels.clone()]);
+        let mut used_prefixes = TableDef::new("used-prefixes");
+        used_prefixes.initializer(POLICY);
         let mut nodes = from_kubernetes("nodes");
         let nodes_by_prefix =
             nodes.index("prefix", |node: &Node| node.prefixes().collect::<Vec<_>>());
@@ -121,6 +164,16 @@ impl Tables {
             pods_by_node,
             pods_by_address,
             namespaces: db.register(from_kubernetes("namespaces"))?,
+            cilium_identities: db.register(from_kubernetes("cilium-identities"))?,
+            cilium_endpoints: db.register(cilium_endpoints)?,
+            cilium_endpoints_by_address,
+            cilium_endpoints_by_node,
+            endpoint_slices: db.register(from_kubernetes("cilium-endpoint-slices"))?,
+            api_servers: db.register(from_kubernetes("api-servers"))?,
+            used_prefixes: db.register(used_prefixes)?,
+            identities: db.register(identities)?,
+            identities_by_labels,
+            prefix_identities: db.register(TableDef::new("prefix-identities"))?,
             local_node: db.register(TableDef::new("local-node"))?,
             devices: db.register(TableDef::new("devices"))?,
             endpoints: db.register(endpoints)?,
@@ -130,6 +183,7 @@ impl Tables {
             endpoints_by_pod,
             departures: db.register(TableDef::new("departures"))?,
             allocations: db.register(TableDef::new("allocations"))?,
+            policies: crate::PolicyTables::register(&db)?,
             prefixes: db.register(desired("prefixes"))?,
             routes: db.register(desired("routes"))?,
             db,

@@ -207,5 +207,7 @@ fn describe(attachment: Attachment, request: &EndpointRequest) -> Result<Endpoin
             api::DeviceMode::Netkit => DeviceKind::Netkit,
             api::DeviceMode::NetkitL2 => DeviceKind::NetkitL2,
         },
+        ports: Vec::new(),
+        subject: 0,
     })
 }

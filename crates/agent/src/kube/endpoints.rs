@@ -284,6 +284,8 @@ mod tests {
             container_mac: Mac::default(),
             netns: String::new(),
             device: Default::default(),
+            ports: Vec::new(),
+            subject: 0,
         }
     }
 

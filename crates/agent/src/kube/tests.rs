@@ -463,6 +463,8 @@ async fn endpoints_become_objects_and_go_with_them() {
         container_mac: Default::default(),
         netns: String::new(),
         device: Default::default(),
+        ports: Vec::new(),
+        subject: 0,
     };
     let put = |endpoint: &model::Endpoint| {
         let mut txn = tables.db.write();

@@ -49,6 +49,8 @@ fn endpoint(id: u16, pod: &str, ip: &str) -> Endpoint {
         container_mac: Mac::default(),
         netns: String::new(),
         device: Default::default(),
+        ports: Vec::new(),
+        subject: 0,
     }
 }
 
