@@ -237,6 +237,15 @@ fn object(tables: &Tables, snapshot: &Snapshot, endpoint: &Endpoint, uid: &str) 
             .into_iter()
             .map(|(name, value)| (name.to_owned(), value))
             .collect(),
+        named_ports: endpoint
+            .ports
+            .iter()
+            .map(|port| crd::EndpointPort {
+                name: port.name.to_string(),
+                port: port.port,
+                protocol: port.protocol_name().to_owned(),
+            })
+            .collect(),
         policy: Some(crd::EndpointPolicy {
             ingress: direction(),
             egress: direction(),

@@ -1,7 +1,7 @@
 //! `CiliumEndpoint`: a pod as its node's agent serves it.
 use super::{
     Column, Crd, Scope,
-    schema::{Object, boolean, integer, list, text, word},
+    schema::{Object, boolean, integer, integer_between, list, text, word},
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,9 @@ pub struct EndpointStatus {
     /// What others call it.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub external_identifiers: BTreeMap<String, String>,
+    /// Its named ports.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub named_ports: Vec<EndpointPort>,
     /// What policy does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<EndpointPolicy>,
@@ -98,6 +101,18 @@ pub struct AddressPair {
     /// IPv6.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub ipv6: String,
+}
+
+/// A port of a pod that has a name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EndpointPort {
+    /// Name.
+    pub name: String,
+    /// Number.
+    pub port: u16,
+    /// Name of the protocol.
+    pub protocol: String,
 }
 
 /// Encryption of what an endpoint's node sends.
@@ -152,22 +167,8 @@ fn status() -> Value {
     let identity = Object::new("Security identity.")
         .optional("id", integer(), "Number.")
         .optional("labels", list(text()), "Labels, source:key=value.");
-    let pair = Object::new("Addresses of both families.")
-        .optional("ipv4", text(), "IPv4 address.")
-        .optional("ipv6", text(), "IPv6 address.");
-    let networking = Object::new("Addresses.")
-        .required(
-            "addressing",
-            list(pair.build()),
-            "Addresses of the endpoint.",
-        )
-        .optional("node", text(), "Address of the node.");
     let encryption =
         Object::new("Encryption.").optional("key", integer(), "Number of the key; 0: none.");
-    let port = Object::new("A named port.")
-        .optional("name", text(), "Name.")
-        .optional("port", super::schema::integer_between(0, 65535), "Number.")
-        .optional("protocol", text(), "Protocol.");
     let policy = Object::new("What policy does.")
         .optional("ingress", direction(), "On what it receives.")
         .optional("egress", direction(), "On what it sends.");
@@ -179,7 +180,7 @@ fn status() -> Value {
     Object::new("What the agent says of it.")
         .optional("id", integer(), "Number on its node.")
         .optional("identity", identity.build(), "Security identity.")
-        .optional("networking", networking.build(), "Addresses.")
+        .optional("networking", networking(), "Addresses.")
         .optional(
             "encryption",
             encryption.build(),
@@ -190,11 +191,7 @@ fn status() -> Value {
             identifiers(),
             "What others call it.",
         )
-        .optional(
-            "named-ports",
-            list(port.build()),
-            "Ports of the pod that have names.",
-        )
+        .optional("named-ports", ports(), "Ports of the pod that have names.")
         .optional("policy", policy.build(), "What policy does.")
         .optional("health", health.build(), "Health.")
         .optional("state", word(&STATES), "Where it is in its life.")
@@ -205,6 +202,30 @@ fn status() -> Value {
         )
         .optional("log", list(open()), "What happened last.")
         .build()
+}
+
+/// Schema of addresses.
+pub(super) fn networking() -> Value {
+    let pair = Object::new("Addresses of both families.")
+        .optional("ipv4", text(), "IPv4 address.")
+        .optional("ipv6", text(), "IPv6 address.");
+    Object::new("Addresses.")
+        .required(
+            "addressing",
+            list(pair.build()),
+            "Addresses of the endpoint.",
+        )
+        .optional("node", text(), "Address of the node.")
+        .build()
+}
+
+/// Schema of named ports.
+pub(super) fn ports() -> Value {
+    let port = Object::new("A named port.")
+        .optional("name", text(), "Name.")
+        .optional("port", integer_between(0, 65535), "Number.")
+        .optional("protocol", text(), "Protocol.");
+    list(port.build())
 }
 
 fn identifiers() -> Value {

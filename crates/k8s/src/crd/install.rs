@@ -191,7 +191,7 @@ mod tests {
         for old in ["1.9.99", "0.1", "", "x"] {
             assert_eq!(decide(Some(&present(old))), Installed::Updated, "{old}");
         }
-        for newer in ["1.32.1", "1.100.0", "2"] {
+        for newer in ["1.33.1", "1.100.0", "2"] {
             assert_eq!(
                 decide(Some(&present(newer))),
                 Installed::Newer(newer.to_owned())

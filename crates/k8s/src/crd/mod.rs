@@ -2,17 +2,21 @@
 //!
 //! A later kind joins by a module with its types and its [`Crd`], and a line in [`ALL`].
 mod endpoint;
+mod endpoint_slice;
 mod identity;
 mod install;
 mod node;
 mod node_config;
+mod policy;
 mod pool;
+mod rule;
 mod schema;
 
 pub use endpoint::{
     AddressPair, CiliumEndpoint, EndpointEncryption, EndpointIdentity, EndpointNetworking,
-    EndpointPolicy, EndpointPolicyDirection, EndpointStatus,
+    EndpointPolicy, EndpointPolicyDirection, EndpointPort, EndpointStatus,
 };
+pub use endpoint_slice::{CiliumEndpointSlice, SliceEndpoint};
 pub use identity::CiliumIdentity;
 pub use install::{InstallError, Installed, install};
 pub use node::{
@@ -32,7 +36,7 @@ pub const GROUP: &str = "cilium.io";
 /// Label of a definition: version of its schema, by which a definition is never replaced by an older one.
 pub const SCHEMA_LABEL: &str = "io.cilium.k8s.crd.schema.version";
 /// Version of the schemas below; raise it with every change of one.
-pub const SCHEMA_VERSION: &str = "1.32.0";
+pub const SCHEMA_VERSION: &str = "1.33.0";
 
 /// Whether objects of a kind belong to a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +127,10 @@ pub const ALL: &[Crd] = &[
     node::CRD,
     endpoint::CRD,
     identity::CRD,
+    endpoint_slice::CRD,
+    policy::NETWORK,
+    policy::CLUSTERWIDE,
+    policy::CIDR_GROUP,
     pool::CRD,
     node_config::CRD,
 ];

@@ -31,11 +31,16 @@ fn names_are_those_that_people_type() {
     assert_eq!(short["ciliumidentities"], ["ciliumid"]);
     assert_eq!(short["ciliumpodippools"], ["cpip"]);
     assert!(short["ciliumnodeconfigs"].is_empty());
+    assert_eq!(short["ciliumnetworkpolicies"], ["cnp", "ciliumnp"]);
+    assert_eq!(short["ciliumclusterwidenetworkpolicies"], ["ccnp"]);
+    assert_eq!(short["ciliumcidrgroups"], ["ccg"]);
+    assert_eq!(short["ciliumendpointslices"], ["ces"]);
 }
 
 /// Every node of a structural schema has a type, or says that anything goes.
 fn structural(schema: &Value, path: &str) {
-    let open = schema["x-kubernetes-preserve-unknown-fields"] == true;
+    let open = schema["x-kubernetes-preserve-unknown-fields"] == true
+        || schema["x-kubernetes-int-or-string"] == true;
     assert!(schema["type"].is_string() || open, "{path} has no type");
     for (name, inner) in schema["properties"].as_object().into_iter().flatten() {
         structural(inner, &format!("{path}.{name}"));
@@ -115,12 +120,18 @@ fn types_and_schemas_agree() {
         json!({"metadata": metadata, "status": {
             "id": 7, "identity": {"id": 4711, "labels": ["k8s:app=a"]}, "encryption": {"key": 0}, "state": "ready",
             "networking": {"addressing": [{"ipv4": "10.0.0.1", "ipv6": "fd00::1"}], "node": "192.0.2.1"},
-            "external-identifiers": {"container-id": "c"},
+            "external-identifiers": {"container-id": "c"}, "named-ports": [{"name": "web", "port": 80, "protocol": "TCP"}],
             "policy": {"ingress": {"enforcing": false, "state": "disabled"}, "egress": {"enforcing": false, "state": "disabled"}}}}),
     );
     round::<CiliumIdentity>(
         &identity::CRD,
         json!({"metadata": metadata, "security-labels": {"k8s:app": "a"}}),
+    );
+    round::<CiliumEndpointSlice>(
+        &endpoint_slice::CRD,
+        json!({"metadata": metadata, "namespace": "shop", "endpoints": [{
+            "name": "cart", "id": 4711, "encryption": {"key": 0}, "named-ports": [{"name": "web", "port": 80, "protocol": "TCP"}],
+            "networking": {"addressing": [{"ipv4": "10.0.0.1", "ipv6": "fd00::1"}], "node": "192.0.2.1"}}]}),
     );
     let range = json!({"cidrs": ["10.0.0.0/16"], "maskSize": 24});
     round::<CiliumPodIpPool>(
@@ -132,4 +143,80 @@ fn types_and_schemas_agree() {
         json!({"metadata": metadata, "spec": {"defaults": {"debug": "true"}, "nodeSelector": {
             "matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "In", "values": ["b"]}]}}}),
     );
+}
+
+/// Every field that a rule can have.
+fn whole_rule() -> Value {
+    let selector = json!({"matchLabels": {"k8s:app": "a"}, "matchExpressions": [{"key": "b", "operator": "In", "values": ["c"]}]});
+    let peers = |side: &str| {
+        let mut all = Vec::new();
+        for (name, value) in [
+            ("Endpoints", json!([selector])),
+            ("Requires", json!([selector])),
+            ("Nodes", json!([selector])),
+            ("Entities", json!(["all", "kube-apiserver"])),
+            ("CIDR", json!(["10.0.0.0/8", "fd00::1"])),
+            (
+                "CIDRSet",
+                json!([{"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}, {"cidrGroupRef": "g"}, {"cidrGroupSelector": selector}]),
+            ),
+            (
+                "Groups",
+                json!([{"aws": {"labels": {"a": "b"}, "securityGroupsIds": ["x"], "securityGroupsNames": ["y"], "region": "z"}}]),
+            ),
+        ] {
+            all.push(json!({format!("{side}{name}"): value}));
+        }
+        all
+    };
+    let tls = json!({"secret": {"namespace": "n", "name": "s"}, "trustedCA": "a", "certificate": "b", "privateKey": "c"});
+    let ports = json!([{"port": "80", "protocol": "TCP"}, {"port": "web"}, {"port": "1", "endPort": 9, "protocol": "ANY"}, {"port": ""}]);
+    let l7 = json!({
+        "http": [{"path": "/", "method": "GET", "host": "h", "headers": ["X"], "headerMatches": [{"name": "n", "value": "v", "secret": {"name": "s"}, "mismatch": "LOG"}]}],
+        "kafka": [{"role": "produce", "topic": "t", "apiKey": "a", "apiVersion": "1", "clientID": "c"}],
+        "dns": [{"matchName": "a.b"}, {"matchPattern": "*.b"}], "l7proto": "p", "l7": [{"k": "v"}],
+    });
+    let mut ingress = peers("from");
+    let listener = json!({"envoyConfig": {"kind": "CiliumEnvoyConfig", "name": "c"}, "name": "l", "priority": 7});
+    ingress.push(json!({"toPorts": [{"ports": ports, "rules": l7, "terminatingTLS": tls, "originatingTLS": tls, "serverNames": ["a"], "listener": listener}],
+        "authentication": {"mode": "required"}}));
+    ingress.push(
+        json!({"icmps": [{"fields": [{"family": "IPv6", "type": 128}, {"type": "EchoRequest"}]}]}),
+    );
+    let mut egress = peers("to");
+    egress.push(json!({"toServices": [{"k8sService": {"serviceName": "s", "namespace": "n"}}, {"k8sServiceSelector": {"selector": selector, "namespace": "n"}}]}));
+    egress.push(json!({"toFQDNs": [{"matchName": "a.b"}, {"matchPattern": "*"}]}));
+    json!({
+        "endpointSelector": selector, "nodeSelector": selector, "ingress": ingress, "egress": egress,
+        "ingressDeny": peers("from"), "egressDeny": peers("to"), "enableDefaultDeny": {"ingress": true, "egress": false},
+        "labels": [{"key": "a", "value": "b", "source": "k8s"}], "description": "d",
+    })
+}
+
+#[test]
+fn policies_may_have_every_field_and_no_other() {
+    let rule = whole_rule();
+    for crd in [policy::NETWORK, policy::CLUSTERWIDE] {
+        let schema = (crd.schema)();
+        let status = json!({"conditions": [{"type": "Valid", "status": "True", "reason": "r", "message": "m", "lastTransitionTime": "t"}], "derivativePolicies": {}});
+        known(
+            &schema,
+            &json!({"spec": rule, "specs": [rule], "status": status}),
+            crd.kind,
+        );
+        let rule = &schema["properties"]["spec"]["properties"];
+        for (section, field) in [
+            ("ingressDeny", "authentication"),
+            ("egressDeny", "toFQDNs"),
+            ("ingress", "toServices"),
+        ] {
+            let fields = &rule[section]["items"]["properties"];
+            assert!(
+                fields["toPorts"].is_object() && fields[field].is_null(),
+                "{section}.{field}"
+            );
+        }
+        let denied = &rule["ingressDeny"]["items"]["properties"]["toPorts"]["items"]["properties"];
+        assert_eq!(denied.as_object().map(serde_json::Map::len), Some(1));
+    }
 }
