@@ -481,7 +481,7 @@ impl Node {
             flags: 0,
             mac,
             node_mac,
-            epoch: 0,
+            subject: 0,
         };
         let (ipv4, ipv6) = (
             pod_v4(self.number, host).octets(),

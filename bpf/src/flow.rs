@@ -315,6 +315,10 @@ fn emit<F: Maps>(skb: *mut __sk_buff, state: &State<F>, what: u32, line: u16) {
         line,
         file: state.hook.file,
         ext_error: 0,
+        origin: 0,
+        direction: 0,
+        matched: 0,
+        pad: 0,
     });
     record.submit(NO_WAKEUP);
 }

@@ -65,8 +65,10 @@ pub struct DatapathConfig {
     pub accounting: u8,
     /// 1: the kernel has a clock that is cheap to read (Linux 5.11). The loader finds that out and sets it.
     pub coarse_clock: u8,
-    /// Always zero.
-    pub pad: [u8; 3],
+    /// 1: policy is asked about what the node itself sends and receives, too, where its addresses have a subject.
+    pub host_firewall: u8,
+    /// UDP port of the tunnel, host order; zero without one. The host firewall lets it in.
+    pub tunnel_port: u16,
     /// Prefix length of `native4`.
     pub native4_len: u32,
     /// Prefix length of `native6`.

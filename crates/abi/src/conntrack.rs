@@ -109,7 +109,8 @@ pub struct CtEntry {
     pub src_id: u32,
     /// Security identity of the other side.
     pub dst_id: u32,
-    /// Policy epochs of the local endpoints that allowed the connection: side that opened, other side.
+    /// Value of [`crate::names::POLICY_EPOCH`] when policy last allowed the connection: egress of the side that opened, ingress of
+    /// the other. Zero where it was not asked, or denied it since.
     pub epochs: [u32; 2],
     /// Service the connection came through; zero is none.
     pub rev_nat: u16,

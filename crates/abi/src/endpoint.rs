@@ -17,6 +17,10 @@ pub mod endpoint_flags {
     pub const NETKIT: u16 = 2;
     /// Hand packets over by `bpf_redirect` into the peer's device, not by `bpf_redirect_peer`.
     pub const NO_PEER_REDIRECT: u16 = 4;
+    /// What policy denies is forwarded all the same, and reported.
+    pub const POLICY_AUDIT: u16 = 8;
+    /// Every packet that policy would be asked about is dropped: the rows are not what they should be.
+    pub const POLICY_LOCKDOWN: u16 = 16;
 }
 
 /// Key of [`crate::names::LXC`].
@@ -97,8 +101,8 @@ pub struct EndpointInfo {
     pub mac: [u8; 6],
     /// MAC address of the host-side device: the pod's next hop.
     pub node_mac: [u8; 6],
-    /// Policy epoch; a cached verdict of another epoch is not valid any more.
-    pub epoch: u32,
+    /// Whose rows of [`crate::names::POLICY`] hold for it; zero: policy is not asked.
+    pub subject: u32,
 }
 
 /// Value of [`crate::names::LXC_IFINDEX`]: the endpoint behind a host-side device.

@@ -9,7 +9,7 @@ pub enum EventKind {
     Drop = 1,
     /// A packet passed a point; [`FlowEvent::subtype`] is the [`TracePoint`].
     Trace = 4,
-    /// A policy was asked.
+    /// A policy was asked; [`FlowEvent::subtype`] is zero if it allows the packet, else the [`crate::DropReason`].
     PolicyVerdict = 5,
 }
 
@@ -102,6 +102,8 @@ pub mod event_flags {
     pub const TUNNEL: u8 = 8;
     /// The ports are not known: the packet was dropped before they were read, or has none.
     pub const NO_PORTS: u8 = 16;
+    /// The packet was forwarded although policy denies it.
+    pub const AUDITED: u8 = 32;
 }
 
 /// One record of the event ring: what happened to one packet, with its addresses already taken out.
@@ -112,13 +114,13 @@ pub struct FlowEvent {
     pub time: u64,
     /// An [`EventKind`].
     pub kind: u8,
-    /// A [`TracePoint`] or a [`crate::DropReason`].
+    /// A [`TracePoint`] or a [`crate::DropReason`]; see [`EventKind`].
     pub subtype: u8,
     /// A [`crate::CtStatus`].
     pub ct_status: u8,
     /// Bits of [`event_flags`].
     pub flags: u8,
-    /// Number of the endpoint whose program reports; zero is none.
+    /// Number of the endpoint whose program reports, or whose policy decided; zero is none.
     pub endpoint: u16,
     /// IP protocol.
     pub proto: u8,
@@ -146,6 +148,14 @@ pub struct FlowEvent {
     pub file: u8,
     /// Kernel errno behind a drop, negated; zero is none.
     pub ext_error: i8,
+    /// Origin of the policy row that decided, of verdicts and of drops by policy; see [`crate::PolicyValue`].
+    pub origin: u32,
+    /// Of verdicts: the [`Direction`] that was asked about.
+    pub direction: u8,
+    /// Of verdicts: a [`crate::PolicyMatch`].
+    pub matched: u8,
+    /// Always zero.
+    pub pad: u16,
 }
 
 /// Direction of a metric.

@@ -15,6 +15,7 @@ pub mod identity;
 pub mod mark;
 pub mod names;
 mod nat;
+mod policy;
 
 pub use config::{Aggregation, DatapathConfig, Routing};
 pub use conntrack::{CtEntry, CtKey4, CtKey6, CtStatus, ct_flags};
@@ -30,7 +31,8 @@ pub use event::{
 pub use nat::{
     FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags,
 };
+pub use policy::{PolicyKey, PolicyMatch, PolicyValue, policy_origin, policy_verdict};
 
 /// Bumped by hand whenever a key, value or event changes its layout or meaning: pinned maps of another version are
 /// not adopted but made anew.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;

@@ -18,6 +18,10 @@ pub const SNAT6: &str = "cilium_snat_v6_external";
 pub const FRAG4: &str = "cilium_ipv4_frag_datagrams";
 /// Ports of fragmented IPv6 datagrams: [`crate::FragKey6`] → [`crate::FragValue`].
 pub const FRAG6: &str = "cilium_ipv6_frag_datagrams";
+/// Rows of network policy: [`crate::PolicyKey`] → [`crate::PolicyValue`].
+pub const POLICY: &str = "cilium_policy";
+/// One number, the policy epoch: with another one every connection is asked about anew.
+pub const POLICY_EPOCH: &str = "cilium_policy_epoch";
 /// Packets and bytes by reason and direction, per CPU: [`crate::metrics_index`] → [`crate::MetricsValue`].
 pub const METRICS: &str = "cilium_metrics";
 /// The ring buffer of [`crate::FlowEvent`] records.
@@ -26,7 +30,7 @@ pub const EVENTS: &str = "cilium_events";
 pub const CONFIG_GLOBAL: &str = "CONFIG";
 
 /// Every pinned map.
-pub const MAPS: [&str; 11] = [
+pub const MAPS: [&str; 13] = [
     LXC,
     LXC_IFINDEX,
     IPCACHE,
@@ -36,6 +40,8 @@ pub const MAPS: [&str; 11] = [
     SNAT6,
     FRAG4,
     FRAG6,
+    POLICY,
+    POLICY_EPOCH,
     METRICS,
     EVENTS,
 ];

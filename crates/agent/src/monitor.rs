@@ -226,6 +226,10 @@ mod tests {
             line: 12,
             file: 1,
             ext_error: 0,
+            origin: 0,
+            direction: 0,
+            matched: 0,
+            pad: 0,
         }
     }
 

@@ -155,7 +155,7 @@ pub fn write_addresses(datapath: &Datapath, local: &LocalNode, pair: &HostPair) 
         flags: abi::endpoint_flags::HOST,
         mac: pair.host_mac.0,
         node_mac: pair.net_mac.0,
-        epoch: 0,
+        subject: 0,
     };
     let wanted = host_keys(local);
     for key in &wanted {

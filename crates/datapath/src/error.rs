@@ -139,7 +139,7 @@ fn hint(source: &io::Error) -> &'static str {
             " (needs CAP_BPF and CAP_NET_ADMIN, or CAP_SYS_ADMIN before Linux 5.8)"
         }
         Some(libc::ENODEV) => " (the device is gone)",
-        Some(libc::E2BIG) => " (the map is full: raise its size)",
+        Some(libc::E2BIG | libc::ENOSPC) => " (the map is full: raise its size)",
         Some(libc::ENOMEM) => " (not enough memory: lower the map sizes)",
         _ => "",
     }

@@ -69,6 +69,8 @@ pub struct MapSizes {
     pub nat: u32,
     /// Fragmented datagrams under way, per family.
     pub fragments: u32,
+    /// Rows of network policy, of all subjects together.
+    pub policy: u32,
     /// Bytes of the event ring, a power of two and at least a page.
     pub events_bytes: u32,
 }
@@ -81,6 +83,7 @@ impl Default for MapSizes {
             conntrack: 524_288,
             nat: 524_288,
             fragments: 8_192,
+            policy: 262_144,
             events_bytes: 1 << 19,
         }
     }
@@ -174,11 +177,11 @@ const METRICS_ENTRIES: u32 = 1024;
 
 /// Every pinned map, in the order of [`names::MAPS`].
 pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
-    use MapKind::{Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
+    use MapKind::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
     use abi::{
         CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FragKey4, FragKey6, FragValue,
-        IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, SnatEntry4, SnatEntry6, SnatKey4,
-        SnatKey6,
+        IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue, SnatEntry4,
+        SnatEntry6, SnatKey4, SnatKey6,
     };
     [
         MapSpec::of::<EndpointKey, EndpointInfo>(names::LXC, Hash, sizes.endpoints),
@@ -190,6 +193,8 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
         MapSpec::of::<SnatKey6, SnatEntry6>(names::SNAT6, LruHash, sizes.nat),
         MapSpec::of::<FragKey4, FragValue>(names::FRAG4, LruHash, sizes.fragments),
         MapSpec::of::<FragKey6, FragValue>(names::FRAG6, LruHash, sizes.fragments),
+        MapSpec::of::<PolicyKey, PolicyValue>(names::POLICY, LpmTrie, sizes.policy),
+        MapSpec::of::<u32, u32>(names::POLICY_EPOCH, Array, 1),
         MapSpec::of::<u32, MetricsValue>(names::METRICS, PerCpuArray, METRICS_ENTRIES),
         MapSpec::of::<(), ()>(names::EVENTS, RingBuf, sizes.events_bytes),
     ]

@@ -237,7 +237,7 @@ impl Endpoint {
             },
             mac: self.container_mac.0,
             node_mac: self.host_mac.0,
-            epoch: 0,
+            subject: self.subject,
         }
     }
 

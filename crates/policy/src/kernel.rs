@@ -3,11 +3,13 @@
 //! For a packet two rows are looked up, each the one with the longest matching prefix of protocol and port: that of the
 //! remote identity and that of identity 0, which stands for anybody. [`decide`] says which of the two counts.
 use crate::rule::{Direction, ICMP, ICMPV6, PortMatch, Protocol};
-use abi::DropReason;
+use abi::{DropReason, PolicyKey, PolicyValue, policy_verdict};
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
 /// Remote identity of rows that hold for anybody.
 pub const ANYBODY: u32 = 0;
+
+pub use abi::PolicyMatch as Match;
 
 /// A prefix of the 24 bits of protocol and port; the port's place holds the type of an ICMP message.
 ///
@@ -108,6 +110,15 @@ impl L4 {
         self.bits | (0xff_ffff_u32 >> self.len)
     }
 
+    /// The prefix of these 24 bits and this length, if there is such a one.
+    fn of_bits(bits: u32, len: u32) -> Option<Self> {
+        let len = u8::try_from(len)
+            .ok()
+            .filter(|len| matches!(len, 0 | 8..=24))?;
+        let is_prefix = bits <= 0xff_ffff && bits & (0xff_ffff_u32 >> len) == 0;
+        is_prefix.then_some(Self { bits, len })
+    }
+
     /// The next shorter prefix.
     #[must_use]
     pub const fn parent(self) -> Option<Self> {
@@ -180,6 +191,45 @@ pub struct Key {
     pub l4: L4,
 }
 
+impl Key {
+    /// The key as it stands in the map.
+    #[must_use]
+    pub fn to_abi(&self) -> PolicyKey {
+        let [_, proto, high, low] = self.l4.bits.to_be_bytes();
+        PolicyKey {
+            prefix_len: PolicyKey::FIXED_BITS + u32::from(self.l4.len),
+            subject: self.subject,
+            remote: self.remote,
+            direction: match self.direction {
+                Direction::Ingress => abi::Direction::Ingress,
+                Direction::Egress => abi::Direction::Egress,
+            } as u8,
+            proto,
+            port: [high, low],
+        }
+    }
+
+    /// The key that stands in the map as `key`; none for one that nothing here would write.
+    #[must_use]
+    pub fn from_abi(key: &PolicyKey) -> Option<Self> {
+        const INGRESS: u8 = abi::Direction::Ingress as u8;
+        const EGRESS: u8 = abi::Direction::Egress as u8;
+        let direction = match key.direction {
+            INGRESS => Direction::Ingress,
+            EGRESS => Direction::Egress,
+            _ => return None,
+        };
+        let bits = u32::from_be_bytes([0, key.proto, key.port[0], key.port[1]]);
+        let len = key.prefix_len.checked_sub(PolicyKey::FIXED_BITS)?;
+        Some(Self {
+            subject: key.subject,
+            direction,
+            remote: key.remote,
+            l4: L4::of_bits(bits, len)?,
+        })
+    }
+}
+
 /// What a row says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
@@ -192,6 +242,26 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// The number in the map.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Allow => policy_verdict::ALLOW,
+            Self::Deny => policy_verdict::DENY,
+            Self::Unmatched => policy_verdict::UNMATCHED,
+        }
+    }
+
+    /// The verdict of a number in the map, as the programs take it.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Self {
+        match number {
+            policy_verdict::ALLOW => Self::Allow,
+            policy_verdict::DENY => Self::Deny,
+            _ => Self::Unmatched,
+        }
+    }
+
     /// Why a packet is dropped, if it is.
     #[must_use]
     pub const fn drop_reason(self) -> Option<DropReason> {
@@ -223,24 +293,28 @@ pub struct Value {
     pub origin: u32,
 }
 
-/// By which parts of its key the row that counts was found; the numbers are those of policy verdict events.
-#[repr(u8)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Match {
-    /// No row.
-    None = 0,
-    /// Identity.
-    L3Only = 1,
-    /// Identity, protocol and port.
-    L3L4 = 2,
-    /// Protocol and port.
-    L4Only = 3,
-    /// A row for everything.
-    All = 4,
-    /// Identity and protocol.
-    L3Proto = 5,
-    /// Protocol.
-    ProtoOnly = 6,
+impl Value {
+    /// The value as it stands in the map under a key of this prefix.
+    #[must_use]
+    pub const fn to_abi(&self, l4: L4) -> PolicyValue {
+        PolicyValue {
+            verdict: self.verdict.number(),
+            l4_len: l4.len,
+            pad: 0,
+            precedence: self.precedence,
+            origin: self.origin,
+        }
+    }
+
+    /// The value that stands in the map as `value`.
+    #[must_use]
+    pub const fn from_abi(value: &PolicyValue) -> Self {
+        Self {
+            verdict: Verdict::from_number(value.verdict),
+            precedence: value.precedence,
+            origin: value.origin,
+        }
+    }
 }
 
 /// What the two look-ups came to.
@@ -254,35 +328,16 @@ pub struct Outcome {
     pub matched: Match,
 }
 
-/// Which of the two rows counts: that of the greater precedence, then of the longer prefix, then that of the identity.
+/// Which of the two rows counts, as the programs say: that of the greater precedence, then of the longer prefix, then that of
+/// the identity.
 #[must_use]
 pub fn decide(exact: Option<(L4, Value)>, anybody: Option<(L4, Value)>) -> Outcome {
-    let rank = |(l4, value): (L4, Value)| (value.precedence, l4.len);
-    let (row, is_exact) = match (exact, anybody) {
-        (None, None) => {
-            return Outcome {
-                verdict: Verdict::Unmatched,
-                origin: 0,
-                matched: Match::None,
-            };
-        }
-        (Some(row), None) => (row, true),
-        (None, Some(row)) => (row, false),
-        (Some(exact), Some(anybody)) if rank(exact) >= rank(anybody) => (exact, true),
-        (_, Some(anybody)) => (anybody, false),
-    };
-    let matched = match (is_exact, row.0.len) {
-        (true, 0) => Match::L3Only,
-        (true, 8) => Match::L3Proto,
-        (true, _) => Match::L3L4,
-        (false, 0) => Match::All,
-        (false, 8) => Match::ProtoOnly,
-        (false, _) => Match::L4Only,
-    };
+    let row = |found: Option<(L4, Value)>| found.map(|(l4, value)| value.to_abi(l4));
+    let counts = wire::policy::decide(row(exact).as_ref(), row(anybody).as_ref());
     Outcome {
-        verdict: row.1.verdict,
-        origin: row.1.origin,
-        matched,
+        verdict: Verdict::from_number(counts.verdict),
+        origin: counts.origin,
+        matched: counts.matched,
     }
 }
 
@@ -393,6 +448,55 @@ mod tests {
                     prop_assert!(prefix.covers(L4::port(17, *prefix.ports().end())));
                 }
             }
+        }
+    }
+
+    #[test]
+    fn rows_stand_in_the_map_and_come_back() {
+        let all = [
+            L4::ALL,
+            L4::protocol(6),
+            L4::port(17, 53),
+            L4::icmp(true, 128),
+        ];
+        for l4 in all.into_iter().chain(L4::range(132, 1, 1000)) {
+            for direction in Direction::BOTH {
+                let key = Key {
+                    subject: 0x0123_4567,
+                    direction,
+                    remote: 7,
+                    l4,
+                };
+                let abi = key.to_abi();
+                assert_eq!(abi.l4_len(), u32::from(l4.len()));
+                assert_eq!(Key::from_abi(&abi), Some(key));
+                let foreign = |change: fn(&mut PolicyKey)| {
+                    let mut abi = abi;
+                    change(&mut abi);
+                    Key::from_abi(&abi)
+                };
+                assert_eq!(foreign(|key| key.direction = 3), None);
+                assert_eq!(foreign(|key| key.prefix_len = 71), None);
+                assert_eq!(foreign(|key| key.prefix_len = 73), None);
+                assert_eq!(foreign(|key| key.prefix_len = 97), None);
+            }
+        }
+        let bits_beyond_the_prefix = PolicyKey {
+            prefix_len: PolicyKey::FIXED_BITS + 8,
+            subject: 1,
+            remote: 0,
+            direction: 1,
+            proto: 6,
+            port: [0, 1],
+        };
+        assert_eq!(Key::from_abi(&bits_beyond_the_prefix), None);
+        for verdict in [Verdict::Allow, Verdict::Deny, Verdict::Unmatched] {
+            let value = Value {
+                verdict,
+                precedence: 9,
+                origin: 17,
+            };
+            assert_eq!(Value::from_abi(&value.to_abi(L4::ALL)), value);
         }
     }
 

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! [`labels`] and [`identity`] say who somebody is, [`rule`] what a policy says, [`selector`] whom it means. Rows are
-//! decided upon by [`kernel::decide`], which the programs repeat.
+//! decided upon by [`wire::policy::decide`], which the programs run.
 pub mod explain;
 pub mod identity;
 pub mod kernel;

@@ -8,6 +8,7 @@ pub mod checksum;
 pub mod conntrack;
 mod family;
 pub mod headers;
+pub mod policy;
 pub mod snat;
 mod tuple;
 

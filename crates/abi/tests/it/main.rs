@@ -6,8 +6,8 @@ use std::fmt::Write;
 
 use abi::{
     CtEntry, CtKey4, CtKey6, DatapathConfig, EndpointInfo, EndpointKey, FlowEvent, FragKey4,
-    FragKey6, FragValue, IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, SnatEntry4,
-    SnatEntry6, SnatKey4, SnatKey6,
+    FragKey6, FragValue, IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, PolicyKey,
+    PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
 };
 use expect_test::expect_file;
 
@@ -32,7 +32,7 @@ fn layout() {
     let mut out = format!("ABI version {}\n", abi::ABI_VERSION);
     layout! { out,
         EndpointKey { ip, family, pad, cluster_id }
-        EndpointInfo { ifindex, sec_id, id, flags, mac, node_mac, epoch }
+        EndpointInfo { ifindex, sec_id, id, flags, mac, node_mac, subject }
         LocalEndpoint { info, ipv4, ipv6 }
         IpcacheKey { prefix_len, cluster_id, pad, family, ip }
         IpcacheValue { sec_id, tunnel, flags, key, pad }
@@ -51,12 +51,15 @@ fn layout() {
         FragValue { sport, dport }
         FlowEvent {
             time, kind, subtype, ct_status, flags, endpoint, proto, tcp_flags, len, ifindex, src_id, dst_id, src, dst, sport,
-            dport, line, file, ext_error,
+            dport, line, file, ext_error, origin, direction, matched, pad,
         }
+        PolicyKey { prefix_len, subject, remote, direction, proto, port }
+        PolicyValue { verdict, l4_len, pad, precedence, origin }
         MetricsValue { packets, bytes, line, file }
         DatapathConfig {
             tunnel_ifindex, report_interval, ct_tcp, ct_tcp_syn, ct_tcp_fin, ct_any, snat_min, snat_max,
-            routing, aggregation, ipv4, ipv6, masquerade4, masquerade6, host_legacy, accounting, coarse_clock, pad,
+            routing, aggregation, ipv4, ipv6, masquerade4, masquerade6, host_legacy, accounting, coarse_clock,
+            host_firewall, tunnel_port,
             native4_len, native6_len, node_ipv4, router_ipv4, native4, node_ipv6, router_ipv6, native6,
         }
     }

@@ -121,7 +121,7 @@ fn info_text(info: &abi::EndpointInfo) -> String {
 
 fn info_fields(info: &abi::EndpointInfo) -> Value {
     json!({
-        "id": info.id, "sec_id": info.sec_id, "flags": info.flags, "ifindex": info.ifindex, "epoch": info.epoch,
+        "id": info.id, "sec_id": info.sec_id, "flags": info.flags, "ifindex": info.ifindex, "subject": info.subject,
         "mac": model::Mac(info.mac), "node_mac": model::Mac(info.node_mac),
     })
 }

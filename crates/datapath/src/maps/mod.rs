@@ -8,6 +8,7 @@ mod gc;
 mod ipcache;
 mod metrics;
 mod nat;
+mod policy;
 mod typed;
 
 use std::{
@@ -25,6 +26,7 @@ pub use gc::{GcFilter, GcStats};
 pub use ipcache::Ipcache;
 pub use metrics::{Metrics, MetricsRow};
 pub use nat::{Nat, NatRow};
+pub use policy::{PolicyEpoch, PolicyMap, Put};
 pub(crate) use typed::TypedMap;
 
 use crate::{
@@ -164,6 +166,24 @@ impl Datapath {
             self.typed(names::FRAG4)?,
             self.typed(names::FRAG6)?,
         ))
+    }
+
+    /// The rows of network policy.
+    ///
+    /// # Errors
+    /// As [`Datapath::endpoints`].
+    pub fn policy(&self) -> Result<PolicyMap> {
+        let map = self.handle(names::POLICY)?;
+        let capacity = map.spec.max_entries;
+        Ok(PolicyMap::new(TypedMap::new(map)?, capacity))
+    }
+
+    /// The policy epoch.
+    ///
+    /// # Errors
+    /// As [`Datapath::endpoints`].
+    pub fn policy_epoch(&self) -> Result<PolicyEpoch> {
+        Ok(PolicyEpoch::new(self.typed(names::POLICY_EPOCH)?))
     }
 
     /// Packets and bytes by reason and direction.

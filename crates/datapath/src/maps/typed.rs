@@ -80,23 +80,36 @@ impl<K: Record, V: Record> TypedMap<K, V> {
 
     /// Writes many entries, in order.
     pub(crate) fn put_all(&self, entries: &[(K, V)]) -> Result<()> {
-        for chunk in entries.chunks(BATCH) {
-            if !self.batches() {
-                chunk
-                    .iter()
-                    .try_for_each(|(key, value)| self.put(key, value))?;
-                continue;
-            }
-            let (keys, values): (Vec<K>, Vec<V>) = chunk.iter().copied().unzip();
-            match sys::update_batch(self.map.as_fd(), &keys, &values) {
-                Ok(()) => {}
-                Err(e) if self.refused(&e) => chunk
-                    .iter()
-                    .try_for_each(|(key, value)| self.put(key, value))?,
-                Err(e) => return Err(self.failed("write map")(e)),
-            }
+        match self.put_until(entries).1 {
+            None => Ok(()),
+            Some(e) => Err(self.failed("write map")(e)),
         }
-        Ok(())
+    }
+
+    /// Writes entries in order up to the first that the kernel refuses; how many were written, and why it refused.
+    pub(crate) fn put_until(&self, entries: &[(K, V)]) -> (usize, Option<io::Error>) {
+        let mut written = 0;
+        while written < entries.len() {
+            let rest = &entries[written..];
+            let chunk = &rest[..rest.len().min(BATCH)];
+            if chunk.len() > 1 && self.batches() {
+                let (keys, values): (Vec<K>, Vec<V>) = chunk.iter().copied().unzip();
+                let (done, error) = sys::update_batch(self.map.as_fd(), &keys, &values);
+                written += done.min(chunk.len());
+                match error {
+                    None => continue,
+                    Some(e) if done == 0 && self.refused(&e) => {}
+                    Some(e) => return (written, Some(e)),
+                }
+            }
+            let (key, value) = &entries[written];
+            let put = sys::update(self.map.as_fd(), key.as_bytes(), value.as_bytes(), 0);
+            if let Err(e) = put {
+                return (written, Some(e));
+            }
+            written += 1;
+        }
+        (written, None)
     }
 
     pub(crate) fn remove(&self, key: &K) -> Result<bool> {
@@ -204,6 +217,11 @@ impl<K: Record, V: Record> TypedMap<K, V> {
                 Err(e) => return Err(self.failed("read map")(e)),
             }
         }
+    }
+
+    /// Number of entries.
+    pub(crate) fn len(&self) -> Result<usize> {
+        count(&self.map)
     }
 
     pub(crate) fn dump(&self) -> Result<Vec<(K, V)>> {

@@ -175,13 +175,18 @@ pub(crate) fn delete_batch<K: Record>(map: BorrowedFd<'_>, keys: &[K]) -> io::Re
     Ok(attr.count as usize)
 }
 
-/// Writes entries in order; `values` has the length of `keys`.
+/// Writes entries in order up to the first that is refused; `values` has the length of `keys`. How many were written, and why
+/// one was not. A kernel that has no batches leaves the number as it was: then none was.
 pub(crate) fn update_batch<K: Record, V: Record>(
     map: BorrowedFd<'_>,
     keys: &[K],
     values: &[V],
-) -> io::Result<()> {
+) -> (usize, Option<io::Error>) {
     debug_assert_eq!(keys.len(), values.len());
     let mut attr = batch_of(map, keys, address(values));
-    bpf(Command::MapUpdateBatch, &mut attr).map(drop)
+    match bpf(Command::MapUpdateBatch, &mut attr) {
+        Ok(_) => (keys.len(), None),
+        Err(e) if attr.count as usize >= keys.len() => (0, Some(e)),
+        Err(e) => (attr.count as usize, Some(e)),
+    }
 }

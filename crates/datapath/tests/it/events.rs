@@ -37,7 +37,7 @@ fn endpoint(id: u16, ifindex: u32) -> LocalEndpoint {
         flags: 0,
         mac: [2, 0, 0, 0, 0, 2],
         node_mac: [2, 0, 0, 0, 0, 1],
-        epoch: 1,
+        subject: 0,
     };
     LocalEndpoint {
         info,

@@ -23,7 +23,7 @@ fn endpoint(id: u16, ifindex: u32, last: u8) -> LocalEndpoint {
         flags: 0,
         mac: [2; 6],
         node_mac: [4; 6],
-        epoch: 1,
+        subject: 0,
     };
     let mut ipv6 = [0; 16];
     (ipv6[0], ipv6[15]) = (0xFD, last);

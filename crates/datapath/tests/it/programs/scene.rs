@@ -263,7 +263,7 @@ impl Scene {
             flags: endpoint_flags::HOST,
             mac: [0; 6],
             node_mac: [0; 6],
-            epoch: 0,
+            subject: 0,
         };
         for addr in [ip.node(), ip.gateway()] {
             self.datapath
@@ -283,7 +283,7 @@ impl Scene {
                 flags: 0,
                 mac: pod_mac(id),
                 node_mac: lxc_mac(id),
-                epoch: 1,
+                subject: 0,
             };
             let of = |ip: Ip| if id == POD1 { ip.pod1() } else { ip.pod2() };
             let (IpAddr::V4(v4), IpAddr::V6(v6)) = (of(Ip::V4), of(Ip::V6)) else {
