@@ -4,6 +4,7 @@ use super::compile::Term;
 use super::diff::{Cost, Diff, Op, Phase};
 use super::origin::{Origin, Origins};
 use super::subjects::{Kept, State, Subject};
+use super::writes;
 use crate::Settings;
 use crate::kernel::{Key, Verdict};
 use crate::labels::Facts;
@@ -111,13 +112,8 @@ impl Engine {
         }
         self.settle(&mut work);
         work.cost.tried = self.peers.tried() + self.about.tried() - tried;
-        work.ops.sort_by_key(|(phase, op)| match op {
-            // The longest match is never one that neither the old rows nor the new ones would give.
-            Op::Put(key, _) => (*phase, -i16::from(key.l4.len())),
-            Op::Delete(key) => (*phase, i16::from(key.l4.len())),
-        });
         let mut diff = Diff {
-            ops: work.ops.into_iter().map(|(_, op)| op).collect(),
+            ops: writes::in_order(work.ops),
             subjects: work.subjects,
             cost: work.cost,
             ..Diff::default()

@@ -6,7 +6,7 @@ use crate::kernel::{ANYBODY, Key, L4, Map, Outcome, Question, Value, decide};
 use crate::rule::{CidrGroup, Direction, Policy, PolicyName, Service};
 use crate::selector::Selector;
 use ipnet::IpNet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Engine {
     /// Every row, in the order of the keys.
@@ -32,15 +32,22 @@ impl Engine {
                         remote: *remote,
                         l4: row.l4,
                     };
-                    let value = Value {
-                        verdict: row.verdict,
-                        precedence: row.precedence,
-                        origin: row.origin,
-                    };
-                    (key, value)
+                    (key, row.value())
                 })
             })
         })
+    }
+
+    /// How many rows a subject has.
+    #[must_use]
+    pub fn row_count(&self, subject: u32) -> usize {
+        let sides = self.subjects.get(&subject).map(|state| &state.sides);
+        sides
+            .into_iter()
+            .flatten()
+            .flat_map(|side| side.rows.values())
+            .map(|rows| rows.len())
+            .sum()
     }
 
     /// The rows of one side of a subject about one remote, or about anybody.
@@ -54,14 +61,9 @@ impl Engine {
             .subjects
             .get(&subject)
             .and_then(|state| state.sides[direction.index()].rows.get(&remote));
-        rows.into_iter().flat_map(|rows| rows.iter()).map(|row| {
-            let value = Value {
-                verdict: row.verdict,
-                precedence: row.precedence,
-                origin: row.origin,
-            };
-            (row.l4, value)
-        })
+        rows.into_iter()
+            .flat_map(|rows| rows.iter())
+            .map(|row| (row.l4, row.value()))
     }
 
     /// What the kernel answers; none where the subject is not known.
@@ -141,6 +143,34 @@ impl Engine {
     /// Every selector of peers, with the number of its users and the identities it matches.
     pub fn selectors(&self) -> impl Iterator<Item = (&Selector, u32, &BTreeSet<u32>)> {
         self.peers.iter()
+    }
+
+    /// The policies whose rules use each selector of peers.
+    #[must_use]
+    pub fn selector_users(&self) -> BTreeMap<&Selector, BTreeSet<&PolicyName>> {
+        let mut users: BTreeMap<&Selector, BTreeSet<&PolicyName>> = BTreeMap::new();
+        for ((policy, _), rule) in &self.rules {
+            let Some(policy) = self.policies.get(policy) else {
+                continue;
+            };
+            for id in rule
+                .terms
+                .iter()
+                .flatten()
+                .flat_map(|term| term.peers.iter().flatten())
+            {
+                if let Some(selector) = self.peers.get(*id) {
+                    users.entry(selector).or_default().insert(&policy.name);
+                }
+            }
+        }
+        users
+    }
+
+    /// True if the identity is known.
+    #[must_use]
+    pub fn knows(&self, identity: u32) -> bool {
+        self.peers.facts(identity).is_some()
     }
 
     /// Every identity.

@@ -13,11 +13,13 @@ mod reduce;
 mod rules;
 mod settle;
 mod subjects;
+mod writes;
 
 pub use diff::{Cost, Diff, Op};
 pub use engine::{Change, Engine};
 pub use origin::{DEFAULT_ALLOW, Origin};
 pub use subjects::{Enforcement, Subject};
+pub use writes::transition;
 
 /// Place of an entry: policy by its number in the engine, rule in the policy, direction, entry in the section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,4 +28,20 @@ pub struct RuleRef {
     rule: u16,
     direction: crate::rule::Direction,
     entry: u16,
+}
+
+impl RuleRef {
+    /// A number for what tells the rule from all others, whatever numbers policies have.
+    fn hash(&self, policy: Option<&crate::rule::Policy>) -> u32 {
+        let mut hash = origin::NameHash::default();
+        if let Some(policy) = policy {
+            hash.add(policy.name.kind.text().as_bytes());
+            hash.add(policy.name.namespace.as_bytes());
+            hash.add(policy.name.name.as_bytes());
+        }
+        hash.add(&self.rule.to_be_bytes());
+        hash.add(self.direction.text().as_bytes());
+        hash.add(&self.entry.to_be_bytes());
+        hash.finish()
+    }
 }

@@ -27,29 +27,35 @@ pub enum Origin {
 pub(super) struct Origins {
     numbers: BTreeMap<Arc<[RuleRef]>, u32>,
     lists: BTreeMap<u32, (Arc<[RuleRef]>, u32)>,
-    last: u32,
 }
 
 impl Origins {
-    /// The number of a list; each call needs a [`Self::release`]. Numbers are not used again (but after four thousand
-    /// million), so that an event that is late does not name the wrong rule.
-    pub(super) fn acquire(&mut self, rules: &[RuleRef]) -> u32 {
+    /// The number of a list; each call needs a [`Self::release`].
+    ///
+    /// It follows from what `hash` says of each rule, so that an engine that starts anew gives the same numbers: rows of
+    /// before need not be written again, and an event that is late names no wrong rule.
+    pub(super) fn acquire(&mut self, rules: &[RuleRef], hash: impl Fn(&RuleRef) -> u32) -> u32 {
         if let Some(number) = self.numbers.get(rules) {
             if let Some((_, users)) = self.lists.get_mut(number) {
                 *users += 1;
             }
             return *number;
         }
-        let rules: Arc<[RuleRef]> = rules.into();
-        loop {
-            self.last = self.last.wrapping_add(1).max(FIRST);
-            if !self.lists.contains_key(&self.last) {
-                break;
-            }
+        // The order of the rules is that in which the policies came: it must not count.
+        let mut hashes: Vec<u32> = rules.iter().map(hash).collect();
+        hashes.sort_unstable();
+        let mut all = NameHash::default();
+        for hash in hashes {
+            all.add(&hash.to_be_bytes());
         }
-        self.numbers.insert(rules.clone(), self.last);
-        self.lists.insert(self.last, (rules, 1));
-        self.last
+        let mut number = all.finish().max(FIRST);
+        while self.lists.contains_key(&number) {
+            number = number.wrapping_add(1).max(FIRST);
+        }
+        let rules: Arc<[RuleRef]> = rules.into();
+        self.numbers.insert(rules.clone(), number);
+        self.lists.insert(number, (rules, 1));
+        number
     }
 
     pub(super) fn release(&mut self, number: u32) {
@@ -76,5 +82,28 @@ impl Origins {
 
     pub(super) fn len(&self) -> usize {
         self.lists.len()
+    }
+}
+
+/// FNV-1a of 32 bits: the numbers stand in the kernel, where a later release must find them again.
+pub(super) struct NameHash(u32);
+
+impl Default for NameHash {
+    fn default() -> Self {
+        Self(0x811c_9dc5)
+    }
+}
+
+impl NameHash {
+    /// The number.
+    pub(super) const fn finish(self) -> u32 {
+        self.0
+    }
+
+    /// Adds `bytes` and an end mark.
+    pub(super) fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().chain([&0xff]) {
+            self.0 = (self.0 ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+        }
     }
 }

@@ -1,12 +1,13 @@
 //! What is marked is worked out anew, and what differs from before is written.
 use super::compile::{Named, Term};
-use super::diff::{Cost, Op, Phase};
+use super::diff::Cost;
 use super::engine::{Dirty, Engine, Work};
 use super::origin::{DEFAULT_ALLOW, LOCALHOST};
 use super::precedence::Precedence;
 use super::reduce::{self, Row, Said};
 use super::subjects::{Enforcement, Kept, Side, State, TermId};
-use crate::kernel::{ANYBODY, Key, L4, Value, Verdict};
+use super::writes;
+use crate::kernel::{ANYBODY, Key, L4, Verdict};
 use crate::rule::{Action, Direction};
 use crate::selector::SelectorId;
 use abi::identity::HOST;
@@ -177,50 +178,14 @@ impl Engine {
 
     /// Puts the rows of one remote in the place of those before, and notes the writes.
     fn replace(&mut self, side: &mut Side, place: Key, rows: Vec<Row>, work: &mut Work) {
-        let before = side.rows.remove(&place.remote).unwrap_or_default();
         let kept: Box<[Kept]> = rows.iter().map(|row| self.keep(row)).collect();
-        let (denied, denying) = (denies(&before), denies(&kept));
-        for row in &kept {
-            let same = before
-                .binary_search_by_key(&row.l4, |old| old.l4)
-                .is_ok_and(|index| before[index] == *row);
-            if !same {
-                let value = Value {
-                    verdict: row.verdict,
-                    precedence: row.precedence,
-                    origin: row.origin,
-                };
-                let phase = match row.verdict {
-                    Verdict::Allow if !is_below(row, &denying) => Phase::PutAllow,
-                    _ => Phase::PutDeny,
-                };
-                work.write(
-                    phase,
-                    Op::Put(
-                        Key {
-                            l4: row.l4,
-                            ..place
-                        },
-                        value,
-                    ),
-                    place.subject,
-                );
-            }
-        }
+        let before = side.rows.remove(&place.remote).unwrap_or_default();
         for row in &before {
             self.origins.release(row.origin);
-            if kept.binary_search_by_key(&row.l4, |new| new.l4).is_err() {
-                let key = Key {
-                    l4: row.l4,
-                    ..place
-                };
-                work.write(
-                    phase_of_delete(row, &denied, &denying),
-                    Op::Delete(key),
-                    place.subject,
-                );
-            }
         }
+        writes::of_place(place, &before, &kept, |phase, op| {
+            work.write(phase, op, place.subject);
+        });
         if !kept.is_empty() {
             side.rows.insert(place.remote, kept);
         }
@@ -228,7 +193,9 @@ impl Engine {
 
     fn keep(&mut self, row: &Row) -> Kept {
         let origin = if !row.sources.is_empty() {
-            self.origins.acquire(&row.sources)
+            let policies = &self.policies;
+            self.origins
+                .acquire(&row.sources, |rule| rule.hash(policies.get(&rule.policy)))
         } else if row.verdict == Verdict::Unmatched {
             0
         } else if row.decided_by == Precedence::LOCALHOST {
@@ -242,28 +209,6 @@ impl Engine {
             precedence: row.precedence.0,
             origin,
         }
-    }
-}
-
-fn denies(rows: &[Kept]) -> Vec<L4> {
-    rows.iter()
-        .filter(|row| row.verdict != Verdict::Allow)
-        .map(|row| row.l4)
-        .collect()
-}
-
-/// True if a denying row covers this one: then this one is an exception from it and must be there before it.
-fn is_below(row: &Kept, denies: &[L4]) -> bool {
-    denies.iter().any(|deny| deny.covers(row.l4))
-}
-
-/// A row that goes because a denying one of the new rows covers it may go early: what it allowed is denied now. One that
-/// is an exception from a denying row that goes, too, must be there until that is gone.
-fn phase_of_delete(row: &Kept, before: &[L4], after: &[L4]) -> Phase {
-    match row.verdict {
-        Verdict::Allow if is_below(row, after) => Phase::DeleteOverruled,
-        Verdict::Allow if !is_below(row, before) => Phase::DeleteAllow,
-        _ => Phase::DeleteDeny,
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whom policy is enforced for: endpoints of one identity together, since they share their rows.
 use super::engine::RuleId;
-use crate::kernel::{L4, Verdict};
+use crate::kernel::{L4, Value, Verdict};
 use crate::labels::{Facts, RESERVED};
 use crate::rule::{Direction, NamedPorts};
 use crate::selector::SelectorId;
@@ -48,6 +48,25 @@ pub(super) struct Kept {
     pub(super) verdict: Verdict,
     pub(super) precedence: u32,
     pub(super) origin: u32,
+}
+
+impl Kept {
+    pub(super) const fn of(l4: L4, value: Value) -> Self {
+        Self {
+            l4,
+            verdict: value.verdict,
+            precedence: value.precedence,
+            origin: value.origin,
+        }
+    }
+
+    pub(super) const fn value(&self) -> Value {
+        Value {
+            verdict: self.verdict,
+            precedence: self.precedence,
+            origin: self.origin,
+        }
+    }
 }
 
 /// A term of a rule: the rule, and its place in the compiled section.

@@ -148,6 +148,12 @@ impl SelectorTable {
             .flat_map(|used| used.matched.iter().copied())
     }
 
+    /// A selector in use.
+    #[must_use]
+    pub fn get(&self, id: SelectorId) -> Option<&Selector> {
+        self.used.get(&id).map(|used| &used.selector)
+    }
+
     /// Every selector with its number of users and of those matched, for people to read.
     pub fn iter(&self) -> impl Iterator<Item = (&Selector, u32, &BTreeSet<u32>)> {
         self.used

@@ -3,7 +3,7 @@ use crate::generate::{asks, group, object, settings, some_service};
 use crate::world::{Ask, Remote, World, members, plain, policy};
 use hypha_policy::Settings;
 use hypha_policy::kernel::{ANYBODY, Key, Map, Question, Verdict};
-use hypha_policy::resolve::{Change, Diff, Op, Subject};
+use hypha_policy::resolve::{Change, Diff, Op, Subject, transition};
 use hypha_policy::rule::{Direction, NamedPorts};
 use proptest::prelude::*;
 use serde_json::json;
@@ -145,6 +145,8 @@ proptest! {
         }
         let fresh = world.known.fresh();
         prop_assert_eq!(plain(&world.engine), plain(&fresh));
+        // Whoever starts anew finds the rows as they should be.
+        prop_assert!(transition(world.engine.rows(), fresh.rows()).is_empty());
         prop_assert_eq!(world.engine.origins(), fresh.origins());
         prop_assert!(world.engine.prefixes().eq(fresh.prefixes()));
         for ask in &asks.0 {
