@@ -1,0 +1,307 @@
+//! Watches of policies and of what policies refer to.
+//!
+//! Objects are kept as they stand, without status and bookkeeping: a status that somebody writes changes no row.
+use crate::watch::{Presence, Watcher};
+use k8s_openapi::{
+    ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::Resource;
+use model::{PolicyTables, Text};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, marker::PhantomData, net::IpAddr};
+
+/// Endpoint slices that the controller of Kubernetes did not write for a service's pods.
+const MANUAL: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
+/// Label of an endpoint slice: its service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Starts the watches of all policies, and of what they refer to.
+pub fn follow(watcher: &Watcher, tables: &PolicyTables, with_kubernetes: bool) {
+    let optional = Presence::Optional;
+    watcher.follow::<Object<Cilium>, _>(&tables.cilium, optional);
+    watcher.follow::<Object<Clusterwide>, _>(&tables.clusterwide, optional);
+    watcher.follow::<Object<Group>, _>(&tables.groups, optional);
+    watcher.follow::<Object<Admin>, _>(&tables.admin, optional);
+    watcher.follow::<Object<Baseline>, _>(&tables.baseline, optional);
+    if with_kubernetes {
+        watcher.follow::<Object<Kubernetes>, _>(&tables.kubernetes, Presence::Always);
+    } else {
+        watcher.leave_empty(&tables.kubernetes);
+    }
+    watcher.follow::<Service, _>(&tables.services, Presence::Always);
+    watcher.follow_some::<EndpointSlice, _>(&tables.manual_endpoints, None, MANUAL);
+}
+
+/// Where the objects of a kind are.
+pub trait Kind: Clone + Debug + Send + Sync + 'static {
+    /// Of a namespace or not.
+    type Scope: 'static;
+    /// The kind.
+    const KIND: &'static str;
+    /// Its group, version and plural name.
+    const PLACE: [&'static str; 3];
+}
+
+macro_rules! kinds {
+    ($($name:ident $kind:literal $scope:ty, $group:literal $version:literal $plural:literal;)+) => {
+        $(
+            #[doc = concat!("The kind ", $kind, ".")]
+            #[derive(Clone, Debug)]
+            pub enum $name {}
+
+            impl Kind for $name {
+                type Scope = $scope;
+                const KIND: &'static str = $kind;
+                const PLACE: [&'static str; 3] = [$group, $version, $plural];
+            }
+        )+
+    };
+}
+
+kinds! {
+    Cilium "CiliumNetworkPolicy" NamespaceResourceScope, "cilium.io" "v2" "ciliumnetworkpolicies";
+    Clusterwide "CiliumClusterwideNetworkPolicy" ClusterResourceScope, "cilium.io" "v2" "ciliumclusterwidenetworkpolicies";
+    Group "CiliumCIDRGroup" ClusterResourceScope, "cilium.io" "v2alpha1" "ciliumcidrgroups";
+    Kubernetes "NetworkPolicy" NamespaceResourceScope, "networking.k8s.io" "v1" "networkpolicies";
+    Admin "AdminNetworkPolicy" ClusterResourceScope, "policy.networking.k8s.io" "v1alpha1" "adminnetworkpolicies";
+    Baseline "BaselineAdminNetworkPolicy" ClusterResourceScope, "policy.networking.k8s.io" "v1alpha1" "baselineadminnetworkpolicies";
+}
+
+/// An object of the kind `K`, as it stands.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(bound = "")]
+pub struct Object<K: Kind> {
+    #[serde(default)]
+    metadata: ObjectMeta,
+    /// All but the metadata.
+    #[serde(flatten)]
+    says: Map<String, Value>,
+    #[serde(skip)]
+    kind: PhantomData<K>,
+}
+
+impl<K: Kind> Resource for Object<K> {
+    type DynamicType = ();
+    type Scope = K::Scope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        K::KIND.into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        K::PLACE[0].into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        K::PLACE[1].into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        K::PLACE[2].into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+impl<K: Kind> From<Object<K>> for model::PolicyObject {
+    fn from(object: Object<K>) -> Self {
+        let Object { metadata, says, .. } = object;
+        let key = key(&metadata);
+        let mut kept = Map::new();
+        for (name, value) in says {
+            if !matches!(name.as_str(), "apiVersion" | "kind" | "status") {
+                kept.insert(name, value);
+            }
+        }
+        let about = [
+            ("name", json!(metadata.name)),
+            ("namespace", json!(metadata.namespace)),
+            ("uid", json!(metadata.uid)),
+            ("labels", json!(metadata.labels)),
+        ];
+        let about: Map<String, Value> = about
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect();
+        kept.insert("metadata".to_owned(), Value::Object(about));
+        Self {
+            key,
+            kind: Text::shared(K::KIND),
+            json: Value::Object(kept).to_string().into(),
+        }
+    }
+}
+
+fn key(metadata: &ObjectMeta) -> Text {
+    let name = metadata.name.as_deref().unwrap_or_default();
+    match metadata.namespace.as_deref() {
+        Some(namespace) if !namespace.is_empty() => format!("{namespace}/{name}").into(),
+        _ => name.into(),
+    }
+}
+
+/// A service, with only what is read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Service {
+    #[serde(default)]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    spec: ServiceSpec,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct ServiceSpec {
+    selector: Option<BTreeMap<String, String>>,
+}
+
+/// An endpoint slice, with only what is read.
+#[derive(Clone, Debug, Deserialize)]
+pub struct EndpointSlice {
+    #[serde(default)]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    endpoints: Option<Vec<SliceEndpoint>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct SliceEndpoint {
+    addresses: Vec<String>,
+}
+
+macro_rules! resource {
+    ($type:ty, $kind:literal, $group:literal, $plural:literal) => {
+        impl Resource for $type {
+            type DynamicType = ();
+            type Scope = NamespaceResourceScope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                $kind.into()
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                $group.into()
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+resource!(Service, "Service", "", "services");
+resource!(
+    EndpointSlice,
+    "EndpointSlice",
+    "discovery.k8s.io",
+    "endpointslices"
+);
+
+impl From<Service> for model::Service {
+    fn from(object: Service) -> Self {
+        Self {
+            key: key(&object.metadata),
+            labels: object.metadata.labels.unwrap_or_default().into(),
+            selector: object.spec.selector.unwrap_or_default().into(),
+        }
+    }
+}
+
+impl From<EndpointSlice> for model::ManualEndpoints {
+    fn from(object: EndpointSlice) -> Self {
+        let labels = object.metadata.labels.as_ref();
+        let service = labels.and_then(|labels| labels.get(SERVICE_NAME));
+        let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+        let mut addresses: Vec<IpAddr> = object
+            .endpoints
+            .iter()
+            .flatten()
+            .flat_map(|endpoint| &endpoint.addresses)
+            // Names of hosts may stand there, too.
+            .filter_map(|text| text.parse().ok())
+            .collect();
+        addresses.sort_unstable();
+        addresses.dedup();
+        Self {
+            key: key(&object.metadata),
+            service: service
+                .map(|service| format!("{namespace}/{service}"))
+                .unwrap_or_default()
+                .into(),
+            addresses: addresses.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_policy_says_is_kept_and_what_others_write_on_it_is_not() {
+        let mut value = json!({
+            "apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
+            "metadata": {"name": "web", "namespace": "shop", "uid": "u1", "resourceVersion": "7", "managedFields": []},
+            "spec": {"endpointSelector": {}, "ingress": [{}]}, "specs": [], "status": {"conditions": []}
+        });
+        let row = |value: &Value| -> model::PolicyObject {
+            serde_json::from_value::<Object<Cilium>>(value.clone())
+                .unwrap()
+                .into()
+        };
+        let before = row(&value);
+        assert_eq!(before.key.as_str(), "shop/web");
+        let kept: Value = serde_json::from_str(&before.json).unwrap();
+        assert_eq!(
+            kept,
+            json!({
+                "metadata": {"name": "web", "namespace": "shop", "uid": "u1"},
+                "spec": {"endpointSelector": {}, "ingress": [{}]}, "specs": [],
+            })
+        );
+        value["status"] = json!({"conditions": [{"type": "Valid", "status": "True"}]});
+        value["metadata"]["resourceVersion"] = "8".into();
+        assert_eq!(row(&value), before);
+        value["spec"]["egress"] = json!([]);
+        assert_ne!(row(&value), before);
+    }
+
+    #[test]
+    fn slices_that_people_write_say_what_is_behind_a_service() {
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "db-1", "namespace": "shop", "labels": {SERVICE_NAME: "db"}},
+            "endpoints": [{"addresses": ["192.0.2.9", "db.example"]}, {"addresses": ["192.0.2.7"]}]
+        }))
+        .unwrap();
+        let row = model::ManualEndpoints::from(slice);
+        assert_eq!(
+            (row.key.as_str(), row.service.as_str()),
+            ("shop/db-1", "shop/db")
+        );
+        assert_eq!(row.addresses.len(), 2);
+        let bare: EndpointSlice = serde_json::from_value(json!({"endpoints": null})).unwrap();
+        assert!(model::ManualEndpoints::from(bare).service.is_empty());
+    }
+}
