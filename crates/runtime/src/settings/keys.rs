@@ -69,6 +69,60 @@ words! {
     }
 }
 
+words! {
+    /// Who makes the objects that give labels their numbers.
+    IdentityManagement, "agent, operator or both" {
+        /// The agents, as they meet labels.
+        Agent = "agent",
+        /// The operator, from pods and namespaces.
+        Operator = "operator",
+        /// Whoever is first, while one takes over from the other.
+        Both = "both",
+    }
+}
+
+words! {
+    /// Where identities are kept.
+    IdentityAllocation, "crd (key-value stores are not built yet)" {
+        /// In CiliumIdentity objects.
+        Crd = "crd",
+    }
+}
+
+words! {
+    /// When policy is enforced.
+    PolicyMode, "default, always or never" {
+        /// For whom a policy selects.
+        Default = "default",
+        /// For every endpoint.
+        Always = "always",
+        /// For nobody.
+        Never = "never",
+    }
+}
+
+words! {
+    /// Whether the host reaches its pods whatever policies say.
+    AllowLocalhost, "auto, always or policy" {
+        /// It does.
+        Auto = "auto",
+        /// It does.
+        Always = "always",
+        /// Policies say.
+        Policy = "policy",
+    }
+}
+
+words! {
+    /// What rules on addresses match beside what is outside the cluster.
+    CidrMatchMode, "nothing, or nodes" {
+        /// Nothing.
+        World = "",
+        /// Nodes.
+        Nodes = "nodes",
+    }
+}
+
 settings! {
     /// Every setting of the agent with its value.
     Settings of "agent", checked by check;
@@ -87,6 +141,25 @@ settings! {
     "cluster-name" cluster_name: String = "default".to_owned();
     /// Number of this cluster; 0 where there is only one.
     "cluster-id" cluster_id: u16 = 0;
+
+    /// Which labels make a pod's identity, beside those built in: [!][source:]expression, separated by spaces; the longest match counts, ! leaves out. One without ! keeps only what some expression names.
+    "labels" labels: String = String::new();
+    /// Numbers from 128 to 255 for pods with the label io.cilium.fixed-identity, as 128=store,129=dns.
+    "fixed-identity-mapping" fixed_identity_mapping: String = String::new();
+    /// Where identities are kept.
+    "identity-allocation-mode" identity_allocation_mode: IdentityAllocation = IdentityAllocation::Crd;
+    /// Who makes CiliumIdentities: the agents, the operator, or both while one takes over from the other.
+    "identity-management-mode" identity_management_mode: IdentityManagement = IdentityManagement::Agent;
+    /// How long a pod whose labels changed keeps its old identity if the new one was just made: other nodes hear of it meanwhile.
+    "identity-change-grace-period" identity_change_grace_period: Duration = Duration::from_secs(5);
+    /// How long identities of address ranges from before a restart are kept for whoever needs them again.
+    "identity-restore-grace-period" identity_restore_grace_period: Duration = Duration::from_secs(30);
+    /// Read the endpoints of other nodes from CiliumEndpointSlices, which the operator writes, not from CiliumEndpoints.
+    "enable-cilium-endpoint-slice" enable_cilium_endpoint_slice: bool = false;
+    /// Give nodes identities by their labels, so that rules can select them.
+    "enable-node-selector-labels" enable_node_selector_labels: bool = false;
+    /// Which labels of nodes make their identities, as for labels; nothing: those of pods, built in.
+    "node-labels" node_labels: String = String::new();
 
     /// Kubeconfig file with the API server's address and credentials; nothing: the pod's service account.
     "k8s-kubeconfig-path" k8s_kubeconfig_path: String = String::new();
@@ -117,6 +190,25 @@ settings! {
     "auto-create-cilium-node-resource" auto_create_cilium_node_resource: bool = true;
     /// Make no CiliumEndpoint objects.
     "disable-endpoint-crd" disable_endpoint_crd: bool = false;
+
+    /// When policy is enforced: for whom a policy selects (default), for every endpoint (always), for nobody (never).
+    "enable-policy" enable_policy: PolicyMode = PolicyMode::Default;
+    /// Forward what policies deny, and report it.
+    "policy-audit-mode" policy_audit_mode: bool = false;
+    /// Let the host reach its pods whatever policies say (auto, always), or as they say (policy).
+    "allow-localhost" allow_localhost: AllowLocalhost = AllowLocalhost::Auto;
+    /// Enforce the policies that are about nodes on this node.
+    "enable-host-firewall" enable_host_firewall: bool = false;
+    /// What rules on addresses match beside what is outside the cluster: nodes, or nothing.
+    "policy-cidr-match-mode" policy_cidr_match_mode: CidrMatchMode = CidrMatchMode::World;
+    /// Enforce the NetworkPolicies of Kubernetes.
+    "enable-k8s-networkpolicy" enable_k8s_networkpolicy: bool = true;
+    /// Directory with files of policies for this node alone; nothing: there are none.
+    "static-cnp-path" static_cnp_path: String = String::new();
+    /// Cut off endpoints whose policies do not fit the policy map. When off, they keep the last ones that did.
+    "enable-endpoint-lockdown-on-policy-overflow" enable_endpoint_lockdown_on_policy_overflow: bool = false;
+    /// Rows of the policy map, which all endpoints of the node share.
+    "bpf-policy-map-max" bpf_policy_map_max: u32 = 262_144;
 
     /// How packets reach pods on other nodes: encapsulated (tunnel), or routed by the network (native).
     "routing-mode" routing_mode: RoutingMode = RoutingMode::Tunnel;
@@ -235,6 +327,9 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
         return conflict(
             "auto-create-cilium-node-resource is false, but ipam needs the CiliumNode; accepted with it: kubernetes, crd",
         );
+    }
+    if settings.bpf_policy_map_max < 256 {
+        return conflict("bpf-policy-map-max is below 256, which leaves no room for policies");
     }
     if settings.mtu != 0 && settings.mtu < 1280 {
         return conflict("mtu is below 1280, the least that IPv6 works with");

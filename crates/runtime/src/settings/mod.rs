@@ -7,9 +7,12 @@ mod operator;
 mod value;
 
 pub use define::{Key, Keyed};
-pub use keys::{DatapathMode, IpamMode, MonitorAggregation, RoutingMode, Settings, TunnelProtocol};
+pub use keys::{
+    AllowLocalhost, CidrMatchMode, DatapathMode, IdentityAllocation, IdentityManagement, IpamMode,
+    MonitorAggregation, PolicyMode, RoutingMode, Settings, TunnelProtocol,
+};
 pub use load::{Layer, Loaded, Origin, Remote, load, load_all};
-pub use operator::OperatorSettings;
+pub use operator::{OperatorSettings, SliceMode};
 pub use value::{PortRange, Ratio, Value};
 
 /// A setting that cannot be used.

@@ -1,7 +1,17 @@
 //! Every key of the operator. It shares its ConfigMap with the agent.
-use super::{IpamMode, SettingsError, define::settings};
+use super::{IdentityManagement, IpamMode, SettingsError, define::settings, value::words};
 use ipnet::IpNet;
 use std::{collections::BTreeMap, time::Duration};
+
+words! {
+    /// Which endpoints share a slice.
+    SliceMode, "identity or fcfs" {
+        /// Those of one identity.
+        Identity = "identity",
+        /// Those that come one after the other.
+        Fcfs = "fcfs",
+    }
+}
 
 settings! {
     /// Every setting of the operator with its value.
@@ -58,6 +68,25 @@ settings! {
     "identity-gc-rate-interval" identity_gc_rate_interval: Duration = Duration::from_secs(60);
     /// The most CiliumIdentities to remove per identity-gc-rate-interval.
     "identity-gc-rate-limit" identity_gc_rate_limit: u32 = 2500;
+
+    /// Who makes CiliumIdentities: the agents, the operator, or both while one takes over from the other.
+    "identity-management-mode" identity_management_mode: IdentityManagement = IdentityManagement::Agent;
+    /// Which labels make a pod's identity, as for the agents.
+    "labels" labels: String = String::new();
+    /// Numbers from 128 to 255 for pods with the label io.cilium.fixed-identity, as for the agents.
+    "fixed-identity-mapping" fixed_identity_mapping: String = String::new();
+    /// Name of this cluster, part of every pod's identity.
+    "cluster-name" cluster_name: String = "default".to_owned();
+    /// Write CiliumEndpointSlices, from which agents read the endpoints of other nodes.
+    "enable-cilium-endpoint-slice" enable_cilium_endpoint_slice: bool = false;
+    /// Which endpoints share a slice: those of one identity, or those that come one after the other.
+    "ces-slice-mode" ces_slice_mode: SliceMode = SliceMode::Identity;
+    /// The most endpoints of a slice.
+    "ces-max-ciliumendpoints-per-ces" ces_max_ciliumendpoints_per_ces: u32 = 100;
+    /// Writes of slices per second; 0: by the number of nodes, 10, or 50 from 100 nodes on.
+    "ces-write-qps-limit" ces_write_qps_limit: u32 = 0;
+    /// Writes of slices that may follow each other at once after a pause; 0: by the number of nodes, 20, or 100 from 100 nodes on.
+    "ces-write-qps-burst" ces_write_qps_burst: u32 = 0;
 
     /// Namespace of the agents' pods; nothing: that of k8s-namespace.
     "cilium-pod-namespace" cilium_pod_namespace: String = String::new();
@@ -120,6 +149,11 @@ fn check(settings: &OperatorSettings) -> Result<(), SettingsError> {
         if let Some(net) = nets.iter().find(|net| net.addr().is_ipv6() != ipv6) {
             return conflict(format!("{key}: {net} is of the other family"));
         }
+    }
+    if settings.ces_max_ciliumendpoints_per_ces == 0 {
+        return conflict(
+            "ces-max-ciliumendpoints-per-ces is 0; a slice holds at least one endpoint".to_owned(),
+        );
     }
     if settings.parallel_alloc_workers == 0 {
         return conflict("parallel-alloc-workers is 0; at least one is needed".to_owned());
