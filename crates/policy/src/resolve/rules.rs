@@ -1,7 +1,7 @@
 //! Policies come and go: their rules are compiled, attached to the subjects they are about, and taken off again.
 use super::RuleRef;
 use super::compile::{self, Names, Term};
-use super::engine::{Compiled, Dirty, Engine, RuleId};
+use super::engine::{Change, Compiled, Dirty, Engine, RuleId};
 use super::subjects::{Side, TermId};
 use crate::kernel::ANYBODY;
 use crate::rule::{
@@ -9,6 +9,7 @@ use crate::rule::{
 };
 use crate::selector::{Selector, SelectorId, SelectorTable};
 use ipnet::IpNet;
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Engine {
@@ -70,6 +71,48 @@ impl Engine {
             })
         };
         self.refer_services.iter().filter(names).copied().collect()
+    }
+
+    /// The prefixes that rules would name after a change, and do not name now: they need identities first, so that
+    /// what is said of them holds from the moment on when the rest does.
+    #[must_use]
+    pub fn new_prefixes(&self, change: &Change) -> BTreeSet<IpNet> {
+        let (mut groups, mut services) =
+            (Cow::Borrowed(&self.groups), Cow::Borrowed(&self.services));
+        let mut rules: Vec<&Rule> = Vec::new();
+        let kept = |id: &RuleId| self.policies.get(&id.0)?.rules.get(usize::from(id.1));
+        match change {
+            Change::Policy(policy) => rules.extend(&policy.rules),
+            Change::Group(group) => {
+                groups.to_mut().insert(group.name.clone(), group.clone());
+                rules.extend(self.refer_groups.iter().filter_map(kept));
+            }
+            Change::Service(service) => {
+                let key = (service.namespace.clone(), service.name.clone());
+                services.to_mut().insert(key, service.clone());
+                rules.extend(self.naming(service).iter().filter_map(kept));
+            }
+            _ => {}
+        }
+        let names = Names {
+            cluster: &self.settings.cluster,
+            groups: &groups,
+            services: &services,
+        };
+        let mut used = BTreeSet::new();
+        for rule in rules {
+            for direction in Direction::BOTH {
+                let place = |entry| RuleRef {
+                    policy: 0,
+                    rule: 0,
+                    direction,
+                    entry,
+                };
+                compile::section(&names, rule, direction, place, &mut used);
+            }
+        }
+        used.retain(|prefix| prefix.prefix_len() > 0 && !self.prefixes.contains_key(prefix));
+        used
     }
 
     /// Puts a rule in its place, or takes it away.
