@@ -22,6 +22,8 @@ const SERVERS: [&str; 3] = [
 ];
 /// What of the source says which release it is, as the programs tell it.
 const RELEASE: &str = "1.20.2";
+/// The packages that tell it: of the programs, and of what answers `GET /version`.
+const VERSIONS: [&str; 2] = ["component-base/version", "client-go/pkg/version"];
 const BUILD_LIMIT: Duration = Duration::from_secs(5400);
 const STEP_LIMIT: Duration = Duration::from_secs(600);
 
@@ -106,17 +108,22 @@ fn build(work: &Path) -> Result<()> {
 
 /// The archive does not know which release it is of.
 fn name_release(source: &Path) -> Result<()> {
-    let path = source.join("staging/src/k8s.io/component-base/version/base.go");
-    let text =
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let named = text
-        .lines()
-        .map(|line| match line.trim_start().starts_with("gitVersion ") {
-            true => format!("\tgitVersion = \"v{RELEASE}\"\n"),
-            false => format!("{line}\n"),
-        });
-    fs::write(&path, named.collect::<String>())
-        .with_context(|| format!("cannot write {}", path.display()))
+    for package in VERSIONS {
+        let path = source.join(format!("staging/src/k8s.io/{package}/base.go"));
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        fs::write(&path, named(&text))
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn named(text: &str) -> String {
+    let line = |line: &str| match line.trim_start().starts_with("gitVersion ") {
+        true => format!("\tgitVersion = \"v{RELEASE}\"\n"),
+        false => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
 }
 
 /// The descriptions of the built-in kinds, which the source's own build makes first.
@@ -172,14 +179,14 @@ fn describe(work: &Path, source: &Path) -> Result<()> {
 }
 
 fn compile(work: &Path, source: &Path, package: &str, name: &str) -> Result<()> {
-    let version = "k8s.io/kubernetes/vendor/k8s.io/component-base/version";
-    let mut parts = RELEASE.split('.');
-    let mut part = || parts.next().unwrap_or_default();
-    let flags = format!(
-        "-s -w -X {version}.gitVersion=v{RELEASE} -X {version}.gitMajor={} -X {version}.gitMinor={}",
-        part(),
-        part()
-    );
+    let numbers: Vec<&str> = RELEASE.split('.').collect();
+    let mut flags = "-s -w".to_owned();
+    for package in VERSIONS {
+        let package = format!("k8s.io/kubernetes/vendor/k8s.io/{package}");
+        for (name, number) in ["gitMajor", "gitMinor"].iter().zip(&numbers) {
+            flags += &format!(" -X {package}.{name}={number}");
+        }
+    }
     let mut command = nice(&goroot(work).join("bin/go"));
     command.args(["build", "-p", "1", "-trimpath", "-ldflags", &flags, "-o"]);
     command.arg(work.join("bin").join(name)).arg(package);
@@ -218,6 +225,14 @@ fn nice(program: &Path) -> Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_release_is_named() {
+        let text =
+            "var (\n\tgitMajor string // of\n\tgitVersion   string = \"v0.0.0-master+1\"\n)\n";
+        let expected = "var (\n\tgitMajor string // of\n\tgitVersion = \"v1.20.2\"\n)\n";
+        assert_eq!(named(text), expected);
+    }
 
     #[test]
     #[ignore = "fetches and builds for a quarter of an hour"]
