@@ -13,9 +13,10 @@ use crate::connectivity::command::ConnectivityCommand;
 use crate::dbg::DbgArgs;
 use crate::install::node::{self, NodeArgs};
 use crate::install::{InstallArgs, UninstallArgs, UpgradeArgs};
+use crate::policy::PolicyArgs;
 use crate::status::StatusArgs;
 use crate::version::VersionArgs;
-use crate::{config, connectivity, dbg, error, install, output, status, version};
+use crate::{config, connectivity, dbg, error, install, output, policy, status, version};
 
 /// Networking, security and observability for Kubernetes
 #[derive(Debug, Parser)]
@@ -44,6 +45,8 @@ pub enum Command {
     Config(ConfigArgs),
     /// State of the cluster
     Status(StatusArgs),
+    /// Who may talk to whom, by which rule, and what a policy would change
+    Policy(PolicyArgs),
     /// Look into one node: its agent's state, the kernel's maps, live events
     Dbg(DbgArgs),
     /// What an agent's pod does to its node before the agent starts
@@ -86,6 +89,7 @@ impl Command {
             Self::Uninstall(args) => install::uninstall(&args),
             Self::Config(args) => config::run(&args),
             Self::Status(args) => status::run(&args),
+            Self::Policy(args) => policy::run(&args),
             Self::Dbg(args) => dbg::run(&args),
             Self::NodeSetup(args) => node::run(&args),
             Self::Connectivity(ConnectivityCommand::Test(args)) => {

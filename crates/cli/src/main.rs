@@ -13,6 +13,7 @@ mod labs;
 mod names;
 mod operator;
 mod output;
+mod policy;
 mod status;
 mod table;
 mod target;

@@ -25,6 +25,9 @@ const OWN: &[&str] = &[
     "-V",
 ];
 
+/// The commands of `hypha policy`.
+const QUESTIONS: [&str; 3] = ["why", "check", "diff"];
+
 /// The arguments as if the binary had been called `hypha`.
 ///
 /// `in_node` says that this is a node of a cluster: there, `cilium status` and `cilium config` are the agent's own, as users of
@@ -40,7 +43,12 @@ pub fn canonical(arguments: Vec<OsString>, in_node: impl Fn() -> bool) -> Vec<Os
         .into_owned();
     let rest: Vec<OsString> = arguments.collect();
     let first = rest.first().map(|word| word.to_string_lossy().into_owned());
+    // Both have `policy`; the questions are ours, what the node has is the agent's.
+    let second = rest.get(1).map(|word| word.to_string_lossy().into_owned());
+    let asks = first.as_deref() == Some("policy")
+        && second.is_some_and(|word| QUESTIONS.contains(&word.as_str()));
     let debug = match name.as_str() {
+        _ if asks => false,
         "cilium-dbg" => first.as_deref() != Some("completion"),
         "cilium" => match first.as_deref() {
             None => false,
@@ -83,6 +91,10 @@ mod tests {
             ("cilium-dbg completion bash", "hypha completion bash"),
             ("cilium connectivity test", "hypha connectivity test"),
             ("cilium endpoint list", "hypha dbg endpoint list"),
+            ("cilium policy get", "hypha dbg policy get"),
+            ("cilium-dbg policy wait 3", "hypha dbg policy wait 3"),
+            ("cilium policy why a b", "hypha policy why a b"),
+            ("cilium-dbg policy check -f x", "hypha policy check -f x"),
             ("cilium status", "hypha status"),
             ("cilium config view", "hypha config view"),
             (

@@ -5,7 +5,7 @@ use clap::Subcommand;
 use nix::time::{ClockId, clock_gettime};
 
 use super::conntrack::{self, Expiry};
-use super::maps;
+use super::{maps, policy};
 use crate::error::Usage;
 use crate::output::OutputArgs;
 use crate::table::Table;
@@ -31,6 +31,9 @@ pub enum BpfCommand {
     /// Packets and bytes by reason and direction
     #[command(subcommand)]
     Metrics(ListCommand),
+    /// What is allowed and denied
+    #[command(subcommand)]
+    Policy(policy::BpfPolicyCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -123,6 +126,7 @@ pub fn run(agents: &mut [Agent], command: &BpfCommand) -> Result<()> {
         BpfCommand::Tunnel(ListCommand::List(output)) => {
             show(agents, output, tunnel_rows, |rows| maps::tunnels(rows))
         }
+        BpfCommand::Policy(command) => policy::run_bpf(agents, command),
         BpfCommand::Metrics(ListCommand::List(output)) => {
             show(agents, output, one(abi::names::METRICS), |rows| {
                 maps::metrics(rows)

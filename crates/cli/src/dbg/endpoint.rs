@@ -7,6 +7,7 @@ use api::path::EndpointId;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::has_labels;
 use crate::error::Usage;
 use crate::output::{Format, OutputArgs};
 use crate::table::align;
@@ -70,23 +71,10 @@ fn get(agent: &mut Agent, id: Option<&EndpointId>, labels: &[String]) -> Result<
             .client
             .endpoints()?
             .into_iter()
-            .filter(|endpoint| has_labels(endpoint, labels))
+            .filter(|endpoint| has_labels(&endpoint.labels, labels))
             .collect(),
     };
     Ok(found.iter().map(object).collect())
-}
-
-fn has_labels(endpoint: &Endpoint, wanted: &[String]) -> bool {
-    // The source may be left out: `app=cart` is any source's.
-    let has = |wanted: &String| {
-        endpoint.labels.iter().any(|label| {
-            label == wanted
-                || label
-                    .split_once(':')
-                    .is_some_and(|(_, rest)| rest == wanted)
-        })
-    };
-    wanted.iter().all(has)
 }
 
 /// The object in the structure that scripts expect.
@@ -94,11 +82,12 @@ fn object(endpoint: &Endpoint) -> Value {
     let mut address = serde_json::Map::new();
     address.extend(endpoint.ipv4.map(|ip| ("ipv4".to_owned(), json!(ip))));
     address.extend(endpoint.ipv6.map(|ip| ("ipv6".to_owned(), json!(ip))));
+    let audit = if endpoint.policy_audit { "audit-" } else { "" };
     let enforced = match (endpoint.policy_ingress, endpoint.policy_egress) {
-        (true, true) => "both",
-        (true, false) => "ingress",
-        (false, true) => "egress",
-        (false, false) => "none",
+        (true, true) => format!("{audit}both"),
+        (true, false) => format!("{audit}ingress"),
+        (false, true) => format!("{audit}egress"),
+        (false, false) => "none".to_owned(),
     };
     json!({
         "id": endpoint.id,
@@ -121,7 +110,7 @@ fn object(endpoint: &Endpoint) -> Value {
                 "interface-name": endpoint.host_ifname,
                 "mac": endpoint.container_mac,
             },
-            "policy": { "realized": { "policy-enabled": enforced } },
+            "policy": { "realized": { "policy-enabled": enforced, "policy-revision": endpoint.policy_revision } },
             "state": endpoint.state.text(),
         },
     })
@@ -143,7 +132,11 @@ fn list(endpoints: &[Endpoint], headers: bool) -> String {
 
 /// The first label on the endpoint's own line, each further one on a line below.
 fn rows(endpoint: &Endpoint) -> String {
-    let enforced = |on: bool| if on { "Enabled" } else { "Disabled" };
+    let enforced = |on: bool| match (on, endpoint.policy_audit) {
+        (false, _) => "Disabled",
+        (true, true) => "Disabled (Audit)",
+        (true, false) => "Enabled",
+    };
     let mut labels = endpoint.labels.clone();
     labels.sort();
     let first = labels.first().map_or("no labels", String::as_str);
@@ -240,7 +233,8 @@ mod tests {
                 },
                 "policy": {
                   "realized": {
-                    "policy-enabled": "ingress"
+                    "policy-enabled": "ingress",
+                    "policy-revision": 0
                   }
                 },
                 "state": "ready"
@@ -254,12 +248,12 @@ mod tests {
     fn labels_with_and_without_source() {
         let endpoint = &endpoints()[0];
         assert!(has_labels(
-            endpoint,
+            &endpoint.labels,
             &[
                 "k8s:app=cart".into(),
                 "io.kubernetes.pod.namespace=shop".into()
             ]
         ));
-        assert!(!has_labels(endpoint, &["app=car".into()]));
+        assert!(!has_labels(&endpoint.labels, &["app=car".into()]));
     }
 }

@@ -55,7 +55,7 @@ fn trace(event: &MonitorEvent, style: Style) -> String {
 
 fn dropped(event: &MonitorEvent, style: Style) -> String {
     format!(
-        "xx drop ({}) flow {:#010x} to endpoint {}, ifindex {}, file {}, , identity {}: {}",
+        "xx drop ({}) flow {:#010x} to endpoint {}, ifindex {}, file {}, , identity {}: {}{}",
         event.reason,
         flow(event),
         if event.direction == "egress" {
@@ -67,6 +67,7 @@ fn dropped(event: &MonitorEvent, style: Style) -> String {
         event.source,
         identities(event, style),
         summary(event),
+        rules(event),
     )
 }
 
@@ -77,15 +78,28 @@ fn verdict(event: &MonitorEvent, style: Style) -> String {
         event.src_identity
     };
     format!(
-        "Policy verdict log: flow {:#010x} local EP ID {}, remote ID {}, proto {}, {}, action {}, auth: disabled, match none, {}",
+        "Policy verdict log: flow {:#010x} local EP ID {}, remote ID {}, proto {}, {}, action {}, auth: disabled, match {}, {}{}",
         flow(event),
         event.endpoint,
         identity(remote, style),
         event.protocol,
         event.direction,
         event.verdict,
+        match event.match_type.as_str() {
+            "" => "none",
+            found => found,
+        },
         summary(event),
+        rules(event),
     )
+}
+
+/// The rules that decided, at the end of the line.
+fn rules(event: &MonitorEvent) -> String {
+    match event.rules.is_empty() {
+        true => String::new(),
+        false => format!(" by {}", event.rules.join(", ")),
+    }
 }
 
 fn detail(event: &MonitorEvent) -> String {
@@ -280,6 +294,12 @@ mod tests {
             direction: "ingress".into(),
             ..event(MonitorKind::PolicyVerdict)
         };
+        let audited = MonitorEvent {
+            verdict: "audit".into(),
+            match_type: "L3-L4".into(),
+            rules: vec!["CiliumNetworkPolicy shop/db: spec.ingressDeny[0]".into()],
+            ..verdict.clone()
+        };
         let lost = MonitorEvent {
             lost: 7,
             ..MonitorEvent::new(MonitorKind::Lost, 0)
@@ -296,6 +316,7 @@ mod tests {
             line(&dropped, Style::default()),
             line(&dropped, style),
             line(&verdict, style),
+            line(&audited, style),
             line(&lost, style),
             line(&agent, style),
         ];
@@ -303,6 +324,7 @@ mod tests {
             xx drop (Policy denied) flow 0x393854b9 to endpoint 904, ifindex 12, file to_container.rs:94, , identity host->31007: 10.7.1.12:40112 -> 10.7.2.9:80 tcp SYN
             xx drop (Policy denied) flow 0x393854b9 to endpoint 904, ifindex 12, file to_container.rs:94, , identity 1->31007: 10.7.1.12:40112 -> 10.7.2.9:80 tcp SYN
             Policy verdict log: flow 0x393854b9 local EP ID 904, remote ID 21565, proto 6, ingress, action deny, auth: disabled, match none, 10.7.1.12:40112 -> 10.7.2.9:80 tcp SYN
+            Policy verdict log: flow 0x393854b9 local EP ID 904, remote ID 21565, proto 6, ingress, action audit, auth: disabled, match L3-L4, 10.7.1.12:40112 -> 10.7.2.9:80 tcp SYN by CiliumNetworkPolicy shop/db: spec.ingressDeny[0]
             7 events lost: more came than could be read
             >> Endpoint created: 904
         "#]].assert_eq(&(lines.join("\n") + "\n"));

@@ -5,10 +5,12 @@ mod conntrack;
 mod endpoint;
 mod event;
 mod fields;
+mod identity;
 mod maps;
 mod metrics;
 mod monitor;
 mod places;
+mod policy;
 mod report;
 mod state;
 mod status;
@@ -36,6 +38,12 @@ enum DbgCommand {
     /// The endpoints of the node
     #[command(subcommand)]
     Endpoint(endpoint::EndpointCommand),
+    /// Identities: numbers of sets of labels
+    #[command(subcommand)]
+    Identity(identity::IdentityCommand),
+    /// Rules that are enforced, their selectors, their revision
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
     /// What is in the kernel's maps, in each map's own layout
     #[command(subcommand)]
     Bpf(bpf::BpfCommand),
@@ -73,6 +81,8 @@ pub fn run(args: &DbgArgs) -> Result<()> {
     match &args.command {
         DbgCommand::Status(args) => status::run(agents, args),
         DbgCommand::Endpoint(command) => endpoint::run(agents, command),
+        DbgCommand::Identity(command) => identity::run(agents, command),
+        DbgCommand::Policy(command) => policy::run(agents, command),
         DbgCommand::Bpf(command) => bpf::run(agents, command),
         DbgCommand::Map(command) => bpf::run_map(agents, command),
         DbgCommand::Ip(command) => state::run_ip(agents, command),
@@ -84,4 +94,16 @@ pub fn run(args: &DbgArgs) -> Result<()> {
         DbgCommand::Monitor(args) => monitor::run(agents, args),
         DbgCommand::Version => state::run_version(agents),
     }
+}
+
+/// True if all of `wanted` are among `labels`; `app=cart` is any source's.
+fn has_labels(labels: &[String], wanted: &[String]) -> bool {
+    wanted.iter().all(|wanted| {
+        labels.iter().any(|label| {
+            label == wanted
+                || label
+                    .split_once(':')
+                    .is_some_and(|(_, rest)| rest == wanted)
+        })
+    })
 }

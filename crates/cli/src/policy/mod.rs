@@ -1,0 +1,49 @@
+//! `hypha policy`: questions about network policy that the API server's objects answer, so that any cluster can be asked.
+//!
+//! Nothing is sent to agents: crate `policy` evaluates here what the agents evaluate there.
+mod check;
+mod cluster;
+mod diff;
+mod files;
+mod manifest;
+mod place;
+#[cfg(test)]
+mod tests;
+mod traffic;
+mod why;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::kube::ClusterArgs;
+
+/// `hypha policy`.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    #[command(subcommand)]
+    command: PolicyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum PolicyCommand {
+    /// Whether traffic passes, and which rules decide; exit status 1 if nothing passes
+    Why(why::WhyArgs),
+    /// Whether policies are right, and what they would do; exit status 1 if one is wrong
+    Check(check::CheckArgs),
+    /// Which pairs could talk after a change and cannot now, or the reverse; exit status 1 if there are any
+    Diff(diff::DiffArgs),
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever the command could not do; findings.
+pub fn run(args: &PolicyArgs) -> Result<()> {
+    match &args.command {
+        PolicyCommand::Why(why) => why::run(&args.cluster, why),
+        PolicyCommand::Check(check) => check::run(&args.cluster, check),
+        PolicyCommand::Diff(diff) => diff::run(&args.cluster, diff),
+    }
+}

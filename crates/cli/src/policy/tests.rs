@@ -1,0 +1,309 @@
+//! What people read, for a small cluster.
+use ::policy::rule::{NamedPort, Protocol};
+use clap::Parser;
+use expect_test::{Expect, expect};
+use model::LabelMap;
+
+use super::cluster::{Node, Pod, World};
+use super::{check, diff, files, manifest, why};
+
+const RULE: &str = r#"apiVersion: "cilium.io/v2"
+kind: CiliumNetworkPolicy
+metadata:
+  name: "rule1"
+spec:
+  description: "L3-L4 policy to restrict deathstar access to empire ships only"
+  endpointSelector:
+    matchLabels:
+      org: empire
+      class: deathstar
+  ingress:
+  - fromEndpoints:
+    - matchLabels:
+        org: empire
+    toPorts:
+    - ports:
+      - port: "80"
+        protocol: TCP
+"#;
+
+fn map(pairs: &[(&str, &str)]) -> LabelMap {
+    pairs
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+fn world() -> World {
+    let settings = [("enable-ipv4", "true"), ("enable-ipv6", "false")];
+    let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let mut world = World::with_settings(&settings.into()).unwrap();
+    world.namespaces = [("default".to_owned(), map(&[]))].into();
+    let node = |name: &str, ip: &str| Node {
+        name: name.into(),
+        ips: vec![ip.parse().unwrap()],
+        labels: map(&[]),
+    };
+    world.nodes = vec![node("n1", "192.0.2.11"), node("n2", "192.0.2.12")];
+    let ships = [
+        ("deathstar-1", "n1", "10.7.1.12", "deathstar", "empire"),
+        ("deathstar-2", "n2", "10.7.2.12", "deathstar", "empire"),
+        ("tiefighter", "n1", "10.7.1.13", "tiefighter", "empire"),
+        ("xwing", "n2", "10.7.2.13", "xwing", "alliance"),
+    ];
+    let port = NamedPort {
+        name: "http".into(),
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    world.pods = ships
+        .map(|(name, node, ip, class, org)| Pod {
+            namespace: "default".into(),
+            name: name.into(),
+            node: node.into(),
+            ips: vec![ip.parse().unwrap()],
+            labels: world.labels_of("default", "", &map(&[("class", class), ("org", org)])),
+            ports: [port.clone()]
+                .into_iter()
+                .filter(|_| class == "deathstar")
+                .collect(),
+        })
+        .into();
+    world
+}
+
+fn documents(text: &str) -> Vec<files::Document> {
+    files::documents("rule.yaml", text).unwrap()
+}
+
+fn with(text: &str) -> World {
+    let mut world = world();
+    manifest::apply(&documents(text), &mut world).unwrap();
+    world
+}
+
+#[derive(Parser)]
+struct Why {
+    #[command(flatten)]
+    args: why::WhyArgs,
+}
+
+fn ask(world: &World, words: &str) -> String {
+    let args = Why::parse_from(["why"].into_iter().chain(words.split(' '))).args;
+    match why::answer(world, &args) {
+        Ok(report) => why::text(&report),
+        Err(error) => format!("Error: {error}\n"),
+    }
+}
+
+fn check_why(world: &World, words: &str, expected: &Expect) {
+    expected.assert_eq(&ask(world, words));
+}
+
+#[test]
+fn why_names_the_rule_with_its_line() {
+    let world = with(RULE);
+    check_why(
+        &world,
+        "default/tiefighter default/deathstar-1 80/TCP",
+        &expect![[r#"
+            default/tiefighter (pod on n1, 10.7.1.13) → default/deathstar-1 (pod on n1, 10.7.1.12)
+
+            80/TCP: allowed
+              egress of default/tiefighter: allowed: no policy denies it or asks for more
+              ingress of default/deathstar-1: allowed by
+                CiliumNetworkPolicy default/rule1: spec.ingress[0] (rule.yaml:12)
+                  | fromEndpoints:
+                  | - matchLabels:
+                  |     org: empire
+                  | toPorts:
+                  | - ports:
+                  |   - port: "80"
+                  |     protocol: TCP
+        "#]],
+    );
+}
+
+#[test]
+fn why_says_what_is_near_and_what_is_needed() {
+    let world = with(RULE);
+    check_why(
+        &world,
+        "default/xwing 10.7.1.12 http",
+        &expect![[r#"
+        default/xwing (pod on n2, 10.7.2.13) → default/deathstar-1 (pod on n1, 10.7.1.12)
+
+        80/TCP: denied
+          egress of default/xwing: allowed: no policy denies it or asks for more
+          ingress of default/deathstar-1: denied: no rule allows it
+            CiliumNetworkPolicy default/rule1: spec.ingress[0] (rule.yaml:12) allows this port, but not this peer
+              | fromEndpoints:
+              | - matchLabels:
+              |     org: empire
+              | toPorts:
+              | - ports:
+              |   - port: "80"
+              |     protocol: TCP
+            needed: an entry of ingress in a policy that selects k8s:class=deathstar,k8s:io.kubernetes.pod.namespace=default,k8s:org=empire, from fromEndpoints k8s:class=xwing,k8s:io.kubernetes.pod.namespace=default,k8s:org=alliance, toPorts 80/TCP
+    "#]],
+    );
+}
+
+#[test]
+fn why_without_a_port_tells_all_traffic() {
+    let world = with(RULE);
+    check_why(
+        &world,
+        "tiefighter deathstar-2",
+        &expect![[r#"
+        default/tiefighter (pod on n1, 10.7.1.13) → default/deathstar-2 (pod on n2, 10.7.2.12)
+
+        80/TCP: allowed
+          egress of default/tiefighter: allowed: no policy denies it or asks for more
+          ingress of default/deathstar-2: allowed by
+            CiliumNetworkPolicy default/rule1: spec.ingress[0] (rule.yaml:12)
+              | fromEndpoints:
+              | - matchLabels:
+              |     org: empire
+              | toPorts:
+              | - ports:
+              |   - port: "80"
+              |     protocol: TCP
+
+        everything else: denied
+          egress of default/tiefighter: allowed: no policy denies it or asks for more
+          ingress of default/deathstar-2: denied: no rule allows it
+    "#]],
+    );
+    check_why(
+        &world,
+        "node/n1 deathstar-1",
+        &expect![[r#"
+        node/n1 (the node itself and what runs in its network) → default/deathstar-1 (pod on n1, 10.7.1.12)
+
+        all traffic: allowed
+          ingress of default/deathstar-1: allowed: the host reaches its pods
+    "#]],
+    );
+    check_why(
+        &world,
+        "node/n1 deathstar-2 8/ICMP",
+        &expect![[r#"
+        node/n1 (the node itself and what runs in its network) → default/deathstar-2 (pod on n2, 10.7.2.12)
+
+        ICMP type 8: denied
+          ingress of default/deathstar-2: denied: no rule allows it
+            needed: an entry of ingress in a policy that selects k8s:class=deathstar,k8s:io.kubernetes.pod.namespace=default,k8s:org=empire, from fromEntities remote-node, icmps type 8 of IPv4, or no ports at all
+    "#]],
+    );
+    check_why(
+        &world,
+        "xwing 198.51.100.0/24",
+        &expect![[r#"
+        default/xwing (pod on n2, 10.7.2.13) → 198.51.100.0/24 (outside the cluster)
+
+        all traffic: allowed
+          egress of default/xwing: allowed: no policy denies it or asks for more
+    "#]],
+    );
+}
+
+#[test]
+fn why_says_what_it_does_not_understand() {
+    let world = with(RULE);
+    for (words, expected) in [
+        (
+            "ywing xwing",
+            expect![[r#"
+            Error: SRC: there is no pod default/ywing with an address of its own; accepted: a pod as NAMESPACE/NAME, an address, a range as 192.0.2.0/24, a node as node/NAME, labels as app=web,io.kubernetes.pod.namespace=shop, or one of world, host, remote-node, kube-apiserver, health, init, ingress, unmanaged
+        "#]],
+        ),
+        (
+            "xwing deathstar-1 https",
+            expect![[r#"
+            Error: PORT/PROTO: `https` is no port; accepted: 80/TCP, 53/UDP, 9999/SCTP, a port's name as http, or ICMP with or without a type as 8/ICMP; ports that the receiver names: http
+        "#]],
+        ),
+        (
+            "world 192.0.2.11",
+            expect![[r#"
+            world (entity) → node/n1 (the node itself and what runs in its network)
+
+            all traffic: allowed
+        "#]],
+        ),
+        (
+            "world 198.51.100.7",
+            expect![[r#"
+            Error: neither world nor 198.51.100.7 is an endpoint: policy has no say in what they send each other; accepted: a pod as NAMESPACE/NAME, an address, a range as 192.0.2.0/24, a node as node/NAME, labels as app=web,io.kubernetes.pod.namespace=shop, or one of world, host, remote-node, kube-apiserver, health, init, ingress, unmanaged
+        "#]],
+        ),
+    ] {
+        check_why(&world, words, &expected);
+    }
+}
+
+fn check_text(world: Option<&World>, text: &str) -> String {
+    check::text(&check::check(&documents(text), world).unwrap())
+}
+
+#[test]
+fn check_says_whom_a_policy_selects_and_what_it_closes() {
+    expect![[r#"
+        rule.yaml:2: CiliumNetworkPolicy default/rule1: valid
+          selects 2: default/deathstar-1, default/deathstar-2
+          denies what no rule allows: ingress, which is new for 2: default/deathstar-1, default/deathstar-2
+          opens 0 and closes 18 pairs (`hypha policy diff` lists them)
+    "#]].assert_eq(&check_text(Some(&world()), RULE));
+    let nobody = RULE.replace("class: deathstar", "class: falcon").replace(
+        "        org: empire\n    toPorts",
+        "        org: hutts\n    toPorts",
+    );
+    expect![[r#"
+        rule.yaml:2: CiliumNetworkPolicy default/rule1: valid
+          opens 0 and closes 0 pairs (`hypha policy diff` lists them)
+          Warning: selects nobody that exists now
+          Warning: spec.ingress[0]: matches no peer that exists now
+    "#]]
+    .assert_eq(&check_text(Some(&world()), &nobody));
+}
+
+#[test]
+fn check_points_at_what_is_wrong() {
+    let wrong = RULE.replace("\"80\"", "\"eighty five\"");
+    let twice = format!(
+        "{RULE}---\n{wrong}---\nkind: Pod\n---\n{}",
+        RULE.replace("ingress:", "ingres:")
+    );
+    expect![[r#"
+        rule.yaml:2: CiliumNetworkPolicy default/rule1: valid
+        rule.yaml:36: CiliumNetworkPolicy default/rule1: spec.ingress[0].toPorts[0].ports[0].port: "eighty five" is neither a port number nor a name; accepted: a number from 0 to 65535, or a name of at most 15 letters, digits and single hyphens with at least one letter
+        rule.yaml:45: CiliumNetworkPolicy default/rule1: spec: unknown field "ingres"; accepted: endpointSelector, nodeSelector, ingress, ingressDeny, egress, egressDeny, enableDefaultDeny, labels, description
+    "#]].assert_eq(&check_text(None, &twice));
+}
+
+#[test]
+fn diff_lists_the_pairs() {
+    let before = with(RULE);
+    let mut after = before.clone();
+    let wider = RULE
+        .replace("\"80\"", "\"443\"")
+        .replace(
+            "        org: empire\n    toPorts",
+            "        {}\n    toPorts",
+        )
+        .replace("    - matchLabels:\n        {}", "    - {}");
+    manifest::apply(&documents(&wider), &mut after).unwrap();
+    let text = diff::text(&diff::report(&before, &after));
+    expect![[r#"
+        - default/deathstar-1, default/deathstar-2, default/tiefighter              → default/deathstar-1, default/deathstar-2   80/TCP
+        + default/deathstar-1, default/deathstar-2, default/tiefighter and 1 more   → default/deathstar-1, default/deathstar-2   443/TCP
+
+        8 pairs opened, 6 closed (+ passes afterwards, - no longer passes; a pair counts each direction)
+    "#]].assert_eq(&text);
+    let none = diff::text(&diff::report(&before, &before));
+    expect![[r#"
+        No pair of endpoints changes its verdict
+    "#]]
+    .assert_eq(&none);
+}

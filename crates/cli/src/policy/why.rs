@@ -1,0 +1,388 @@
+//! `policy why`.
+use std::fmt::Write as _;
+
+use ::policy::explain::{Miss, Side, Why, why};
+use ::policy::reference::{Decision, Model, Packet, RuleSource};
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+
+use super::cluster::World;
+use super::place::{self, Place};
+use super::{files, manifest, traffic};
+use crate::error::{Findings, Usage};
+use crate::kube::{ClusterArgs, block_on};
+use crate::output::OutputArgs;
+
+/// Lines of a rule that are quoted.
+const QUOTED: usize = 14;
+
+#[derive(Debug, Args)]
+pub struct WhyArgs {
+    /// Who sends: NAMESPACE/POD, an address or range, node/NAME, labels, or an entity
+    #[arg(value_name = "SRC")]
+    source: String,
+    /// Who receives
+    #[arg(value_name = "DST")]
+    destination: String,
+    /// 80/TCP, 53/UDP, 9/SCTP, the name of a port, ICMP; without it all traffic is told
+    #[arg(value_name = "PORT/PROTO")]
+    traffic: Option<String>,
+    /// As if the policies of these files were applied
+    #[arg(short = 'f', long = "filename", value_name = "FILE")]
+    files: Vec<String>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The answer, as it is printed.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Report {
+    source: String,
+    source_detail: String,
+    destination: String,
+    destination_detail: String,
+    /// True where what policy denies passes and is told.
+    audit: bool,
+    answers: Vec<Answer>,
+    notes: Vec<String>,
+}
+
+/// Traffic with one answer.
+#[derive(Debug, Serialize)]
+struct Answer {
+    traffic: Vec<String>,
+    /// allowed, or denied
+    verdict: &'static str,
+    egress: Option<SideReport>,
+    ingress: Option<SideReport>,
+}
+
+#[derive(Debug, Serialize)]
+struct SideReport {
+    verdict: &'static str,
+    /// rule, no-rule, not-enforced, or localhost
+    reason: &'static str,
+    rules: Vec<RuleReport>,
+    /// Rules that nearly allow it.
+    near: Vec<RuleReport>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    needed: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct RuleReport {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    namespace: String,
+    name: String,
+    path: String,
+    action: &'static str,
+    /// `FILE:LINE`, where it comes from a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<String>,
+    /// In what it falls short: traffic, or peer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    miss: Option<&'static str>,
+    /// The rule, as YAML.
+    text: String,
+}
+
+pub fn run(cluster: &ClusterArgs, args: &WhyArgs) -> Result<()> {
+    let documents = files::read(&args.files)?;
+    let mut world = block_on(World::read(cluster))?;
+    manifest::apply(&documents, &mut world)?;
+    let report = answer(&world, args)?;
+    args.output.print(&report, text)?;
+    match report
+        .answers
+        .iter()
+        .any(|answer| answer.verdict == "allowed")
+    {
+        true => Ok(()),
+        false => Err(Findings.into()),
+    }
+}
+
+pub(super) fn answer(world: &World, args: &WhyArgs) -> Result<Report> {
+    let wrong = |what: &'static str| move |text: String| Usage(format!("{what}: {text}"));
+    let source = Place::parse(&args.source, world).map_err(wrong("SRC"))?;
+    let destination = Place::parse(&args.destination, world).map_err(wrong("DST"))?;
+    if source.node().is_none()
+        && destination.node().is_none()
+        && !is_pod(&source)
+        && !is_pod(&destination)
+    {
+        return Err(Usage(format!(
+            "neither {} nor {} is an endpoint: policy has no say in what they send each other; accepted: {}",
+            args.source,
+            args.destination,
+            place::ACCEPTED
+        ))
+        .into());
+    }
+    let ipv4 = source.may_be_ipv4() && destination.may_be_ipv4();
+    let ports = destination.seen_from(source.node(), world).ports().clone();
+    let asker = Asker {
+        world,
+        source: &source,
+        destination: &destination,
+    };
+    let answers = match &args.traffic {
+        Some(text) => {
+            let packet = traffic::parse(text, ipv4, &ports).map_err(wrong("PORT/PROTO"))?;
+            vec![asker.answer(vec![traffic::name(packet)], &asker.ask(packet))]
+        }
+        None => asker.all(&traffic::pieces(&world.policies, &ports, ipv4)),
+    };
+    Ok(Report {
+        source: source.name(),
+        source_detail: source.detail(),
+        destination: destination.name(),
+        destination_detail: destination.detail(),
+        audit: world.audit,
+        answers,
+        notes: notes(world, &[&source, &destination]),
+    })
+}
+
+fn is_pod(place: &Place<'_>) -> bool {
+    matches!(place, Place::Pod(_) | Place::Labels(_))
+}
+
+/// What makes an answer less than certain.
+fn notes(world: &World, places: &[&Place<'_>]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for (name, refused) in &world.refused {
+        notes.push(format!("{name} is not in force: {refused}"));
+    }
+    for place in places {
+        let Place::Outside(range) = place else {
+            continue;
+        };
+        let mut parts: Vec<String> = super::diff::prefixes(world)
+            .into_iter()
+            .filter(|prefix| range.contains(prefix) && prefix != range)
+            .map(|prefix| prefix.to_string())
+            .collect();
+        parts.dedup();
+        if !parts.is_empty() {
+            notes.push(format!(
+                "answered for {}; rules name parts of {range} that may differ: {}",
+                range.addr(),
+                parts.join(", ")
+            ));
+        }
+    }
+    notes
+}
+
+struct Asker<'a> {
+    world: &'a World,
+    source: &'a Place<'a>,
+    destination: &'a Place<'a>,
+}
+
+impl Asker<'_> {
+    /// What becomes of a packet. Each end sees the other from its own node.
+    fn ask(&self, packet: Packet) -> Why {
+        let world = self.world;
+        let model = Model {
+            settings: &world.settings,
+            policies: &world.policies,
+            groups: &world.groups,
+            services: &world.services,
+        };
+        let side = |subject: &Place<'_>, source: &Place<'_>, destination: &Place<'_>| {
+            let (from, to) = (
+                source.seen_from(subject.node(), world),
+                destination.seen_from(subject.node(), world),
+            );
+            let is_open = matches!(subject, Place::Node(_)) && !world.host_firewall;
+            (!is_open).then(|| why(&model, &from.end(), &to.end(), packet))
+        };
+        Why {
+            egress: side(self.source, self.source, self.destination).and_then(|why| why.egress),
+            ingress: side(self.destination, self.source, self.destination)
+                .and_then(|why| why.ingress),
+        }
+    }
+
+    /// All traffic, with what has the same answer together.
+    fn all(&self, pieces: &[traffic::Piece]) -> Vec<Answer> {
+        type Decisions = [Option<Decision>; 2];
+        let mut groups: Vec<(Decisions, Why, Vec<&traffic::Piece>)> = Vec::new();
+        for piece in pieces {
+            let why = self.ask(piece.packet());
+            let decisions = [&why.egress, &why.ingress]
+                .map(|side| side.as_ref().map(|side| side.decision.clone()));
+            match groups.iter_mut().find(|(known, _, _)| *known == decisions) {
+                Some((_, _, traffic)) => traffic.push(piece),
+                None => groups.push((decisions, why, vec![piece])),
+            }
+        }
+        let several = groups.len() > 1;
+        // What holds for protocols that no rule names is the rest; it comes last.
+        let is_rest =
+            |traffic: &[&traffic::Piece]| pieces.last().is_some_and(|last| traffic.contains(&last));
+        groups.sort_by_key(|(_, _, traffic)| is_rest(traffic));
+        groups
+            .iter()
+            .map(|(_, why, traffic)| {
+                let names = match (several, is_rest(traffic)) {
+                    (false, _) => vec!["all traffic".to_owned()],
+                    (true, true) => vec!["everything else".to_owned()],
+                    (true, false) => traffic::names(traffic),
+                };
+                let mut answer = self.answer(names, why);
+                // Which rule nearly fits differs from port to port.
+                for side in [&mut answer.egress, &mut answer.ingress]
+                    .into_iter()
+                    .flatten()
+                {
+                    side.near.clear();
+                    side.needed = None;
+                }
+                answer
+            })
+            .collect()
+    }
+
+    fn answer(&self, traffic: Vec<String>, why: &Why) -> Answer {
+        Answer {
+            traffic,
+            verdict: word(why.passes()),
+            egress: why.egress.as_ref().map(|side| self.side(side)),
+            ingress: why.ingress.as_ref().map(|side| self.side(side)),
+        }
+    }
+
+    fn side(&self, side: &Side) -> SideReport {
+        let (reason, rules) = match &side.decision {
+            Decision::Localhost => ("localhost", &[][..]),
+            Decision::NotEnforced => ("not-enforced", &[][..]),
+            Decision::NotAllowed => ("no-rule", &[][..]),
+            Decision::Allowed(rules) | Decision::Denied(rules) => ("rule", rules.as_slice()),
+        };
+        let near = side.near.iter().map(|near| {
+            let miss = match near.miss {
+                Miss::Traffic => "traffic",
+                Miss::Peer => "peer",
+            };
+            self.rule(&near.source, Some(miss))
+        });
+        SideReport {
+            verdict: word(side.decision.passes()),
+            reason,
+            rules: rules.iter().map(|rule| self.rule(rule, None)).collect(),
+            near: near.collect(),
+            needed: side.needed.clone(),
+        }
+    }
+
+    fn rule(&self, source: &RuleSource, miss: Option<&'static str>) -> RuleReport {
+        let world = self.world;
+        let file = world.files.get(&source.policy);
+        let object = world.objects.get(&source.policy);
+        let part = object.and_then(|object| files::at(object, &source.path));
+        RuleReport {
+            kind: source.policy.kind.text(),
+            namespace: source.policy.namespace.clone(),
+            name: source.policy.name.clone(),
+            path: source.path.clone(),
+            action: source.action.text(),
+            place: file.map(|document| document.place(&source.path)),
+            miss,
+            text: part
+                .and_then(|part| serde_saphyr::to_string(part).ok())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+const fn word(passes: bool) -> &'static str {
+    if passes { "allowed" } else { "denied" }
+}
+
+pub(super) fn text(report: &Report) -> String {
+    let mut out = format!(
+        "{} ({}) → {} ({})\n",
+        report.source, report.source_detail, report.destination, report.destination_detail
+    );
+    for answer in &report.answers {
+        let audited = match report.audit && answer.verdict == "denied" {
+            true => ", but passes: policy-audit-mode is on",
+            false => "",
+        };
+        let _ = writeln!(
+            out,
+            "\n{}: {}{audited}",
+            answer.traffic.join(", "),
+            answer.verdict
+        );
+        let sides = [
+            (&answer.egress, "egress of", &report.source),
+            (&answer.ingress, "ingress of", &report.destination),
+        ];
+        for (side, what, who) in sides {
+            if let Some(side) = side {
+                let _ = write!(out, "  {what} {who}: ");
+                side_text(side, &mut out);
+            }
+        }
+    }
+    for note in &report.notes {
+        let _ = writeln!(out, "\nNote: {note}");
+    }
+    out
+}
+
+fn side_text(side: &SideReport, out: &mut String) {
+    let says = match (side.reason, side.verdict) {
+        ("localhost", _) => "allowed: the host reaches its pods",
+        ("not-enforced", _) => "allowed: no policy denies it or asks for more",
+        ("no-rule", _) => "denied: no rule allows it",
+        (_, "allowed") => "allowed by",
+        _ => "denied by",
+    };
+    let _ = writeln!(out, "{says}");
+    for rule in &side.rules {
+        let _ = writeln!(out, "    {}", rule_text(rule));
+        quote(&rule.text, out);
+    }
+    for rule in &side.near {
+        let says = match rule.miss {
+            Some("peer") => "allows this port, but not this peer",
+            _ => "allows this peer, but not this port",
+        };
+        let _ = writeln!(out, "    {} {says}", rule_text(rule));
+        quote(&rule.text, out);
+    }
+    if let Some(needed) = &side.needed {
+        let _ = writeln!(out, "    needed: {needed}");
+    }
+}
+
+fn rule_text(rule: &RuleReport) -> String {
+    let name = match rule.namespace.as_str() {
+        "" => rule.name.clone(),
+        namespace => format!("{namespace}/{}", rule.name),
+    };
+    let place = rule
+        .place
+        .as_ref()
+        .map(|place| format!(" ({place})"))
+        .unwrap_or_default();
+    format!("{} {name}: {}{place}", rule.kind, rule.path)
+}
+
+fn quote(text: &str, out: &mut String) {
+    let lines: Vec<&str> = text.lines().collect();
+    for line in lines.iter().take(QUOTED) {
+        let _ = writeln!(out, "      | {line}");
+    }
+    if lines.len() > QUOTED {
+        let _ = writeln!(out, "      | … {} more lines", lines.len() - QUOTED);
+    }
+}
