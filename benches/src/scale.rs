@@ -20,7 +20,9 @@ use kube::{
     Api, Config,
     api::{ApiResource, DynamicObject, ListParams, PostParams},
 };
-use model::{KUBERNETES, LocalNode, Namespace, Node, Pod, Prefix, RESTORE, Route, Tables};
+use model::{
+    Identity, IdentityKind, KUBERNETES, LocalNode, Node, Prefix, RESTORE, RemoteEndpoint, Route, Tables,
+};
 use nix::sys::resource::{UsageWho, getrusage};
 use runtime::{
     health::Health,
@@ -82,7 +84,8 @@ fn add(report: &mut Report, name: &str, unit: &'static str, value: f64, goal: f6
     report.add(row);
 }
 
-fn resident() -> f64 {
+/// Memory of this process, in MB.
+pub fn resident() -> f64 {
     let text = fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = text.split(' ').nth(1).and_then(|n| n.parse::<f64>().ok());
     pages.unwrap_or(0.0) * 4096.0 / f64::from(1 << 20)
@@ -140,10 +143,23 @@ fn pod_object(n: u32, version: u32) -> serde_json::Value {
     })
 }
 
-/// What the watch makes of a pod object.
-fn pod(n: u32, version: u32) -> Result<Pod> {
-    let text = pod_object(n, version).to_string();
-    Ok(serde_json::from_str::<k8s::Pod>(&text)?.into())
+/// What the watch makes of a pod that its agent has published. Pods of a workload have one identity.
+fn pod(n: u32, version: u32) -> Result<RemoteEndpoint> {
+    let object = pod_object(n, version);
+    let text = |path: &str| object.pointer(path).and_then(|value| value.as_str());
+    let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+    let address = text("/status/podIP").context("an address")?;
+    Ok(RemoteEndpoint {
+        key: format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default()).into(),
+        addresses: [address.parse()?].into(),
+        identity: identity(n),
+        node: node(n % (NODES - 1) + 1).address(false),
+        ports: [].into(),
+    })
+}
+
+fn identity(n: u32) -> u32 {
+    1000 + n % 1000
 }
 
 /// In place of the kernel: counts.
@@ -199,7 +215,7 @@ async fn agent(report: &mut Report) -> Result<()> {
     let planning = plan_loop(
         tables.clone(),
         plan,
-        "default".to_owned(),
+        None,
         health.component("plan"),
         stop,
     );
@@ -246,13 +262,14 @@ async fn agent(report: &mut Report) -> Result<()> {
 fn fill(tables: &Tables) -> Result<()> {
     let mut txn = tables.db.write();
     tables.nodes.replace_all(&mut txn, (0..NODES).map(node))?;
-    let namespace = |n: u32| Namespace {
-        name: format!("team-{n}"),
-        ..Namespace::default()
+    let known = |n: u32| Identity {
+        id: identity(n),
+        labels: [format!("k8s:app=app-{n}")].into_iter().collect(),
+        kind: IdentityKind::Cluster,
     };
     tables
-        .namespaces
-        .replace_all(&mut txn, (0..NAMESPACES).map(namespace))?;
+        .identities
+        .replace_all(&mut txn, (0..1000).map(known))?;
     let local = LocalNode {
         addresses: node(0).addresses,
         router4: "10.0.0.1".parse().ok(),
@@ -261,18 +278,20 @@ fn fill(tables: &Tables) -> Result<()> {
     };
     tables.local_node.insert(&mut txn, local)?;
     tables.nodes.finish_initializer(&mut txn, KUBERNETES);
-    tables.pods.finish_initializer(&mut txn, KUBERNETES);
-    tables.namespaces.finish_initializer(&mut txn, KUBERNETES);
+    tables
+        .cilium_endpoints
+        .finish_initializer(&mut txn, KUBERNETES);
+    tables.identities.finish_initializer(&mut txn, KUBERNETES);
     tables.endpoints.finish_initializer(&mut txn, RESTORE);
     txn.commit();
     add_pods(tables, 0..REMOTE_PODS)
 }
 
 fn add_pods(tables: &Tables, which: std::ops::Range<u32>) -> Result<()> {
-    let rows: Vec<Pod> = which.map(|n| pod(n, 0)).collect::<Result<_>>()?;
+    let rows: Vec<RemoteEndpoint> = which.map(|n| pod(n, 0)).collect::<Result<_>>()?;
     let mut txn = tables.db.write();
     for row in rows {
-        tables.pods.insert(&mut txn, row)?;
+        tables.cilium_endpoints.insert(&mut txn, row)?;
     }
     txn.commit();
     Ok(())
@@ -296,17 +315,16 @@ async fn settled(tables: &Tables, pods: usize) -> Result<()> {
 
 /// CPU time in percent of a core while pods are replaced, each with another address.
 async fn under_changes(tables: &Tables) -> Result<f64> {
-    let objects: Vec<String> = (0..CHANGES * SECONDS)
-        .map(|n| pod_object(n * 197 % REMOTE_PODS, 1).to_string())
-        .collect();
+    let rows: Vec<RemoteEndpoint> = (0..CHANGES * SECONDS)
+        .map(|n| pod(n * 197 % REMOTE_PODS, 1))
+        .collect::<Result<_>>()?;
     let operations = OPERATIONS.load(Ordering::Relaxed);
     let (began, before) = (Instant::now(), cpu_time()?);
     let mut ticks = tokio::time::interval(Duration::from_secs(1) / CHANGES);
-    for text in &objects {
+    for row in rows {
         ticks.tick().await;
-        let row: Pod = serde_json::from_str::<k8s::Pod>(text)?.into();
         let mut txn = tables.db.write();
-        if tables.pods.insert_if_changed(&mut txn, row)? {
+        if tables.cilium_endpoints.insert_if_changed(&mut txn, row)? {
             txn.commit();
         }
     }

@@ -3,8 +3,12 @@ use crate::{
     addresses::Addresses,
     agent::{Agent, Facts},
     caps,
-    endpoint::{Manager, Options},
-    kube::{Follow, ranges::Shared},
+    endpoint::Manager,
+    kube::{
+        Follow,
+        identity::{Identities, Keeper, KeeperOptions, Labeller},
+        ranges::Shared,
+    },
     machine, node, plan,
     remote::{self, Heard},
     serve, setup,
@@ -17,7 +21,7 @@ use model::{LocalNode, Tables};
 use nix::sys::resource::{Resource, setrlimit};
 use runtime::{
     health::Health,
-    settings::{IpamMode, Loaded, Settings},
+    settings::{CidrMatchMode, IpamMode, Loaded, Settings},
     stop::{self, Stop},
 };
 use std::{
@@ -110,11 +114,13 @@ async fn start(
     let saved = state::read(&state_path).unwrap_or_default();
     let (sender, connection) = watch::channel(Connection::Connecting);
     let shared = Shared::default();
+    let identities = identities(settings, &tables, &health, &stop)?;
     let mut follow = Some(Follow {
         client: client.clone(),
         tables: tables.clone(),
         settings: settings.clone(),
         name: node_name(settings)?,
+        identities: identities.clone(),
         addresses: shared.clone(),
         health: health.clone(),
         connection: sender,
@@ -170,6 +176,7 @@ async fn start(
         local,
         facts,
         state_path,
+        identities,
         connection,
     )?;
     let departed = agent.1;
@@ -191,6 +198,27 @@ async fn start(
     serve::run(agent.0, departed, client, follow, stop).await
 }
 
+/// Who has which number: what is known from before a restart, then what the tables say.
+fn identities(
+    settings: &Settings,
+    tables: &Tables,
+    health: &Health,
+    stop: &Stop,
+) -> Result<Identities> {
+    let labeller = Labeller::new(settings).map_err(|error| anyhow::anyhow!(error))?;
+    let identities = Identities::new(tables, labeller, settings.identity_change_grace_period);
+    let options = KeeperOptions {
+        ipv4: settings.enable_ipv4,
+        ipv6: settings.enable_ipv6,
+        nodes_by_cidr: settings.policy_cidr_match_mode == CidrMatchMode::Nodes,
+        grace: settings.identity_restore_grace_period,
+        directory: Some(Path::new(&settings.state_dir).join(STATE)),
+    };
+    let keeper = Keeper::new(tables, identities.clone(), options);
+    tokio::spawn(keeper.run(health.component("controller/identity-table"), stop.clone()));
+    Ok(identities)
+}
+
 type Assembled = (
     Arc<Agent>,
     tokio::sync::mpsc::UnboundedReceiver<model::Departure>,
@@ -208,6 +236,7 @@ fn assemble(
     local: LocalNode,
     facts: Facts,
     state_path: PathBuf,
+    identities: Identities,
     connection: watch::Receiver<Connection>,
 ) -> Result<Assembled> {
     let addresses = Arc::new(Addresses::new(tables.clone(), &local));
@@ -216,15 +245,12 @@ fn assemble(
         tables.clone(),
         loaded.settings.get("ipam").unwrap_or_default(),
     );
-    let options = Options {
-        cluster: loaded.settings.cluster_name.clone(),
-    };
     let (manager, departed) = Manager::new(
         tables.clone(),
         datapath.clone(),
         addresses.clone(),
         state,
-        options,
+        identities,
     )?;
     let agent = Agent::new(
         loaded,

@@ -1,8 +1,9 @@
 //! The loops that follow tables: plan, identities, own node.
 use crate::{
     endpoint::{Concerned, Manager},
-    planner::{Planner, Warnings},
+    planner::{self, Planner, Warnings},
 };
+use futures::future::BoxFuture;
 use model::{LocalNode, Node, Tables};
 use routing::Plan;
 use runtime::{health::Component, settings::IpamMode, stop::Stop};
@@ -11,27 +12,53 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tables::Read;
+use tables::{Read, Revision};
 
 /// Pause after a computation, as a multiple of the time it took: at most a fifth of a CPU goes into planning.
 const REST: u32 = 4;
+/// How long policy may take to know new identities before they are used without it.
+const GATE_LIMIT: Duration = Duration::from_secs(5);
 /// Until an identity that could not be set is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Keeps the desired tables in step with the inputs until `stop`.
-pub async fn plan_loop(tables: Tables, plan: Plan, cluster: String, health: Component, stop: Stop) {
+/// Ends when policy has rows for all identities that were known at a revision.
+pub type Gate = Box<dyn Fn(Revision) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// Keeps the desired tables in step with the inputs until `stop`. An address gets an identity only after `gate` says that policy
+/// knows it, else it would have more or less than its rights for a moment.
+pub async fn plan_loop(
+    tables: Tables,
+    plan: Plan,
+    gate: Option<Gate>,
+    health: Component,
+    stop: Stop,
+) {
     let mut warned = BTreeSet::new();
-    let mut planner = Planner::new(&tables, plan, cluster);
+    let mut planner = Planner::new(&tables, plan);
     let watch = tables
         .nodes
         .watch()
-        .and(tables.pods.watch())
-        .and(tables.namespaces.watch())
+        .and(tables.cilium_endpoints.watch())
+        .and(tables.identities.watch())
+        .and(tables.prefix_identities.watch())
         .and(tables.endpoints.watch())
         .and(tables.local_node.watch());
     loop {
-        let started = Instant::now();
         let snapshot = tables.db.snapshot();
+        if let Some(gate) = &gate
+            && planner::complete(&tables, &snapshot)
+        {
+            let known = gate(tables.identities.revision(&snapshot));
+            match stop.or(tokio::time::timeout(GATE_LIMIT, known)).await {
+                None => return,
+                Some(Ok(())) => {}
+                Some(Err(_)) => tracing::warn!(
+                    "policy has no rows for new identities after {} s; addresses get them all the same",
+                    GATE_LIMIT.as_secs()
+                ),
+            }
+        }
+        let started = Instant::now();
         planner.step(&snapshot, &health);
         warn_once(&mut warned, planner.warnings());
         let seen = snapshot.revision();
@@ -63,14 +90,16 @@ pub async fn identity_loop(tables: Tables, manager: Arc<Manager>, health: Compon
         .pods
         .watch()
         .and(tables.namespaces.watch())
+        .and(tables.identities.watch())
         .and(tables.endpoints.watch());
     let mut concerned = Concerned::new(&tables);
     let mut open = BTreeSet::new();
     loop {
         let snapshot = tables.db.snapshot();
         let seen = snapshot.revision();
-        let ready =
-            tables.namespaces.initialized(&snapshot) && tables.endpoints.initialized(&snapshot);
+        // Without its namespace a pod has other labels; without the API server those that it had.
+        let ready = tables.endpoints.initialized(&snapshot)
+            && (tables.namespaces.initialized(&snapshot) || tables.pods.is_empty(&snapshot));
         if ready {
             open.extend(concerned.endpoints(&tables, &snapshot));
         }
@@ -78,13 +107,13 @@ pub async fn identity_loop(tables: Tables, manager: Arc<Manager>, health: Compon
         if !open.is_empty() {
             let (manager, endpoints) = (manager.clone(), std::mem::take(&mut open));
             // Waits for the endpoint lock and writes maps: not on an async worker.
-            let work = move || manager.refresh_identities(&endpoints);
+            let work = move || manager.refresh(&endpoints);
             open = tokio::task::spawn_blocking(work).await.unwrap_or_default();
         }
         match open.len() {
             _ if !ready => {}
             0 => health.ok("identities as the pods' labels say"),
-            count => health.degraded(format!("{count} identities could not be set")),
+            count => health.degraded(format!("{count} endpoints wait for their identity")),
         }
         let next = async {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -3,13 +3,16 @@
 //! A desired row follows from the few input rows that speak of its prefix, which indexes find. What a change can concern are the
 //! prefixes that the changed row speaks of, as it was when the planner looked last and as it is now. These are planned anew by the
 //! same functions, from those of the inputs alone that speak of them; a test compares the outcome with the whole plan.
-use model::{Endpoint, LabelMap, LocalNode, Namespace, Node, PLAN, Pod, Prefix, Route, Tables};
-use model::{Labels, PodLabels, identity_of};
-use routing::{Plan, PodView, PrefixPlan};
+use model::{
+    Endpoint, Identity, LocalNode, Node, PLAN, Prefix, PrefixIdentity, RemoteEndpoint, Route,
+    Tables,
+};
+use routing::{NodesByAddress, Plan, PrefixPlan};
 use runtime::health::Component;
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    ops::Bound,
+    net::IpAddr,
     sync::Arc,
 };
 use tables::{Change, ChangeKind, ChangeTracker, Row, Snapshot, Table, UniqueViolation};
@@ -38,29 +41,24 @@ pub struct Desired {
 /// What should be in the kernel according to `snapshot`; none before the local node is known.
 ///
 /// Of the cluster nothing is planned before all of it was listed. Half of it would give wrong rows, and after a restart they would
-/// take the place of right ones: a pod whose node is missing has no tunnel, one whose namespace is missing has another identity.
+/// take the place of right ones: a pod whose node is missing has no tunnel.
 #[must_use]
-pub fn desired(
-    tables: &Tables,
-    snapshot: &Snapshot,
-    plan: &Plan,
-    cluster: &str,
-) -> Option<Desired> {
+pub fn desired(tables: &Tables, snapshot: &Snapshot, plan: &Plan) -> Option<Desired> {
     let local = tables.local_node.iter(snapshot).next()?;
     let view = View {
         tables,
         snapshot,
         plan,
-        cluster,
         local,
         complete: complete(tables, snapshot),
     };
     let nodes = view.of_cluster(tables.nodes.iter(snapshot));
-    let pods = view.of_cluster(tables.pods.iter(snapshot));
+    let remote = view.of_cluster(tables.cilium_endpoints.iter(snapshot));
+    let ranges = view.of_cluster(tables.prefix_identities.iter(snapshot));
     let (routes, warnings) = view.routes(&nodes);
     Some(Desired {
         prefixes: view
-            .prefixes(&nodes, pods, tables.endpoints.iter(snapshot))
+            .prefixes(&nodes, remote, ranges, tables.endpoints.iter(snapshot))
             .into_rows()
             .collect(),
         routes: routes.into_values().collect(),
@@ -69,10 +67,11 @@ pub fn desired(
     })
 }
 
-fn complete(tables: &Tables, snapshot: &Snapshot) -> bool {
+/// True once all of the cluster was listed and the endpoints are restored.
+pub(crate) fn complete(tables: &Tables, snapshot: &Snapshot) -> bool {
     tables.nodes.initialized(snapshot)
-        && tables.pods.initialized(snapshot)
-        && tables.namespaces.initialized(snapshot)
+        && tables.cilium_endpoints.initialized(snapshot)
+        && tables.identities.initialized(snapshot)
         && tables.endpoints.initialized(snapshot)
 }
 
@@ -97,7 +96,6 @@ struct View<'s> {
     tables: &'s Tables,
     snapshot: &'s Snapshot,
     plan: &'s Plan,
-    cluster: &'s str,
     local: &'s LocalNode,
     complete: bool,
 }
@@ -108,41 +106,64 @@ impl<'s> View<'s> {
         rows.filter(|_| self.complete).map(AsRef::as_ref).collect()
     }
 
-    /// The rows of the address cache that follow from these nodes, pods and endpoints, and from this node. The nodes of the
-    /// pods are looked up.
+    /// The rows of the address cache that follow from these nodes, published endpoints, ranges and own endpoints, and from this
+    /// node. The nodes behind addresses are looked up.
     fn prefixes(
         &self,
         nodes: &[&Node],
-        pods: Vec<&'s Pod>,
+        remote: Vec<&'s RemoteEndpoint>,
+        ranges: Vec<&'s PrefixIdentity>,
         endpoints: impl Iterator<Item = &'s Arc<Endpoint>>,
     ) -> PrefixPlan {
-        let mut identities = Identities::default();
-        let mut of_pods: BTreeMap<&str, &Node> = BTreeMap::new();
-        let mut views = Vec::with_capacity(pods.len());
-        for pod in pods {
-            if !pod.is_reachable() || *pod.node == *self.local.node.name {
+        let (plan, local) = (self.plan, self.local);
+        let mut behind = NodesByAddress::default();
+        let mut views = Vec::with_capacity(remote.len());
+        for endpoint in remote {
+            let Some(address) = endpoint.node else {
+                continue;
+            };
+            // An identity of which nothing is known must not match more than what is outside of the cluster does.
+            let identity = self
+                .tables
+                .identities
+                .get(self.snapshot, &endpoint.identity);
+            if local.addresses.contains(&address) || identity.is_none() {
                 continue;
             }
-            if !of_pods.contains_key(&*pod.node)
-                && let Some(node) = self.tables.nodes.get(self.snapshot, pod.node.as_str())
-            {
-                of_pods.insert(&pod.node, node);
-            }
-            let identity = identities.of(self, pod);
-            views.push(PodView { pod, identity });
+            behind
+                .entry(address)
+                .or_insert_with(|| self.node_at(IpNet::from(address)));
+            views.push(endpoint);
         }
-        let (plan, local) = (self.plan, self.local);
+        // Of two endpoints that are said to have one address the later one has it.
+        let table = &self.tables.cilium_endpoints;
+        views.sort_by_cached_key(|one| Reverse(table.revision_of(self.snapshot, &*one.key)));
         let mut out = PrefixPlan::default();
         out.add(routing::world_prefixes(plan));
         out.add(routing::node_prefixes(plan, local, nodes.iter().copied()));
-        out.add(routing::pod_prefixes(
-            plan,
-            local,
-            &of_pods,
-            views.into_iter(),
-        ));
+        out.add(routing::remote_prefixes(plan, local, &behind, &views));
         out.add(routing::endpoint_prefixes(endpoints.map(AsRef::as_ref)));
+        out.identify(plan, local, ranges, |range| self.node_around(range));
         out
+    }
+
+    /// The node that speaks of exactly this prefix: of several the first by name.
+    fn node_at(&self, prefix: IpNet) -> Option<&'s Node> {
+        let index = &self.tables.nodes_by_prefix;
+        index.first(self.snapshot, &prefix).map(AsRef::as_ref)
+    }
+
+    /// The node whose pods a range lies among.
+    fn node_around(&self, range: IpNet) -> Option<&'s Node> {
+        let mut around = Some(range.trunc());
+        while let Some(prefix) = around {
+            let found = self.node_at(prefix);
+            if let Some(node) = found.filter(|node| node.pod_cidrs.contains(&prefix)) {
+                return Some(node);
+            }
+            around = prefix.supernet();
+        }
+        None
     }
 
     /// The routes to these nodes' pods, and to the own ones, which come first.
@@ -164,62 +185,14 @@ fn by_key<T: Row>(rows: Vec<T>) -> impl Iterator<Item = (T::Key, T)> {
     rows.into_iter().map(|row| (row.key(), row))
 }
 
-/// Identities of one round of planning: pods of a workload have the same.
-#[derive(Default)]
-struct Identities<'s>(BTreeMap<(usize, &'s str, &'s str), u32>);
-
-impl<'s> Identities<'s> {
-    fn of(&mut self, view: &View<'s>, pod: &'s Pod) -> u32 {
-        let (namespace, account) = (pod.namespace(), &*pod.service_account);
-        *self
-            .0
-            .entry((pod.labels.id(), namespace, account))
-            .or_insert_with(|| identity_of_pod(view.tables, view.snapshot, view.cluster, pod).1)
-    }
-}
-
-/// The security-relevant labels of a pod, and their identity.
-#[must_use]
-pub fn identity_of_pod(
-    tables: &Tables,
-    snapshot: &Snapshot,
-    cluster: &str,
-    pod: &Pod,
-) -> (Labels, u32) {
-    let none = LabelMap::default();
-    let namespace = tables.namespaces.get(snapshot, pod.namespace());
-    let labels = Labels::of_pod(&PodLabels {
-        cluster,
-        namespace: pod.namespace(),
-        namespace_labels: namespace.map_or(&none, |namespace| &namespace.labels),
-        service_account: &pod.service_account,
-        labels: &pod.labels,
-    });
-    let identity = identity_of(&labels);
-    (labels, identity)
-}
-
-/// The pods of a namespace.
-pub fn pods_of<'s>(
-    tables: &Tables,
-    snapshot: &'s Snapshot,
-    namespace: &str,
-) -> impl Iterator<Item = &'s Arc<Pod>> + use<'s> {
-    // '0' follows '/'.
-    let (first, end) = (format!("{namespace}/"), format!("{namespace}0"));
-    let range = (Bound::Included(&*first), Bound::Excluded(&*end));
-    let rows: Vec<&Arc<Pod>> = tables.pods.range::<_, _, str>(snapshot, range).collect();
-    rows.into_iter()
-}
-
 /// Keeps the desired tables in step with the inputs.
 pub struct Planner {
     tables: Tables,
     plan: Plan,
-    cluster: String,
     nodes: ChangeTracker<Node>,
-    pods: ChangeTracker<Pod>,
-    namespaces: ChangeTracker<Namespace>,
+    remote: ChangeTracker<RemoteEndpoint>,
+    identities: ChangeTracker<Identity>,
+    ranges: ChangeTracker<PrefixIdentity>,
     endpoints: ChangeTracker<Endpoint>,
     /// What the desired tables were planned from.
     before: Option<Before>,
@@ -244,15 +217,15 @@ struct Touched {
 impl Planner {
     /// A planner for these tables; nothing is planned yet.
     #[must_use]
-    pub fn new(tables: &Tables, plan: Plan, cluster: String) -> Self {
+    pub fn new(tables: &Tables, plan: Plan) -> Self {
         Self {
             nodes: tables.db.track(&tables.nodes),
-            pods: tables.db.track(&tables.pods),
-            namespaces: tables.db.track(&tables.namespaces),
+            remote: tables.db.track(&tables.cilium_endpoints),
+            identities: tables.db.track(&tables.identities),
+            ranges: tables.db.track(&tables.prefix_identities),
             endpoints: tables.db.track(&tables.endpoints),
             tables: tables.clone(),
             plan,
-            cluster,
             before: None,
             warnings: Warnings::new(),
         }
@@ -294,10 +267,11 @@ impl Planner {
 
     fn whole(&mut self, snapshot: &Snapshot) -> Result<(), UniqueViolation> {
         self.nodes.changes(snapshot).for_each(drop);
-        self.pods.changes(snapshot).for_each(drop);
-        self.namespaces.changes(snapshot).for_each(drop);
+        self.remote.changes(snapshot).for_each(drop);
+        self.identities.changes(snapshot).for_each(drop);
+        self.ranges.changes(snapshot).for_each(drop);
         self.endpoints.changes(snapshot).for_each(drop);
-        match desired(&self.tables, snapshot, &self.plan, &self.cluster) {
+        match desired(&self.tables, snapshot, &self.plan) {
             Some(mut desired) => {
                 self.warnings = std::mem::take(&mut desired.warnings);
                 publish(&self.tables, desired)
@@ -331,19 +305,23 @@ impl Planner {
             }
         }
         self.touched_by_nodes(before, snapshot, &mut touched);
-        for change in self.pods.changes(snapshot) {
-            let (old, new) = both(&self.tables.pods, &before.snapshot, change);
-            for pod in old.into_iter().chain(new) {
-                touched.pod(pod);
+        for change in self.remote.changes(snapshot) {
+            let (old, new) = both(&self.tables.cilium_endpoints, &before.snapshot, change);
+            for endpoint in old.into_iter().chain(new) {
+                touched.endpoint(endpoint);
             }
         }
-        for change in self.namespaces.changes(snapshot) {
-            let (old, new) = both(&self.tables.namespaces, &before.snapshot, change);
-            if old.map(|old| &old.labels) != new.map(|new| &new.labels) {
-                for pod in pods_of(&self.tables, snapshot, &change.row.name) {
-                    touched.pod(pod);
+        for change in self.identities.changes(snapshot) {
+            let (old, new) = both(&self.tables.identities, &before.snapshot, change);
+            if old.is_some() != new.is_some() {
+                let index = &self.tables.cilium_endpoints_by_identity;
+                for endpoint in index.get(snapshot, &change.row.id) {
+                    touched.endpoint(endpoint);
                 }
             }
+        }
+        for change in self.ranges.changes(snapshot) {
+            touched.prefixes.insert(change.row.prefix);
         }
         for change in self.endpoints.changes(snapshot) {
             let (old, new) = both(&self.tables.endpoints, &before.snapshot, change);
@@ -354,6 +332,7 @@ impl Planner {
     }
 
     fn touched_by_nodes(&mut self, before: &Before, snapshot: &Snapshot, touched: &mut Touched) {
+        let mut moved: BTreeSet<IpAddr> = BTreeSet::new();
         for change in self.nodes.changes(snapshot) {
             let (old, new) = both(&self.tables.nodes, &before.snapshot, change);
             for node in old.into_iter().chain(new) {
@@ -361,13 +340,21 @@ impl Planner {
                 touched.destinations.extend(node.pod_cidrs.iter().copied());
             }
             touched.nodes.insert(change.row.name.clone());
-            // Its pods lie behind its address.
-            if old.map(|old| &old.addresses) != new.map(|new| &new.addresses) {
-                let name = change.row.name.as_str();
-                for pod in self.tables.pods_by_node.get(snapshot, name) {
-                    touched.pod(pod);
-                }
+            // Its pods lie behind its address, and so do ranges among them.
+            let place = |node: Option<&Node>| node.map(|node| node.prefixes().collect::<Vec<_>>());
+            if place(old) != place(new) {
+                let both = old.into_iter().chain(new);
+                moved.extend(both.flat_map(Node::prefixes).map(|prefix| prefix.addr()));
             }
+        }
+        if moved.is_empty() {
+            return;
+        }
+        let ranges = self.tables.prefix_identities.iter(snapshot);
+        touched.prefixes.extend(ranges.map(|range| range.prefix));
+        let remote = self.tables.cilium_endpoints.iter(snapshot);
+        for endpoint in remote.filter(|one| one.node.is_some_and(|ip| moved.contains(&ip))) {
+            touched.endpoint(endpoint);
         }
     }
 
@@ -384,7 +371,6 @@ impl Planner {
             tables,
             snapshot,
             plan: &self.plan,
-            cluster: &self.cluster,
             local,
             complete,
         };
@@ -439,8 +425,8 @@ fn write<T: Row + PartialEq>(
 }
 
 impl Touched {
-    fn pod(&mut self, pod: &Pod) {
-        let addresses = pod.addresses.iter().copied();
+    fn endpoint(&mut self, endpoint: &RemoteEndpoint) {
+        let addresses = endpoint.addresses.iter().copied();
         self.prefixes.extend(addresses.map(IpNet::from));
     }
 
@@ -458,17 +444,20 @@ impl Touched {
         let (tables, snapshot) = (view.tables, view.snapshot);
         let single = |net: &&IpNet| net.prefix_len() == net.max_prefix_len();
         let addresses = || self.prefixes.iter().filter(single).map(IpNet::addr);
-        let pods: BTreeMap<_, _> = addresses()
-            .flat_map(|ip| tables.pods_by_address.get(snapshot, &ip))
-            .map(|pod| (&pod.key, pod))
+        let remote: BTreeMap<_, _> = addresses()
+            .flat_map(|ip| tables.cilium_endpoints_by_address.get(snapshot, &ip))
+            .map(|endpoint| (&endpoint.key, endpoint))
             .collect();
+        let ranges = self.prefixes.iter();
+        let ranges = ranges.filter_map(|net| tables.prefix_identities.get(snapshot, net));
         let endpoints: BTreeMap<_, _> = addresses()
             .filter_map(|ip| tables.endpoints_by_address.first(snapshot, &ip))
             .map(|endpoint| (endpoint.id, endpoint))
             .collect();
         let planned = view.prefixes(
             &self.candidates(view, &self.prefixes),
-            view.of_cluster(pods.into_values()),
+            view.of_cluster(remote.into_values()),
+            view.of_cluster(ranges),
             endpoints.into_values(),
         );
         let touched = planned

@@ -132,13 +132,12 @@ fn background(
     stop: &Stop,
 ) -> Result<()> {
     let settings = &agent.loaded.settings;
-    let cluster = settings.cluster_name.clone();
     let tables = agent.tables.clone();
     let component = |name: &str| agent.health.component(name);
     tokio::spawn(controllers::plan_loop(
         tables.clone(),
         agent.facts.plan.clone(),
-        cluster,
+        None,
         component("controller/plan"),
         stop.clone(),
     ));

@@ -6,14 +6,16 @@ mod client;
 pub mod config;
 pub mod crd;
 pub mod error;
+pub mod events;
 pub mod lease;
 mod limit;
 mod objects;
+pub mod policy;
 mod watch;
 pub mod write;
 
 pub use client::{ApiServer, ClientError, client, from_kubeconfig, server_version};
 pub use kube::Client;
 pub use limit::Rate;
-pub use objects::{Node, Pod};
-pub use watch::{Connection, Presence, Watcher, watch_all, watch_all_for};
+pub use objects::{Namespace, Node, Pod};
+pub use watch::{Connection, Interest, Presence, Watcher, watch_all, watch_all_for};

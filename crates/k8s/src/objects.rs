@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::Resource;
-use model::{NamedPort, PoolNames, Text};
+use model::{NamedPort, PoolNames, RemoteEndpoint, Text};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
@@ -80,6 +80,22 @@ resource!(
     "v2",
     ClusterResourceScope,
     "ciliumidentities"
+);
+resource!(
+    PublishedEndpoint,
+    "CiliumEndpoint",
+    "cilium.io",
+    "v2",
+    NamespaceResourceScope,
+    "ciliumendpoints"
+);
+resource!(
+    crd::CiliumEndpointSlice,
+    "CiliumEndpointSlice",
+    "cilium.io",
+    "v2alpha1",
+    ClusterResourceScope,
+    "ciliumendpointslices"
 );
 resource!(
     crd::CiliumPodIpPool,
@@ -265,10 +281,34 @@ struct PodIp {
     ip: String,
 }
 
+/// A namespace, with only what is read.
 #[derive(Clone, Debug, Deserialize)]
-pub(crate) struct Namespace {
+pub struct Namespace {
     #[serde(default)]
     metadata: ObjectMeta,
+}
+
+/// A `CiliumEndpoint`, with only what other nodes read.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct PublishedEndpoint {
+    #[serde(default)]
+    metadata: ObjectMeta,
+    #[serde(default)]
+    status: PublishedStatus,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+struct PublishedStatus {
+    identity: Option<PublishedIdentity>,
+    networking: Option<crd::EndpointNetworking>,
+    named_ports: Option<Vec<crd::EndpointPort>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct PublishedIdentity {
+    id: u32,
 }
 
 /// The texts that parse; Kubernetes validates them, so one that does not comes from a broken server and is left out.
@@ -383,6 +423,74 @@ impl From<Pod> for model::Pod {
     }
 }
 
+/// An endpoint as it was published.
+fn published(
+    namespace: &str,
+    name: &str,
+    identity: u32,
+    networking: Option<crd::EndpointNetworking>,
+    ports: Vec<crd::EndpointPort>,
+) -> RemoteEndpoint {
+    let networking = networking.unwrap_or_default();
+    let pairs = networking.addressing.into_iter();
+    let ports = ports.into_iter().filter_map(|port| {
+        Some(NamedPort {
+            name: Text::shared(&port.name),
+            protocol: NamedPort::protocol_number(&port.protocol)?,
+            port: port.port,
+        })
+    });
+    RemoteEndpoint {
+        key: format!("{namespace}/{name}").into(),
+        addresses: parsed(pairs.flat_map(|pair| [pair.ipv4, pair.ipv6])).into(),
+        identity,
+        node: networking.node.parse().ok(),
+        ports: ports.collect(),
+    }
+}
+
+impl From<PublishedEndpoint> for RemoteEndpoint {
+    fn from(object: PublishedEndpoint) -> Self {
+        let status = object.status;
+        published(
+            &object.metadata.namespace.unwrap_or_default(),
+            &object.metadata.name.unwrap_or_default(),
+            status.identity.map_or(0, |identity| identity.id),
+            status.networking,
+            status.named_ports.unwrap_or_default(),
+        )
+    }
+}
+
+impl From<crd::CiliumEndpointSlice> for model::EndpointSlice {
+    fn from(object: crd::CiliumEndpointSlice) -> Self {
+        let namespace = &object.namespace;
+        let rows = object.endpoints.into_iter().map(|one| {
+            published(
+                namespace,
+                &one.name,
+                one.id,
+                one.networking,
+                one.named_ports,
+            )
+        });
+        Self {
+            endpoints: rows.collect(),
+            name: object.metadata.name.unwrap_or_default(),
+        }
+    }
+}
+
+impl From<crd::CiliumIdentity> for model::ClusterIdentity {
+    fn from(object: crd::CiliumIdentity) -> Self {
+        let name = object.metadata.name.unwrap_or_default();
+        Self {
+            id: name.parse().unwrap_or_default(),
+            labels: object.security_labels.into_iter().collect(),
+        }
+    }
+}
+
 impl From<Namespace> for model::Namespace {
     fn from(object: Namespace) -> Self {
         Self {
@@ -413,6 +521,41 @@ mod tests {
         assert_eq!(node.addresses.len(), 2);
         assert_eq!(node.external, ["203.0.113.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(node.pod_cidrs.len(), 2);
+    }
+
+    #[test]
+    fn published_endpoints_say_who_is_where() {
+        let networking =
+            json!({"addressing": [{"ipv4": "10.0.0.1", "ipv6": "fd00::1"}], "node": "192.0.2.1"});
+        let ports = json!([{"name": "web", "port": 80, "protocol": "TCP"}]);
+        let object: PublishedEndpoint = serde_json::from_value(json!({
+            "metadata": {"name": "a", "namespace": "shop"},
+            "status": {"id": 3, "identity": {"id": 4711, "labels": []}, "networking": networking, "named-ports": ports}
+        }))
+        .unwrap();
+        let row = RemoteEndpoint::from(object);
+        assert_eq!(
+            (row.key.as_str(), row.identity, row.addresses.len()),
+            ("shop/a", 4711, 2)
+        );
+        let slice: crd::CiliumEndpointSlice = serde_json::from_value(json!({
+            "metadata": {"name": "ces-x"}, "namespace": "shop",
+            "endpoints": [{"name": "a", "id": 4711, "networking": networking, "named-ports": ports}]
+        }))
+        .unwrap();
+        assert_eq!(model::EndpointSlice::from(slice).endpoints[0], row);
+        let bare: PublishedEndpoint =
+            serde_json::from_value(json!({"metadata": {"name": "b"}})).unwrap();
+        assert_eq!(RemoteEndpoint::from(bare).identity, 0);
+        let identity: crd::CiliumIdentity = serde_json::from_value(
+            json!({"metadata": {"name": "300"}, "security-labels": {"k8s:app": "a"}}),
+        )
+        .unwrap();
+        let identity = model::ClusterIdentity::from(identity);
+        assert_eq!(
+            (identity.id, identity.labels.to_string().as_str()),
+            (300, "k8s:app=a")
+        );
     }
 
     #[test]

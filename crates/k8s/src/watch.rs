@@ -37,16 +37,26 @@ pub enum Connection {
     Connected(String),
 }
 
+/// What an agent wants to know of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// Name of its node: it reads the pods of that one.
+    pub node: String,
+    /// Endpoints of other nodes are read from slices, not one by one.
+    pub slices: bool,
+}
+
 /// Starts the watches of the agent's input tables; they end with `stop`. The receiver tells whether the server answered.
 #[must_use]
 pub fn watch_all(
     client: &Client,
     tables: &Tables,
+    interest: &Interest,
     health: &Health,
     stop: &Stop,
 ) -> watch::Receiver<Connection> {
     let (sender, receiver) = watch::channel(Connection::Connecting);
-    watch_all_for(sender, client, tables, health, stop);
+    watch_all_for(sender, client, tables, interest, health, stop);
     receiver
 }
 
@@ -55,14 +65,23 @@ pub fn watch_all_for(
     sender: watch::Sender<Connection>,
     client: &Client,
     tables: &Tables,
+    interest: &Interest,
     health: &Health,
     stop: &Stop,
 ) {
     let watcher = Watcher::new(client, &tables.db, health, stop);
     watcher.follow::<objects::Node, _>(&tables.node_objects, Presence::Always);
     watcher.follow::<crd::CiliumNode, _>(&tables.cilium_nodes, Presence::Optional);
-    watcher.follow::<objects::Pod, _>(&tables.pods, Presence::Always);
+    watcher.follow_on_node::<objects::Pod, _>(&tables.pods, &interest.node);
     watcher.follow::<objects::Namespace, _>(&tables.namespaces, Presence::Always);
+    watcher.follow::<crd::CiliumIdentity, _>(&tables.cilium_identities, Presence::Optional);
+    if interest.slices {
+        let slices = &tables.endpoint_slices;
+        watcher.follow::<crd::CiliumEndpointSlice, _>(slices, Presence::Optional);
+    } else {
+        let endpoints = &tables.cilium_endpoints;
+        watcher.follow::<objects::PublishedEndpoint, _>(endpoints, Presence::Optional);
+    }
     let (client, stop) = (client.clone(), stop.clone());
     tokio::spawn(async move {
         stop.or(async {
@@ -123,7 +142,18 @@ impl Watcher {
         T: Row + From<K> + PartialEq,
     {
         let api = Api::<K>::all(self.client.clone());
-        self.follow_at(api, "", table, presence);
+        self.follow_at(api, watcher::Config::default(), table, presence);
+    }
+
+    /// As [`follow`](Self::follow), of those objects alone that are bound to a node.
+    pub fn follow_on_node<K, T>(&self, table: &Table<T>, node: &str)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        T: Row + From<K> + PartialEq,
+    {
+        let api = Api::<K>::all(self.client.clone());
+        let config = watcher::Config::default().fields(&format!("spec.nodeName={node}"));
+        self.follow_at(api, config, table, Presence::Always);
     }
 
     /// As [`follow`](Self::follow), of those objects alone that have the labels that `selector` asks for, and are in `namespace`
@@ -142,11 +172,24 @@ impl Watcher {
             Some(namespace) => Api::<K>::namespaced(self.client.clone(), namespace),
             None => Api::<K>::all(self.client.clone()),
         };
-        self.follow_at(api, selector, table, Presence::Always);
+        let config = watcher::Config::default().labels(selector);
+        self.follow_at(api, config, table, Presence::Always);
     }
 
-    fn follow_at<K, T>(&self, api: Api<K>, selector: &str, table: &Table<T>, presence: Presence)
-    where
+    /// Takes the table as empty and complete: nobody wants to know what the API server has.
+    pub fn leave_empty<T: Row>(&self, table: &Table<T>) {
+        let mut txn = self.db.write();
+        table.finish_initializer(&mut txn, KUBERNETES);
+        txn.commit();
+    }
+
+    fn follow_at<K, T>(
+        &self,
+        api: Api<K>,
+        config: watcher::Config,
+        table: &Table<T>,
+        presence: Presence,
+    ) where
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         T: Row + From<K> + PartialEq,
     {
@@ -164,7 +207,6 @@ impl Watcher {
             // Somebody may wait for the kind to be installed.
             Presence::Optional => LONGEST_PAUSE / 3,
         };
-        let config = watcher::Config::default().labels(selector);
         let stream = watcher(api, config).backoff(Pauses::new(longest));
         let stop = self.stop.clone();
         tokio::spawn(async move { stop.or(drain(stream, sink)).await });

@@ -186,6 +186,9 @@ pub struct Endpoint {
     /// Number under which policy has rows for it; 0: policy is not asked.
     #[serde(default)]
     pub subject: u32,
+    /// Bits of `abi::endpoint_flags` of its record, beside those that follow from its device.
+    #[serde(default)]
+    pub flags: u16,
 }
 
 /// A deleted endpoint of which something is still in the kernel: its device, its connections. Its addresses are nobody's,
@@ -231,9 +234,9 @@ impl Endpoint {
             sec_id: self.identity,
             id: self.id,
             flags: if self.device.is_netkit() {
-                abi::endpoint_flags::NETKIT
+                self.flags | abi::endpoint_flags::NETKIT
             } else {
-                0
+                self.flags
             },
             mac: self.container_mac.0,
             node_mac: self.host_mac.0,

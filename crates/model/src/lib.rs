@@ -20,18 +20,14 @@ mod text;
 pub use allocation::Allocation;
 pub use device::Device;
 pub use endpoint::{Attachment, Departure, DeviceKind, Endpoint, EndpointState, PodRef};
-pub use identity::{ClusterIdentity, Identity, IdentityKind, identity_of, identity_text};
-pub use labels::{
-    Labels, POD_CLUSTER, POD_NAMESPACE, POD_NAMESPACE_LABELS, POD_SERVICE_ACCOUNT, PodLabels,
-};
+pub use identity::{ClusterIdentity, Identity, IdentityKind, identity_text};
+pub use labels::{Labels, PodLabels};
 pub use mac::{Mac, MacError};
 pub use node::{CiliumNode, LocalNode, Node};
 pub use pod::{Namespace, Pod, PoolNames};
 pub use policy::{FILES, ManualEndpoints, PolicyObject, PolicyTables, Service};
 pub use prefix::{Prefix, PrefixSource};
-pub use remote::{
-    ApiServerSlice, EndpointSlice, NamedPort, PrefixIdentity, RemoteEndpoint, UsedPrefix,
-};
+pub use remote::{EndpointSlice, NamedPort, PrefixIdentity, RemoteEndpoint, UsedPrefix};
 pub use route::{Route, RouteOrigin};
 pub use schema::{KUBERNETES, PLAN, POLICY, RESTORE, Tables};
 pub use text::{LabelMap, Text};

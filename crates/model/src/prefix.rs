@@ -8,9 +8,11 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PrefixSource {
-    /// Made up by the agent, as the world's `0.0.0.0/0`.
+    /// Made up by the agent, as the world's `0.0.0.0/0`, or the range of a node's pods, of which single ones are not known.
     Generated,
-    /// From a pod or node object of the API server.
+    /// A pod, as the agent of its node published it.
+    CustomResource,
+    /// An address of a node, from its objects.
     Kubernetes,
     /// An endpoint of this node.
     Endpoint,

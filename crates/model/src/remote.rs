@@ -63,15 +63,6 @@ pub struct EndpointSlice {
     pub endpoints: Box<[RemoteEndpoint]>,
 }
 
-/// Addresses of the API server (an `EndpointSlice` of the service `kubernetes`).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct ApiServerSlice {
-    /// Name of the slice.
-    pub name: String,
-    /// The addresses.
-    pub addresses: Box<[IpAddr]>,
-}
-
 /// A range of addresses that needs an identity of its own, since rules or groups name it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsedPrefix {

@@ -1,8 +1,8 @@
 //! The agent's tables: which rows exist, by what they are found, who fills them.
 use crate::{
-    Allocation, ApiServerSlice, Attachment, CiliumNode, ClusterIdentity, Departure, Device,
-    Endpoint, EndpointSlice, Identity, Labels, LocalNode, Namespace, Node, Pod, Prefix,
-    PrefixIdentity, RemoteEndpoint, Route, Text, UsedPrefix,
+    Allocation, Attachment, CiliumNode, ClusterIdentity, Departure, Device, Endpoint,
+    EndpointSlice, Identity, Labels, LocalNode, Namespace, Node, Pod, Prefix, PrefixIdentity,
+    RemoteEndpoint, Route, Text, UsedPrefix,
 };
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -43,7 +43,6 @@ rows! {
     ClusterIdentity, u32, |row| row.id;
     RemoteEndpoint, Text, |row| row.key.clone();
     EndpointSlice, String, |row| row.name.clone();
-    ApiServerSlice, String, |row| row.name.clone();
     UsedPrefix, IpNet, |row| row.prefix;
     PrefixIdentity, IpNet, |row| row.prefix;
     Identity, u32, |row| row.id;
@@ -64,12 +63,8 @@ pub struct Tables {
     pub nodes: Table<Node>,
     /// Nodes by their addresses and the ranges of their pods.
     pub nodes_by_prefix: Index<Node, IpNet>,
-    /// Input, from Kubernetes: all pods that have or may get an address.
+    /// Input, from Kubernetes: the pods of this node.
     pub pods: Table<Pod>,
-    /// Pods by node name.
-    pub pods_by_node: Index<Pod, Text>,
-    /// Pods by address: those that can be reached at it.
-    pub pods_by_address: Index<Pod, IpAddr>,
     /// Input, from Kubernetes: all namespaces.
     pub namespaces: Table<Namespace>,
     /// Input, from Kubernetes: the identities of the cluster.
@@ -78,12 +73,10 @@ pub struct Tables {
     pub cilium_endpoints: Table<RemoteEndpoint>,
     /// Those by address.
     pub cilium_endpoints_by_address: Index<RemoteEndpoint, IpAddr>,
-    /// Those by the address of their node.
-    pub cilium_endpoints_by_node: Index<RemoteEndpoint, IpAddr>,
+    /// Those by identity.
+    pub cilium_endpoints_by_identity: Index<RemoteEndpoint, u32>,
     /// Input, from Kubernetes: slices of such pods, where they are used.
     pub endpoint_slices: Table<EndpointSlice>,
-    /// Input, from Kubernetes: the addresses of the API server.
-    pub api_servers: Table<ApiServerSlice>,
     /// Input, from policy: the ranges that rules and groups name.
     pub used_prefixes: Table<UsedPrefix>,
     /// Everything on this node that has a number: reserved, fixed, of the cluster, local.
@@ -125,18 +118,11 @@ impl Tables {
     /// Two tables of one name, which is a mistake in this module.
     pub fn new() -> Result<Self, DuplicateTable> {
         let db = Db::new();
-        let mut pods = from_kubernetes("pods");
-        let pods_by_node = pods.index("node", |pod: &Pod| [pod.node.clone()]);
-        let pods_by_address = pods.index("address", |pod: &Pod| {
-            let reachable = pod.is_reachable();
-            let addresses = pod.addresses.iter().copied().filter(|_| reachable);
-            addresses.collect::<Vec<_>>()
-        });
         let mut cilium_endpoints = from_kubernetes("cilium-endpoints");
         let cilium_endpoints_by_address =
             cilium_endpoints.index("address", |row: &RemoteEndpoint| row.addresses.to_vec());
-        let cilium_endpoints_by_node =
-            cilium_endpoints.index("node", |row: &RemoteEndpoint| row.node);
+        let cilium_endpoints_by_identity =
+            cilium_endpoints.index("identity", |row: &RemoteEndpoint| [row.identity]);
         let mut identities = TableDef::new("identities");
         identities.initializer(KUBERNETES);
         let identities_by_labels =
@@ -160,16 +146,13 @@ impl Tables {
             cilium_nodes: db.register(from_kubernetes("cilium-nodes"))?,
             nodes: db.register(nodes)?,
             nodes_by_prefix,
-            pods: db.register(pods)?,
-            pods_by_node,
-            pods_by_address,
+            pods: db.register(from_kubernetes("pods"))?,
             namespaces: db.register(from_kubernetes("namespaces"))?,
             cilium_identities: db.register(from_kubernetes("cilium-identities"))?,
             cilium_endpoints: db.register(cilium_endpoints)?,
             cilium_endpoints_by_address,
-            cilium_endpoints_by_node,
+            cilium_endpoints_by_identity,
             endpoint_slices: db.register(from_kubernetes("cilium-endpoint-slices"))?,
-            api_servers: db.register(from_kubernetes("api-servers"))?,
             used_prefixes: db.register(used_prefixes)?,
             identities: db.register(identities)?,
             identities_by_labels,

@@ -1,7 +1,6 @@
 //! The start: lead, install, watch, work.
 use crate::{
     controller::{self, Context},
-    events::{About, Events},
     follow,
     metrics::Metrics,
     nodes, pools, serve,
@@ -13,6 +12,7 @@ use k8s::{
     ApiServer, Client, Rate, Watcher, config,
     crd::{self, Installed},
     error::{is_conflict, says},
+    events::{About, Events},
     lease::{Elector, LeaseSettings, Try},
     write::Objects,
 };
@@ -24,6 +24,8 @@ use runtime::{
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
 
+/// Who speaks in events.
+const COMPONENT: &str = "cilium-operator";
 /// The lease of the leader.
 const LEASE: &str = "cilium-operator-resource-lock";
 /// Pauses between tries to install what the work needs.
@@ -104,7 +106,7 @@ pub async fn tell_by(client: &Client, settings: &OperatorSettings, why: &str) {
             name: name.clone(),
             uid: map.metadata.uid.unwrap_or_default(),
         };
-        Events::new(client)
+        Events::new(client, COMPONENT)
             .warn(&about, "InvalidSettings", why)
             .await;
     }
@@ -168,7 +170,7 @@ pub async fn run_until(settings: OperatorSettings, client: Client, stop: Stop) -
     // Ends with this function, whichever way.
     let (_stopper, own_stop) = stop::channel();
     let context = Context {
-        events: Events::new(&client),
+        events: Events::new(&client, COMPONENT),
         client,
         settings: Arc::new(settings),
         tables: Tables::new().context("making the tables")?,

@@ -1,6 +1,5 @@
 //! The drivers: they wait, ask the pure parts what to do, and do it.
 use crate::{
-    events::{About, Events},
     gc::{self, Garbage, Heartbeats, Twice},
     metrics::Metrics,
     nodes::{self, NodeWrite, Spaces},
@@ -11,6 +10,7 @@ use ipam::{Planner, Written};
 use k8s::{
     Client, crd,
     error::{is_conflict, is_not_found, says},
+    events::{About, Events},
     write::{Meant, Objects},
 };
 use runtime::{

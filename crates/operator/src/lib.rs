@@ -2,7 +2,6 @@
 mod boot;
 pub mod cli;
 mod controller;
-mod events;
 mod follow;
 mod gc;
 mod metrics;

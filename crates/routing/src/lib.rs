@@ -11,7 +11,7 @@ pub use datapath::{HostPair, datapath_config};
 pub use mtu::{Mtus, mtus};
 pub use plan::{Encapsulation, Events, Plan, Timeouts};
 pub use prefixes::{
-    PodView, PrefixPlan, endpoint_prefixes, node_prefixes, pod_prefixes, world_prefixes,
+    NodesByAddress, PrefixPlan, endpoint_prefixes, node_prefixes, remote_prefixes, world_prefixes,
 };
 pub use routes::{RoutePlan, node_routes, own_routes};
 

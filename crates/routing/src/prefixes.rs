@@ -2,7 +2,9 @@
 use crate::Plan;
 use abi::identity::{HOST, REMOTE_NODE, WORLD, WORLD_IPV4, WORLD_IPV6};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use model::{Endpoint, LocalNode, Node, Pod, Prefix, PrefixSource, Text};
+use model::{
+    Endpoint, LocalNode, Node, Prefix, PrefixIdentity, PrefixSource, RemoteEndpoint, Text,
+};
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -28,20 +30,50 @@ impl PrefixPlan {
         }
     }
 
+    /// Gives ranges the identities that all that is known of them comes to. What endpoints and this node say of themselves stays.
+    pub fn identify<'a>(
+        &mut self,
+        plan: &Plan,
+        local: &LocalNode,
+        ranges: impl IntoIterator<Item = &'a PrefixIdentity>,
+        node_around: impl Fn(IpNet) -> Option<&'a Node>,
+    ) {
+        for range in ranges {
+            let ipv6 = range.prefix.addr().is_ipv6();
+            if !plan.has(ipv6) {
+                continue;
+            }
+            match self.0.entry(range.prefix) {
+                Entry::Vacant(entry) => {
+                    let node =
+                        node_around(range.prefix).filter(|node| node.name != local.node.name);
+                    entry.insert(Prefix {
+                        prefix: range.prefix,
+                        identity: range.identity,
+                        tunnel: node.and_then(|node| tunnel_to(plan, local, node)),
+                        source: PrefixSource::Generated,
+                        owner: Text::default(),
+                    });
+                }
+                Entry::Occupied(mut entry) => match entry.get().source {
+                    PrefixSource::Generated | PrefixSource::Kubernetes => {
+                        entry.get_mut().identity = range.identity;
+                    }
+                    PrefixSource::CustomResource | PrefixSource::Endpoint | PrefixSource::Local => {
+                    }
+                },
+            }
+        }
+    }
+
     /// The rows, in the order of the prefixes.
     pub fn into_rows(self) -> impl Iterator<Item = Prefix> {
         self.0.into_values()
     }
 }
 
-/// A pod with the identity of its labels.
-#[derive(Clone, Copy, Debug)]
-pub struct PodView<'a> {
-    /// The pod.
-    pub pod: &'a Pod,
-    /// Its identity.
-    pub identity: u32,
-}
+/// Nodes by the addresses that endpoints are said to be behind; none where no node has the address.
+pub type NodesByAddress<'a> = BTreeMap<IpAddr, Option<&'a Node>>;
 
 /// Everything outside the cluster: one identity per family where both are on.
 #[must_use]
@@ -131,7 +163,7 @@ fn other(plan: &Plan, local: &LocalNode, node: &Node) -> Vec<Prefix> {
                     ..row(
                         net.trunc(),
                         world(plan, net.addr().is_ipv6()),
-                        PrefixSource::Kubernetes,
+                        PrefixSource::Generated,
                         &owner,
                     )
                 }),
@@ -157,33 +189,38 @@ fn world(plan: &Plan, ipv6: bool) -> u32 {
 
 /// The addresses of other nodes' pods.
 #[must_use]
-pub fn pod_prefixes<'a>(
+pub fn remote_prefixes(
     plan: &Plan,
     local: &LocalNode,
-    nodes: &BTreeMap<&str, &Node>,
-    pods: impl Iterator<Item = PodView<'a>>,
+    nodes: &NodesByAddress<'_>,
+    endpoints: &[&RemoteEndpoint],
 ) -> Vec<Prefix> {
-    let tunnels: BTreeMap<&str, IpAddr> = nodes
+    let tunnels: BTreeMap<IpAddr, Option<IpAddr>> = nodes
         .iter()
-        .filter_map(|(name, node)| Some((*name, tunnel_to(plan, local, node)?)))
+        .map(|(address, node)| match node {
+            Some(node) => (*address, tunnel_to(plan, local, node)),
+            // Its node is not known, but its address is.
+            None => (*address, plan.tunnel.map(|_| *address)),
+        })
         .collect();
-    let remote = |view: &PodView<'_>| {
-        let pod = view.pod;
-        pod.is_reachable() && pod.node != local.node.name
-    };
     let mut rows = Vec::new();
-    for PodView { pod, identity } in pods.filter(remote) {
-        let tunnel = tunnels.get(pod.node.as_str()).copied();
-        let addresses = pod.addresses.iter().filter(|ip| plan.has(ip.is_ipv6()));
-        rows.extend(addresses.map(|ip| Prefix {
-            tunnel,
-            ..row(
-                IpNet::from(*ip),
-                identity,
-                PrefixSource::Kubernetes,
-                &pod.key,
-            )
-        }));
+    for endpoint in endpoints {
+        let node = endpoint.node.as_ref();
+        let tunnel = node.and_then(|node| tunnels.get(node).copied().flatten());
+        let addresses = endpoint.addresses.iter();
+        rows.extend(
+            addresses
+                .filter(|ip| plan.has(ip.is_ipv6()))
+                .map(|ip| Prefix {
+                    tunnel,
+                    ..row(
+                        IpNet::from(*ip),
+                        endpoint.identity,
+                        PrefixSource::CustomResource,
+                        &endpoint.key,
+                    )
+                }),
+        );
     }
     rows
 }

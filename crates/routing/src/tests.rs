@@ -1,6 +1,8 @@
 use super::*;
 use abi::identity::{HOST, REMOTE_NODE, WORLD, WORLD_IPV4, WORLD_IPV6};
-use model::{Device, LocalNode, Mac, Node, Pod, Prefix, PrefixSource, Route};
+use model::{
+    Device, LocalNode, Mac, Node, Prefix, PrefixIdentity, PrefixSource, RemoteEndpoint, Route,
+};
 use std::collections::BTreeMap;
 
 fn plan(tunnel: bool) -> Plan {
@@ -191,37 +193,79 @@ fn nodes_and_their_ranges() {
 #[test]
 fn pods_of_other_nodes() {
     let all = nodes();
-    let by_name: BTreeMap<&str, &Node> =
-        all.iter().map(|node| (node.name.as_str(), node)).collect();
-    let pod = |name: &str, node: &str, ip: &str| Pod {
-        node: node.into(),
+    let address: IpAddr = "192.168.10.101".parse().unwrap();
+    let unknown: IpAddr = "192.168.10.200".parse().unwrap();
+    let behind = NodesByAddress::from([
+        (address, all.iter().find(|node| node.name == "node2")),
+        (unknown, None),
+    ]);
+    let pod = |name: &str, node: IpAddr, ip: &str| RemoteEndpoint {
+        key: format!("shop/{name}").into(),
         addresses: [ip.parse().unwrap()].into(),
-        ..Pod::named("shop", name)
+        identity: 4711,
+        node: Some(node),
+        ..RemoteEndpoint::default()
     };
-    let mut done = pod("done", "node2", "10.244.2.9");
-    done.finished = true;
-    let mut host = pod("host", "node2", "192.168.10.101");
-    host.host_network = true;
     let pods = [
-        pod("a", "node2", "10.244.2.7"),
-        pod("mine", "node1", "10.244.1.7"),
-        done,
-        host,
+        pod("a", address, "10.244.2.7"),
+        pod("b", unknown, "10.244.9.7"),
     ];
-    let views = || {
-        pods.iter().map(|pod| PodView {
-            pod,
-            identity: 4711,
-        })
-    };
-    let rows = pod_prefixes(&plan(true), &local(), &by_name, views());
-    assert_eq!(rows.len(), 1);
+    let pods: Vec<&RemoteEndpoint> = pods.iter().collect();
+    let rows = remote_prefixes(&plan(true), &local(), &behind, &pods);
+    assert_eq!(rows.len(), 2);
     assert_eq!((rows[0].identity, rows[0].owner.as_str()), (4711, "shop/a"));
-    assert_eq!(rows[0].tunnel, Some("192.168.10.101".parse().unwrap()));
+    let tunnels = rows.iter().map(|row| row.tunnel).collect::<Vec<_>>();
+    assert_eq!(tunnels, [Some(address), Some(unknown)]);
+    let native = remote_prefixes(&plan(false), &local(), &behind, &pods);
+    assert_eq!(native[0].tunnel, None);
+}
+
+#[test]
+fn ranges_have_identities_of_their_own_where_nobody_says_better() {
+    let all = nodes();
+    let mut rows = PrefixPlan::default();
+    rows.add(world_prefixes(&plan(true)));
+    rows.add(node_prefixes(&plan(true), &local(), all.iter()));
+    rows.add([Prefix {
+        prefix: "10.244.2.7/32".parse().unwrap(),
+        identity: 4711,
+        tunnel: None,
+        source: PrefixSource::CustomResource,
+        owner: Default::default(),
+    }]);
+    let ranges = [
+        ("192.168.10.101/32", 7),
+        ("192.168.10.100/32", 7),
+        ("10.244.2.7/32", 0x0100_0001),
+        ("10.244.2.8/32", 0x0100_0002),
+        ("198.51.100.0/24", 0x0100_0003),
+    ]
+    .map(|(prefix, identity)| PrefixIdentity {
+        prefix: prefix.parse().unwrap(),
+        identity,
+    });
+    let node2 = all.iter().find(|node| node.name == "node2");
+    rows.identify(&plan(true), &local(), &ranges, |range| {
+        node2.filter(|node| node.pod_cidrs.iter().any(|net| net.contains(&range)))
+    });
+    let rows: BTreeMap<String, (u32, Option<IpAddr>)> = rows
+        .into_rows()
+        .map(|row| (row.prefix.to_string(), (row.identity, row.tunnel)))
+        .collect();
+    let tunnel = Some("192.168.10.101".parse().unwrap());
+    assert_eq!(rows["192.168.10.101/32"], (7, None));
     assert_eq!(
-        pod_prefixes(&plan(false), &local(), &by_name, views())[0].tunnel,
-        None
+        rows["192.168.10.100/32"],
+        (HOST, None),
+        "this node is itself"
     );
+    assert_eq!(rows["10.244.2.7/32"], (4711, None), "an endpoint is itself");
+    assert_eq!(
+        rows["10.244.2.8/32"],
+        (0x0100_0002, tunnel),
+        "among a node's pods"
+    );
+    assert_eq!(rows["198.51.100.0/24"], (0x0100_0003, None));
 }
 
 #[test]

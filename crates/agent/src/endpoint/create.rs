@@ -1,13 +1,14 @@
 //! A new endpoint: what CNI ADD waits for.
-use super::{Manager, internal};
-use crate::planner::identity_of_pod;
+use super::{Manager, identity::pod_of, internal};
 use abi::identity::INIT;
 use api::{ApiError, EndpointRequest, ErrorCode};
 use model::{Attachment, DeviceKind, Endpoint, EndpointState, Labels, Mac, PodRef};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// What the names of pods' host-side devices begin with.
 const POD_DEVICE: &str = "lxc";
+/// How long a pod with labels that have no number yet waits for one; then it works as `init`, and the number follows.
+const NEW_LABELS: Duration = Duration::from_millis(300);
 
 impl Manager {
     /// Makes an endpoint. When this returns, the kernel serves it and the state file knows it. The same request again gives
@@ -22,6 +23,8 @@ impl Manager {
     ) -> Result<Arc<Endpoint>, ApiError> {
         let mut wanted = describe(attachment, request)?;
         check_device(&wanted)?;
+        // Off the lock: the first pod with such labels may wait for the API server.
+        self.identify(&mut wanted);
         let created = {
             let mut ids = self.lock();
             if let Some(same) = self.already_there(&wanted)? {
@@ -36,9 +39,12 @@ impl Manager {
             wanted.id = ids
                 .take()
                 .ok_or_else(|| ApiError::new(ErrorCode::Conflict, "no endpoint number is free"))?;
-            self.identify(&mut wanted);
+            let grant = self.enforcer().realise(&wanted);
+            (wanted.subject, wanted.flags) = (grant.subject, grant.flags);
             let endpoint = Arc::new(wanted);
-            if let Err(error) = self.realise(&endpoint) {
+            let realised = self.realise(&endpoint);
+            drop(grant);
+            if let Err(error) = realised {
                 self.undo(&endpoint);
                 ids.free(endpoint.id);
                 return Err(error);
@@ -95,27 +101,21 @@ impl Manager {
         }
     }
 
-    /// Labels and identity as far as they are known: a pod whose object has not been seen yet works as `init`.
+    /// Labels and identity as far as they are known: a pod whose object has not been seen yet works as `init`, and so does one
+    /// whose labels get no number in time.
     fn identify(&self, endpoint: &mut Endpoint) {
         let snapshot = self.tables.db.snapshot();
-        let known = self
-            .tables
-            .pods
-            .get(&snapshot, endpoint.pod.to_string().as_str());
-        let known = known.filter(|pod| {
-            endpoint.pod.uid.is_empty() || pod.uid.is_empty() || *pod.uid == *endpoint.pod.uid
-        });
-        match known {
-            Some(pod) => {
-                (endpoint.labels, endpoint.identity) =
-                    identity_of_pod(&self.tables, &snapshot, &self.options.cluster, pod);
+        if let Some(pod) = pod_of(&self.tables, &snapshot, endpoint) {
+            endpoint.ports = pod.ports.to_vec();
+            let labels = self.identities.labels(&snapshot, pod);
+            if let Some(identity) = self.identities.wait(&labels, &endpoint.pod, NEW_LABELS) {
+                (endpoint.labels, endpoint.identity) = (labels, identity);
                 endpoint.state = EndpointState::Ready;
-            }
-            None => {
-                (endpoint.labels, endpoint.identity) = (Labels::reserved("init"), INIT);
-                endpoint.state = EndpointState::WaitingForIdentity;
+                return;
             }
         }
+        (endpoint.labels, endpoint.identity) = (Labels::reserved("init"), INIT);
+        endpoint.state = EndpointState::WaitingForIdentity;
     }
 
     fn realise(&self, endpoint: &Arc<Endpoint>) -> Result<(), ApiError> {
@@ -209,5 +209,6 @@ fn describe(attachment: Attachment, request: &EndpointRequest) -> Result<Endpoin
         },
         ports: Vec::new(),
         subject: 0,
+        flags: 0,
     })
 }

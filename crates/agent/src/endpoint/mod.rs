@@ -1,21 +1,22 @@
 //! The endpoint manager: the one writer of endpoints, in the tables, the maps, the attachments and the state file.
 mod create;
 mod delete;
+mod enforce;
 mod identity;
 mod restore;
 
+pub use enforce::{Enforcer, Grant, Nobody};
 pub use identity::Concerned;
-#[cfg(test)]
 #[cfg(test)]
 pub(crate) use identity::relabel;
 
-use crate::{addresses::Addresses, state::StateFile};
+use crate::{addresses::Addresses, kube::identity::Identities, state::StateFile};
 use api::{ApiError, path::EndpointId};
 use datapath::{Datapath, maps};
 use model::{Departure, Endpoint, Tables};
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 use tables::Snapshot;
@@ -27,13 +28,6 @@ const FIRST_ID: u16 = 2;
 /// How long no endpoint must have come before the quick attachments are replaced.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// What the manager is told once.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Name of the cluster.
-    pub cluster: String,
-}
-
 /// The endpoint manager.
 #[derive(Debug)]
 pub struct Manager {
@@ -42,7 +36,8 @@ pub struct Manager {
     maps: maps::Endpoints,
     addresses: Arc<Addresses>,
     state: StateFile,
-    options: Options,
+    identities: Identities,
+    enforcer: OnceLock<Arc<dyn Enforcer>>,
     departed: mpsc::UnboundedSender<Departure>,
     provisional: Mutex<Provisional>,
     /// Held by whoever changes endpoints. The work under it is a few system calls.
@@ -59,7 +54,7 @@ impl Manager {
         datapath: Arc<Datapath>,
         addresses: Arc<Addresses>,
         state: StateFile,
-        options: Options,
+        identities: Identities,
     ) -> datapath::Result<(Self, mpsc::UnboundedReceiver<Departure>)> {
         let (departed, receiver) = mpsc::unbounded_channel();
         let maps = datapath.endpoints()?;
@@ -71,7 +66,8 @@ impl Manager {
                 maps,
                 addresses,
                 state,
-                options,
+                identities,
+                enforcer: OnceLock::new(),
                 departed,
                 provisional,
                 ids,
@@ -109,6 +105,16 @@ impl Manager {
                 .cloned(),
             EndpointId::Ip(ip) => tables.endpoints_by_address.first(snapshot, ip).cloned(),
         }
+    }
+
+    /// From now on `enforcer` is asked before an endpoint's record is written. To be said once, before endpoints are restored.
+    pub fn enforce_by(&self, enforcer: Arc<dyn Enforcer>) {
+        // A second one would be a mistake of the start; the first stays.
+        let _ = self.enforcer.set(enforcer);
+    }
+
+    fn enforcer(&self) -> &dyn Enforcer {
+        self.enforcer.get().map_or(&Nobody, AsRef::as_ref)
     }
 
     fn lock(&self) -> MutexGuard<'_, Ids> {

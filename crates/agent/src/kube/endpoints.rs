@@ -295,6 +295,7 @@ mod tests {
             device: Default::default(),
             ports: Vec::new(),
             subject: 0,
+            flags: 0,
         }
     }
 

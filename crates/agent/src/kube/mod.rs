@@ -1,13 +1,33 @@
 //! The Kubernetes side: which nodes there are, what this node says of itself and of its endpoints, which ranges it has.
 pub mod cluster;
 pub mod endpoints;
+pub mod identity;
 pub mod own;
 pub mod ranges;
+pub mod slices;
 
-use k8s::{Client, Connection};
+use identity::{Allocating, Identities};
+use k8s::{Client, Connection, Interest, events::Events};
 use model::Tables;
-use runtime::{health::Health, settings::Settings, stop::Stop};
+use runtime::{
+    health::Health,
+    settings::{IdentityManagement, Settings},
+    stop::Stop,
+};
+use slices::Slices;
 use tokio::sync::watch;
+
+/// Who speaks in events.
+const COMPONENT: &str = "cilium-agent";
+
+/// What an agent with these settings wants to know of the cluster.
+#[must_use]
+pub fn interest(settings: &Settings, node: &str) -> Interest {
+    Interest {
+        node: node.to_owned(),
+        slices: settings.enable_cilium_endpoint_slice,
+    }
+}
 
 #[cfg(test)]
 mod tests;
@@ -23,6 +43,8 @@ pub struct Follow {
     pub settings: Settings,
     /// Name of this node.
     pub name: String,
+    /// Who has which number.
+    pub identities: Identities,
     /// The addresses, once there are any.
     pub addresses: ranges::Shared,
     /// How all components are.
@@ -36,8 +58,21 @@ pub struct Follow {
 impl Follow {
     /// Begins, on the current runtime.
     pub fn start(self) {
-        let (health, stop) = (&self.health, &self.stop);
-        k8s::watch_all_for(self.connection, &self.client, &self.tables, health, stop);
+        let (health, stop, settings) = (&self.health, &self.stop, &self.settings);
+        let interest = interest(settings, &self.name);
+        let sender = self.connection;
+        k8s::watch_all_for(sender, &self.client, &self.tables, &interest, health, stop);
+        if interest.slices {
+            tokio::spawn(Slices::new(&self.tables).run(stop.clone()));
+        }
+        let allocating = Allocating {
+            client: self.client.clone(),
+            identities: self.identities,
+            creates: settings.identity_management_mode != IdentityManagement::Operator,
+            events: Events::new(&self.client, COMPONENT),
+            health: health.component("controller/identity-objects"),
+        };
+        tokio::spawn(allocating.run(stop.clone()));
         tokio::spawn(cluster::follow(
             self.tables.clone(),
             self.settings.ipam,

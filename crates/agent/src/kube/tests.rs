@@ -156,7 +156,8 @@ impl Agent {
         }
         let (stopper, stop) = stop::channel();
         let (tables, health) = (Tables::new().unwrap(), Health::default());
-        let _connection = k8s::watch_all(&world.client, &tables, &health, &stop);
+        let interest = super::interest(&settings, "n1");
+        let _connection = k8s::watch_all(&world.client, &tables, &interest, &health, &stop);
         tokio::spawn(cluster::follow(
             tables.clone(),
             settings.ipam,
@@ -465,6 +466,7 @@ async fn endpoints_become_objects_and_go_with_them() {
         device: Default::default(),
         ports: Vec::new(),
         subject: 0,
+        flags: 0,
     };
     let put = |endpoint: &model::Endpoint| {
         let mut txn = tables.db.write();

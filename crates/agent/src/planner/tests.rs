@@ -1,12 +1,19 @@
 use super::*;
-use crate::plan::routing_plan;
+use crate::{
+    kube::identity::{Identities, Labeller},
+    plan::routing_plan,
+};
 use abi::identity::{HOST, REMOTE_NODE, WORLD_IPV4};
-use model::{Attachment, Device, EndpointState, KUBERNETES, Mac, PodRef, RESTORE};
+use model::{
+    Attachment, ClusterIdentity, Device, EndpointState, IdentityKind, KUBERNETES, Labels, Mac,
+    Namespace, Pod, PodRef, RESTORE,
+};
 use proptest::prelude::*;
 use runtime::{
     health::Health,
     settings::{RoutingMode, Settings},
 };
+use std::time::Duration;
 
 fn node(n: u8) -> Node {
     Node {
@@ -23,6 +30,25 @@ fn pod(name: &str, node: u8, ip: &str) -> Pod {
         labels: [("app".to_owned(), "cart".to_owned())].into(),
         addresses: [ip.parse().unwrap()].into(),
         ..Pod::named("shop", name)
+    }
+}
+
+/// A pod as the agent of its node publishes it.
+fn remote(name: &str, node: u8, ip: &str, identity: u32) -> RemoteEndpoint {
+    RemoteEndpoint {
+        key: format!("shop/{name}").into(),
+        addresses: [ip.parse().unwrap()].into(),
+        identity,
+        node: Some(format!("192.168.10.{node}").parse().unwrap()),
+        ..RemoteEndpoint::default()
+    }
+}
+
+fn number(id: u32) -> Identity {
+    Identity {
+        id,
+        labels: [format!("k8s:n={id}")].into_iter().collect(),
+        kind: IdentityKind::Cluster,
     }
 }
 
@@ -51,6 +77,7 @@ fn endpoint(id: u16, pod: &str, ip: &str) -> Endpoint {
         device: Default::default(),
         ports: Vec::new(),
         subject: 0,
+        flags: 0,
     }
 }
 
@@ -70,9 +97,16 @@ fn filled() -> Tables {
     for n in [1, 2] {
         tables.nodes.insert(&mut txn, node(n)).unwrap();
     }
-    for pod in [pod("mine", 1, "10.244.1.5"), pod("theirs", 2, "10.244.2.5")] {
-        tables.pods.insert(&mut txn, pod).unwrap();
-    }
+    let mine = pod("mine", 1, "10.244.1.5");
+    tables.pods.insert(&mut txn, mine).unwrap();
+    let namespace = Namespace {
+        name: "shop".to_owned(),
+        ..Namespace::default()
+    };
+    tables.namespaces.insert(&mut txn, namespace).unwrap();
+    let theirs = remote("theirs", 2, "10.244.2.5", 300);
+    tables.cilium_endpoints.insert(&mut txn, theirs).unwrap();
+    tables.identities.insert(&mut txn, number(300)).unwrap();
     tables
         .endpoints
         .insert(&mut txn, endpoint(7, "mine", "10.244.1.5"))
@@ -84,8 +118,10 @@ fn filled() -> Tables {
 fn finish_kubernetes(tables: &Tables) {
     let mut txn = tables.db.write();
     tables.nodes.finish_initializer(&mut txn, KUBERNETES);
-    tables.pods.finish_initializer(&mut txn, KUBERNETES);
-    tables.namespaces.finish_initializer(&mut txn, KUBERNETES);
+    tables
+        .cilium_endpoints
+        .finish_initializer(&mut txn, KUBERNETES);
+    tables.identities.finish_initializer(&mut txn, KUBERNETES);
     txn.commit();
 }
 
@@ -103,7 +139,7 @@ fn only_ipv4() -> Plan {
 }
 
 fn plan_of(tables: &Tables) -> Desired {
-    desired(tables, &tables.db.snapshot(), &only_ipv4(), "default").unwrap()
+    desired(tables, &tables.db.snapshot(), &only_ipv4()).unwrap()
 }
 
 fn identity(desired: &Desired, prefix: &str) -> Option<u32> {
@@ -115,19 +151,12 @@ fn identity(desired: &Desired, prefix: &str) -> Option<u32> {
 }
 
 #[test]
-fn all_nodes_agree_on_the_identity_of_a_pod() {
+fn rows_have_the_identities_that_agents_publish() {
     let tables = filled();
     finish_kubernetes(&tables);
     finish_restore(&tables);
-    let changed = crate::endpoint::relabel(&tables, &tables.db.snapshot(), "default", &[7].into());
-    assert_eq!(changed.len(), 1);
-    assert_eq!(changed[0].state, EndpointState::Ready);
     let plan = plan_of(&tables);
-    assert_eq!(
-        identity(&plan, "10.244.2.5/32"),
-        Some(changed[0].identity),
-        "same labels, other node"
-    );
+    assert_eq!(identity(&plan, "10.244.2.5/32"), Some(300));
     assert_eq!(
         identity(&plan, "10.244.1.5/32"),
         Some(abi::identity::INIT),
@@ -140,6 +169,80 @@ fn all_nodes_agree_on_the_identity_of_a_pod() {
         Some(WORLD_IPV4),
         "one family has one world"
     );
+    let mut txn = tables.db.write();
+    tables.identities.delete(&mut txn, &300);
+    txn.commit();
+    assert_eq!(
+        identity(&plan_of(&tables), "10.244.2.5/32"),
+        None,
+        "of which nothing is known: it lies in the range of its node's pods"
+    );
+}
+
+fn identities(tables: &Tables) -> Identities {
+    Identities::new(tables, Labeller::default(), Duration::from_secs(3600))
+}
+
+fn relabelled(tables: &Tables, identities: &Identities) -> (Endpoint, bool) {
+    let snapshot = tables.db.snapshot();
+    let mut found = crate::endpoint::relabel(tables, &snapshot, identities, &[7].into());
+    assert_eq!(found.rows.len(), 1);
+    (found.rows.remove(0), found.open.contains(&7))
+}
+
+#[test]
+fn an_endpoint_gets_the_number_of_its_labels_when_there_is_one() {
+    let tables = filled();
+    let identities = identities(&tables);
+    let (waiting, open) = relabelled(&tables, &identities);
+    assert!(open, "the labels have no number yet");
+    assert_eq!(
+        (waiting.state, waiting.identity),
+        (EndpointState::WaitingForIdentity, abi::identity::INIT)
+    );
+    let snapshot = tables.db.snapshot();
+    let labels = identities.labels(&snapshot, tables.pods.get(&snapshot, "shop/mine").unwrap());
+    let put = |ids: &[u32]| {
+        let mut txn = tables.db.write();
+        for id in ids {
+            let (id, labels) = (*id, labels.clone());
+            let kind = IdentityKind::Cluster;
+            tables
+                .identities
+                .insert(
+                    &mut txn,
+                    Identity {
+                        id,
+                        labels: labels.clone(),
+                        kind,
+                    },
+                )
+                .unwrap();
+            tables
+                .cilium_identities
+                .insert(&mut txn, ClusterIdentity { id, labels })
+                .unwrap();
+        }
+        txn.commit();
+    };
+    put(&[4000]);
+    let (ready, open) = relabelled(&tables, &identities);
+    assert!(!open);
+    assert_eq!(
+        (ready.state, ready.identity, &ready.labels),
+        (EndpointState::Ready, 4000, &labels)
+    );
+    // A second number for the same labels, from an agent that did not know of the first, changes nothing.
+    let mut txn = tables.db.write();
+    tables.endpoints.insert(&mut txn, ready).unwrap();
+    txn.commit();
+    put(&[300]);
+    assert_eq!(relabelled(&tables, &identities).0.identity, 4000);
+    // The object is gone: the other one is what the other nodes know.
+    let mut txn = tables.db.write();
+    tables.cilium_identities.delete(&mut txn, &4000);
+    txn.commit();
+    assert_eq!(relabelled(&tables, &identities).0.identity, 300);
 }
 
 #[test]
@@ -170,7 +273,7 @@ fn half_of_the_cluster_changes_nothing() {
 fn the_first_complete_plan_ends_the_initialisers() {
     let tables = filled();
     let health = Health::default().component("plan");
-    let mut planner = Planner::new(&tables, only_ipv4(), "default".to_owned());
+    let mut planner = Planner::new(&tables, only_ipv4());
     let mut initialised = || {
         planner.step(&tables.db.snapshot(), &health);
         tables.prefixes.initialized(&tables.db.snapshot())
@@ -188,7 +291,7 @@ fn a_change_writes_only_the_rows_that_it_concerns() {
     finish_kubernetes(&tables);
     finish_restore(&tables);
     let health = Health::default().component("plan");
-    let mut planner = Planner::new(&tables, only_ipv4(), "default".to_owned());
+    let mut planner = Planner::new(&tables, only_ipv4());
     planner.step(&tables.db.snapshot(), &health);
     let mut written = tables.db.track(&tables.prefixes);
     let mut changes = || {
@@ -199,12 +302,12 @@ fn a_change_writes_only_the_rows_that_it_concerns() {
             .collect::<Vec<_>>()
     };
     changes();
-    let put = |pod: Pod| {
+    let put = |endpoint: RemoteEndpoint| {
         let mut txn = tables.db.write();
-        tables.pods.insert(&mut txn, pod).unwrap();
+        tables.cilium_endpoints.insert(&mut txn, endpoint).unwrap();
         txn.commit();
     };
-    put(pod("theirs", 2, "10.244.2.9"));
+    put(remote("theirs", 2, "10.244.2.9", 300));
     assert_eq!(
         changes(),
         [
@@ -212,9 +315,14 @@ fn a_change_writes_only_the_rows_that_it_concerns() {
             (ChangeKind::Upsert, "10.244.2.9/32".to_owned())
         ]
     );
-    put(Pod {
-        uid: "other".into(),
-        ..pod("theirs", 2, "10.244.2.9")
+    let web = model::NamedPort {
+        name: "web".into(),
+        protocol: 6,
+        port: 80,
+    };
+    put(RemoteEndpoint {
+        ports: [web].into(),
+        ..remote("theirs", 2, "10.244.2.9", 300)
     });
     assert_eq!(changes(), [], "nothing that matters");
 }
@@ -224,10 +332,12 @@ fn a_change_writes_only_the_rows_that_it_concerns() {
 enum Op {
     Node(u8, u8, u8),
     NoNode(u8),
-    Pod(u8, u8, u8, u8),
-    NoPod(u8),
-    Namespace(u8, u8),
-    NoNamespace(u8),
+    Remote(u8, u8, u8, u8),
+    NoRemote(u8),
+    Identity(u8),
+    NoIdentity(u8),
+    Range(u8, u8),
+    NoRange(u8),
     Endpoint(u8, u8),
     NoEndpoint(u8),
     Local(u8, u8),
@@ -240,10 +350,12 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         2 => (small.clone(), small.clone(), small.clone()).prop_map(|(n, a, r)| Op::Node(n, a, r)),
         1 => small.clone().prop_map(Op::NoNode),
-        6 => (0..8u8, small.clone(), 0..6u8, 0..8u8).prop_map(|(p, n, ip, how)| Op::Pod(p, n, ip, how)),
-        2 => (0..8u8).prop_map(Op::NoPod),
-        1 => (0..2u8, small.clone()).prop_map(|(n, l)| Op::Namespace(n, l)),
-        1 => (0..2u8).prop_map(Op::NoNamespace),
+        6 => (0..8u8, small.clone(), 0..6u8, 0..8u8).prop_map(|(p, n, ip, how)| Op::Remote(p, n, ip, how)),
+        2 => (0..8u8).prop_map(Op::NoRemote),
+        2 => small.clone().prop_map(Op::Identity),
+        1 => small.clone().prop_map(Op::NoIdentity),
+        2 => (0..8u8, small.clone()).prop_map(|(r, i)| Op::Range(r, i)),
+        1 => (0..8u8).prop_map(Op::NoRange),
         2 => (small.clone(), 0..6u8).prop_map(|(e, ip)| Op::Endpoint(e, ip)),
         1 => small.clone().prop_map(Op::NoEndpoint),
         1 => (small.clone(), small).prop_map(|(a, r)| Op::Local(a, r)),
@@ -252,8 +364,14 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-fn pod_name(p: u8) -> (&'static str, String) {
-    (if p < 4 { "shop" } else { "bank" }, format!("p{p}"))
+/// A range that rules name: a pod's, a node's, one of pods, one of others.
+fn range(r: u8) -> IpNet {
+    let text = match r {
+        6 => "10.244.2.0/24".to_owned(),
+        7 => "198.51.100.0/24".to_owned(),
+        r => format!("{}/32", pod_address(r)),
+    };
+    text.parse().unwrap()
 }
 
 /// Addresses of pods, one of them a node's.
@@ -269,7 +387,6 @@ fn gone<T>(_: Option<T>) -> Result<(), UniqueViolation> {
 }
 
 fn apply(tables: &Tables, txn: &mut tables::WriteTxn<'_>, op: &Op) {
-    let label = |n: u8| ("team".to_owned(), n.to_string());
     // A unique index may refuse an endpoint: then there is none.
     let _ = match op.clone() {
         Op::Node(n, a, r) => {
@@ -285,42 +402,38 @@ fn apply(tables: &Tables, txn: &mut tables::WriteTxn<'_>, op: &Op) {
             tables.nodes.insert(txn, node).map(drop)
         }
         Op::NoNode(n) => gone(tables.nodes.delete(txn, format!("node{}", n + 1).as_str())),
-        Op::Pod(p, n, ip, how) => {
-            let (namespace, name) = pod_name(p);
-            let pod = Pod {
-                node: format!("node{}", n + 1).into(),
-                labels: [label(how % 2)].into(),
-                addresses: (how != 2)
-                    .then(|| pod_address(ip).parse().unwrap())
-                    .into_iter()
-                    .collect(),
-                finished: how == 3,
-                host_network: how == 4,
-                ..Pod::named(namespace, &name)
-            };
-            tables.pods.insert(txn, pod).map(drop)
+        Op::Remote(p, n, ip, how) => {
+            let mut row = remote(
+                &format!("p{p}"),
+                n + 1,
+                &pod_address(ip),
+                300 + u32::from(how % 4),
+            );
+            if how == 5 {
+                row.addresses = [].into();
+            }
+            if how == 6 {
+                row.node = None;
+            }
+            tables.cilium_endpoints.insert(txn, row).map(drop)
         }
-        Op::NoPod(p) => {
-            let (namespace, name) = pod_name(p);
-            gone(
-                tables
-                    .pods
-                    .delete(txn, format!("{namespace}/{name}").as_str()),
-            )
+        Op::NoRemote(p) => {
+            let key = format!("shop/p{p}");
+            gone(tables.cilium_endpoints.delete(txn, key.as_str()))
         }
-        Op::Namespace(n, l) => {
-            let namespace = Namespace {
-                name: ["shop", "bank"][usize::from(n)].to_owned(),
-                labels: [label(l)].into(),
-                pools: None,
-            };
-            tables.namespaces.insert(txn, namespace).map(drop)
-        }
-        Op::NoNamespace(n) => gone(
+        Op::Identity(i) => tables
+            .identities
+            .insert(txn, number(300 + u32::from(i)))
+            .map(drop),
+        Op::NoIdentity(i) => gone(tables.identities.delete(txn, &(300 + u32::from(i)))),
+        Op::Range(r, i) => {
+            let (prefix, identity) = (range(r), 0x0100_0001 + u32::from(i));
             tables
-                .namespaces
-                .delete(txn, ["shop", "bank"][usize::from(n)]),
-        ),
+                .prefix_identities
+                .insert(txn, PrefixIdentity { prefix, identity })
+                .map(drop)
+        }
+        Op::NoRange(r) => gone(tables.prefix_identities.delete(txn, &range(r))),
         Op::Endpoint(e, ip) => {
             let endpoint = endpoint(u16::from(e) + 1, &format!("p{e}"), &pod_address(ip));
             tables.endpoints.insert(txn, endpoint).map(drop)
@@ -344,8 +457,8 @@ fn apply(tables: &Tables, txn: &mut tables::WriteTxn<'_>, op: &Op) {
         Op::Listed => {
             for finish in [
                 |t: &Tables, txn: &mut _| t.nodes.finish_initializer(txn, KUBERNETES),
-                |t: &Tables, txn: &mut _| t.pods.finish_initializer(txn, KUBERNETES),
-                |t: &Tables, txn: &mut _| t.namespaces.finish_initializer(txn, KUBERNETES),
+                |t: &Tables, txn: &mut _| t.cilium_endpoints.finish_initializer(txn, KUBERNETES),
+                |t: &Tables, txn: &mut _| t.identities.finish_initializer(txn, KUBERNETES),
             ] {
                 finish(tables, txn);
             }
@@ -384,14 +497,14 @@ proptest! {
         let plan = plans()[which].clone();
         let tables = filled();
         let health = Health::default().component("plan");
-        let mut planner = Planner::new(&tables, plan.clone(), "default".to_owned());
+        let mut planner = Planner::new(&tables, plan.clone());
         for ops in rounds {
             let mut txn = tables.db.write();
             ops.iter().for_each(|op| apply(&tables, &mut txn, op));
             txn.commit();
             let snapshot = tables.db.snapshot();
             planner.step(&snapshot, &health);
-            let whole = desired(&tables, &snapshot, &plan, "default").unwrap();
+            let whole = desired(&tables, &snapshot, &plan).unwrap();
             let now = tables.db.snapshot();
             let prefixes: Vec<Prefix> = tables.prefixes.iter(&now).map(|row| Prefix::clone(row)).collect();
             let routes: Vec<Route> = tables.routes.iter(&now).map(|row| Route::clone(row)).collect();

@@ -135,6 +135,7 @@ pub(super) async fn ips(State(agent): Shared) -> Json<Vec<IpEntry>> {
         tunnel_endpoint: row.tunnel,
         source: match row.source {
             PrefixSource::Generated => "generated",
+            PrefixSource::CustomResource => "custom-resource",
             PrefixSource::Kubernetes => "k8s",
             PrefixSource::Endpoint | PrefixSource::Local => "local",
         }

@@ -10,7 +10,9 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use hypha_install::render;
 use k8s::crd::{self, Crd};
+use k8s::events::{About, Events};
 use k8s::write::{Meant, Objects};
+use k8s::{Presence, Watcher};
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Client, Config};
 use runtime::health::Health;
@@ -397,10 +399,18 @@ fn definitions_are_named_one_by_one() {
     assert_eq!(named["resourceNames"], json!(ours));
 }
 
+/// Kinds that the agent watches: nodes, pods, namespaces, what our kinds say of nodes, endpoints, slices and identities, six kinds
+/// of policies and groups, services and what is behind them.
+const WATCHES: usize = 15;
+
 /// The agent itself needs a kernel; this asks what it asks, by the functions that it asks with.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
-    let world = World::start(json!({"ipam": {"mode": "crd"}}), "cilium").await;
+    let world = World::start(
+        json!({"ipam": {"mode": "crd"}, "ciliumEndpointSlice": {"enabled": true}}),
+        "cilium",
+    )
+    .await;
     for crd in crd::ALL {
         crd::install(&world.admin, crd).await.unwrap();
     }
@@ -414,7 +424,15 @@ async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     assert!(settings.config_map.is_some());
     let tables = model::Tables::new().unwrap();
     let (stopper, stop) = stop::channel();
-    let _connection = k8s::watch_all(&client, &tables, &Health::default(), &stop);
+    let interest = k8s::Interest {
+        node: "n1".to_owned(),
+        slices: false,
+    };
+    let _connection = k8s::watch_all(&client, &tables, &interest, &Health::default(), &stop);
+    let watcher = Watcher::new(&client, &tables.db, &Health::default(), &stop);
+    k8s::policy::follow(&watcher, &tables.policies, true);
+    // Slices are read in place of endpoints, where the settings say so.
+    watcher.follow::<crd::CiliumEndpointSlice, _>(&tables.endpoint_slices, Presence::Always);
     let nodes: Api<k8s::Node> = Api::all(client.clone());
     nodes.get("n1").await.unwrap();
     let own = Objects::of(&client, &kind("CiliumNode"));
@@ -434,11 +452,26 @@ async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
         .await
         .unwrap();
     endpoints.delete("p", Meant::default()).await.unwrap();
+    let identities = Objects::of(&client, &kind("CiliumIdentity"));
+    let identity = json!({"metadata": {"name": "300"}, "security-labels": {"k8s:app": "x"}});
+    identities.create(identity).await.unwrap();
+    identities.get("300").await.unwrap();
+    let events = Events::new(&client, "cilium-agent");
+    let about = About {
+        kind: "Pod",
+        api_version: "v1",
+        namespace: "default".to_owned(),
+        name: "p".to_owned(),
+        uid: "u".to_owned(),
+    };
+    for _ in 0..2 {
+        events.warn(&about, "NoIdentity", "none is left").await;
+    }
     let granted = granted(&world.objects, &["cilium", "cilium-config-agent"]);
     eventually("watches run", || async {
         let notes = world.notes.lock().unwrap().clone();
         let watches = notes.0.iter().filter(|right| right.ends_with(" watch"));
-        unless(watches.count() == 4, &format!("{notes:?}"))
+        unless(watches.count() == WATCHES, &format!("{notes:?}"))
     })
     .await;
     stopper.stop();

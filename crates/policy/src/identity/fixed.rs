@@ -62,6 +62,24 @@ impl FixedIdentities {
     pub fn of(&self, labels: &Labels) -> Option<u32> {
         self.0.get(labels.get(FIXED_LABEL)?).copied()
     }
+
+    /// What is left of labels that ask for a fixed number: policies see nothing else of such a pod. None if they do not.
+    #[must_use]
+    pub fn labels(&self, labels: &Labels) -> Option<Labels> {
+        self.of(labels)?;
+        Some(Self::label(labels.get(FIXED_LABEL)?))
+    }
+
+    /// Every number and the label behind it.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, Labels)> + '_ {
+        self.0.iter().map(|(name, id)| (*id, Self::label(name)))
+    }
+
+    fn label(name: &str) -> Labels {
+        [(FIXED_LABEL.to_owned(), name.to_owned())]
+            .into_iter()
+            .collect()
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +96,13 @@ mod tests {
         );
         assert_eq!(fixed.of(&labels("k8s:io.cilium.fixed-identity=no")), None);
         assert_eq!(fixed.of(&labels("k8s:app=dns")), None);
+        let more: Labels = ["k8s:app=x", "k8s:io.cilium.fixed-identity=dns"]
+            .map(str::to_owned)
+            .into_iter()
+            .collect();
+        let left = fixed.labels(&more).unwrap();
+        assert_eq!(left.to_string(), "k8s:io.cilium.fixed-identity=dns");
+        assert!(fixed.iter().any(|(id, labels)| id == 129 && labels == left));
     }
 
     #[test]

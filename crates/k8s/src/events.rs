@@ -1,5 +1,5 @@
 //! What goes wrong with objects, as events that `kubectl describe` and `kubectl get events` show.
-use k8s::{
+use crate::{
     Client,
     error::{is_conflict, says},
     write::Objects,
@@ -14,8 +14,6 @@ use std::{
 
 /// Where events about objects without a namespace are.
 const NAMESPACE: &str = "default";
-/// Who says so.
-const COMPONENT: &str = "cilium-operator";
 /// How long one write may take.
 const LIMIT: Duration = Duration::from_secs(5);
 /// How many events are counted; of the others, repetitions begin anew.
@@ -23,12 +21,16 @@ const COUNTED: usize = 10_000;
 
 /// The object that an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct About {
+pub struct About {
+    /// Its kind.
     pub kind: &'static str,
+    /// Group and version of its kind.
     pub api_version: &'static str,
     /// Empty for objects that belong to none.
     pub namespace: String,
+    /// Its name.
     pub name: String,
+    /// Its unique number.
     pub uid: String,
 }
 
@@ -44,15 +46,20 @@ impl About {
 
 /// Writes events; cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Events {
+pub struct Events {
     client: Client,
+    /// Who says so.
+    component: &'static str,
     counts: Arc<Mutex<BTreeMap<String, u32>>>,
 }
 
 impl Events {
-    pub fn new(client: &Client) -> Self {
+    /// Writes as `component`.
+    #[must_use]
+    pub fn new(client: &Client, component: &'static str) -> Self {
         Self {
             client: client.clone(),
+            component,
             counts: Arc::default(),
         }
     }
@@ -61,7 +68,13 @@ impl Events {
     pub async fn warn(&self, about: &About, reason: &str, message: &str) {
         let name = name(about, reason, message);
         let count = self.count(&name);
-        let value = event(about, &name, reason, message, count, Timestamp::now());
+        let told = Told {
+            component: self.component,
+            reason,
+            message,
+            count,
+        };
+        let value = event(about, &name, &told, Timestamp::now());
         let again = json!({"count": count.max(2), "lastTimestamp": value["lastTimestamp"]});
         let objects = Objects::core(&self.client, "Event", "events", Some(about.place()));
         let work = async {
@@ -101,14 +114,15 @@ fn name(about: &About, reason: &str, message: &str) -> String {
     format!("{}.{hash:016x}", about.name)
 }
 
-fn event(
-    about: &About,
-    name: &str,
-    reason: &str,
-    message: &str,
+/// What an event says.
+struct Told<'a> {
+    component: &'static str,
+    reason: &'a str,
+    message: &'a str,
     count: u32,
-    now: Timestamp,
-) -> Value {
+}
+
+fn event(about: &About, name: &str, told: &Told<'_>, now: Timestamp) -> Value {
     let now = now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
     let mut object = json!({"kind": about.kind, "apiVersion": about.api_version, "name": about.name, "uid": about.uid});
     if !about.namespace.is_empty() {
@@ -117,10 +131,16 @@ fn event(
     json!({
         "metadata": {"name": name, "namespace": about.place()},
         "involvedObject": object,
-        "type": "Warning", "reason": reason, "message": message,
-        "source": {"component": COMPONENT}, "reportingComponent": COMPONENT, "reportingInstance": COMPONENT,
-        "count": count, "firstTimestamp": now, "lastTimestamp": now,
+        "type": "Warning", "reason": told.reason, "message": told.message,
+        "source": {"component": told.component}, "reportingComponent": told.component, "reportingInstance": told.component,
+        "count": told.count, "firstTimestamp": now, "lastTimestamp": now,
     })
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,399 @@
+//! Numbers for labels that have none: objects in the API server, which many agents make at the same time.
+use super::{Identities, Want};
+use k8s::{
+    Client,
+    crd::{self, Crd},
+    error::{is_conflict, says},
+    events::{About, Events},
+    write::Objects,
+};
+use model::{ClusterIdentity, Labels, PodRef, Tables};
+use policy::{
+    identity::{AllocateError, Allocator, Order, Scope},
+    labels::K8S,
+};
+use runtime::{health::Component, stop::Stop};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tables::{ChangeKind, ChangeTracker, Read, Snapshot};
+
+/// How long one request may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// How many objects are made at the same time.
+const TOGETHER: usize = 16;
+/// Pauses after a failure.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// How long a number that was made is believed in without the watch having shown it.
+const UNSEEN: Duration = Duration::from_secs(60);
+
+/// Makes numbers.
+pub struct Allocating {
+    /// The API server.
+    pub client: Client,
+    /// Who needs some.
+    pub identities: Identities,
+    /// This agent may make objects; else the operator does.
+    pub creates: bool,
+    /// Where pods without a number are told.
+    pub events: Events,
+    /// How it goes.
+    pub health: Component,
+}
+
+/// What became of a number that was tried.
+enum Tried {
+    /// The labels have it.
+    Given(u32, Labels),
+    /// Other labels have it.
+    Taken(u32, Labels, Labels),
+    /// Nobody knows.
+    Failed(u32, String),
+}
+
+impl Allocating {
+    /// Works until `stop`.
+    pub async fn run(self, stop: Stop) {
+        let tables = self.identities.0.tables.clone();
+        let mut allocator = Allocator::new(Scope::Cluster, Order::ByLabels);
+        let mut seen = tables.db.track(&tables.cilium_identities);
+        let watch = tables
+            .cilium_identities
+            .watch()
+            .and(tables.endpoints.watch());
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let snapshot = tables.db.snapshot();
+            let revision = snapshot.revision();
+            follow(&mut allocator, &mut seen, &snapshot);
+            let listed = tables.cilium_identities.initialized(&snapshot);
+            self.forget_unseen();
+            if listed && self.creates {
+                self.missing(&tables, &snapshot);
+            }
+            let open = self.open(&snapshot);
+            drop(snapshot);
+            let mut failed = None;
+            if listed && self.creates && !open.is_empty() {
+                let Some(outcome) = stop.or(self.make(&mut allocator, open)).await else {
+                    return;
+                };
+                failed = outcome.err();
+            }
+            self.say(listed, failed.as_deref());
+            let again = failed.is_some();
+            let next = async {
+                tokio::select! {
+                    () = self.identities.0.asked.notified() => {}
+                    () = watch.changed(revision) => {}
+                    () = tokio::time::sleep(pause), if again => {}
+                }
+                if again {
+                    // Whoever asks meanwhile must not make the tries follow each other at once.
+                    tokio::time::sleep(pause).await;
+                }
+            };
+            if stop.or(next).await.is_none() {
+                return;
+            }
+            pause = if again {
+                (pause * 2).min(LONGEST_PAUSE)
+            } else {
+                FIRST_PAUSE
+            };
+        }
+    }
+
+    /// Numbers that this agent made and that never showed up: somebody has removed them at once.
+    fn forget_unseen(&self) {
+        let mut state = self.identities.state();
+        state.made.retain(|_, (_, since)| since.elapsed() < UNSEEN);
+    }
+
+    /// Asks anew for the numbers of this node's pods that the API server no longer has.
+    fn missing(&self, tables: &Tables, snapshot: &Snapshot) {
+        for endpoint in tables.endpoints.iter(snapshot) {
+            let id = endpoint.identity;
+            if Scope::of(id) != Some(Scope::Cluster)
+                || self.identities.state().made.contains_key(&id)
+            {
+                continue;
+            }
+            // One that has become other labels' is the endpoint manager's to replace.
+            if tables.cilium_identities.get(snapshot, &id).is_none() {
+                let (labels, pod) = (&endpoint.labels, Some(&endpoint.pod));
+                self.identities.ask(labels, Some(id), pod);
+            }
+        }
+    }
+
+    /// What is still wanted, with those who want it.
+    fn open(&self, snapshot: &Snapshot) -> Vec<(Labels, Want)> {
+        let tables = &self.identities.0.tables;
+        let has = |labels: &Labels, want: &Want| {
+            let mut rows = tables.identities_by_labels.get(snapshot, labels);
+            let shared = |id: &u32| tables.cilium_identities.get(snapshot, id).is_some();
+            match want.before {
+                Some(before) => shared(&before),
+                None => rows.any(|row| shared(&row.id)),
+            }
+        };
+        let needed = |want: &Want| {
+            let lives = |pod: &PodRef| {
+                let key = pod.to_string();
+                tables.endpoints_by_pod.first(snapshot, &key).is_some()
+            };
+            want.since.elapsed() < UNSEEN || want.pods.iter().any(lives)
+        };
+        let mut state = self.identities.state();
+        state
+            .wanted
+            .retain(|labels, want| needed(want) && !has(labels, want));
+        let made: Vec<Labels> = state.made.values().map(|(own, _)| own.clone()).collect();
+        for labels in &made {
+            state.wanted.remove(labels);
+        }
+        let all = state.wanted.iter();
+        all.map(|(labels, want)| (labels.clone(), want.clone()))
+            .collect()
+    }
+
+    /// Makes numbers for all of `open`.
+    ///
+    /// # Errors
+    /// What went wrong first; the rest may have worked.
+    async fn make(
+        &self,
+        allocator: &mut Allocator,
+        open: Vec<(Labels, Want)>,
+    ) -> Result<(), String> {
+        let mut todo = open;
+        let mut failed = None;
+        while !todo.is_empty() {
+            let rest = todo.split_off(todo.len().min(TOGETHER));
+            let mut tries = Vec::new();
+            for (labels, want) in &todo {
+                match propose(allocator, labels, want.before) {
+                    Ok(id) => tries.push(self.try_number(id, labels.clone())),
+                    Err(error) => {
+                        let error = error.to_string();
+                        self.tell_pods(labels, want, &error).await;
+                        failed = Some(error);
+                    }
+                }
+            }
+            let mut again = Vec::new();
+            for tried in futures::future::join_all(tries).await {
+                match tried {
+                    Tried::Given(id, labels) => self.given(id, labels),
+                    Tried::Taken(id, labels, theirs) => {
+                        allocator.forget(id);
+                        // It cannot be refused: the number was just given back.
+                        let _ = allocator.adopt(id, theirs, Duration::ZERO);
+                        if let Some(want) = self.identities.state().wanted.get_mut(&labels) {
+                            want.before = None;
+                            again.push((labels, want.clone()));
+                        }
+                    }
+                    Tried::Failed(id, error) => {
+                        allocator.forget(id);
+                        failed = Some(error);
+                    }
+                }
+            }
+            todo = rest;
+            todo.extend(again);
+            if failed.is_some() {
+                break;
+            }
+        }
+        self.identities.state().failing = failed.is_some();
+        self.identities.tell();
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn given(&self, id: u32, labels: Labels) {
+        tracing::info!(identity = id, %labels, "identity for new labels");
+        let now = Instant::now();
+        let mut state = self.identities.state();
+        state.wanted.remove(&labels);
+        state.fresh.insert(id, now);
+        state.made.insert(id, (labels, now));
+        drop(state);
+        self.identities.tell();
+        self.identities.0.made.notify_one();
+    }
+
+    async fn try_number(&self, id: u32, labels: Labels) -> Tried {
+        match tokio::time::timeout(LIMIT, create(&self.client, id, &labels)).await {
+            Ok(Ok(None)) => Tried::Given(id, labels),
+            Ok(Ok(Some(theirs))) if theirs == labels => Tried::Given(id, labels),
+            Ok(Ok(Some(theirs))) => Tried::Taken(id, labels, theirs),
+            Ok(Err(error)) => Tried::Failed(id, format!("CiliumIdentity {id}: {error}")),
+            Err(_) => {
+                let text = format!("CiliumIdentity {id}: the API server did not answer in time");
+                Tried::Failed(id, text)
+            }
+        }
+    }
+
+    /// Events for pods that get no identity.
+    async fn tell_pods(&self, labels: &Labels, want: &Want, error: &str) {
+        match self.identities.state().wanted.get_mut(labels) {
+            Some(known) if !known.told => known.told = true,
+            _ => return,
+        }
+        tracing::warn!(error, pods = ?want.pods.iter().map(ToString::to_string).collect::<Vec<_>>(), "no identity can be given");
+        let text = format!("no identity can be given: {error}; the pod works as reserved:init");
+        for pod in &want.pods {
+            let about = About {
+                kind: "Pod",
+                api_version: "v1",
+                namespace: pod.namespace.clone(),
+                name: pod.name.clone(),
+                uid: pod.uid.clone(),
+            };
+            self.events.warn(&about, "NoIdentity", &text).await;
+        }
+    }
+
+    fn say(&self, listed: bool, failed: Option<&str>) {
+        let waiting = self.identities.state().wanted.len();
+        match (failed, waiting) {
+            (Some(error), _) => self
+                .health
+                .degraded(format!("{waiting} label sets have no identity: {error}")),
+            (None, 0) => self.health.ok("all labels have identities"),
+            (None, _) if !listed => self
+                .health
+                .degraded(format!("{waiting} label sets wait for the API server")),
+            (None, _) => self
+                .health
+                .degraded(format!("{waiting} label sets wait for the operator")),
+        }
+    }
+}
+
+/// Brings the allocator in step with the objects.
+fn follow(
+    allocator: &mut Allocator,
+    seen: &mut ChangeTracker<ClusterIdentity>,
+    snapshot: &Snapshot,
+) {
+    for change in seen.changes(snapshot) {
+        let (id, labels) = (change.row.id, &change.row.labels);
+        if change.kind == ChangeKind::Delete || allocator.labels(id) != Some(labels) {
+            allocator.forget(id);
+        }
+        if change.kind == ChangeKind::Upsert {
+            // A number outside of the range is somebody else's matter.
+            let _ = allocator.adopt(id, labels.clone(), Duration::ZERO);
+        }
+    }
+}
+
+/// A number to try, taken until it turns out otherwise: the one that the labels had, if it is free.
+fn propose(
+    allocator: &mut Allocator,
+    labels: &Labels,
+    before: Option<u32>,
+) -> Result<u32, AllocateError> {
+    let kept = before.filter(|id| allocator.adopt(*id, labels.clone(), Duration::ZERO).is_ok());
+    if let Some(id) = kept {
+        return Ok(id);
+    }
+    let id = allocator.propose(labels)?;
+    allocator.adopt(id, labels.clone(), Duration::ZERO)?;
+    Ok(id)
+}
+
+/// Creates the object of a number; the labels that it has if it is there already.
+async fn create(client: &Client, id: u32, labels: &Labels) -> Result<Option<Labels>, String> {
+    let objects = Objects::of(client, &kind());
+    match objects.create(object(id, labels)).await {
+        Ok(_) => Ok(None),
+        Err(error) if is_conflict(&error) => {
+            let present = objects.get(&id.to_string()).await;
+            let present = present.map_err(|error| says(&error))?;
+            let present = present.ok_or("it went while it was looked at")?;
+            let theirs = present.data["security-labels"].as_object();
+            let pairs = theirs.into_iter().flatten();
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            Ok(Some(
+                pairs
+                    .map(|(key, value)| (key.clone(), text(value)))
+                    .collect(),
+            ))
+        }
+        Err(error) => Err(says(&error)),
+    }
+}
+
+fn kind() -> Crd {
+    let found = crd::ALL.iter().find(|crd| crd.kind == "CiliumIdentity");
+    *found.unwrap_or(&crd::ALL[0])
+}
+
+/// The object of a number. The labels from Kubernetes are its own labels as well, so that people can select by them.
+fn object(id: u32, labels: &Labels) -> Value {
+    let all: serde_json::Map<String, Value> = labels
+        .iter()
+        .map(|(key, value)| (key.to_owned(), value.into()))
+        .collect();
+    let own: serde_json::Map<String, Value> = labels
+        .iter()
+        .filter_map(|(key, value)| Some((key.split_once(':')?, value)))
+        .filter(|((source, _), _)| *source == K8S)
+        .map(|((_, key), value)| (key.to_owned(), value.into()))
+        .filter(|(key, value)| is_label(key, value))
+        .collect();
+    json!({"metadata": {"name": id.to_string(), "labels": own}, "security-labels": all})
+}
+
+/// Whether the API server would take it as a label of an object: derived keys may be too long.
+fn is_label(key: &str, value: &Value) -> bool {
+    let name = key.rsplit_once('/').map_or(key, |(_, name)| name);
+    // A key with two slashes is that of a namespace's label that has a prefix of its own.
+    let slashes = key.matches('/').count();
+    name.len() <= 63
+        && slashes <= 1
+        && key.len() - name.len() <= 254
+        && value.as_str().is_some_and(|value| value.len() <= 63)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_object_has_labels_twice_where_it_can() {
+        let labels: Labels = [
+            "k8s:app=cart",
+            "k8s:io.cilium.k8s.namespace.labels.kubernetes.io/metadata.name=shop",
+            "k8s:io.kubernetes.pod.namespace=shop",
+            "other:x=y",
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .collect();
+        let made = object(300, &labels);
+        assert_eq!(made["security-labels"].as_object().unwrap().len(), 4);
+        assert_eq!(
+            made["metadata"]["labels"]["io.kubernetes.pod.namespace"],
+            "shop"
+        );
+        assert!(made["metadata"]["labels"]["x"].is_null());
+        assert!(!is_label(&"a".repeat(64), &"b".into()));
+        assert!(!is_label("a", &"b".repeat(64).into()));
+    }
+
+    #[test]
+    fn the_number_of_before_is_tried_first() {
+        let labels = |text: &str| [text.to_owned()].into_iter().collect::<Labels>();
+        let mut allocator = Allocator::new(Scope::Cluster, Order::ByLabels);
+        assert_eq!(propose(&mut allocator, &labels("a"), Some(4000)), Ok(4000));
+        let other = propose(&mut allocator, &labels("b"), Some(4000)).unwrap();
+        assert_ne!(other, 4000);
+        assert_eq!(allocator.lookup(&labels("b")), Some(other));
+    }
+}
