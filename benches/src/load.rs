@@ -32,6 +32,15 @@ impl<'a> Target<'a> {
             address: stage.server.address(family),
         }
     }
+
+    /// From one namespace to an address of another.
+    pub const fn between(client: &'a Netns, server: &'a Netns, address: IpAddr) -> Self {
+        Self {
+            client,
+            server,
+            address,
+        }
+    }
 }
 
 /// What is measured.

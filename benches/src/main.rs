@@ -1,6 +1,7 @@
 //! `make bench`: every figure as a ratio to plain kernel networking of the same shape, measured in the same run.
 mod control;
 mod load;
+mod policy;
 mod programs;
 mod report;
 mod scale;
@@ -69,6 +70,13 @@ fn main() -> Result<()> {
     programs::measure(&args.filter, &mut report)?;
     scale::measure(&args.filter, &mut report)?;
     server::measure(&args.filter, &mut report)?;
+    policy::measure(
+        &args.filter,
+        &args.bin,
+        args.rounds,
+        args.seconds,
+        &mut report,
+    )?;
     let wanted = |names: &str| match &args.filter {
         Some(text) => names
             .split(' ')

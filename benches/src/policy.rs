@@ -1,0 +1,326 @@
+//! Network policy: how fast a change is enforced, what resolving costs, and what asking costs packets.
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use hypha_e2e::policy::{
+    objects::{Server, cnp, wait_in_force},
+    stage::Stage,
+};
+use model::Labels;
+use policy::{
+    Settings,
+    parse::{self, Options},
+    resolve::{Change, Engine, Subject},
+    rule::NamedPorts,
+};
+use serde_json::{Value, json};
+
+use crate::{
+    load::{Load, Target},
+    report::{Report, Row, percentile},
+};
+
+/// Of the pure measure: a large cluster, and one node of it.
+const IDENTITIES: u32 = 10_000;
+const POLICIES: u32 = 2_000;
+const SUBJECTS: u32 = 250;
+const LABEL_CHANGES: u32 = 200;
+/// Changes of a policy that are timed in the lab.
+const CHANGES: usize = 100;
+/// Entries of the large policy, and of the one that packets are asked about.
+const LARGE: usize = 3_000;
+const ASKED: usize = 1_000;
+/// How long an agent may take before the bench gives up.
+const LIMIT_SECONDS: u64 = 20;
+
+/// Adds the figures whose names contain `filter`.
+///
+/// # Errors
+/// The lab does not start, or an agent does not get through.
+pub fn measure(
+    filter: &Option<String>,
+    bin: &Path,
+    rounds: usize,
+    seconds: f64,
+    report: &mut Report,
+) -> Result<()> {
+    let wanted = |what: &str| {
+        filter
+            .as_ref()
+            .is_none_or(|text| what.contains(text.as_str()) || text.contains(what))
+    };
+    if wanted("policy/resolve/") {
+        resolve(report)?;
+    }
+    let (applied, asked) = (wanted("policy/applied/"), wanted("policy/datapath/"));
+    if applied || asked {
+        ensure!(
+            bin.join("hypha").exists(),
+            "{} has no hypha: run `make build` first",
+            bin.display()
+        );
+        let stage = Stage::up("bench-policy", &[]);
+        let server = Server::of(&stage);
+        if applied {
+            enforced(&stage, &server, report)?;
+        }
+        if asked {
+            datapath(
+                &stage,
+                &server,
+                rounds,
+                Duration::from_secs_f64(seconds),
+                report,
+            )?;
+        }
+    }
+    Ok(())
+}
+
+fn add(report: &mut Report, name: &str, unit: &'static str, value: f64, goal: f64) {
+    let row = Row::against_goal(name.to_owned(), unit, value, goal);
+    eprintln!("{row}");
+    report.add(row);
+}
+
+fn millis(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+/// Labels of a pod: one of a thousand apps, in one of a hundred namespaces.
+fn labels(number: u32, version: u32) -> Labels {
+    [
+        format!("k8s:app=app-{}", number % 1000),
+        format!("k8s:version=v{version}"),
+        format!("k8s:pod={number}"),
+        format!("k8s:io.kubernetes.pod.namespace=team-{}", number % 100),
+        "k8s:io.cilium.k8s.policy.cluster=default".to_owned(),
+    ]
+    .into_iter()
+    .collect()
+}
+
+/// A policy as people write them: one app, three peers, two ports.
+fn written(number: u32) -> Value {
+    let peer = |offset: u32| {
+        let app = (number * 7 + offset * 100) % 1000;
+        json!({"matchLabels": {"app": format!("app-{app}"), "k8s:io.kubernetes.pod.namespace": format!("team-{}", app % 100)}})
+    };
+    let app = number % 1000;
+    let mut object = cnp(
+        &format!("team-{}", app % 100),
+        &format!("policy-{number}"),
+        &json!({
+            "endpointSelector": {"matchLabels": {"app": format!("app-{app}")}},
+            "ingress": [{"fromEndpoints": [peer(1), peer(2), peer(3)],
+                "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}, {"port": "443", "protocol": "TCP"}]}]}],
+        }),
+    );
+    object["metadata"]["uid"] = json!(format!("{number}"));
+    object
+}
+
+/// The engine alone, as one agent of a large cluster has it.
+fn resolve(report: &mut Report) -> Result<()> {
+    let parsed = (0..POLICIES)
+        .map(|number| parse::policy(&written(number), Options::default()))
+        .collect::<Result<Vec<_>, _>>()?;
+    let before = crate::scale::resident();
+    let identity = |number, version| {
+        Change::Identity(256 + number, labels(number, version), NamedPorts::new())
+    };
+    let subject = |number, version| {
+        let labels = labels(number, version);
+        Change::Subject(
+            256 + number,
+            Subject {
+                labels,
+                ports: NamedPorts::new(),
+            },
+        )
+    };
+    let all: Vec<Change> = (0..IDENTITIES)
+        .map(|number| identity(number, 0))
+        .chain((0..SUBJECTS).map(|number| subject(number, 0)))
+        .chain(parsed.into_iter().map(Change::Policy))
+        .collect();
+    let start = Instant::now();
+    let mut engine = Engine::new(Settings::default());
+    let rows = engine.apply(all).ops.len();
+    add(report, "policy/resolve/cold", "ms", millis(start), 1000.0);
+    add(
+        report,
+        "policy/resolve/memory",
+        "MB",
+        crate::scale::resident() - before,
+        150.0,
+    );
+    ensure!(rows > 0, "nothing was resolved");
+    let times: Vec<f64> = (0..LABEL_CHANGES)
+        .map(|round| {
+            // Half of them are pods of this node.
+            let number = if round % 2 == 0 {
+                round % SUBJECTS
+            } else {
+                SUBJECTS + round * 37 % (IDENTITIES - SUBJECTS)
+            };
+            let mut changes = vec![identity(number, round + 1)];
+            if number < SUBJECTS {
+                changes.push(subject(number, round + 1));
+            }
+            let start = Instant::now();
+            engine.apply(changes);
+            millis(start)
+        })
+        .collect();
+    add(
+        report,
+        "policy/resolve/label-change/p99",
+        "ms",
+        percentile(&times, 0.99),
+        50.0,
+    );
+    Ok(())
+}
+
+/// A policy with so many rows: every second port, so that no row covers another.
+fn large(name: &str, rows: usize, first_port: usize) -> Value {
+    let ports: Vec<Value> = (0..rows)
+        .map(|number| json!({"port": (first_port + number * 2).to_string(), "protocol": "UDP"}))
+        .collect();
+    let lists: Vec<Value> = ports
+        .chunks(40)
+        .map(|ports| json!({"ports": ports}))
+        .collect();
+    cnp(
+        "a",
+        name,
+        &json!({
+            "endpointSelector": {},
+            "ingress": [{"fromEndpoints": [{}]}, {"fromEntities": ["all"], "toPorts": lists}],
+            "egress": [{"toEntities": ["all"]}],
+        }),
+    )
+}
+
+/// From the call that writes a policy to the moment when every node enforces it.
+fn enforced(stage: &Stage, server: &Server, report: &mut Report) -> Result<()> {
+    let small = |number: usize| {
+        cnp(
+            "a",
+            "small",
+            &json!({"endpointSelector": {}, "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "web"}}],
+            "toPorts": [{"ports": [{"port": (1000 + number).to_string(), "protocol": "TCP"}]}]}]}),
+        )
+    };
+    let created = server.create(&[small(0)]);
+    wait_in_force(stage, &created);
+    let times = (1..=CHANGES)
+        .map(|number| time(stage, server, &small(number)))
+        .collect::<Result<Vec<f64>>>()?;
+    server.delete(&created);
+    wait_in_force(stage, &[]);
+    add(
+        report,
+        "policy/applied/p50",
+        "ms",
+        percentile(&times, 0.5),
+        15.0,
+    );
+    add(
+        report,
+        "policy/applied/p99",
+        "ms",
+        percentile(&times, 0.99),
+        50.0,
+    );
+    let created = server.create(&[large("large", 1, 10_000)]);
+    wait_in_force(stage, &created);
+    let times = (0..10)
+        .map(|round| time(stage, server, &large("large", LARGE, 10_000 + round % 2)))
+        .collect::<Result<Vec<f64>>>()?;
+    add(
+        report,
+        "policy/applied/3000-entries/p50",
+        "ms",
+        percentile(&times, 0.5),
+        15.0,
+    );
+    server.delete(&created);
+    wait_in_force(stage, &[]);
+    Ok(())
+}
+
+/// Changes a policy; how long it took until the last node enforced it.
+fn time(stage: &Stage, server: &Server, object: &Value) -> Result<f64> {
+    let waits = stage
+        .nodes
+        .iter()
+        .map(|node| {
+            let mut agent = stage.cluster.agent(node);
+            let next = agent.policy_revision()?.revision + 1;
+            Ok(thread::spawn(move || -> Result<Instant> {
+                let path = api::path::policy_wait(next, LIMIT_SECONDS);
+                let at: api::PolicyRevision = agent.get(&path)?;
+                ensure!(
+                    at.realized >= next,
+                    "revision {next} is not enforced after {LIMIT_SECONDS} s"
+                );
+                Ok(Instant::now())
+            }))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    let start = Instant::now();
+    server.merge(object, &json!({"spec": object["spec"]}));
+    let mut last = start;
+    for wait in waits {
+        let at = wait
+            .join()
+            .map_err(|_| anyhow::anyhow!("a wait panicked"))??;
+        last = last.max(at);
+    }
+    Ok((last - start).as_secs_f64() * 1e3)
+}
+
+/// Packets of an endpoint with a thousand rows against those of the same one with none, in turns.
+fn datapath(
+    stage: &Stage,
+    server: &Server,
+    rounds: usize,
+    duration: Duration,
+    report: &mut Report,
+) -> Result<()> {
+    let rules = large("asked", ASKED, 40_000);
+    for (path, from, to) in [("same-node", "a/x", "a/y"), ("other-node", "a/x", "a/z")] {
+        let (from, to) = (
+            &stage.actors[stage.find(from)],
+            &stage.actors[stage.find(to)],
+        );
+        let address = to.ip(true).context("a pod without address")?;
+        for load in [Load::TcpStream, Load::Rr, Load::Crr] {
+            let (mut with, mut without) = (Vec::new(), Vec::new());
+            for _ in 0..rounds {
+                let target = Target::between(&from.netns, &to.netns, address);
+                without.push(load.run(&target, duration)?);
+                let created = server.create(std::slice::from_ref(&rules));
+                wait_in_force(stage, &created);
+                with.push(load.run(&target, duration)?);
+                server.delete(&created);
+                wait_in_force(stage, &[]);
+            }
+            let row = Row::new(
+                format!("policy/datapath/{path}/{load}"),
+                load.unit(),
+                &with,
+                &without,
+            );
+            eprintln!("{row}");
+            report.add(row);
+        }
+    }
+    Ok(())
+}
