@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use ::policy::explain::pair_changes;
+use ::policy::explain::{Span, pair_changes};
 use ::policy::identity::{Scope, world_labels};
 use ::policy::labels::{RESERVED, cidr_label};
 use ::policy::resolve::{Change, Engine, Subject};
@@ -116,7 +116,7 @@ pub fn changes(before: &World, after: &World) -> Vec<Changed> {
             opened: change.opened,
             source: names.get(&change.source).cloned().unwrap_or_default(),
             destination: names.get(&change.destination).cloned().unwrap_or_default(),
-            traffic: change.traffic.iter().map(ToString::to_string).collect(),
+            traffic: Span::words(&change.traffic),
         })
         .collect();
     all.sort();

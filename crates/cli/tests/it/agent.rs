@@ -138,10 +138,33 @@ fn answer(path: &str) -> Option<Value> {
             "checked": {"devices": 3},
             "findings": [{"severity": "leak", "rule": "device-without-endpoint", "object": "lxcab12", "message": "no endpoint uses it"}],
         }),
+        "/v1/policy" => json!({"revision": 7, "policies": [{
+            "kind": "CiliumNetworkPolicy", "namespace": "shop", "name": "web", "source": "k8s",
+            "labels": ["k8s:io.cilium.k8s.policy.name=web"], "rules": [{"endpointSelector": {}, "ingress": [{}]}]}]}),
+        "/v1/policy/selectors" => {
+            json!([{"selector": "any:app=cart", "users": 1, "policies": ["shop/web"], "identities": [21565]}])
+        }
+        "/v1/policy/revision" => json!({"revision": 7, "realized": 6}),
+        path if path.starts_with("/v1/policy/revision?wait=7&") => {
+            json!({"revision": 7, "realized": 7})
+        }
+        path if path.starts_with("/v1/policy/revision?wait=9&") => {
+            json!({"revision": 7, "realized": 7})
+        }
+        "/v1/identity" => json!([{"id": 1, "labels": ["reserved:host"]}, identity()]),
+        "/v1/identity/21565" => identity(),
+        "/v1/map/cilium_policy" | "/v1/map/cilium_policy?subject=31" => row(json!({
+            "subject": 31, "endpoints": [904], "direction": "ingress", "remote": 21566, "labels": ["k8s:app=web"],
+            "traffic": "80/TCP", "prefix": 24, "verdict": "allow", "precedence": 1,
+            "rules": ["CiliumNetworkPolicy shop/web: spec.ingress[0]"]})),
         _ => return None,
     })
 }
 
+fn identity() -> Value {
+    json!({"id": 21565, "labels": ["k8s:app=cart"], "scope": "cluster", "endpoints": 1})
+}
+
 fn endpoint() -> Value {
-    json!({"id": 904, "state": "ready", "identity": 21565, "labels": ["k8s:app=cart"], "ipv4": "10.7.1.12", "hostIfname": "lxcab12"})
+    json!({"id": 904, "state": "ready", "identity": 21565, "labels": ["k8s:app=cart"], "ipv4": "10.7.1.12", "hostIfname": "lxcab12", "subject": 31, "policyIngress": true})
 }

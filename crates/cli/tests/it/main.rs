@@ -69,6 +69,26 @@ fn every_dbg_command_prints_what_the_agent_says() {
         ("statedb endpoints", "cart-0"),
         ("config", "routing-mode"),
         ("config get Routing-Mode", "tunnel"),
+        ("policy get", "Revision: 7"),
+        (
+            "policy get io.cilium.k8s.policy.name=web",
+            "endpointSelector",
+        ),
+        ("policy get -o jsonpath={.revision}", "7"),
+        ("policy selectors", "shop/web"),
+        ("policy wait", "Revision: 7"),
+        ("policy wait 7 --max-wait-time 3", "Revision: 7"),
+        ("identity list", "reserved:host"),
+        ("identity list app=cart --endpoints", "REFCOUNT"),
+        ("identity get 21565", "k8s:app=cart"),
+        ("identity get -l app=cart -o jsonpath={[0].id}", "21565"),
+        (
+            "bpf policy get 904",
+            "CiliumNetworkPolicy shop/web: spec.ingress[0]",
+        ),
+        ("bpf policy get 904 -n", "21566"),
+        ("bpf policy get --all", "Endpoint ID: 904"),
+        ("bpf policy get --all -o json", "\"verdict\": \"allow\""),
         ("node list -o json", "\"name\": \"n1\""),
         ("node list -o yaml", "name: n1"),
         ("version", "Daemon: 9.9.9"),
@@ -82,6 +102,7 @@ fn every_dbg_command_prints_what_the_agent_says() {
 #[test]
 fn findings_are_exit_status_one() {
     let agent = FakeAgent::start();
+    assert_eq!(dbg(&agent, "policy wait 9 --max-wait-time 0").1, 1);
     let (out, code) = dbg(&agent, "check");
     assert!(out.contains("device-without-endpoint"), "{out}");
     assert_eq!(code, 1);
@@ -131,6 +152,10 @@ fn mistakes_are_one_line_and_status_two() {
         &["nonsense"][..],
         &["dbg", "bpf", "ct", "lsit"],
         &["dbg", "-H", "/x", "endpoint", "get", "what:x"],
+        &["dbg", "-H", "/x", "bpf", "policy", "get"],
+        &["dbg", "-H", "/x", "identity", "get", "nobody"],
+        &["policy", "why", "a"],
+        &["policy", "check"],
         &["status", "-o", "xml"],
     ] {
         let output = run(Path::new(HYPHA), arguments);

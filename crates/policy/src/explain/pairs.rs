@@ -18,6 +18,45 @@ impl Span {
     pub const fn contains(self, at: u32) -> bool {
         self.first <= at && at <= self.last
     }
+
+    /// What is in none of these spans, which are sorted and do not overlap.
+    #[must_use]
+    pub fn outside(spans: &[Self]) -> Vec<Self> {
+        let mut gaps = Vec::new();
+        let mut next = 0;
+        for span in spans {
+            if next < span.first {
+                gaps.push(Self {
+                    first: next,
+                    last: span.first - 1,
+                });
+            }
+            next = span.last + 1;
+        }
+        if next <= END {
+            gaps.push(Self {
+                first: next,
+                last: END,
+            });
+        }
+        gaps
+    }
+
+    /// Spans as people say it: most traffic as all but the rest.
+    #[must_use]
+    pub fn words(spans: &[Self]) -> Vec<String> {
+        let texts = |spans: &[Self]| -> Vec<String> { spans.iter().map(Self::to_string).collect() };
+        let protocols = |span: &Self| (span.last >> 16) - (span.first >> 16);
+        if spans.iter().all(|span| protocols(span) == 0)
+            || spans.len() == 1 && Self::outside(spans).is_empty()
+        {
+            return texts(spans);
+        }
+        vec![format!(
+            "all traffic but {}",
+            texts(&Self::outside(spans)).join(", ")
+        )]
+    }
 }
 
 /// Greatest protocol and port.
@@ -186,5 +225,21 @@ mod tests {
         assert_eq!(text(6 << 16 | 80, 6 << 16 | 90), "80-90/TCP");
         assert_eq!(text(17 << 16, 17 << 16 | 0xffff), "UDP");
         assert_eq!(text(7 << 16, 17 << 16 | 52), "7 to 0-52/UDP");
+        let web = Span {
+            first: 6 << 16 | 80,
+            last: 6 << 16 | 80,
+        };
+        let all = Span {
+            first: 0,
+            last: END,
+        };
+        assert_eq!(Span::words(&[web]), ["80/TCP"]);
+        assert_eq!(Span::words(&[all]), ["all traffic"]);
+        assert_eq!(
+            Span::words(&Span::outside(&[web])),
+            ["all traffic but 80/TCP"]
+        );
+        assert_eq!(Span::outside(&Span::outside(&[web])), [web]);
+        assert!(Span::outside(&[all]).is_empty() && Span::outside(&[]) == [all]);
     }
 }
