@@ -1,6 +1,6 @@
 //! The agent's parts, for whoever serves or shows them.
 use crate::{
-    addresses::Addresses, endpoint::Manager, metrics::Requests, monitor::Monitor,
+    addresses::Addresses, endpoint::Manager, metrics::Requests, monitor::Monitor, policy::Policy,
     sweep::SharedStats,
 };
 use datapath::Datapath;
@@ -41,6 +41,8 @@ pub struct Agent {
     pub addresses: Arc<Addresses>,
     /// Endpoints.
     pub manager: Arc<Manager>,
+    /// Who may talk to whom.
+    pub policy: Policy,
     /// What was decided at start.
     pub facts: Facts,
     /// The API server.
@@ -73,6 +75,7 @@ impl Agent {
         datapath: Arc<Datapath>,
         addresses: Arc<Addresses>,
         manager: Arc<Manager>,
+        policy: Policy,
         facts: Facts,
         connection: watch::Receiver<Connection>,
     ) -> Self {
@@ -83,6 +86,7 @@ impl Agent {
             datapath,
             addresses,
             manager,
+            policy,
             facts,
             connection,
             monitor: Monitor::new(),

@@ -10,6 +10,7 @@ use crate::{
         ranges::Shared,
     },
     machine, node, plan,
+    policy::Policy,
     remote::{self, Heard},
     serve, setup,
     state::{self, StateFile},
@@ -252,6 +253,8 @@ fn assemble(
         state,
         identities,
     )?;
+    let policy = Policy::new(&tables, &datapath, &loaded.settings)?;
+    manager.enforce_by(Arc::new(policy.clone()));
     let agent = Agent::new(
         loaded,
         tables,
@@ -259,6 +262,7 @@ fn assemble(
         datapath,
         addresses,
         Arc::new(manager),
+        policy,
         facts,
         connection,
     );

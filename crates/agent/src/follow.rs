@@ -66,7 +66,9 @@ impl Follower {
                 .health
                 .degraded(format!("{why}; restart the agent to use it")),
             Change::Addresses(next) => {
-                if let Err(error) = setup::write_addresses(&self.datapath, &next, &self.pair) {
+                if let Err(error) =
+                    setup::write_addresses(&self.datapath, &self.settings, &next, &self.pair)
+                {
                     return self.health.degraded(format!("{error:#}"));
                 }
                 tracing::info!(addresses = ?next.addresses, "the node's addresses changed");

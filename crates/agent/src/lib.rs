@@ -15,6 +15,7 @@ mod monitor;
 mod node;
 mod plan;
 mod planner;
+mod policy;
 mod remote;
 mod rest;
 mod serve;

@@ -69,6 +69,7 @@ pub async fn serve(agent: Arc<Agent>, listener: TcpListener, stop: Stop) {
         Unit::Seconds,
         agent.requests.0.clone(),
     );
+    policy::register(&mut all, agent.policy.times());
     all.register_collector(Box::new(Source(agent)));
     let router = Router::new()
         .route("/metrics", get(answer))
@@ -101,6 +102,8 @@ impl fmt::Debug for Source {
         f.write_str("Source")
     }
 }
+
+mod policy;
 
 type Labels<'a> = Vec<(&'static str, String)>;
 
@@ -139,6 +142,7 @@ impl Collector for Source {
         maps(agent, &mut out)?;
         sweeps(agent, &mut out)?;
         reconcilers(agent, &mut out)?;
+        policy::policy(agent, &mut out)?;
         tables(agent, &mut out)
     }
 }

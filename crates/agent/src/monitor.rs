@@ -2,11 +2,15 @@
 //!
 //! One task reads the ring. It decodes only while somebody listens; else it empties the ring and counts, so that the
 //! kernel's side never waits. A listener that is too slow loses events and is told how many.
-use abi::{CtStatus, DropReason, EventKind, FlowEvent, TracePoint, event_flags, source_file};
+use crate::policy::Policy;
+use abi::{
+    CtStatus, DropReason, EventKind, FlowEvent, PolicyMatch, TracePoint, event_flags, source_file,
+};
 use api::{MonitorEvent, MonitorKind};
 use datapath::events::EventReader;
 use runtime::stop::Stop;
 use std::{
+    collections::BTreeMap,
     net::IpAddr,
     sync::{
         Arc,
@@ -77,7 +81,7 @@ impl Monitor {
     }
 
     /// Empties the ring again and again until `stop`.
-    pub async fn run(self, mut reader: EventReader, stop: Stop) {
+    pub async fn run(self, mut reader: EventReader, policy: Policy, stop: Stop) {
         let mut clock = ClockOffset::now();
         loop {
             let listened = self.sender.receiver_count() > 0;
@@ -89,9 +93,17 @@ impl Monitor {
             if listened {
                 clock = ClockOffset::now();
             }
+            let mut rules: BTreeMap<u32, Vec<String>> = BTreeMap::new();
             let count = reader.drain(|event| {
                 if listened {
-                    let _ = self.sender.send(Arc::new(decode(event, clock)));
+                    let mut shown = decode(event, clock);
+                    if event.origin != 0 {
+                        let names = rules
+                            .entry(event.origin)
+                            .or_insert_with(|| policy.rule_names(event.origin));
+                        shown.rules = names.clone();
+                    }
+                    let _ = self.sender.send(Arc::new(shown));
                 }
             });
             counter.fetch_add(count as u64, Ordering::Relaxed);
@@ -162,8 +174,26 @@ pub fn decode(event: &FlowEvent, clock: ClockOffset) -> MonitorEvent {
                 .map(|point| point.text().to_owned())
                 .unwrap_or_default();
         }
+        MonitorKind::PolicyVerdict => {
+            let reason = DropReason::from_u8(event.subtype);
+            out.verdict = match (reason, has(event_flags::AUDITED)) {
+                (None, _) => "allow",
+                (Some(_), true) => "audit",
+                (Some(_), false) => "deny",
+            }
+            .to_owned();
+            out.reason_code = event.subtype;
+            let matched = PolicyMatch::from_u8(event.matched);
+            out.match_type = matched.map_or("", PolicyMatch::text).to_owned();
+        }
         _ => {}
     }
+    out.direction = match event.direction {
+        1 => "ingress",
+        2 => "egress",
+        _ => "",
+    }
+    .to_owned();
     out.endpoint = event.endpoint;
     out.src_identity = event.src_id;
     out.dst_identity = event.dst_id;

@@ -61,6 +61,7 @@ pub fn map_sizes(settings: &Settings, memory: u64) -> MapSizes {
         sizes.nat = settings.bpf_nat_global_max;
     }
     sizes.fragments = settings.bpf_fragments_map_max;
+    sizes.policy = settings.bpf_policy_map_max;
     sizes
 }
 

@@ -5,7 +5,9 @@ use crate::{
     endpoint::Manager,
     follow::Follower,
     kube::{Follow, endpoints::EndpointObjects},
-    metrics, rest,
+    metrics,
+    policy::follow_files,
+    rest,
     sweep::Sweeper,
     targets::{IpcacheTarget, RouteTarget},
 };
@@ -137,7 +139,7 @@ fn background(
     tokio::spawn(controllers::plan_loop(
         tables.clone(),
         agent.facts.plan.clone(),
-        None,
+        Some(gate(agent)),
         component("controller/plan"),
         stop.clone(),
     ));
@@ -153,6 +155,19 @@ fn background(
         component("controller/node"),
         stop.clone(),
     ));
+    let policy = component("policy");
+    agent
+        .policy
+        .spawn(agent.manager.clone(), policy, stop.clone())
+        .context("starting the policy task")?;
+    if !settings.static_cnp_path.is_empty() {
+        tokio::spawn(follow_files(
+            agent.tables.clone(),
+            settings.static_cnp_path.clone().into(),
+            component("policy-files"),
+            stop.clone(),
+        ));
+    }
     let sweeper = Sweeper {
         conntrack: agent.datapath.conntrack()?,
         datapath: agent.datapath.clone(),
@@ -177,11 +192,25 @@ fn background(
     match agent.datapath.events() {
         Ok(reader) => {
             events.ok("reads the event ring");
-            tokio::spawn(agent.monitor.clone().run(reader, stop.clone()));
+            let policy = agent.policy.clone();
+            let run = agent.monitor.clone().run(reader, policy, stop.clone());
+            tokio::spawn(run);
         }
         Err(error) => events.degraded(format!("no live events: {error}")),
     }
     Ok(())
+}
+
+/// Keeps the planner from telling the kernel of identities for which it has no rows.
+fn gate(agent: &Agent) -> controllers::Gate {
+    let policy = agent.policy.clone();
+    Box::new(move |revision| {
+        let mut progress = policy.progress();
+        Box::pin(async move {
+            // Without a policy task, which ends with the agent, there is nobody to wait for.
+            progress.wait(revision).await;
+        })
+    })
 }
 
 /// Gives endpoints their final attachments, one after the other, when nothing else is going on.

@@ -2,6 +2,7 @@
 use crate::{
     machine,
     plan::{attach_mode, map_sizes},
+    policy::HOST_SUBJECT,
     targets::kernel_route,
 };
 use anyhow::{Context, Result};
@@ -61,13 +62,20 @@ pub fn datapath(
     }
     let options = OpenOptions {
         bpffs: settings.bpf_root.clone().into(),
-        config: routing::datapath_config(plan, local, &pair),
+        config: abi::DatapathConfig {
+            host_firewall: settings.enable_host_firewall.into(),
+            ..routing::datapath_config(plan, local, &pair)
+        },
         sizes: map_sizes(settings, machine::memory()),
         attach: attach_mode(settings),
         object: object(settings)?,
     };
     let (mut opened, mut report) = Datapath::prepare(&options).context("opening the datapath")?;
-    write_addresses(&opened, local, &pair)?;
+    if settings.enable_host_firewall {
+        let rows = opened.policy()?;
+        crate::policy::open_host(&rows).context("opening the host's policy")?;
+    }
+    write_addresses(&opened, settings, local, &pair)?;
     if report
         .emptied()
         .any(|map| map == abi::names::LXC || map == abi::names::LXC_IFINDEX)
@@ -146,16 +154,24 @@ fn object(settings: &Settings) -> Result<Object> {
 ///
 /// # Errors
 /// The map is full or the kernel refuses.
-pub fn write_addresses(datapath: &Datapath, local: &LocalNode, pair: &HostPair) -> Result<()> {
+pub fn write_addresses(
+    datapath: &Datapath,
+    settings: &Settings,
+    local: &LocalNode,
+    pair: &HostPair,
+) -> Result<()> {
     let maps = datapath.endpoints()?;
+    let firewall = settings.enable_host_firewall;
+    let audit = settings.policy_audit_mode && firewall;
+    let audit = u16::from(audit) * abi::endpoint_flags::POLICY_AUDIT;
     let info = abi::EndpointInfo {
         ifindex: pair.host_ifindex,
         sec_id: abi::identity::HOST,
         id: HOST_ENDPOINT,
-        flags: abi::endpoint_flags::HOST,
+        flags: abi::endpoint_flags::HOST | audit,
         mac: pair.host_mac.0,
         node_mac: pair.net_mac.0,
-        subject: 0,
+        subject: if firewall { HOST_SUBJECT } else { 0 },
     };
     let wanted = host_keys(local);
     for key in &wanted {

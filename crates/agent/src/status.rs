@@ -66,7 +66,7 @@ pub fn status(agent: &Agent) -> AgentStatus {
             })
             .unwrap_or_default(),
         masquerading: masquerading(agent),
-        policy: api::PolicyStatus::default(),
+        policy: agent.policy.status(),
         endpoints,
         cni_config: agent
             .cni_config

@@ -29,6 +29,28 @@ pub mod names {
     pub const IPAM_EVENTS: &str = "ipam_events";
     /// `ip_addresses{family}`: addresses given out.
     pub const IP_ADDRESSES: &str = "ip_addresses";
+    /// `policy`: policies in force.
+    pub const POLICY: &str = "policy";
+    /// `policy_max_revision`: revision of the policies.
+    pub const POLICY_REVISION: &str = "policy_max_revision";
+    /// `policy_change_total`: policy objects taken or refused.
+    pub const POLICY_CHANGES: &str = "policy_change";
+    /// `policy_endpoint_enforcement_status`: endpoints by what is enforced for them.
+    pub const POLICY_ENFORCEMENT: &str = "policy_endpoint_enforcement_status";
+    /// `policy_implementation_delay`: seconds from a changed policy to its enforcement.
+    pub const POLICY_DELAY: &str = "policy_implementation_delay";
+    /// `policy_incremental_update_duration`: seconds that a change of rows took.
+    pub const POLICY_UPDATE: &str = "policy_incremental_update_duration";
+    /// `policy_selector_match_count_max`: most identities that one selector selects.
+    pub const POLICY_WIDEST: &str = "policy_selector_match_count_max";
+    /// `policy_regeneration_total`: how often rows were changed.
+    pub const POLICY_STEPS: &str = "policy_regeneration";
+    /// `policy_endpoints_behind`: endpoints whose rows are not those that their policies ask for.
+    pub const POLICY_BEHIND: &str = "policy_endpoints_behind";
+    /// `identity`: identities by kind.
+    pub const IDENTITY: &str = "identity";
+    /// `cidrgroups_referenced`: groups of address ranges that are known.
+    pub const CIDR_GROUPS: &str = "cidrgroups_referenced";
     /// `bpf_map_pressure{map_name}`: share of a map that is in use.
     pub const MAP_PRESSURE: &str = "bpf_map_pressure";
     /// `bpf_map_capacity{map_group}`: most entries of a map.

@@ -7,7 +7,7 @@ pub mod ranges;
 pub mod slices;
 
 use identity::{Allocating, Identities};
-use k8s::{Client, Connection, Interest, events::Events};
+use k8s::{Client, Connection, Interest, Watcher, events::Events};
 use model::Tables;
 use runtime::{
     health::Health,
@@ -62,6 +62,9 @@ impl Follow {
         let interest = interest(settings, &self.name);
         let sender = self.connection;
         k8s::watch_all_for(sender, &self.client, &self.tables, &interest, health, stop);
+        let watcher = Watcher::new(&self.client, &self.tables.db, health, stop);
+        let with_kubernetes = settings.enable_k8s_networkpolicy;
+        k8s::policy::follow(&watcher, &self.tables.policies, with_kubernetes);
         if interest.slices {
             tokio::spawn(Slices::new(&self.tables).run(stop.clone()));
         }

@@ -130,15 +130,16 @@ pub(super) async fn create(
             "endpoint {} of {} created",
             endpoint.id, endpoint.pod
         ));
-        Ok(endpoint)
+        Ok(shown(&agent, &endpoint))
     });
-    endpoint.await.map(|endpoint| Json(shown(&endpoint)))
+    endpoint.await.map(Json)
 }
 
 /// `GET /v1/endpoint`.
 pub(super) async fn list(State(agent): Shared) -> Json<Vec<api::Endpoint>> {
     let snapshot = agent.tables.db.snapshot();
-    Json(agent.tables.endpoints.iter(&snapshot).map(shown).collect())
+    let all = agent.tables.endpoints.iter(&snapshot);
+    Json(all.map(|endpoint| shown(&agent, endpoint)).collect())
 }
 
 /// `GET /v1/endpoint/{id}`.
@@ -148,9 +149,8 @@ pub(super) async fn one(
 ) -> Answer<Json<api::Endpoint>> {
     let id: EndpointId = id.parse()?;
     let found = agent.manager.find(&agent.tables.db.snapshot(), &id);
-    Ok(Json(shown(&found.ok_or_else(|| {
-        ApiError::not_found(format!("endpoint {id}"))
-    })?)))
+    let found = found.ok_or_else(|| ApiError::not_found(format!("endpoint {id}")))?;
+    Ok(Json(shown(&agent, &found)))
 }
 
 /// `DELETE /v1/endpoint/{id}`: 404 tells that there was none, which a repeated deletion takes for success.
@@ -201,7 +201,8 @@ pub(super) async fn remove_container(
 
 /// An endpoint in the API's words.
 #[must_use]
-pub(crate) fn shown(endpoint: &Arc<Endpoint>) -> api::Endpoint {
+fn shown(agent: &Agent, endpoint: &Arc<Endpoint>) -> api::Endpoint {
+    let policy = agent.policy.of_subject(endpoint.subject);
     let mac = |mac: model::Mac| {
         if mac.is_zero() {
             String::new()
@@ -235,10 +236,10 @@ pub(crate) fn shown(endpoint: &Arc<Endpoint>) -> api::Endpoint {
         host_mac: mac(endpoint.host_mac),
         container_ifname: endpoint.attachment.interface.clone(),
         container_mac: mac(endpoint.container_mac),
-        policy_ingress: false,
-        policy_egress: false,
-        policy_audit: false,
-        subject: 0,
-        policy_revision: 0,
+        policy_ingress: policy.enforced[0],
+        policy_egress: policy.enforced[1],
+        policy_audit: policy.audit,
+        subject: endpoint.subject,
+        policy_revision: policy.revision,
     }
 }

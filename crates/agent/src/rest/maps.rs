@@ -5,9 +5,10 @@ use abi::names;
 use api::{ApiError, MapInfo, MapRow};
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, Query, State, rejection::QueryRejection},
 };
 use datapath::maps::{Connection, NatRow};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 
@@ -31,23 +32,32 @@ pub(super) async fn list(State(agent): Shared) -> Answer<Json<Vec<MapInfo>>> {
     all.await.map(Json)
 }
 
+/// Which rows are wanted.
+#[derive(Debug, Deserialize)]
+pub(super) struct Only {
+    /// Of the policy map those of one subject.
+    subject: Option<u32>,
+}
+
 /// `GET /v1/map/{name}`.
 pub(super) async fn one(
     State(agent): Shared,
     Path(name): Path<String>,
+    query: Result<Query<Only>, QueryRejection>,
 ) -> Answer<Json<Vec<MapRow>>> {
+    let Query(only) = query.map_err(|error| super::policy::not_understood(&error))?;
     if !names::MAPS.contains(&name.as_str()) {
         return Err(Refusal(
             ApiError::not_found(format!("map {name}"))
                 .detail(format!("there are {}", names::MAPS.join(", "))),
         ));
     }
-    blocking(move || rows(&agent, &name).map_err(|error| kernel(&error)))
+    blocking(move || rows(&agent, &name, &only).map_err(|error| kernel(&error)))
         .await
         .map(Json)
 }
 
-fn rows(agent: &Agent, name: &str) -> datapath::Result<Vec<MapRow>> {
+fn rows(agent: &Agent, name: &str, only: &Only) -> datapath::Result<Vec<MapRow>> {
     let datapath = &agent.datapath;
     Ok(match name {
         names::LXC => datapath
@@ -88,6 +98,9 @@ fn rows(agent: &Agent, name: &str) -> datapath::Result<Vec<MapRow>> {
                 .map(nat_row)
                 .collect()
         }
+        names::POLICY => agent
+            .policy
+            .shown(&datapath.policy()?.dump()?, only.subject),
         names::METRICS => datapath
             .metrics()?
             .dump()?

@@ -2,6 +2,7 @@
 mod endpoints;
 mod maps;
 mod monitor;
+mod policy;
 mod pools;
 mod tables;
 
@@ -105,6 +106,14 @@ fn router(agent: Arc<Agent>) -> Router {
         )
         .route("/v1/map", get(maps::list))
         .route("/v1/map/{name}", get(maps::one))
+        .route("/v1/policy", get(policy::list))
+        .route("/v1/policy/selectors", get(policy::selectors))
+        .route("/v1/policy/revision", get(policy::revision))
+        .route("/v1/policy/why", get(policy::why))
+        .route("/v1/policy/check", post(policy::check))
+        .route("/v1/policy/diff", post(policy::diff))
+        .route("/v1/identity", get(policy::identities))
+        .route("/v1/identity/{id}", get(policy::identity))
         .route("/v1/ip", get(tables::ips))
         .route("/v1/cluster/nodes", get(tables::nodes))
         .route("/v1/statedb", get(tables::list))
@@ -152,14 +161,22 @@ async fn blocking<T: Send + 'static>(
 
 /// Reads and checks a request's body.
 async fn body<T: serde::de::DeserializeOwned + Validate>(body: Body) -> Answer<T> {
-    let bytes = to_bytes(body, MAX_BODY + 1).await;
+    body_up_to(MAX_BODY, body).await
+}
+
+/// As [`body`], of a body that may have this many bytes.
+async fn body_up_to<T: serde::de::DeserializeOwned + Validate>(
+    most: usize,
+    body: Body,
+) -> Answer<T> {
+    let bytes = to_bytes(body, most + 1).await;
     let bytes = bytes.map_err(|error| {
         ApiError::new(
             api::ErrorCode::TooLarge,
-            format!("the body cannot be read ({error}); at most {MAX_BODY} bytes are taken"),
+            format!("the body cannot be read ({error}); at most {most} bytes are taken"),
         )
     })?;
-    Ok(api::parse(&bytes)?)
+    Ok(api::parse_up_to(most, &bytes)?)
 }
 
 /// A failed read of the kernel's state.

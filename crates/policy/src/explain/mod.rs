@@ -2,5 +2,5 @@
 mod pairs;
 mod why;
 
-pub use pairs::{PairChange, Span, pair_changes};
+pub use pairs::{PairChange, Span, pair_change, pair_changes};
 pub use why::{Miss, Near, Side, Why, why};

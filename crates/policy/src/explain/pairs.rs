@@ -85,14 +85,21 @@ pub fn pair_changes(before: &Engine, after: &Engine) -> Vec<PairChange> {
     for source in &everybody {
         for destination in &everybody {
             if subjects.contains(source) || subjects.contains(destination) {
-                found.extend(of_pair(before, after, *source, *destination));
+                found.extend(pair_change(before, after, *source, *destination));
             }
         }
     }
     found
 }
 
-fn of_pair(before: &Engine, after: &Engine, source: u32, destination: u32) -> Vec<PairChange> {
+/// As [`pair_changes`], of one pair: what opens, and what closes.
+#[must_use]
+pub fn pair_change(
+    before: &Engine,
+    after: &Engine,
+    source: u32,
+    destination: u32,
+) -> Vec<PairChange> {
     let sides = [
         (source, Direction::Egress, destination),
         (destination, Direction::Ingress, source),

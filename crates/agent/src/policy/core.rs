@@ -1,0 +1,479 @@
+//! The engine with all that it is fed from and writes to. Called from the policy task and, for new endpoints, from others,
+//! under one lock; it waits for nothing but the kernel.
+use super::{
+    inputs::{self, HOST_USE, Heard, Inputs, Name},
+    subjects::{CLOSED, Hold, Subjects},
+    writer::{Behind, Kernel, Writer},
+};
+use ipnet::IpNet;
+use model::{FILES, Labels, POLICY, Tables, UsedPrefix};
+use policy::{
+    Settings, parse,
+    resolve::{Change, Engine, Subject},
+    rule::NamedPorts,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+use tables::Snapshot;
+
+/// How long a policy waits at most for the ranges that it names to have identities.
+const RANGES: Duration = Duration::from_secs(2);
+/// How often to look whether they have.
+const LOOK: Duration = Duration::from_millis(1);
+/// Until rows that could not be written are tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// How long others are kept waiting for policy at most after the start.
+pub const START: Duration = Duration::from_secs(3);
+
+/// What is decided once.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// For the engine.
+    pub settings: Settings,
+    /// For the parsers.
+    pub parse: parse::Options,
+    /// The host is a subject.
+    pub host_firewall: bool,
+    /// Endpoints whose rows do not fit are cut off.
+    pub lockdown: bool,
+    /// What is denied is forwarded.
+    pub audit: bool,
+    /// Somebody reads policy files: they are waited for.
+    pub files: bool,
+}
+
+/// Whose address the kernel's address cache says is whose.
+pub trait AddressCache: Send {
+    /// The identity of a prefix that the cache has a row for.
+    fn identity(&self, row: &model::Prefix) -> Option<u32>;
+}
+
+impl AddressCache for datapath::maps::Ipcache {
+    fn identity(&self, row: &model::Prefix) -> Option<u32> {
+        let found = self.lookup(&row.abi_key()).ok().flatten();
+        found.map(|value| value.sec_id)
+    }
+}
+
+/// A change that waits for identities of ranges.
+#[derive(Debug)]
+struct Staged {
+    change: Change,
+    /// The revision before it.
+    after: u64,
+    since: Instant,
+}
+
+/// What is to be done after a step.
+#[derive(Debug, Default)]
+pub struct Next {
+    /// Endpoints whose records have other flags now.
+    pub refresh: BTreeSet<u16>,
+    /// When to take the next step even if nothing changes.
+    pub again: Option<Duration>,
+    /// Everything that the step saw is enforced.
+    pub settled: bool,
+    /// Policies that came, changed or went.
+    pub revisions: u64,
+}
+
+/// What the core counted.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Policy objects taken, refused.
+    pub objects: [u64; 2],
+    /// (Subject, direction, remote) that were worked out.
+    pub visited: u64,
+    /// Steps that changed rows.
+    pub steps: u64,
+}
+
+/// The engine and what is around it.
+pub struct Core {
+    pub engine: Engine,
+    pub inputs: Inputs,
+    pub subjects: Subjects,
+    pub writer: Writer,
+    pub options: Options,
+    pub counts: Counts,
+    /// Grows with every policy that comes, changes or goes.
+    pub revision: u64,
+    cache: Box<dyn AddressCache>,
+    staged: BTreeMap<Name, Staged>,
+    /// What each subject that is behind enforces.
+    behind_at: BTreeMap<u32, u64>,
+    /// All inputs were known once, and the kernel's rows follow the engine.
+    complete: bool,
+    missing: &'static str,
+    started: Instant,
+    /// The ranges in use have to be told.
+    ranges_changed: bool,
+}
+
+impl Core {
+    /// A core that follows `tables`.
+    #[must_use]
+    pub fn new(
+        tables: &Tables,
+        kernel: Box<dyn Kernel>,
+        cache: Box<dyn AddressCache>,
+        options: Options,
+        now: Instant,
+    ) -> Self {
+        if !options.files {
+            let mut txn = tables.db.write();
+            tables.policies.files.finish_initializer(&mut txn, FILES);
+            txn.commit();
+        }
+        Self {
+            engine: Engine::new(options.settings.clone()),
+            inputs: Inputs::new(tables, options.parse, options.host_firewall),
+            subjects: Subjects::default(),
+            writer: Writer::new(kernel),
+            options,
+            counts: Counts::default(),
+            revision: 0,
+            cache,
+            staged: BTreeMap::new(),
+            behind_at: BTreeMap::new(),
+            complete: false,
+            missing: "",
+            started: now,
+            ranges_changed: true,
+        }
+    }
+
+    /// What of the inputs is not known yet; none once everything was.
+    #[must_use]
+    pub fn missing(&self) -> Option<&'static str> {
+        (!self.complete).then_some(self.missing)
+    }
+
+    /// Takes over what is new in `snapshot`.
+    pub fn step(&mut self, tables: &Tables, snapshot: &Snapshot, now: Instant) -> Next {
+        let heard = self.inputs.hear(tables, snapshot);
+        let mut next = Next {
+            revisions: heard.revisions,
+            ..Next::default()
+        };
+        let changes = self.changes(heard, tables, snapshot, now);
+        self.apply(changes);
+        self.tell_ranges(tables);
+        if !self.complete {
+            self.try_complete(tables, snapshot, now);
+        }
+        if self.complete {
+            self.writer.repair(&self.engine);
+        }
+        self.note_behind(&mut next);
+        let waits = [
+            (!self.staged.is_empty()).then_some(LOOK),
+            (!self.complete).then_some(LOOK * 10),
+            (!self.writer.behind().is_empty()).then_some(AGAIN),
+        ];
+        next.again = waits.into_iter().flatten().min();
+        next.settled = self.complete || now.duration_since(self.started) >= START;
+        next
+    }
+
+    /// What of all that was heard counts now.
+    fn changes(
+        &mut self,
+        heard: Heard,
+        tables: &Tables,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Vec<Change> {
+        let before = self.revision;
+        self.revision += heard.revisions;
+        for (sum, count) in self.counts.objects.iter_mut().zip(heard.objects) {
+            *sum += count;
+        }
+        let mut changes = heard.identities;
+        if let Some(host) = heard.host {
+            self.subjects.use_by(HOST_USE.0, HOST_USE.1);
+            changes.push(Change::Subject(HOST_USE.1, host));
+        }
+        for (name, change) in heard.named {
+            self.staged.remove(&name);
+            match change {
+                Some(change) => {
+                    let new = self.engine.new_prefixes(&change);
+                    if self.complete && !new.is_empty() {
+                        self.ranges_changed = true;
+                        let staged = Staged {
+                            change,
+                            after: before,
+                            since: now,
+                        };
+                        self.staged.insert(name, staged);
+                    } else {
+                        changes.push(change);
+                    }
+                }
+                None => changes.push(gone(name)),
+            }
+        }
+        changes.extend(self.ready(tables, snapshot, now));
+        for (endpoint, subject) in heard.endpoints {
+            match subject {
+                Some(subject) => {
+                    self.use_subject(endpoint, subject, tables, snapshot, &mut changes)
+                }
+                None => self.subjects.unuse(endpoint),
+            }
+        }
+        let unused = self.subjects.take_unused().into_iter();
+        changes.extend(unused.map(Change::SubjectGone));
+        changes
+    }
+
+    /// An endpoint has a subject. It has its rows already, but for those from before a restart.
+    fn use_subject(
+        &mut self,
+        endpoint: u16,
+        number: u32,
+        tables: &Tables,
+        snapshot: &Snapshot,
+        changes: &mut Vec<Change>,
+    ) {
+        let known = self.subjects.has(number);
+        if self.subjects.use_by(endpoint, number) {
+            // Its connections were allowed under what it was before.
+            self.writer.raise();
+        }
+        if !known
+            && number != CLOSED
+            && let Some(row) = tables.endpoints.get(snapshot, &endpoint)
+        {
+            let ports = super::subjects::named_ports(&row.ports);
+            self.subjects.add(number, ports.clone());
+            let labels = row.labels.clone();
+            changes.push(Change::Subject(number, Subject { labels, ports }));
+        }
+    }
+
+    /// What has waited for identities and has them, or has waited long enough.
+    fn ready(&mut self, tables: &Tables, snapshot: &Snapshot, now: Instant) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let names: Vec<Name> = self.staged.keys().cloned().collect();
+        for name in names {
+            let Some(staged) = self.staged.get(&name) else {
+                continue;
+            };
+            let new = self.engine.new_prefixes(&staged.change);
+            let open = new
+                .iter()
+                .find(|prefix| !self.is_cached(**prefix, tables, snapshot));
+            let late = now.duration_since(staged.since) >= RANGES;
+            if let (Some(prefix), true) = (open, late) {
+                tracing::warn!(policy = ?name, %prefix, "the range has no identity in the address cache yet; the policy is enforced without waiting on");
+            }
+            if (open.is_none() || late)
+                && let Some(staged) = self.staged.remove(&name)
+            {
+                changes.push(staged.change);
+            }
+        }
+        changes
+    }
+
+    /// True if packets of the prefix have its identity.
+    fn is_cached(&self, prefix: IpNet, tables: &Tables, snapshot: &Snapshot) -> bool {
+        let Some(row) = tables.prefixes.get(snapshot, &prefix) else {
+            return false;
+        };
+        let own = tables.prefix_identities.get(snapshot, &prefix);
+        let right = own.is_none_or(|own| own.identity == row.identity);
+        right && self.engine.knows(row.identity) && self.cache.identity(row) == Some(row.identity)
+    }
+
+    fn apply(&mut self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        let diff = self.engine.apply(changes);
+        self.counts.visited += diff.cost.visited;
+        if !diff.prefixes_added.is_empty() || !diff.prefixes_removed.is_empty() {
+            self.ranges_changed = true;
+        }
+        if self.complete {
+            self.counts.steps += u64::from(!diff.ops.is_empty());
+            self.writer.write(&self.engine, &diff);
+        }
+    }
+
+    /// Tells which ranges need identities.
+    fn tell_ranges(&mut self, tables: &Tables) {
+        if !std::mem::take(&mut self.ranges_changed) {
+            return;
+        }
+        let mut wanted: BTreeMap<IpNet, BTreeSet<String>> = BTreeMap::new();
+        let waiting = self.staged.values();
+        let waiting = waiting.flat_map(|staged| self.engine.new_prefixes(&staged.change));
+        for prefix in self.engine.prefixes().chain(waiting) {
+            wanted.entry(prefix).or_default();
+        }
+        for group in self.engine.groups() {
+            for cidr in &group.cidrs {
+                if let Some(labels) = wanted.get_mut(cidr) {
+                    let source = policy::labels::CIDR_GROUP;
+                    labels.insert(format!(
+                        "{source}:{}{}",
+                        policy::labels::GROUP_NAME,
+                        group.name
+                    ));
+                    let own = group.labels.iter();
+                    labels.extend(own.map(|(key, value)| format!("{source}:{key}={value}")));
+                }
+            }
+        }
+        let rows = wanted.into_iter().map(|(prefix, labels)| UsedPrefix {
+            prefix,
+            labels: labels.into_iter().collect(),
+        });
+        let mut txn = tables.db.write();
+        if let Err(error) = tables.used_prefixes.replace_all(&mut txn, rows) {
+            tracing::error!(%error, "the ranges that policies name could not be told");
+        }
+        txn.commit();
+    }
+
+    /// Once all inputs are known the kernel's rows become those of the engine.
+    fn try_complete(&mut self, tables: &Tables, snapshot: &Snapshot, now: Instant) {
+        if let Some(missing) = inputs::missing(tables, snapshot) {
+            self.missing = missing;
+            return;
+        }
+        let has_number = |prefix: &IpNet| {
+            tables.prefix_identities.get(snapshot, prefix).is_some()
+                || tables.prefixes.get(snapshot, prefix).is_some()
+        };
+        let late = now.duration_since(self.started) >= START;
+        if !late && !self.engine.prefixes().all(|prefix| has_number(&prefix)) {
+            self.missing = "identities of the ranges that policies name";
+            return;
+        }
+        self.complete = true;
+        self.writer.adopt(&self.engine);
+        let mut txn = tables.db.write();
+        tables.used_prefixes.finish_initializer(&mut txn, POLICY);
+        txn.commit();
+        let (rows, _) = self.writer.fill();
+        tracing::info!(
+            policies = self.engine.policies().count(),
+            subjects = self.subjects.len(),
+            rows,
+            elapsed_ms = now.duration_since(self.started).as_millis() as u64,
+            "policies are enforced"
+        );
+    }
+
+    /// Notes since which revision subjects are behind, and whose flags that changes.
+    fn note_behind(&mut self, next: &mut Next) {
+        let behind = self.writer.behind();
+        let new = behind
+            .keys()
+            .filter(|one| !self.behind_at.contains_key(one));
+        let new: Vec<u32> = new.copied().collect();
+        let over = self
+            .behind_at
+            .keys()
+            .filter(|one| !behind.contains_key(one));
+        let over: Vec<u32> = over.copied().collect();
+        for subject in new.iter().chain(&over).filter(|_| self.options.lockdown) {
+            next.refresh.extend(self.subjects.endpoints(*subject));
+        }
+        let after = self.revision.saturating_sub(next.revisions);
+        self.behind_at
+            .extend(new.into_iter().map(|subject| (subject, after)));
+        self.behind_at.retain(|subject, _| !over.contains(subject));
+    }
+
+    /// A number with its rows in the kernel, for an endpoint with this identity; keeps it until the hold is dropped. Before
+    /// the policies are known it has those from before the restart, else none: nothing passes.
+    pub fn realise(
+        &mut self,
+        identity: u32,
+        labels: &Labels,
+        ports: NamedPorts,
+        before: u32,
+    ) -> (u32, Hold) {
+        let Some(number) = self.subjects.number(identity, &ports, before) else {
+            tracing::error!(
+                identity,
+                "pods of this identity name their ports in more than 256 ways; nothing passes for further ones"
+            );
+            return (CLOSED, self.subjects.holds.hold(CLOSED));
+        };
+        let hold = self.subjects.holds.hold(number);
+        if !self.subjects.has(number) {
+            self.subjects.add(number, ports.clone());
+            let labels = labels.clone();
+            self.apply(vec![Change::Subject(number, Subject { labels, ports })]);
+        }
+        (number, hold)
+    }
+
+    /// True if the subject's endpoints are to be cut off.
+    #[must_use]
+    pub fn is_locked(&self, subject: u32) -> bool {
+        self.options.lockdown && self.writer.behind().contains_key(&subject)
+    }
+
+    /// True once all inputs were known.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// The revision of which everything is enforced for a subject.
+    #[must_use]
+    pub fn realized(&self, subject: u32) -> u64 {
+        let of_subject = self.behind_at.get(&subject).copied();
+        let staged = self.staged.values().map(|staged| staged.after);
+        let waiting = staged.chain((!self.complete).then_some(0));
+        waiting.chain(of_subject).min().unwrap_or(self.revision)
+    }
+
+    /// The revision of which everything is enforced for everybody.
+    #[must_use]
+    pub fn realized_by_all(&self) -> u64 {
+        let behind = self.writer.behind().keys();
+        behind
+            .map(|subject| self.realized(*subject))
+            .chain([self.realized(0)])
+            .min()
+            .unwrap_or_default()
+    }
+
+    /// The endpoints whose rows are not those that their policies ask for, with the first reason.
+    #[must_use]
+    pub fn behind(&self) -> (BTreeSet<u16>, Option<Behind>) {
+        let behind = self.writer.behind();
+        let endpoints = behind
+            .keys()
+            .flat_map(|subject| self.subjects.endpoints(*subject));
+        (endpoints.collect(), behind.values().next().cloned())
+    }
+}
+
+fn gone(name: Name) -> Change {
+    match name {
+        Name::Policy(name) => Change::PolicyGone(name),
+        Name::Group(name) => Change::GroupGone(name),
+        Name::Service(namespace, name) => Change::ServiceGone(namespace, name),
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core")
+            .field("revision", &self.revision)
+            .field("complete", &self.complete)
+            .field("writer", &self.writer)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,656 @@
+//! The task with a kernel of its own making: what is written when, and what holds at every moment.
+use super::core::{AddressCache, Core, Next, Options};
+use super::inputs::Name;
+use super::writer::{Behind, Kernel};
+use abi::{PolicyKey, PolicyValue};
+use ipnet::IpNet;
+use model::{
+    Endpoint, Identity, IdentityKind, KUBERNETES, Labels, LocalNode, PolicyObject, Prefix,
+    PrefixIdentity, PrefixSource, RESTORE, Tables,
+};
+use policy::{
+    kernel::{Key, Map, Question, Value, Verdict},
+    rule::{Direction, NamedPorts},
+};
+use serde_json::json;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+/// A map that forgets nothing when its writer is gone.
+#[derive(Clone, Default)]
+struct Fake(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    rows: BTreeMap<Key, Value>,
+    capacity: usize,
+    epoch: u64,
+    writes: usize,
+    /// The kernel refuses everything after so many writes: as if the agent were killed.
+    dies_after: Option<usize>,
+    /// What the address cache holds.
+    cache: BTreeMap<IpNet, u32>,
+    /// A question that must be answered this way at every moment.
+    fixed: Vec<(Question, Verdict)>,
+}
+
+impl State {
+    fn ask(&self, question: &Question) -> Verdict {
+        let mut map = Map::default();
+        for (key, value) in &self.rows {
+            map.put(*key, *value);
+        }
+        map.ask(question).verdict
+    }
+
+    fn write(&mut self, write: impl FnOnce(&mut BTreeMap<Key, Value>)) -> Result<(), String> {
+        if self.dies_after.is_some_and(|most| self.writes >= most) {
+            return Err("killed".to_owned());
+        }
+        self.writes += 1;
+        write(&mut self.rows);
+        for (question, verdict) in &self.fixed {
+            assert_eq!(self.ask(question), *verdict, "{question:?}");
+        }
+        Ok(())
+    }
+}
+
+impl Kernel for Fake {
+    fn put(&mut self, rows: &[(PolicyKey, PolicyValue)]) -> Result<usize, String> {
+        let mut state = self.0.lock().unwrap();
+        for (done, (key, value)) in rows.iter().enumerate() {
+            let key = Key::from_abi(key).unwrap();
+            if state.rows.len() >= state.capacity {
+                return Ok(done);
+            }
+            state.write(|rows| {
+                rows.insert(key, Value::from_abi(value));
+            })?;
+        }
+        Ok(rows.len())
+    }
+
+    fn delete(&mut self, keys: &[PolicyKey]) -> Result<(), String> {
+        let mut state = self.0.lock().unwrap();
+        for key in keys {
+            let key = Key::from_abi(key).unwrap();
+            state.write(|rows| {
+                rows.remove(&key);
+            })?;
+        }
+        Ok(())
+    }
+
+    fn dump(&mut self) -> Result<Vec<(PolicyKey, PolicyValue)>, String> {
+        let state = self.0.lock().unwrap();
+        let rows = state.rows.iter();
+        Ok(rows
+            .map(|(key, value)| (key.to_abi(), value.to_abi(key.l4)))
+            .collect())
+    }
+
+    fn capacity(&self) -> usize {
+        self.0.lock().unwrap().capacity
+    }
+
+    fn raise(&mut self) -> Result<(), String> {
+        self.0.lock().unwrap().epoch += 1;
+        Ok(())
+    }
+}
+
+impl AddressCache for Fake {
+    fn identity(&self, row: &Prefix) -> Option<u32> {
+        self.0.lock().unwrap().cache.get(&row.prefix).copied()
+    }
+}
+
+/// Tables, a kernel, and the core between them.
+struct World {
+    tables: Tables,
+    kernel: Fake,
+    core: Core,
+    started: Instant,
+}
+
+const WEB: u32 = 1000;
+const DB: u32 = 1001;
+const OTHER: u32 = 1002;
+
+fn labels(app: &str) -> Labels {
+    [
+        "k8s:io.kubernetes.pod.namespace=shop",
+        "k8s:io.cilium.k8s.policy.cluster=default",
+    ]
+    .into_iter()
+    .map(str::to_owned)
+    .chain([format!("k8s:app={app}")])
+    .collect()
+}
+
+fn options() -> Options {
+    Options {
+        settings: policy::Settings::default(),
+        parse: policy::parse::Options::default(),
+        host_firewall: false,
+        lockdown: false,
+        audit: false,
+        files: false,
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let tables = Tables::new().unwrap();
+        let mut txn = tables.db.write();
+        let reserved = [
+            (1, "reserved:host"),
+            (2, "reserved:world"),
+            (5, "reserved:init"),
+        ];
+        for (id, label) in reserved {
+            let labels = [label.to_owned()].into_iter().collect();
+            tables
+                .identities
+                .insert(&mut txn, identity(id, labels))
+                .unwrap();
+        }
+        for (id, app) in [(WEB, "web"), (DB, "db"), (OTHER, "other")] {
+            tables
+                .identities
+                .insert(&mut txn, identity(id, labels(app)))
+                .unwrap();
+        }
+        tables
+            .local_node
+            .insert(&mut txn, LocalNode::default())
+            .unwrap();
+        txn.commit();
+        let kernel = Fake::default();
+        kernel.0.lock().unwrap().capacity = 10_000;
+        let started = Instant::now();
+        let core = core(&tables, &kernel, options(), started);
+        Self {
+            tables,
+            kernel,
+            core,
+            started,
+        }
+    }
+
+    /// A world whose inputs are all known.
+    fn complete() -> Self {
+        let mut world = Self::new();
+        world.endpoint(2, WEB, "web");
+        world.know_all();
+        world.step();
+        assert!(world.core.is_complete());
+        world
+    }
+
+    fn know_all(&self) {
+        let tables = &self.tables;
+        let mut txn = tables.db.write();
+        for table in super::inputs::sources(tables) {
+            table.finish_initializer(&mut txn, KUBERNETES);
+        }
+        tables
+            .policies
+            .services
+            .finish_initializer(&mut txn, KUBERNETES);
+        tables
+            .policies
+            .manual_endpoints
+            .finish_initializer(&mut txn, KUBERNETES);
+        tables
+            .cilium_endpoints
+            .finish_initializer(&mut txn, KUBERNETES);
+        tables.identities.finish_initializer(&mut txn, KUBERNETES);
+        tables.endpoints.finish_initializer(&mut txn, RESTORE);
+        txn.commit();
+    }
+
+    /// Another agent takes over, with its own view of the same tables.
+    fn restart(&mut self, options: Options) {
+        self.kernel.0.lock().unwrap().dies_after = None;
+        self.core = core(&self.tables, &self.kernel, options, self.started);
+    }
+
+    fn step(&mut self) -> Next {
+        self.step_at(Duration::ZERO)
+    }
+
+    fn step_at(&mut self, after: Duration) -> Next {
+        let snapshot = self.tables.db.snapshot();
+        self.core
+            .step(&self.tables, &snapshot, self.started + after)
+    }
+
+    fn endpoint(&mut self, id: u16, identity: u32, app: &str) {
+        let (subject, hold) = self
+            .core
+            .realise(identity, &labels(app), NamedPorts::new(), 0);
+        let row = endpoint(id, identity, app, subject);
+        let mut txn = self.tables.db.write();
+        self.tables.endpoints.insert(&mut txn, row).unwrap();
+        txn.commit();
+        drop(hold);
+    }
+
+    fn policy(&self, name: &str, spec: serde_json::Value) {
+        let object = json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec});
+        let row = PolicyObject {
+            key: format!("shop/{name}").into(),
+            kind: "CiliumNetworkPolicy".into(),
+            json: object.to_string().into(),
+        };
+        let mut txn = self.tables.db.write();
+        self.tables.policies.cilium.insert(&mut txn, row).unwrap();
+        txn.commit();
+    }
+
+    fn drop_policy(&self, name: &str) {
+        let mut txn = self.tables.db.write();
+        let key = format!("shop/{name}");
+        self.tables.policies.cilium.delete(&mut txn, key.as_str());
+        txn.commit();
+    }
+
+    fn ask(&self, subject: u32, remote: u32, port: u16) -> Verdict {
+        self.kernel
+            .0
+            .lock()
+            .unwrap()
+            .ask(&ingress(subject, remote, port))
+    }
+
+    fn rows(&self) -> BTreeMap<Key, Value> {
+        self.kernel.0.lock().unwrap().rows.clone()
+    }
+
+    fn writes(&self) -> usize {
+        self.kernel.0.lock().unwrap().writes
+    }
+}
+
+fn core(tables: &Tables, kernel: &Fake, options: Options, now: Instant) -> Core {
+    Core::new(
+        tables,
+        Box::new(kernel.clone()),
+        Box::new(kernel.clone()),
+        options,
+        now,
+    )
+}
+
+fn identity(id: u32, labels: Labels) -> Identity {
+    Identity {
+        id,
+        labels,
+        kind: IdentityKind::Cluster,
+    }
+}
+
+fn endpoint(id: u16, identity: u32, app: &str, subject: u32) -> Endpoint {
+    let value = json!({
+        "id": id, "state": "ready", "attachment": format!("cni-attachment-id:c{id}:eth0"),
+        "pod": {"namespace": "shop", "name": format!("{app}-{id}"), "uid": ""},
+        "labels": labels(app), "identity": identity, "ipv4": format!("10.0.0.{id}"), "ipv6": null,
+        "ifname": format!("lxc{id}"), "ifindex": id, "host_mac": "02:00:00:00:00:01",
+        "container_mac": "02:00:00:00:00:02", "netns": "", "subject": subject,
+    });
+    serde_json::from_value(value).unwrap()
+}
+
+fn ingress(subject: u32, remote: u32, port: u16) -> Question {
+    Question {
+        subject,
+        direction: Direction::Ingress,
+        remote,
+        protocol: 6,
+        port: Some(port),
+    }
+}
+
+fn from(app: &str, port: u16) -> serde_json::Value {
+    json!({
+        "endpointSelector": {"matchLabels": {"app": "web"}},
+        "ingress": [{"fromEndpoints": [{"matchLabels": {"app": app}}],
+            "toPorts": [{"ports": [{"port": port.to_string(), "protocol": "TCP"}]}]}],
+    })
+}
+
+#[test]
+fn a_policy_is_in_the_kernel_with_the_step_that_sees_it() {
+    let mut world = World::complete();
+    assert_eq!(
+        world.ask(WEB, OTHER, 80),
+        Verdict::Allow,
+        "nothing selects it"
+    );
+    let epoch = world.kernel.0.lock().unwrap().epoch;
+    world.policy("a", from("db", 80));
+    let next = world.step();
+    assert!(next.settled && next.again.is_none());
+    assert_eq!(world.ask(WEB, DB, 80), Verdict::Allow);
+    assert_eq!(world.ask(WEB, DB, 81), Verdict::Unmatched);
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Unmatched);
+    assert!(world.kernel.0.lock().unwrap().epoch > epoch);
+    assert_eq!((world.core.revision, world.core.realized_by_all()), (1, 1));
+    world.drop_policy("a");
+    world.step();
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Allow);
+}
+
+#[test]
+fn a_second_pod_of_an_identity_costs_no_write_and_the_last_takes_the_rows_along() {
+    let mut world = World::complete();
+    let writes = world.writes();
+    world.endpoint(3, WEB, "web");
+    world.step();
+    assert_eq!(world.writes(), writes);
+    world.endpoint(4, DB, "db");
+    assert!(
+        world.writes() > writes,
+        "written before the endpoint's row is"
+    );
+    world.step();
+    for id in [2_u16, 3] {
+        let mut txn = world.tables.db.write();
+        world.tables.endpoints.delete(&mut txn, &id);
+        txn.commit();
+        world.step();
+    }
+    let left: BTreeSet<u32> = world.rows().keys().map(|key| key.subject).collect();
+    assert_eq!(left, [DB].into());
+}
+
+#[test]
+fn until_all_is_known_the_kernel_keeps_what_it_had_and_then_only_differences_are_written() {
+    let mut world = World::complete();
+    world.policy("a", from("db", 80));
+    world.policy("b", from("other", 90));
+    world.step();
+    let (rows, writes) = (world.rows(), world.writes());
+    world.restart(options());
+    world.step();
+    assert_eq!(
+        (world.rows(), world.writes()),
+        (rows, writes),
+        "the same rows, number by number"
+    );
+    assert_eq!(world.core.realized_by_all(), world.core.revision);
+
+    // Another agent: this time one policy is gone, and not all is known at once.
+    world.drop_policy("b");
+    let mut later = World::new();
+    later.kernel = world.kernel.clone();
+    later.restart(options());
+    later.endpoint(2, WEB, "web");
+    later.policy("a", from("db", 80));
+    // What both agents agree upon holds all the time.
+    let mut state = world.kernel.0.lock().unwrap();
+    state.fixed = vec![
+        (ingress(WEB, DB, 80), Verdict::Allow),
+        (ingress(WEB, DB, 90), Verdict::Unmatched),
+    ];
+    drop(state);
+    let next = later.step();
+    assert!(!next.settled && later.core.missing().is_some());
+    assert_eq!(later.writes(), writes);
+    later.know_all();
+    later.step();
+    assert_eq!(later.writes(), writes + 1, "one row goes");
+    assert_eq!(later.ask(WEB, OTHER, 90), Verdict::Unmatched);
+}
+
+#[test]
+fn before_policies_are_known_a_new_pod_reaches_nobody() {
+    let mut world = World::new();
+    world.endpoint(2, WEB, "web");
+    world.step();
+    assert!(world.rows().is_empty());
+    assert_eq!(world.ask(WEB, DB, 80), Verdict::Unmatched);
+    // Others are not kept waiting for ever.
+    assert!(!world.step_at(Duration::from_secs(1)).settled);
+    assert!(world.step_at(super::core::START).settled);
+}
+
+#[test]
+fn a_range_has_its_identity_before_the_rule_that_names_it_counts() {
+    let mut world = World::complete();
+    let net: IpNet = "10.1.0.0/16".parse().unwrap();
+    let local = 0x0100_0001;
+    let spec = json!({
+        "endpointSelector": {"matchLabels": {"app": "web"}},
+        "ingress": [{"fromEntities": ["all"]}], "ingressDeny": [{"fromCIDR": ["10.1.0.0/16"]}],
+    });
+    world.policy("a", from("db", 80));
+    world.step();
+    world.policy("a", spec);
+    assert!(world.step().again.is_some());
+    assert_eq!(
+        world.ask(WEB, OTHER, 80),
+        Verdict::Unmatched,
+        "not half applied"
+    );
+    assert_eq!((world.core.revision, world.core.realized_by_all()), (2, 1));
+    let snapshot = world.tables.db.snapshot();
+    assert!(world.tables.used_prefixes.get(&snapshot, &net).is_some());
+    let mut txn = world.tables.db.write();
+    let own = ["cidr:10.1.0.0/16", "reserved:world"].map(str::to_owned);
+    let own = identity(local, own.into_iter().collect());
+    world.tables.identities.insert(&mut txn, own).unwrap();
+    let number = PrefixIdentity {
+        prefix: net,
+        identity: local,
+    };
+    world
+        .tables
+        .prefix_identities
+        .insert(&mut txn, number)
+        .unwrap();
+    let row = Prefix {
+        prefix: net,
+        identity: local,
+        tunnel: None,
+        source: PrefixSource::Generated,
+        owner: "".into(),
+    };
+    world.tables.prefixes.insert(&mut txn, row).unwrap();
+    txn.commit();
+    assert!(
+        world.step().again.is_some(),
+        "the address cache does not have it yet"
+    );
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Unmatched);
+    world.kernel.0.lock().unwrap().cache.insert(net, local);
+    assert!(world.step().again.is_none());
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Allow);
+    assert_eq!(world.ask(WEB, local, 80), Verdict::Deny);
+    assert_eq!(world.core.realized_by_all(), 2);
+}
+
+#[test]
+fn a_range_that_gets_no_identity_does_not_hold_a_policy_back_for_ever() {
+    let mut world = World::complete();
+    let spec = json!({
+        "endpointSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"fromCIDR": ["10.1.0.0/16"]}],
+    });
+    world.policy("a", spec);
+    world.step();
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Allow);
+    world.step_at(Duration::from_secs(3));
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Unmatched);
+}
+
+#[test]
+fn a_refused_policy_has_no_part_in_force_and_its_reason_is_kept() {
+    let mut world = World::complete();
+    world.policy("a", from("db", 80));
+    world.policy(
+        "bad",
+        json!({"endpointSelector": {}, "ingress": [{"toPorts": [{"ports": [{"port": "x!"}]}]}]}),
+    );
+    world.step();
+    let refused = |world: &World| {
+        let taken = world.core.inputs.taken.values();
+        taken.filter(|taken| taken.refused.is_some()).count()
+    };
+    assert_eq!((refused(&world), world.core.counts.objects), (1, [1, 1]));
+    assert_eq!(world.ask(WEB, DB, 80), Verdict::Allow);
+    world.policy(
+        "a",
+        json!({"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "x.y"}]}]}),
+    );
+    world.step();
+    assert_eq!(refused(&world), 2);
+    assert_eq!(
+        world.ask(WEB, OTHER, 80),
+        Verdict::Allow,
+        "as if it were not there"
+    );
+    world.policy("bad", from("db", 80));
+    world.step();
+    assert_eq!(refused(&world), 1);
+    let named = world
+        .core
+        .inputs
+        .taken
+        .values()
+        .filter_map(|taken| taken.name.clone());
+    assert!(
+        named
+            .collect::<Vec<_>>()
+            .iter()
+            .any(|name| matches!(name, Name::Policy(name) if name.name == "bad"))
+    );
+}
+
+#[test]
+fn rows_that_do_not_fit_leave_the_last_complete_policy_or_lock_down() {
+    for lockdown in [false, true] {
+        let mut world = World::complete();
+        world.restart(Options {
+            lockdown,
+            ..options()
+        });
+        world.step();
+        world.policy("a", from("db", 80));
+        world.step();
+        let kept = world.rows();
+        world.kernel.0.lock().unwrap().capacity = kept.len() + 3;
+        let ports: Vec<_> = (0..60)
+            .map(|n| json!({"port": (1000 + 2 * n).to_string(), "protocol": "TCP"}))
+            .collect();
+        let halves = [&ports[..30], &ports[30..]].map(|half| json!({"ports": half}));
+        world.policy("b", json!({"endpointSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"toPorts": halves}]}));
+        let next = world.step();
+        assert_eq!(world.rows(), kept, "nothing of it");
+        assert_eq!(world.core.behind(), ([2].into(), Some(Behind::Full)));
+        assert_eq!(
+            (world.core.realized(WEB), world.core.realized_by_all()),
+            (1, 1)
+        );
+        assert_eq!(world.core.is_locked(WEB), lockdown);
+        assert_eq!(
+            next.refresh,
+            if lockdown {
+                [2].into()
+            } else {
+                BTreeSet::new()
+            }
+        );
+        assert!(next.again.is_some());
+        // The next policy of the same subject changes nothing of what holds.
+        world.policy("c", from("other", 70));
+        world.step();
+        assert_eq!(world.ask(WEB, OTHER, 70), Verdict::Unmatched);
+        // There is room again.
+        world.drop_policy("b");
+        let next = world.step();
+        assert_eq!(world.core.behind().1, None);
+        assert_eq!(world.ask(WEB, OTHER, 70), Verdict::Allow);
+        assert_eq!(world.core.realized_by_all(), world.core.revision);
+        assert!(!world.core.is_locked(WEB) && next.refresh.contains(&2) == lockdown);
+    }
+}
+
+#[test]
+fn killed_in_the_middle_of_an_import_the_next_agent_ends_where_it_should() {
+    const POLICIES: u16 = 2_000;
+    let mut expected = World::complete();
+    for n in 0..POLICIES {
+        expected.policy(
+            &format!("p{n}"),
+            from(["db", "other"][usize::from(n % 2)], 1000 + n),
+        );
+    }
+    expected.step();
+    let total = expected.writes();
+    for share in [1, 2, 3] {
+        let mut world = World::complete();
+        world.policy("p0", from("db", 1000));
+        world.step();
+        // Nobody gets more than the policies say at any moment, nor loses what the first of them gave.
+        let mut state = world.kernel.0.lock().unwrap();
+        state.fixed = vec![
+            (ingress(WEB, DB, 1000), Verdict::Allow),
+            (ingress(WEB, 2, 1000), Verdict::Unmatched),
+            (ingress(WEB, DB, 1001), Verdict::Unmatched),
+        ];
+        state.dies_after = Some(state.writes + total * share / 4);
+        // The questions are asked after every write: a sample of the rows is enough of a map for that.
+        state.fixed.truncate(usize::from(total < 5_000) * 3);
+        drop(state);
+        for n in 1..POLICIES {
+            world.policy(
+                &format!("p{n}"),
+                from(["db", "other"][usize::from(n % 2)], 1000 + n),
+            );
+            if n % 500 == 0 {
+                world.step();
+            }
+        }
+        world.step();
+        assert!(matches!(world.core.behind().1, Some(Behind::Failed(_))));
+        world.restart(options());
+        world.step();
+        assert_eq!(world.core.behind().1, None);
+        assert_eq!(world.rows(), expected.rows());
+    }
+}
+
+#[test]
+fn the_host_is_a_subject_with_the_firewall_on() {
+    let mut world = World::complete();
+    world.restart(Options {
+        host_firewall: true,
+        ..options()
+    });
+    world.step();
+    let object = json!({
+        "metadata": {"name": "nodes"},
+        "spec": {"nodeSelector": {}, "ingress": [{"fromEntities": ["cluster"]}]},
+    });
+    let row = PolicyObject {
+        key: "nodes".into(),
+        kind: "CiliumClusterwideNetworkPolicy".into(),
+        json: object.to_string().into(),
+    };
+    let mut txn = world.tables.db.write();
+    world
+        .tables
+        .policies
+        .clusterwide
+        .insert(&mut txn, row)
+        .unwrap();
+    txn.commit();
+    world.step();
+    assert_eq!(world.ask(1, WEB, 22), Verdict::Allow);
+    assert_eq!(world.ask(1, 2, 22), Verdict::Unmatched);
+}
