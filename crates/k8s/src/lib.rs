@@ -7,6 +7,7 @@ pub mod config;
 pub mod crd;
 pub mod error;
 pub mod events;
+pub mod identity;
 pub mod lease;
 mod limit;
 mod objects;

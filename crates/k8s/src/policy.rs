@@ -7,7 +7,7 @@ use k8s_openapi::{
 };
 use kube::Resource;
 use model::{PolicyTables, Text};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, marker::PhantomData, net::IpAddr};
 
@@ -107,6 +107,34 @@ impl<K: Kind> Resource for Object<K> {
 
     fn meta_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
+    }
+}
+
+/// What the status of a policy says of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Said {
+    /// It can be used.
+    pub valid: bool,
+    /// Why, or why not.
+    pub message: String,
+}
+
+impl<K: Kind> Object<K> {
+    /// Its unique number.
+    #[must_use]
+    pub fn uid(&self) -> &str {
+        self.metadata.uid.as_deref().unwrap_or_default()
+    }
+
+    /// What its condition `Valid` says.
+    #[must_use]
+    pub fn said(&self) -> Option<Said> {
+        let conditions = self.says.get("status")?.get("conditions")?.as_array()?;
+        let valid = conditions.iter().find(|one| one["type"] == "Valid")?;
+        Some(Said {
+            valid: valid["status"] == "True",
+            message: valid["message"].as_str().unwrap_or_default().to_owned(),
+        })
     }
 }
 

@@ -1,9 +1,9 @@
 //! The start: lead, install, watch, work.
 use crate::{
     controller::{self, Context},
-    follow,
+    follow, identities,
     metrics::Metrics,
-    nodes, pools, serve,
+    nodes, policies, pools, serve, slices,
     tables::{Tables, Wanted},
     unmanaged,
 };
@@ -203,6 +203,9 @@ pub(crate) fn check(settings: &OperatorSettings) -> Result<()> {
     if let Err(error) = pools::wanted(&settings.auto_create_cilium_pod_ip_pools) {
         bail!("{error}");
     }
+    if let Err(error) = identities::labeller(settings) {
+        bail!("{error}");
+    }
     Ok(())
 }
 
@@ -237,6 +240,9 @@ async fn lead(context: Context, stop: &Stop) -> Result<()> {
         controller::give_ranges(context.clone(), stop.clone()),
         controller::collect_garbage(context.clone(), stop.clone()),
         follow::nodes(context.clone(), stop.clone()),
+        identities::give(context.clone(), stop.clone()),
+        policies::judge(context.clone(), stop.clone()),
+        slices::write(context.clone(), stop.clone()),
         unmanaged::restart(context.clone(), stop.clone()),
         // The election goes on even if there is nothing to do.
         std::future::pending::<()>(),

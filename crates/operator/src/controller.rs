@@ -1,9 +1,10 @@
 //! The drivers: they wait, ask the pure parts what to do, and do it.
 use crate::{
     gc::{self, Garbage, Heartbeats, Twice},
+    identities,
     metrics::Metrics,
     nodes::{self, NodeWrite, Spaces},
-    tables::Tables,
+    tables::{Tables, collects_identities, manages_identities},
 };
 use futures::{StreamExt, stream};
 use ipam::{Planner, Written};
@@ -87,7 +88,7 @@ pub(crate) async fn give_ranges(context: Context, stop: Stop) {
     }
 }
 
-fn crd_of(kind: &str) -> crd::Crd {
+pub(crate) fn crd_of(kind: &str) -> crd::Crd {
     // Every kind that is named here is in the list.
     *crd::ALL
         .iter()
@@ -275,7 +276,7 @@ pub(crate) async fn collect_garbage(context: Context, stop: Stop) {
     futures::join!(
         endpoints(context.clone(), settings.cilium_endpoint_gc_interval, &stop),
         cilium_nodes(context.clone(), settings.nodes_gc_interval, &stop),
-        identities(context, &stop),
+        unused_identities(context, &stop),
     );
 }
 
@@ -311,7 +312,7 @@ async fn cilium_nodes(context: Context, interval: Duration, stop: &Stop) {
     }
 }
 
-async fn identities(context: Context, stop: &Stop) {
+async fn unused_identities(context: Context, stop: &Stop) {
     let settings = context.settings.clone();
     let remover = Remover::new(
         &context,
@@ -321,6 +322,10 @@ async fn identities(context: Context, stop: &Stop) {
     let mut heartbeats = Heartbeats::default();
     let started = Instant::now();
     let mut budget = Budget::default();
+    if !collects_identities(&settings) {
+        return;
+    }
+    let labeller = identities::labeller(&settings).ok();
     while wait(settings.identity_gc_interval, stop).await {
         let (began, now) = (Instant::now(), started.elapsed());
         let limit = budget.left(
@@ -330,7 +335,10 @@ async fn identities(context: Context, stop: &Stop) {
         );
         let snapshot = context.tables.db.snapshot();
         let timeout = settings.identity_heartbeat_timeout;
-        let dead = heartbeats.look(&context.tables, &snapshot, now, timeout, limit);
+        let labeller = labeller.as_ref().filter(|_| manages_identities(&settings));
+        let wanted = labeller.map(|labeller| labeller.all(&context.tables, &snapshot));
+        let wanted = wanted.unwrap_or_default();
+        let dead = heartbeats.look(&context.tables, &snapshot, &wanted, (now, timeout), limit);
         let Some((removed, well)) = stop.or(remover.remove(dead)).await else {
             return;
         };

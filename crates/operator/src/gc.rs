@@ -1,5 +1,6 @@
 //! Garbage: objects that nobody needs any more. Pure: what was found at the last look and what there is now, in; what to remove, out.
 use crate::tables::Tables;
+use model::Labels;
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -77,23 +78,27 @@ pub(crate) struct Heartbeats(BTreeMap<String, Duration>);
 
 impl Heartbeats {
     /// Takes a look at `now`, the time since any fixed moment: identities that nobody has used for `timeout`, at most `limit`,
-    /// those that are unused for the longest first. An identity that is seen for the first time counts as used.
+    /// those that are unused for the longest first. An identity that is seen for the first time counts as used, and so does one
+    /// of `wanted` labels, which pods have.
     pub fn look(
         &mut self,
         tables: &Tables,
         snapshot: &Snapshot,
-        now: Duration,
-        timeout: Duration,
+        wanted: &BTreeSet<Labels>,
+        (now, timeout): (Duration, Duration),
         limit: usize,
     ) -> Vec<Garbage> {
         if !tables.identities.initialized(snapshot) || !tables.endpoints.initialized(snapshot) {
             return Vec::new();
         }
-        let used: BTreeSet<String> = tables
+        let mut used: BTreeSet<String> = tables
             .endpoints
             .iter(snapshot)
             .map(|row| row.identity.to_string())
             .collect();
+        let all = tables.identities.iter(snapshot);
+        let of_pods = all.filter(|row| wanted.contains(&row.labels));
+        used.extend(of_pods.map(|row| row.name.clone()));
         let mut next = BTreeMap::new();
         let mut dead = Vec::new();
         for row in tables.identities.iter(snapshot) {
@@ -137,6 +142,7 @@ mod tests {
             uid: format!("cep-{name}"),
             owner: owner.to_owned(),
             identity,
+            entry: Default::default(),
         }
     }
 
@@ -228,6 +234,7 @@ mod tests {
                 name: name.to_owned(),
                 uid: name.to_owned(),
                 version: "7".to_owned(),
+                labels: [format!("k8s:n={name}")].into_iter().collect(),
             };
             tables.identities.insert(&mut txn, row).unwrap();
         }
@@ -240,10 +247,19 @@ mod tests {
         txn.commit();
         let mut beats = Heartbeats::default();
         let minutes = |n: u64| Duration::from_secs(60 * n);
-        let mut look = |now: u64, limit| {
+        let mut wanted = BTreeSet::new();
+        let mut look_for = |wanted: &BTreeSet<Labels>, now: u64, limit| {
             let snapshot = tables.db.snapshot();
-            beats.look(&tables, &snapshot, minutes(now), minutes(30), limit)
+            beats.look(
+                &tables,
+                &snapshot,
+                wanted,
+                (minutes(now), minutes(30)),
+                limit,
+            )
         };
+        let none = BTreeSet::new();
+        let mut look = |now: u64, limit| look_for(&none, now, limit);
         assert!(look(0, 9).is_empty());
         assert!(look(15, 9).is_empty());
         assert_eq!(names(&look(30, 9)), ["1000", "1002"]);
@@ -257,5 +273,11 @@ mod tests {
         txn.commit();
         assert_eq!(names(&look(50, 9)), ["1002"], "in use again");
         assert_eq!(names(&look(75, 9)), ["1002", "1001"]);
+        wanted.insert(["k8s:n=1001".to_owned()].into_iter().collect());
+        assert_eq!(
+            names(&look_for(&wanted, 80, 9)),
+            ["1002"],
+            "pods have its labels"
+        );
     }
 }

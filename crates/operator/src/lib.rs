@@ -4,10 +4,13 @@ pub mod cli;
 mod controller;
 mod follow;
 mod gc;
+mod identities;
 mod metrics;
 mod nodes;
+mod policies;
 mod pools;
 mod serve;
+mod slices;
 mod tables;
 mod unmanaged;
 

@@ -1,11 +1,14 @@
 //! What the operator knows: slim rows of the objects that it decides from.
 use k8s::{
     Presence, Watcher,
-    crd::{CiliumEndpoint, CiliumIdentity, CiliumNode, CiliumPodIpPool, PoolRange},
+    crd::{
+        CiliumEndpoint, CiliumEndpointSlice, CiliumIdentity, CiliumNode, CiliumPodIpPool,
+        PoolRange, SliceEndpoint,
+    },
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use model::{LabelMap, Text};
-use runtime::settings::{IpamMode, OperatorSettings};
+use model::{LabelMap, Labels, Namespace, Pod, Text};
+use runtime::settings::{IdentityManagement, IpamMode, OperatorSettings};
 use serde::Serialize;
 use serde_json::Value;
 use tables::{Db, DuplicateTable, Index, Row, Table, TableDef};
@@ -75,6 +78,8 @@ pub(crate) struct EndpointRow {
     /// Number of the pod that owns it; empty without.
     pub owner: String,
     pub identity: u32,
+    /// What other nodes need to know of it.
+    pub entry: SliceEndpoint,
 }
 
 impl EndpointRow {
@@ -89,6 +94,16 @@ pub(crate) struct IdentityRow {
     pub name: String,
     pub uid: String,
     pub version: String,
+    pub labels: Labels,
+}
+
+/// A `CiliumEndpointSlice`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct SliceRow {
+    pub name: String,
+    pub uid: String,
+    pub namespace: String,
+    pub endpoints: Vec<SliceEndpoint>,
 }
 
 /// A `CiliumPodIPPool`.
@@ -121,6 +136,7 @@ rows! {
     PodRow, |row| row.key.clone();
     EndpointRow, |row| row.pod();
     IdentityRow, |row| row.name.clone();
+    SliceRow, |row| row.name.clone();
     PoolRow, |row| row.name.clone();
 }
 
@@ -207,12 +223,21 @@ impl From<CiliumEndpoint> for EndpointRow {
         let metadata = object.metadata;
         let owners = metadata.owner_references.unwrap_or_default();
         let pod = owners.into_iter().find(|owner| owner.kind == "Pod");
+        let (name, status) = (metadata.name.unwrap_or_default(), object.status);
+        let identity = status.identity.map_or(0, |identity| identity.id);
         Self {
+            entry: SliceEndpoint {
+                name: name.clone(),
+                id: identity,
+                networking: status.networking,
+                encryption: status.encryption,
+                named_ports: status.named_ports,
+            },
+            identity,
             namespace: metadata.namespace.unwrap_or_default(),
-            name: metadata.name.unwrap_or_default(),
+            name,
             uid: metadata.uid.unwrap_or_default(),
             owner: pod.map(|owner| owner.uid).unwrap_or_default(),
-            identity: object.status.identity.map_or(0, |identity| identity.id),
         }
     }
 }
@@ -224,6 +249,18 @@ impl From<CiliumIdentity> for IdentityRow {
             name: metadata.name.unwrap_or_default(),
             uid: metadata.uid.unwrap_or_default(),
             version: metadata.resource_version.unwrap_or_default(),
+            labels: object.security_labels.into_iter().collect(),
+        }
+    }
+}
+
+impl From<CiliumEndpointSlice> for SliceRow {
+    fn from(object: CiliumEndpointSlice) -> Self {
+        Self {
+            name: object.metadata.name.unwrap_or_default(),
+            uid: object.metadata.uid.unwrap_or_default(),
+            namespace: object.namespace,
+            endpoints: object.endpoints,
         }
     }
 }
@@ -239,12 +276,25 @@ impl From<CiliumPodIpPool> for PoolRow {
     }
 }
 
+/// Whether identities that nobody uses are removed. Without endpoints nobody can tell which are used.
+pub(crate) fn collects_identities(settings: &OperatorSettings) -> bool {
+    !settings.identity_gc_interval.is_zero() && !settings.disable_endpoint_crd
+}
+
+/// Whether the operator makes identities.
+pub(crate) fn manages_identities(settings: &OperatorSettings) -> bool {
+    settings.identity_management_mode != IdentityManagement::Agent
+}
+
 /// Which kinds are watched; nodes always.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub pools: bool,
     pub endpoints: bool,
     pub identities: bool,
+    /// Pods with all that makes their identities, and namespaces.
+    pub labels: bool,
+    pub slices: bool,
     /// Namespace and labels of the agents' pods.
     pub agents: Option<(String, String)>,
     /// Labels of pods that are restarted if no agent has connected them.
@@ -264,7 +314,9 @@ impl Wanted {
         Self {
             pools: settings.ipam == IpamMode::MultiPool,
             endpoints: !settings.cilium_endpoint_gc_interval.is_zero(),
-            identities: !settings.identity_gc_interval.is_zero(),
+            identities: collects_identities(settings) || manages_identities(settings),
+            labels: manages_identities(settings),
+            slices: settings.enable_cilium_endpoint_slice,
             agents: agents.then(|| (namespace.to_owned(), settings.cilium_pod_labels.clone())),
             vital: vital.then(|| settings.pod_restart_selector.clone()),
         }
@@ -283,6 +335,10 @@ pub(crate) struct Tables {
     pub pods: Table<PodRow>,
     pub endpoints: Table<EndpointRow>,
     pub identities: Table<IdentityRow>,
+    /// Pods with their labels.
+    pub labelled: Table<Pod>,
+    pub namespaces: Table<Namespace>,
+    pub slices: Table<SliceRow>,
     pub pools: Table<PoolRow>,
 }
 
@@ -307,6 +363,9 @@ impl Tables {
             pods: table(&db, "pods")?,
             endpoints: table(&db, "endpoints")?,
             identities: table(&db, "identities")?,
+            labelled: table(&db, "labelled-pods")?,
+            namespaces: table(&db, "namespaces")?,
+            slices: table(&db, "endpoint-slices")?,
             pools: table(&db, "pools")?,
             db,
         })
@@ -325,11 +384,18 @@ impl Tables {
         if wanted.endpoints {
             watcher.follow::<k8s::Pod, _>(&self.pods, Presence::Always);
         }
-        if wanted.endpoints || wanted.identities || wanted.vital.is_some() {
+        if wanted.endpoints || wanted.identities || wanted.slices || wanted.vital.is_some() {
             watcher.follow::<CiliumEndpoint, _>(&self.endpoints, Presence::Optional);
         }
         if wanted.identities {
             watcher.follow::<CiliumIdentity, _>(&self.identities, Presence::Optional);
+        }
+        if wanted.labels {
+            watcher.follow::<k8s::Pod, _>(&self.labelled, Presence::Always);
+            watcher.follow::<k8s::Namespace, _>(&self.namespaces, Presence::Always);
+        }
+        if wanted.slices {
+            watcher.follow::<CiliumEndpointSlice, _>(&self.slices, Presence::Optional);
         }
         if wanted.pools {
             watcher.follow::<CiliumPodIpPool, _>(&self.pools, Presence::Optional);

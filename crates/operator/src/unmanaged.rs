@@ -139,6 +139,7 @@ mod tests {
             uid: String::new(),
             owner: "managed".to_owned(),
             identity: 1,
+            entry: Default::default(),
         };
         tables.endpoints.insert(&mut txn, endpoint).unwrap();
         txn.commit();

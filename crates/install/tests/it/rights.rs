@@ -290,6 +290,9 @@ async fn fill(world: &World) {
     world
         .create("v1", "Pod", "pods", pod("dns", "kube-dns", "kube-system"))
         .await;
+    world
+        .create("v1", "Pod", "pods", pod("lives", "web", "default"))
+        .await;
     // What is asked of pools counts in the multi-pool mode alone, where one of them does not exist.
     let ask = |pool: &str| json!({"pool": pool, "needed": {"ipv4-addrs": 8}});
     let spec = json!({"ipam": {"pools": {"requested": [ask("default"), ask("mars")]}}});
@@ -305,19 +308,46 @@ async fn fill(world: &World) {
         .create(identity)
         .await
         .unwrap();
-    let endpoint =
-        json!({"metadata": {"name": "gone", "namespace": "default"}, "status": {"state": "ready"}});
-    Objects::within(&world.admin, &kind("CiliumEndpoint"), "default")
-        .create(endpoint)
-        .await
-        .unwrap();
+    for (kind_name, namespace) in [
+        ("CiliumNetworkPolicy", Some("default")),
+        ("CiliumClusterwideNetworkPolicy", None),
+    ] {
+        let objects = match namespace {
+            Some(namespace) => Objects::within(&world.admin, &kind(kind_name), namespace),
+            None => Objects::of(&world.admin, &kind(kind_name)),
+        };
+        let mut policy =
+            json!({"metadata": {"name": "p"}, "spec": {"endpointSelector": {}, "ingress": [{}]}});
+        if let Some(namespace) = namespace {
+            policy["metadata"]["namespace"] = namespace.into();
+        }
+        objects.create(policy).await.unwrap();
+    }
+    for name in ["gone", "lives"] {
+        let endpoint = json!({"metadata": {"name": name, "namespace": "default"}, "status": {"state": "ready"}});
+        Objects::within(&world.admin, &kind("CiliumEndpoint"), "default")
+            .create(endpoint)
+            .await
+            .unwrap();
+    }
 }
 
+/// With one mode of giving addresses go endpoint slices and identities made by the operator, with the other none.
 async fn run_operator(mode: &'static str) -> (BTreeSet<Right>, BTreeSet<Right>) {
-    let world = World::start(json!({"ipam": {"mode": mode}}), "cilium-operator").await;
+    let all = mode == "multi-pool";
+    let management = if all { "operator" } else { "agent" };
+    let values = json!({"ipam": {"mode": mode}, "ciliumEndpointSlice": {"enabled": all}, "identityManagementMode": management});
+    let world = World::start(values, "cilium-operator").await;
     let (stopper, stop) = stop::channel();
+    let mut settings = operator_settings(mode);
+    for (key, value) in [
+        ("enable-cilium-endpoint-slice", all.to_string().as_str()),
+        ("identity-management-mode", management),
+    ] {
+        settings.set(key, value, "test").unwrap();
+    }
     let task = tokio::spawn(operator::run_until(
-        operator_settings(mode),
+        settings,
         world.client("cilium-operator"),
         stop,
     ));
@@ -357,6 +387,10 @@ fn rare() -> BTreeSet<Right> {
     [
         // An event that is seen again.
         " events patch",
+        // A number that somebody else was quicker to take; a slice that another endpoint comes into, or that becomes empty.
+        "cilium.io ciliumidentities get",
+        "cilium.io ciliumendpointslices patch",
+        "cilium.io ciliumendpointslices delete",
         // Definitions of an earlier release; `update` where the server has no server-side apply.
         "apiextensions.k8s.io customresourcedefinitions patch",
         "apiextensions.k8s.io customresourcedefinitions update",

@@ -4,6 +4,8 @@
 mod cluster;
 mod follow;
 mod garbage;
+mod identities;
 mod kinds;
 mod pools;
 mod ranges;
+mod slices;

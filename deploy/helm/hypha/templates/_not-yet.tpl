@@ -14,8 +14,7 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 - {value: maglev.hashSeed, default: "", key: bpf-lb-maglev-hash-seed, text: "services are not balanced yet"}
 - {value: bpf.lbMapMax, default: 65536, key: bpf-lb-map-max, text: "services are not balanced yet"}
 - {value: bpf.lbExternalClusterIP, default: false, key: bpf-lb-external-clusterip, text: "services are not balanced yet"}
-- {value: bpf.policyMapMax, default: 16384, key: bpf-policy-map-max, text: "network policy is not enforced yet"}
-- {value: policyEnforcementMode, default: default, key: enable-policy, text: "network policy is not enforced yet"}
+- {value: bpf.policyMapMax, default: 16384, key: bpf-policy-map-max, text: "one map serves all pods of a node: the number is that of its rows"}
 - {value: identityAllocationMode, default: crd, key: identity-allocation-mode, text: "identities do not come from a key-value store"}
 - {value: endpointRoutes.enabled, default: false, key: enable-endpoint-routes, text: "pods have no routes of their own yet; the programs deliver to them"}
 - {value: ipMasqAgent.enabled, default: false, key: enable-ip-masq-agent, text: "destinations to leave alone are those of ipv4NativeRoutingCIDR only"}
@@ -30,7 +29,6 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 - {value: installNoConntrackIptablesRules, default: false, key: install-no-conntrack-iptables-rules, text: "Hypha writes no iptables rules"}
 - {value: bandwidthManager.enabled, default: false, key: enable-bandwidth-manager, text: "bandwidth annotations of pods have no effect yet"}
 - {value: bandwidthManager.bbr, default: false, key: enable-bbr, text: "bandwidth annotations of pods have no effect yet"}
-- {value: ciliumEndpointSlice.enabled, default: false, key: enable-cilium-endpoint-slice, text: "agents do not read CiliumEndpoints, so there is nothing to put into slices"}
 - {value: hubble.enabled, default: false, key: enable-hubble, text: "flows are seen by hypha dbg monitor alone so far"}
 - {value: hubble.relay.enabled, default: false, text: "there is no relay yet"}
 - {value: hubble.ui.enabled, default: false, text: "there is no user interface yet"}
