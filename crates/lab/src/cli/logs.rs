@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Whose output.
 #[derive(Debug, Args)]
 pub(super) struct LogsArgs {
-    /// A pod (NAME or NAMESPACE/NAME), a node (its agent), `router`, or `supervisor`.
+    /// A pod (NAME or NAMESPACE/NAME), a node (its agent), `router`, `api-server`, or `supervisor`.
     target: String,
     /// Which container of the pod (default: its first).
     #[arg(short, long)]
@@ -77,6 +77,7 @@ fn path(lab: &Lab, args: &LogsArgs) -> anyhow::Result<PathBuf> {
     match args.target.as_str() {
         "supervisor" => return Ok(lab.dir.file("supervisor.log")),
         "router" => return Ok(lab.dir.file("router.log")),
+        "api-server" => return Ok(lab.dir.file("api-server.log")),
         node if lab.state.nodes.iter().any(|n| n.name == node) => {
             let found = lab.dir.container(AGENT, Some(node))?;
             let (pod, container) = found.with_context(|| {

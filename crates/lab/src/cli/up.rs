@@ -380,9 +380,12 @@ fn down_one(name: &LabName, keep: bool) -> anyhow::Result<()> {
             dir.data().display()
         );
     } else {
-        crate::supervisor::leave(&dir)?;
+        let left = crate::supervisor::leave(&dir)?;
         dir.remove_data()?;
         println!("lab {:?} is down", name.as_str());
+        if let Some(text) = left {
+            println!("{text}");
+        }
     }
     Ok(())
 }

@@ -48,6 +48,8 @@ pub struct Written {
 struct Output {
     file: Option<File>,
     partial: [Vec<u8>; 2],
+    /// Nobody was attached to the present run yet.
+    unseen: bool,
 }
 
 /// The log of a container: over all its runs, each in a file.
@@ -84,6 +86,7 @@ impl Log {
             output: Mutex::new(Output {
                 file: None,
                 partial: Default::default(),
+                unseen: false,
             }),
             written: watch::Sender::new(Written {
                 closed: true,
@@ -108,6 +111,25 @@ impl Log {
         self.live.subscribe()
     }
 
+    /// As [`Log::live`], and for the first who asks in a run with what was written before: nothing is missing, nothing is doubled.
+    pub fn whole(&self) -> (Vec<(Stream, Bytes)>, broadcast::Receiver<(Stream, Bytes)>) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = self.live.subscribe();
+        if !std::mem::take(&mut output.unseen) {
+            return (Vec::new(), live);
+        }
+        let data = fs::read(&self.path).unwrap_or_default();
+        let mut past: Vec<(Stream, Bytes)> = lines(&data)
+            .map(|record| (record.stream, record.output()))
+            .collect();
+        for stream in [Stream::Stdout, Stream::Stderr] {
+            let partial = &output.partial[stream as usize];
+            past.push((stream, Bytes::copy_from_slice(partial)));
+        }
+        past.retain(|(_, bytes)| !bytes.is_empty());
+        (past, live)
+    }
+
     fn open(&self, output: &mut Output) -> io::Result<()> {
         let _ = fs::rename(&self.path, previous(&self.path));
         let file = OpenOptions::new()
@@ -128,6 +150,7 @@ impl Log {
     /// A new run begins.
     pub fn begin(&self) -> io::Result<()> {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        output.unseen = true;
         self.open(&mut output)
     }
 
@@ -145,10 +168,10 @@ impl Log {
 
     /// The container wrote this.
     pub fn write(&self, stream: Stream, bytes: &[u8]) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         if self.live.receiver_count() > 0 {
             let _ = self.live.send((stream, Bytes::copy_from_slice(bytes)));
         }
-        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Timestamp::now();
         let mut records = Vec::with_capacity(bytes.len() + 64);
         let mut partial = std::mem::take(&mut output.partial[stream as usize]);
@@ -220,15 +243,38 @@ pub struct Wanted {
 /// One record of a file.
 struct Record<'a> {
     time: &'a [u8],
+    stream: Stream,
     whole: bool,
     text: &'a [u8],
 }
 
+impl Record<'_> {
+    /// As the container wrote it.
+    fn output(&self) -> Bytes {
+        let end: &[u8] = if self.whole { b"\n" } else { b"" };
+        [self.text, end].concat().into()
+    }
+}
+
+/// The records of whole lines of a file.
+fn lines(data: &[u8]) -> impl Iterator<Item = Record<'_>> {
+    let end = data
+        .iter()
+        .rposition(|b| *b == b'\n')
+        .map_or(0, |at| at + 1);
+    let lines = data[..end].split_inclusive(|b| *b == b'\n');
+    lines.filter_map(|line| parse(line.strip_suffix(b"\n").unwrap_or(line)))
+}
+
 fn parse(line: &[u8]) -> Option<Record<'_>> {
     let mut parts = line.splitn(4, |b| *b == b' ');
-    let (time, _stream, flag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let (time, stream, flag, text) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
     Some(Record {
         time,
+        stream: match stream {
+            b"stderr" => Stream::Stderr,
+            _ => Stream::Stdout,
+        },
         whole: flag == b"F",
         text,
     })
@@ -236,15 +282,7 @@ fn parse(line: &[u8]) -> Option<Record<'_>> {
 
 /// The records of whole lines of a file as a client sees them. A last line without its end is left out.
 pub fn select(data: &[u8], wanted: &Wanted) -> Vec<u8> {
-    let end = data
-        .iter()
-        .rposition(|b| *b == b'\n')
-        .map_or(0, |at| at + 1);
-    let lines = data[..end].split_inclusive(|b| *b == b'\n');
-    let records: Vec<Record<'_>> = lines
-        .filter_map(|l| parse(l.strip_suffix(b"\n").unwrap_or(l)))
-        .filter(|r| recent(r, wanted.since))
-        .collect();
+    let records: Vec<Record<'_>> = lines(data).filter(|r| recent(r, wanted.since)).collect();
     let mut from = 0;
     if let Some(tail) = wanted.tail {
         // Parts of a line count as one.
@@ -399,6 +437,26 @@ mod tests {
         assert!(
             fs::metadata(log.path()).unwrap().len() < MAX_FILE && log.watch().borrow().file == 3
         );
+    }
+
+    #[test]
+    fn who_comes_first_hears_everything_once() {
+        let (_dir, log) = log();
+        log.write(Stream::Stdout, b"one\n");
+        log.write(Stream::Stderr, b"err\nhal");
+        let (past, mut live) = log.whole();
+        log.write(Stream::Stderr, b"f\n");
+        let text = |all: &[(Stream, Bytes)], stream: Stream| -> Vec<u8> {
+            let of = all.iter().filter(|(from, _)| *from == stream);
+            of.flat_map(|(_, bytes)| bytes.to_vec()).collect()
+        };
+        assert_eq!(text(&past, Stream::Stdout), b"one\n");
+        assert_eq!(text(&past, Stream::Stderr), b"err\nhal");
+        assert_eq!(live.try_recv().unwrap(), (Stream::Stderr, "f\n".into()));
+        assert!(log.whole().0.is_empty(), "only the first one");
+        log.begin().unwrap();
+        log.write(Stream::Stdout, b"two\n");
+        assert_eq!(text(&log.whole().0, Stream::Stdout), b"two\n", "per run");
     }
 
     #[test]

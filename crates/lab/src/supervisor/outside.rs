@@ -63,7 +63,8 @@ pub(super) async fn join(
     let service = service(&client)
         .await
         .with_context(|| format!("the API server at {url}"))?;
-    let record = Record::open(dir, spec, &url)?;
+    let mut record = Record::open(dir, spec, &url)?;
+    record.note_kinds(&client).await;
     record.write(dir, &pretty(&config)?)?;
     let mut kubelets = BTreeMap::new();
     for (node, host) in nodes.iter().zip(&network.nodes) {

@@ -1,6 +1,7 @@
 //! What a lab puts into a cluster that is not its own: on record before it is created, and removed by `lab down`, whatever
 //! became of the supervisor. Nothing else is touched there.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -25,6 +26,15 @@ const AGAIN: Duration = Duration::from_millis(300);
 
 /// What operators agree by on who of them works.
 const OPERATOR_LOCK: &str = "cilium-operator-resource-lock";
+
+/// The group of our custom kinds.
+const GROUP: &str = "cilium.io";
+/// Those of which agents and operator make the objects, and nobody else.
+const MADE: [&str; 3] = [
+    "ciliumendpoints",
+    "ciliumendpointslices",
+    "ciliumidentities",
+];
 
 const RECORD: &str = "outside.json";
 const KUBECONFIG: &str = "outside.kubeconfig";
@@ -67,6 +77,12 @@ pub(super) struct Record {
     url: String,
     /// The value of [`LABEL`].
     pub(super) owner: String,
+    /// Custom kinds of ours that were there before; not known if the lab may not list them.
+    #[serde(default)]
+    before: Option<BTreeSet<String>>,
+    /// Not written yet.
+    #[serde(skip)]
+    is_new: bool,
 }
 
 impl Record {
@@ -83,7 +99,19 @@ impl Record {
         Ok(Record {
             url: url.to_owned(),
             owner: format!("{}.{machine}", spec.name),
+            before: None,
+            is_new: true,
         })
+    }
+
+    /// Notes which custom kinds are there, once, before anything is brought.
+    pub(super) async fn note_kinds(&mut self, client: &Client) {
+        if self.is_new {
+            self.before = kinds(client)
+                .await
+                .ok()
+                .map(|all| all.into_iter().map(|kind| kind.name).collect());
+        }
     }
 
     /// Writes it, with the kubeconfig of the cluster.
@@ -124,25 +152,30 @@ pub(super) fn check_none(dir: &StateDir, spec: &LabSpec) -> anyhow::Result<()> {
     read(dir)?.map_or(Ok(()), |record| check(&record, spec, None))
 }
 
-/// Removes what the lab put into a cluster that is not its own; nothing to do if it is in none.
+/// Removes what the lab put into a cluster that is not its own, and says what became of the custom kinds; nothing to do if it is in
+/// none.
 ///
 /// # Errors
 /// The cluster cannot be reached or refuses: the record stays, so that it can be tried again.
-pub fn leave(dir: &StateDir) -> anyhow::Result<()> {
+pub fn leave(dir: &StateDir) -> anyhow::Result<Option<String>> {
     let Some(record) = read(dir)? else {
-        return Ok(());
+        return Ok(None);
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    let left = runtime.block_on(async {
+    let left: anyhow::Result<String> = runtime.block_on(async {
         let client = crate::client::connect(&dir.data().join(KUBECONFIG))?;
-        tokio::time::timeout(LIMIT, remove(&client, &record.owner))
+        let work = async {
+            remove(&client, &record.owner).await?;
+            anyhow::Ok(remove_kinds(&client, record.before.as_ref()).await)
+        };
+        tokio::time::timeout(LIMIT, work)
             .await
             .with_context(|| format!("not done within {} s", LIMIT.as_secs()))?
     });
-    left.with_context(|| {
+    let left = left.with_context(|| {
         format!(
             "what the lab put into the cluster at {} (label {LABEL}={}) is still there; `hypha lab down` tries again",
             record.url, record.owner
@@ -152,7 +185,85 @@ pub fn leave(dir: &StateDir) -> anyhow::Result<()> {
         let path = dir.data().join(file);
         std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
-    Ok(())
+    Ok(Some(left))
+}
+
+/// A custom kind of ours in a cluster.
+struct Kind {
+    /// `PLURAL.GROUP`.
+    name: String,
+    plural: String,
+    /// The version that is stored.
+    version: String,
+}
+
+async fn kinds(client: &Client) -> kube::Result<Vec<Kind>> {
+    let definitions = definitions(client);
+    let all = list(&definitions, &ListParams::default()).await?;
+    let kind = |object: DynamicObject| {
+        let spec = &object.data["spec"];
+        let versions = spec["versions"].as_array()?;
+        let stored = versions.iter().find(|v| v["storage"] == true)?;
+        (spec["group"] == GROUP).then_some(())?;
+        Some(Kind {
+            name: object.name_any(),
+            plural: spec["names"]["plural"].as_str()?.to_owned(),
+            version: stored["name"].as_str()?.to_owned(),
+        })
+    };
+    Ok(all.into_iter().filter_map(kind).collect())
+}
+
+fn definitions(client: &Client) -> Api<DynamicObject> {
+    let resource = resource(
+        "apiextensions.k8s.io/v1",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+    );
+    Api::all_with(client.clone(), &resource)
+}
+
+/// Removes the custom kinds that came with the lab, unless somebody else uses one; what became of them.
+async fn remove_kinds(client: &Client, before: Option<&BTreeSet<String>>) -> String {
+    let Some(before) = before else {
+        return format!("the kinds of {GROUP} stay: it is not known whether the lab brought them");
+    };
+    match remove_unused(client, before).await {
+        Ok(text) => text,
+        Err(error) => format!("the kinds of {GROUP} stay: {error}"),
+    }
+}
+
+async fn remove_unused(client: &Client, before: &BTreeSet<String>) -> kube::Result<String> {
+    let ours: Vec<Kind> = kinds(client).await?;
+    let ours: Vec<Kind> = ours
+        .into_iter()
+        .filter(|kind| !before.contains(&kind.name))
+        .collect();
+    if ours.is_empty() {
+        return Ok(format!(
+            "the kinds of {GROUP} were there before the lab, and stay"
+        ));
+    }
+    for kind in ours
+        .iter()
+        .filter(|kind| !MADE.contains(&kind.plural.as_str()))
+    {
+        let resource = resource(&format!("{GROUP}/{}", kind.version), "", &kind.plural);
+        let all: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+        if let Some(one) = list(&all, &ListParams::default().limit(1)).await?.first() {
+            return Ok(format!(
+                "the kinds of {GROUP} stay: others use them, as {} {}",
+                kind.plural,
+                one.name_any()
+            ));
+        }
+    }
+    let definitions = definitions(client);
+    for kind in &ours {
+        delete(&definitions, &kind.name, None).await?;
+    }
+    Ok(format!("{} kinds of {GROUP} went with it", ours.len()))
 }
 
 async fn remove(client: &Client, owner: &str) -> anyhow::Result<()> {
@@ -272,6 +383,8 @@ mod tests {
         let record = Record {
             url: "https://a".into(),
             owner: "hypha.1".into(),
+            before: None,
+            is_new: false,
         };
         assert!(check(&record, &spec, Some("https://a")).is_ok());
         for other in [Some("https://b"), None] {

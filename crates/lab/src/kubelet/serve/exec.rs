@@ -126,9 +126,18 @@ async fn copy_terminal(from: Terminal, to: mpsc::Sender<(Channel, Bytes)>) {
     }
 }
 
-/// Shows a client what a container writes from now on, and gives it what the client types.
+/// Shows a client what a container writes from now on, and gives it what the client types. A container whose input is that of one
+/// client is there for this one: it hears what was said before it came, too, however short the command was.
 pub(super) async fn attach(container: Arc<ContainerHandle>, asked: Asked, mut wire: Wire) {
-    let mut output = container.log.live();
+    let (past, mut output) = match container.stdin_once {
+        true => container.log.whole(),
+        false => (Vec::new(), container.log.live()),
+    };
+    for (stream, bytes) in past {
+        if !show(&wire, asked, stream, bytes).await {
+            return;
+        }
+    }
     let mut run = container.inside.subscribe();
     let input = container.input().filter(|_| asked.stdin);
     loop {
