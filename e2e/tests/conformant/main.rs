@@ -4,6 +4,7 @@
 
 mod access;
 mod calls;
+mod container;
 mod refusals;
 mod server;
 mod streams;
@@ -85,6 +86,23 @@ metadata: {name: theirs, namespace: default}
 data: {a: b}
 "#;
 
+/// Names of the cluster's custom kinds of ours.
+fn kinds(config: &Path) -> Vec<String> {
+    let all = items(config, &["customresourcedefinitions"]);
+    let ours = all
+        .iter()
+        .filter(|kind| kind["spec"]["group"] == "cilium.io");
+    ours.filter_map(|kind| Some(kind["metadata"]["name"].as_str()?.to_owned()))
+        .collect()
+}
+
+const POOL: &str = r#"
+apiVersion: cilium.io/v2alpha1
+kind: CiliumPodIPPool
+metadata: {name: theirs}
+spec: {ipv4: {cidrs: [10.70.0.0/16], maskSize: 24}}
+"#;
+
 /// Asserts that nothing of the lab is in the cluster any more, and everything else is.
 #[track_caller]
 fn assert_left(config: &Path) {
@@ -95,6 +113,7 @@ fn assert_left(config: &Path) {
     let labelled = "deployments,replicasets,services,configmaps,serviceaccounts,secrets,clusterroles,clusterrolebindings";
     let rest = items(config, &[labelled, "-A", "-l", "hypha.dev/lab"]);
     assert!(rest.is_empty(), "{:?}", names(&rest));
+    assert!(kinds(config).is_empty(), "{:?}", kinds(config));
     ok(config, &["get", "configmap", "theirs"]);
     ok(config, &["get", "service", "kubernetes"]);
 }
@@ -235,7 +254,17 @@ fn e2e_conformant_bare_server() {
     let supervisor: Value = read(&lab.dir().join("supervisor.json"));
     kill(&supervisor);
     assert_eq!(items(&config, &["nodes"]).len(), 3);
-    lab.down();
+    // Somebody has made use of a kind that came with the lab.
+    let pool = server.write("pool.yaml", POOL);
+    ok(&config, &["apply", "-f", pool.to_str().unwrap()]);
+    let down = lab.lab("down", &[]);
+    assert!(down.ok(), "{}", down.stderr);
+    let last = down.stdout.lines().last().unwrap_or_default();
+    assert!(
+        last.contains("stay: others use them, as ciliumpodippools theirs"),
+        "{last}"
+    );
+    assert!(!kinds(&config).is_empty());
     assert_eq!(names(&items(&config, &["nodes"])), ["elsewhere"]);
     assert!(items(&config, &["pods", "-A"]).is_empty());
     assert!(items(&config, &["leases", "-n", "kube-node-lease"]).is_empty());

@@ -3,6 +3,7 @@
 
 mod acceptance;
 mod churn;
+mod dns;
 mod faults;
 mod hygiene;
 mod input;

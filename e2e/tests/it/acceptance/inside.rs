@@ -53,7 +53,20 @@ fn exec(sh: &Shell) {
 }
 
 fn run_and_attach(sh: &Shell) {
-    sh.has("kubectl run once --image=busybox --restart=Never -i --rm -- sh -c 'echo said; cat' </dev/null", &["pod \"once\" deleted"]);
+    // However short the command: its output comes, once.
+    for command in [
+        "echo said",
+        "sh -c 'echo said; cat'",
+        "sh -c 'echo said; sleep 1'",
+    ] {
+        let said = sh.has(
+            &format!(
+                "kubectl run once --image=busybox --restart=Never -i --rm -- {command} </dev/null"
+            ),
+            &["pod \"once\" deleted"],
+        );
+        assert_eq!(said.matches("said").count(), 1, "{command}: {said}");
+    }
     sh.has("kubectl run talker --image=busybox --restart=Never -- sh -c 'while sleep 0.1; do echo tick; done'", &["pod/talker created"]);
     sh.ok("kubectl wait --for=condition=Ready pod/talker --timeout=15s");
     let attached = sh.start("kubectl attach talker");
@@ -173,6 +186,11 @@ pub fn old(sh: &Shell) {
         &["Hostname: webpod-"],
     );
     drop(forward);
+    let said = sh.has(
+        "kubectl run once --image=busybox --restart=Never -i --rm -- echo said </dev/null",
+        &["pod \"once\" deleted"],
+    );
+    assert_eq!(said.matches("said").count(), 1, "{said}");
     sh.ok("kubectl run old-talker --image=busybox --restart=Never -- sh -c 'while sleep 0.1; do echo tick; done'");
     sh.ok("kubectl wait --for=condition=Ready pod/old-talker --timeout=15s");
     sh.start("kubectl logs -f old-talker").says("tick\ntick\n");
