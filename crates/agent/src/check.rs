@@ -36,10 +36,30 @@ fn compare(agent: &Agent) -> anyhow::Result<CheckReport> {
     addresses(agent, &endpoints, &mut report);
     ipcache(agent, &snapshot, &mut report)?;
     pods(agent, &snapshot, &endpoints, &mut report);
+    policy(agent, &mut report)?;
     report
         .findings
         .sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.cmp(b)));
     Ok(report)
+}
+
+/// The rows of the policy map are those that the policies ask for.
+fn policy(agent: &Agent, report: &mut CheckReport) -> anyhow::Result<()> {
+    let (rows, odd) = agent.policy.differences().map_err(anyhow::Error::msg)?;
+    report.checked.insert("policy-rows".to_owned(), rows as u64);
+    for key in odd {
+        report.findings.push(finding(
+            Severity::Error,
+            "policy-row",
+            format!(
+                "subject {} {} identity {} {}",
+                key.subject, key.direction, key.remote, key.l4
+            ),
+            "the row in the kernel is not what the policies ask for".to_owned(),
+            "the agent's log says why; a restart writes all rows anew",
+        ));
+    }
+    Ok(())
 }
 
 /// What was just deleted is being cleaned away; that is no leak.

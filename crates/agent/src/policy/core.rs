@@ -2,7 +2,7 @@
 //! under one lock; it waits for nothing but the kernel.
 use super::{
     inputs::{self, HOST_USE, Heard, Inputs, Name},
-    subjects::{CLOSED, Hold, Subjects},
+    subjects::{CLOSED, Hold, Subjects, of_row},
     writer::{Behind, Kernel, Writer},
 };
 use ipnet::IpNet;
@@ -16,7 +16,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
-use tables::Snapshot;
+use tables::{Read, Snapshot};
 
 /// How long a policy waits at most for the ranges that it names to have identities.
 const RANGES: Duration = Duration::from_secs(2);
@@ -106,6 +106,8 @@ pub struct Core {
     behind_at: BTreeMap<u32, u64>,
     /// All inputs were known once, and the kernel's rows follow the engine.
     complete: bool,
+    /// The first step was taken: subjects from before a restart are known.
+    heard_once: bool,
     missing: &'static str,
     started: Instant,
     /// The ranges in use have to be told.
@@ -139,6 +141,7 @@ impl Core {
             staged: BTreeMap::new(),
             behind_at: BTreeMap::new(),
             complete: false,
+            heard_once: false,
             missing: "",
             started: now,
             ranges_changed: true,
@@ -171,6 +174,7 @@ impl Core {
         let waits = [
             (!self.staged.is_empty()).then_some(LOOK),
             (!self.complete).then_some(LOOK * 10),
+            self.subjects.has_doomed().then_some(LOOK),
             (!self.writer.behind().is_empty()).then_some(AGAIN),
         ];
         next.again = waits.into_iter().flatten().min();
@@ -225,8 +229,10 @@ impl Core {
                 None => self.subjects.unuse(endpoint),
             }
         }
-        let unused = self.subjects.take_unused().into_iter();
-        changes.extend(unused.map(Change::SubjectGone));
+        self.heard_once = true;
+        let latest = || tables.db.snapshot().revision();
+        let unused = self.subjects.take_unused(snapshot.revision(), latest);
+        changes.extend(unused.into_iter().map(Change::SubjectGone));
         changes
     }
 
@@ -396,11 +402,15 @@ impl Core {
     /// the policies are known it has those from before the restart, else none: nothing passes.
     pub fn realise(
         &mut self,
+        tables: &Tables,
         identity: u32,
         labels: &Labels,
         ports: NamedPorts,
         before: u32,
     ) -> (u32, Hold) {
+        if !self.heard_once {
+            self.know_restored(tables);
+        }
         let Some(number) = self.subjects.number(identity, &ports, before) else {
             tracing::error!(
                 identity,
@@ -415,6 +425,18 @@ impl Core {
             self.apply(vec![Change::Subject(number, Subject { labels, ports })]);
         }
         (number, hold)
+    }
+
+    /// Takes over the subjects of endpoints from before a restart, before anybody else gets their numbers.
+    fn know_restored(&mut self, tables: &Tables) {
+        let snapshot = tables.db.snapshot();
+        let mut changes = Vec::new();
+        for row in tables.endpoints.iter(&snapshot) {
+            if let Some(subject) = of_row(row) {
+                self.use_subject(row.id, subject, tables, &snapshot, &mut changes);
+            }
+        }
+        self.apply(changes);
     }
 
     /// True if the subject's endpoints are to be cut off.

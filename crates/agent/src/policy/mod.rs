@@ -6,6 +6,7 @@ mod core;
 mod explain;
 mod files;
 mod inputs;
+mod proposal;
 mod report;
 mod subjects;
 mod writer;
@@ -219,8 +220,13 @@ impl Enforcer for Policy {
     fn realise(&self, endpoint: &Endpoint) -> Grant {
         let ports = subjects::named_ports(&endpoint.ports);
         let mut core = self.core();
-        let (subject, hold) =
-            core.realise(endpoint.identity, &endpoint.labels, ports, endpoint.subject);
+        let Endpoint {
+            identity,
+            labels,
+            subject: before,
+            ..
+        } = endpoint;
+        let (subject, hold) = core.realise(&self.0.tables, *identity, labels, ports, *before);
         let mut flags = 0;
         if core.options.audit {
             flags |= POLICY_AUDIT;

@@ -309,6 +309,19 @@ impl Policy {
             .collect()
     }
 
+    /// Compares the kernel's rows with those that policies ask for: how many there are, and the places of those that differ.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn differences(&self) -> Result<(usize, Vec<Key>), String> {
+        let mut core = self.core();
+        if !core.is_complete() {
+            return Ok((0, Vec::new()));
+        }
+        let Core { writer, engine, .. } = &mut *core;
+        writer.compare(engine)
+    }
+
     /// The rules that rows of an origin came from, for events.
     #[must_use]
     pub fn rule_names(&self, origin: u32) -> Vec<String> {

@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
+use tables::Revision;
 
 /// Bits of a number that hold the identity.
 const IDENTITY_BITS: u32 = 24;
@@ -83,6 +84,8 @@ impl Drop for Hold {
 pub struct Subjects {
     known: BTreeMap<u32, Known>,
     of_endpoint: BTreeMap<u16, u32>,
+    /// Subjects that nobody seemed to use, and the tables' revision after that was seen.
+    doomed: BTreeMap<u32, Revision>,
     pub holds: Holds,
 }
 
@@ -147,17 +150,35 @@ impl Subjects {
         }
     }
 
-    /// Takes away the subjects that nobody uses or is about to use.
-    pub fn take_unused(&mut self) -> Vec<u32> {
+    /// Takes away the subjects that nobody uses or is about to use, as of what was `seen` of the tables. Whoever lets go of a
+    /// hold has written the endpoint's row before: what nobody seems to use goes once all has been seen that was written
+    /// until then; `latest` says what that is.
+    pub fn take_unused(&mut self, seen: Revision, latest: impl FnOnce() -> Revision) -> Vec<u32> {
         let holds = &self.holds;
         let unused = |(number, known): (&u32, &Known)| {
             (known.endpoints.is_empty() && !holds.has(*number)).then_some(*number)
         };
-        let gone: Vec<u32> = self.known.iter().filter_map(unused).collect();
+        let unused: BTreeSet<u32> = self.known.iter().filter_map(unused).collect();
+        self.doomed.retain(|number, _| unused.contains(number));
+        let is_over = |number: &u32| self.doomed.get(number).is_some_and(|at| *at <= seen);
+        let (gone, new): (Vec<u32>, Vec<u32>) = unused.into_iter().partition(is_over);
         for number in &gone {
             self.known.remove(number);
+            self.doomed.remove(number);
+        }
+        if !new.is_empty() {
+            let latest = latest();
+            for number in new {
+                self.doomed.entry(number).or_insert(latest);
+            }
         }
         gone
+    }
+
+    /// True while subjects seem to be unused that have not been taken away.
+    #[must_use]
+    pub fn has_doomed(&self) -> bool {
+        !self.doomed.is_empty()
     }
 
     /// The endpoints that have a subject.
@@ -215,16 +236,24 @@ mod tests {
     #[test]
     fn a_number_lives_while_somebody_uses_or_holds_it() {
         let mut subjects = Subjects::default();
+        let take = |subjects: &mut Subjects, seen: u64| {
+            subjects.take_unused(Revision::new(seen), || Revision::new(10))
+        };
         subjects.add(300, NamedPorts::new());
         let hold = subjects.holds.hold(300);
-        assert!(subjects.take_unused().is_empty());
-        subjects.use_by(9, 300);
+        assert!(take(&mut subjects, 20).is_empty() && !subjects.has_doomed());
+        // The endpoint's row is written, the hold let go of, but the row not seen yet.
         drop(hold);
-        assert!(subjects.take_unused().is_empty());
+        assert!(take(&mut subjects, 5).is_empty() && subjects.has_doomed());
+        assert!(take(&mut subjects, 9).is_empty());
+        subjects.use_by(9, 300);
+        assert!(take(&mut subjects, 10).is_empty() && !subjects.has_doomed());
         subjects.use_by(9, 301);
-        assert_eq!(subjects.take_unused(), [300]);
+        assert!(take(&mut subjects, 11).is_empty());
+        assert_eq!(take(&mut subjects, 11), [300]);
         subjects.unuse(9);
-        assert_eq!(subjects.take_unused(), [301]);
+        take(&mut subjects, 12);
+        assert_eq!(take(&mut subjects, 12), [301]);
         assert_eq!(subjects.len(), 0);
     }
 

@@ -198,6 +198,23 @@ impl Writer {
         self.settle(engine, &subjects);
     }
 
+    /// Compares the kernel's rows with the engine's, but for subjects that are behind: how many there are, and which are
+    /// there without reason, missing, or other than they should be.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn compare(&mut self, engine: &Engine) -> Result<(usize, Vec<Key>), String> {
+        let rows = self.read()?;
+        let of = |subject: &u32| !self.behind.contains_key(subject);
+        let before = rows.values().flatten().copied();
+        let before = before.filter(|(key, _)| of(&key.subject));
+        let after = engine.rows().filter(|(key, _)| of(&key.subject));
+        let odd = transition(before, after)
+            .into_iter()
+            .map(|(Op::Put(key, _) | Op::Delete(key))| key);
+        Ok((self.total, odd.collect()))
+    }
+
     /// The kernel's rows by subject; counts them anew. Rows that mean nothing are removed.
     fn read(&mut self) -> Result<BTreeMap<u32, Vec<(Key, Value)>>, String> {
         let mut rows: BTreeMap<u32, Vec<(Key, Value)>> = BTreeMap::new();

@@ -1,328 +1,15 @@
 //! The task with a kernel of its own making: what is written when, and what holds at every moment.
-use super::core::{AddressCache, Core, Next, Options};
+mod world;
+
+use super::core::{Options, START};
 use super::inputs::Name;
-use super::writer::{Behind, Kernel};
-use abi::{PolicyKey, PolicyValue};
+use super::writer::Behind;
 use ipnet::IpNet;
-use model::{
-    Endpoint, Identity, IdentityKind, KUBERNETES, Labels, LocalNode, PolicyObject, Prefix,
-    PrefixIdentity, PrefixSource, RESTORE, Tables,
-};
-use policy::{
-    kernel::{Key, Map, Question, Value, Verdict},
-    rule::{Direction, NamedPorts},
-};
+use model::{PolicyObject, Prefix, PrefixIdentity, PrefixSource};
+use policy::kernel::Verdict;
 use serde_json::json;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
-
-/// A map that forgets nothing when its writer is gone.
-#[derive(Clone, Default)]
-struct Fake(Arc<Mutex<State>>);
-
-#[derive(Default)]
-struct State {
-    rows: BTreeMap<Key, Value>,
-    capacity: usize,
-    epoch: u64,
-    writes: usize,
-    /// The kernel refuses everything after so many writes: as if the agent were killed.
-    dies_after: Option<usize>,
-    /// What the address cache holds.
-    cache: BTreeMap<IpNet, u32>,
-    /// A question that must be answered this way at every moment.
-    fixed: Vec<(Question, Verdict)>,
-}
-
-impl State {
-    fn ask(&self, question: &Question) -> Verdict {
-        let mut map = Map::default();
-        for (key, value) in &self.rows {
-            map.put(*key, *value);
-        }
-        map.ask(question).verdict
-    }
-
-    fn write(&mut self, write: impl FnOnce(&mut BTreeMap<Key, Value>)) -> Result<(), String> {
-        if self.dies_after.is_some_and(|most| self.writes >= most) {
-            return Err("killed".to_owned());
-        }
-        self.writes += 1;
-        write(&mut self.rows);
-        for (question, verdict) in &self.fixed {
-            assert_eq!(self.ask(question), *verdict, "{question:?}");
-        }
-        Ok(())
-    }
-}
-
-impl Kernel for Fake {
-    fn put(&mut self, rows: &[(PolicyKey, PolicyValue)]) -> Result<usize, String> {
-        let mut state = self.0.lock().unwrap();
-        for (done, (key, value)) in rows.iter().enumerate() {
-            let key = Key::from_abi(key).unwrap();
-            if state.rows.len() >= state.capacity {
-                return Ok(done);
-            }
-            state.write(|rows| {
-                rows.insert(key, Value::from_abi(value));
-            })?;
-        }
-        Ok(rows.len())
-    }
-
-    fn delete(&mut self, keys: &[PolicyKey]) -> Result<(), String> {
-        let mut state = self.0.lock().unwrap();
-        for key in keys {
-            let key = Key::from_abi(key).unwrap();
-            state.write(|rows| {
-                rows.remove(&key);
-            })?;
-        }
-        Ok(())
-    }
-
-    fn dump(&mut self) -> Result<Vec<(PolicyKey, PolicyValue)>, String> {
-        let state = self.0.lock().unwrap();
-        let rows = state.rows.iter();
-        Ok(rows
-            .map(|(key, value)| (key.to_abi(), value.to_abi(key.l4)))
-            .collect())
-    }
-
-    fn capacity(&self) -> usize {
-        self.0.lock().unwrap().capacity
-    }
-
-    fn raise(&mut self) -> Result<(), String> {
-        self.0.lock().unwrap().epoch += 1;
-        Ok(())
-    }
-}
-
-impl AddressCache for Fake {
-    fn identity(&self, row: &Prefix) -> Option<u32> {
-        self.0.lock().unwrap().cache.get(&row.prefix).copied()
-    }
-}
-
-/// Tables, a kernel, and the core between them.
-struct World {
-    tables: Tables,
-    kernel: Fake,
-    core: Core,
-    started: Instant,
-}
-
-const WEB: u32 = 1000;
-const DB: u32 = 1001;
-const OTHER: u32 = 1002;
-
-fn labels(app: &str) -> Labels {
-    [
-        "k8s:io.kubernetes.pod.namespace=shop",
-        "k8s:io.cilium.k8s.policy.cluster=default",
-    ]
-    .into_iter()
-    .map(str::to_owned)
-    .chain([format!("k8s:app={app}")])
-    .collect()
-}
-
-fn options() -> Options {
-    Options {
-        settings: policy::Settings::default(),
-        parse: policy::parse::Options::default(),
-        host_firewall: false,
-        lockdown: false,
-        audit: false,
-        files: false,
-    }
-}
-
-impl World {
-    fn new() -> Self {
-        let tables = Tables::new().unwrap();
-        let mut txn = tables.db.write();
-        let reserved = [
-            (1, "reserved:host"),
-            (2, "reserved:world"),
-            (5, "reserved:init"),
-        ];
-        for (id, label) in reserved {
-            let labels = [label.to_owned()].into_iter().collect();
-            tables
-                .identities
-                .insert(&mut txn, identity(id, labels))
-                .unwrap();
-        }
-        for (id, app) in [(WEB, "web"), (DB, "db"), (OTHER, "other")] {
-            tables
-                .identities
-                .insert(&mut txn, identity(id, labels(app)))
-                .unwrap();
-        }
-        tables
-            .local_node
-            .insert(&mut txn, LocalNode::default())
-            .unwrap();
-        txn.commit();
-        let kernel = Fake::default();
-        kernel.0.lock().unwrap().capacity = 10_000;
-        let started = Instant::now();
-        let core = core(&tables, &kernel, options(), started);
-        Self {
-            tables,
-            kernel,
-            core,
-            started,
-        }
-    }
-
-    /// A world whose inputs are all known.
-    fn complete() -> Self {
-        let mut world = Self::new();
-        world.endpoint(2, WEB, "web");
-        world.know_all();
-        world.step();
-        assert!(world.core.is_complete());
-        world
-    }
-
-    fn know_all(&self) {
-        let tables = &self.tables;
-        let mut txn = tables.db.write();
-        for table in super::inputs::sources(tables) {
-            table.finish_initializer(&mut txn, KUBERNETES);
-        }
-        tables
-            .policies
-            .services
-            .finish_initializer(&mut txn, KUBERNETES);
-        tables
-            .policies
-            .manual_endpoints
-            .finish_initializer(&mut txn, KUBERNETES);
-        tables
-            .cilium_endpoints
-            .finish_initializer(&mut txn, KUBERNETES);
-        tables.identities.finish_initializer(&mut txn, KUBERNETES);
-        tables.endpoints.finish_initializer(&mut txn, RESTORE);
-        txn.commit();
-    }
-
-    /// Another agent takes over, with its own view of the same tables.
-    fn restart(&mut self, options: Options) {
-        self.kernel.0.lock().unwrap().dies_after = None;
-        self.core = core(&self.tables, &self.kernel, options, self.started);
-    }
-
-    fn step(&mut self) -> Next {
-        self.step_at(Duration::ZERO)
-    }
-
-    fn step_at(&mut self, after: Duration) -> Next {
-        let snapshot = self.tables.db.snapshot();
-        self.core
-            .step(&self.tables, &snapshot, self.started + after)
-    }
-
-    fn endpoint(&mut self, id: u16, identity: u32, app: &str) {
-        let (subject, hold) = self
-            .core
-            .realise(identity, &labels(app), NamedPorts::new(), 0);
-        let row = endpoint(id, identity, app, subject);
-        let mut txn = self.tables.db.write();
-        self.tables.endpoints.insert(&mut txn, row).unwrap();
-        txn.commit();
-        drop(hold);
-    }
-
-    fn policy(&self, name: &str, spec: serde_json::Value) {
-        let object = json!({"metadata": {"name": name, "namespace": "shop"}, "spec": spec});
-        let row = PolicyObject {
-            key: format!("shop/{name}").into(),
-            kind: "CiliumNetworkPolicy".into(),
-            json: object.to_string().into(),
-        };
-        let mut txn = self.tables.db.write();
-        self.tables.policies.cilium.insert(&mut txn, row).unwrap();
-        txn.commit();
-    }
-
-    fn drop_policy(&self, name: &str) {
-        let mut txn = self.tables.db.write();
-        let key = format!("shop/{name}");
-        self.tables.policies.cilium.delete(&mut txn, key.as_str());
-        txn.commit();
-    }
-
-    fn ask(&self, subject: u32, remote: u32, port: u16) -> Verdict {
-        self.kernel
-            .0
-            .lock()
-            .unwrap()
-            .ask(&ingress(subject, remote, port))
-    }
-
-    fn rows(&self) -> BTreeMap<Key, Value> {
-        self.kernel.0.lock().unwrap().rows.clone()
-    }
-
-    fn writes(&self) -> usize {
-        self.kernel.0.lock().unwrap().writes
-    }
-}
-
-fn core(tables: &Tables, kernel: &Fake, options: Options, now: Instant) -> Core {
-    Core::new(
-        tables,
-        Box::new(kernel.clone()),
-        Box::new(kernel.clone()),
-        options,
-        now,
-    )
-}
-
-fn identity(id: u32, labels: Labels) -> Identity {
-    Identity {
-        id,
-        labels,
-        kind: IdentityKind::Cluster,
-    }
-}
-
-fn endpoint(id: u16, identity: u32, app: &str, subject: u32) -> Endpoint {
-    let value = json!({
-        "id": id, "state": "ready", "attachment": format!("cni-attachment-id:c{id}:eth0"),
-        "pod": {"namespace": "shop", "name": format!("{app}-{id}"), "uid": ""},
-        "labels": labels(app), "identity": identity, "ipv4": format!("10.0.0.{id}"), "ipv6": null,
-        "ifname": format!("lxc{id}"), "ifindex": id, "host_mac": "02:00:00:00:00:01",
-        "container_mac": "02:00:00:00:00:02", "netns": "", "subject": subject,
-    });
-    serde_json::from_value(value).unwrap()
-}
-
-fn ingress(subject: u32, remote: u32, port: u16) -> Question {
-    Question {
-        subject,
-        direction: Direction::Ingress,
-        remote,
-        protocol: 6,
-        port: Some(port),
-    }
-}
-
-fn from(app: &str, port: u16) -> serde_json::Value {
-    json!({
-        "endpointSelector": {"matchLabels": {"app": "web"}},
-        "ingress": [{"fromEndpoints": [{"matchLabels": {"app": app}}],
-            "toPorts": [{"ports": [{"port": port.to_string(), "protocol": "TCP"}]}]}],
-    })
-}
+use std::{collections::BTreeSet, time::Duration};
+use world::{DB, OTHER, WEB, World, from, identity, ingress, options};
 
 #[test]
 fn a_policy_is_in_the_kernel_with_the_step_that_sees_it() {
@@ -364,8 +51,9 @@ fn a_second_pod_of_an_identity_costs_no_write_and_the_last_takes_the_rows_along(
         world.tables.endpoints.delete(&mut txn, &id);
         txn.commit();
         world.step();
+        world.step();
     }
-    let left: BTreeSet<u32> = world.rows().keys().map(|key| key.subject).collect();
+    let left: BTreeSet<u32> = world.rows().iter().map(|(key, _)| key.subject).collect();
     assert_eq!(left, [DB].into());
 }
 
@@ -417,7 +105,7 @@ fn before_policies_are_known_a_new_pod_reaches_nobody() {
     assert_eq!(world.ask(WEB, DB, 80), Verdict::Unmatched);
     // Others are not kept waiting for ever.
     assert!(!world.step_at(Duration::from_secs(1)).settled);
-    assert!(world.step_at(super::core::START).settled);
+    assert!(world.step_at(START).settled);
 }
 
 #[test]
@@ -604,8 +292,6 @@ fn killed_in_the_middle_of_an_import_the_next_agent_ends_where_it_should() {
             (ingress(WEB, DB, 1001), Verdict::Unmatched),
         ];
         state.dies_after = Some(state.writes + total * share / 4);
-        // The questions are asked after every write: a sample of the rows is enough of a map for that.
-        state.fixed.truncate(usize::from(total < 5_000) * 3);
         drop(state);
         for n in 1..POLICIES {
             world.policy(
