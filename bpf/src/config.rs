@@ -47,6 +47,17 @@ mod inner {
         setting!(coarse_clock) != 0
     }
 
+    #[inline(always)]
+    pub fn host_firewall() -> bool {
+        setting!(host_firewall) != 0
+    }
+
+    /// UDP port of the tunnel, host order; zero without one.
+    #[inline(always)]
+    pub fn tunnel_port() -> u16 {
+        setting!(tunnel_port)
+    }
+
     /// True if every packet is reported.
     #[inline(always)]
     pub fn reports_all() -> bool {

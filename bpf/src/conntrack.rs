@@ -1,28 +1,36 @@
 //! The one conntrack lookup of a packet.
-use abi::{CtEntry, CtStatus, DropReason, event_flags};
+use abi::{CtEntry, CtStatus, DropReason, ct_flags, event_flags};
+use aya_ebpf::bindings::__sk_buff;
 use wire::{
     conntrack::{Segment, account, advance, is_over, open},
     headers::{Icmp, SCTP, TCP, UDP},
+    policy::{is_too_big, question},
 };
 
 use crate::{
     clock, config,
     flow::{Code, Drop, Flow, OK, State, attempt, read_inner},
     maps::{self, Maps},
+    policy::{self, End},
+    skb::Skb,
 };
 
 impl<F: Maps> Flow<F> {
-    /// Finds or makes the packet's connection; identities that the program does not know yet come from it.
+    /// Finds or makes the packet's connection, if the policy of those of its ends lets it be that are here; identities that
+    /// the program does not know yet come from it.
     #[inline(always)]
-    pub fn track(&mut self) -> Result<(), Drop> {
+    pub fn track(&mut self, from: End, to: End) -> Result<(), Drop> {
+        self.between(from, to);
         if self.h.icmp == Icmp::Error {
             core::hint::cold_path();
-            let readable = read_inner::<F>(self.skb.0, self.state);
-            track_error::<F>(self.state, readable);
-            return Ok(());
+            read_inner::<F>(self.skb.0, self.state);
+            return attempt!(track_error::<F>(self.skb.0, self.state));
         }
-        let len = self.skb.len();
-        attempt!(track::<F>(self.state, len))
+        let code = track::<F>(self.skb.0, self.state);
+        if code == ASK {
+            return attempt!(ask_and_track::<F>(self.skb.0, self.state));
+        }
+        attempt!(code)
     }
 
     /// The status of the packet's connection, which is left as it is.
@@ -32,7 +40,7 @@ impl<F: Maps> Flow<F> {
         if let Some(entry) = F::ct().get_ptr_mut(&key) {
             // SAFETY: as in `track`.
             let entry = unsafe { &*entry };
-            let orig = (entry.flags & abi::ct_flags::FROM_B != 0) == from_b;
+            let orig = (entry.flags & ct_flags::FROM_B != 0) == from_b;
             self.status = if orig {
                 CtStatus::Established
             } else {
@@ -42,59 +50,147 @@ impl<F: Maps> Flow<F> {
     }
 }
 
+/// What [`track`] returns where policy must be asked first. The epoch of the answer is then in the state: it was read before the
+/// rows are, so that an answer may be older than its epoch, but never younger.
+const ASK: Code = 1;
+
 #[inline(never)]
-fn track<F: Maps>(state: &mut State<F>, len: u32) -> Code {
+fn track<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let (key, from_b) = F::ct_key(&state.h.tuple);
-    let proto = state.h.tuple.proto;
-    if proto != TCP && proto != UDP && proto != SCTP && proto != F::ICMP {
+    if !is_tracked::<F>(state.h.tuple.proto) {
         return DropReason::CtUnknownL4Protocol as u8;
     }
     let segment = Segment {
-        proto,
+        proto: state.h.tuple.proto,
         tcp_flags: state.h.tcp_flags,
         from_b,
-        len,
+        len: Skb(skb).len(),
         now: clock::seconds(),
     };
-    let Some(entry) = F::ct().get_ptr_mut(&key) else {
-        state.opened(CtStatus::New);
-        let mut entry = open(&segment, &config::timeouts(), state.src_id, state.dst_id);
-        if config::accounting() {
-            account(&mut entry, &segment);
-        }
-        return match F::ct().insert(&key, &entry, 0) {
-            Ok(()) => OK,
-            Err(_) => DropReason::CtInsertFailed as u8,
-        };
-    };
     // SAFETY: see `CtEntry` on concurrent writers; the entry outlives this program.
-    let entry = unsafe { &mut *entry };
-    if is_over(entry, &segment) {
-        core::hint::cold_path();
-        state.opened(CtStatus::Reopened);
-        *entry = open(&segment, &config::timeouts(), state.src_id, state.dst_id);
-    } else {
-        let seen = advance(entry, &segment, &config::timeouts());
-        state.status = seen.status;
-        state.report = seen.report;
-        state.known_by(entry);
+    let found = F::ct()
+        .get_ptr_mut(&key)
+        .map(|entry| unsafe { &mut *entry });
+    let live = match found {
+        Some(entry) if !is_over(entry, &segment) => entry,
+        ended => return begin::<F>(state, &key, &segment, ended),
+    };
+    if state.is_asked() {
+        state.from_opener = (live.flags & ct_flags::FROM_B != 0) == from_b;
+        judge::<F>(state, live);
+        if state.code != OK {
+            return state.code;
+        }
     }
+    let seen = advance(live, &segment, &config::timeouts());
+    state.status = seen.status;
+    state.report = seen.report;
+    state.known_by(live);
     if config::accounting() {
-        account(entry, &segment);
+        account(live, &segment);
     }
     OK
 }
 
-/// An ICMP error belongs to the connection of the packet inside it, and changes nothing there.
+/// Makes the entry of a connection in place of none, or of one that has ended.
+#[inline(always)]
+fn begin<F: Maps>(
+    state: &mut State<F>,
+    key: &F::CtKey,
+    segment: &Segment,
+    ended: Option<&mut CtEntry>,
+) -> Code {
+    if !state.asked {
+        state.opened(match ended {
+            Some(_) => CtStatus::Reopened,
+            None => CtStatus::New,
+        });
+        if state.is_asked() {
+            state.holds = question(&state.h, true).holds;
+            state.epoch = maps::policy_epoch();
+            return ASK;
+        }
+        state.epochs = [0; 2];
+    } else if state.code != OK {
+        return state.code;
+    }
+    let mut entry = open(segment, &config::timeouts(), state.src_id, state.dst_id);
+    entry.epochs = state.epochs;
+    if config::accounting() {
+        account(&mut entry, segment);
+    }
+    if let Some(ended) = ended {
+        *ended = entry;
+        return OK;
+    }
+    match F::ct().insert(key, &entry, 0) {
+        Ok(()) => OK,
+        Err(_) => DropReason::CtInsertFailed as u8,
+    }
+}
+
+/// Whether policy lets a connection go on: by what its entry remembers, or by what was said just now. The answer is in the state: a
+/// call of its own without a result leaves the verifier with one way on.
 #[inline(never)]
-fn track_error<F: Maps>(state: &mut State<F>, readable: bool) {
+fn judge<F: Maps>(state: &mut State<F>, entry: &mut CtEntry) {
+    if !state.asked {
+        let epoch = maps::policy_epoch();
+        if state.is_remembered(entry, epoch) {
+            return;
+        }
+        core::hint::cold_path();
+        state.epoch = epoch;
+        state.status = if state.from_opener {
+            CtStatus::Established
+        } else {
+            CtStatus::Reply
+        };
+        state.identify();
+        state.code = ASK;
+        return;
+    }
+    core::hint::cold_path();
+    if state.code == OK {
+        state.remember(entry, state.epoch);
+    } else if state.holds {
+        state.remember(entry, 0);
+        // Not forgotten as long as somebody goes on: else the other side could open the connection anew.
+        let until = clock::seconds().saturating_add(config::timeouts().any);
+        entry.expires = entry.expires.max(until);
+    }
+}
+
+/// Asks, and goes on from there. The rows are looked up between two looks at the connection, and not in the midst of one: the
+/// verifier would follow every way through them for every way to them.
+#[inline(never)]
+fn ask_and_track<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+    state.code = OK;
+    policy::ask::<F>(skb, state);
+    state.asked = true;
+    track::<F>(skb, state)
+}
+
+/// True for protocols whose connections are known.
+#[inline(always)]
+pub fn is_tracked<F: Maps>(proto: u8) -> bool {
+    proto == TCP || proto == UDP || proto == SCTP || proto == F::ICMP
+}
+
+/// An ICMP error belongs to the connection of the packet inside it, and changes nothing there. It passes if that is known, as do
+/// those that a sender must hear of; others are asked about.
+#[inline(never)]
+fn track_error<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let (key, _) = F::ct_key(&state.inner.tuple);
-    let known = readable && F::ct().get_ptr_mut(&key).is_some();
+    let known = F::ct().get_ptr_mut(&key).is_some();
     state.opened(if known {
         CtStatus::Related
     } else {
         CtStatus::New
     });
+    if !known && state.is_asked() && !is_too_big(&state.h) {
+        policy::ask::<F>(skb, state);
+    }
+    state.code
 }
 
 impl<F: Maps> State<F> {

@@ -8,6 +8,7 @@ use wire::{Headers, Malformed, headers::Icmp};
 use crate::{
     clock, config, fragments,
     maps::{self, Maps},
+    policy::Asked,
     skb::{L3, Skb},
     snat::Target,
 };
@@ -93,6 +94,26 @@ pub struct State<F: Maps> {
     pub tcp_flags: u8,
     pub event_flags: u8,
     pub endpoint: u16,
+    /// What policy wants to know of sender and receiver.
+    pub ends: [Asked; 2],
+    /// The packet comes from the side that opened its connection.
+    pub from_opener: bool,
+    /// The packet answers the question that policy is asked.
+    pub reverse: bool,
+    /// What comes of it is the connection's.
+    pub holds: bool,
+    /// It was asked: `code` is what came of it, under `epoch`.
+    pub asked: bool,
+    pub code: Code,
+    pub epoch: u32,
+    /// For the entry of a new connection.
+    pub epochs: [u32; 2],
+    /// Of the policy row that decides.
+    pub origin: u32,
+    /// Direction of the policy that decides.
+    pub direction: u8,
+    /// How its row was found.
+    pub matched: u8,
 }
 
 /// A packet, and what was found out about it.
@@ -131,6 +152,8 @@ pub fn tell<F: Maps>(
     state.endpoint = endpoint;
     (state.src_id, state.dst_id) = (0, 0);
     (state.status, state.report) = (CtStatus::Unknown, false);
+    (state.reverse, state.asked, state.code) = (false, false, OK);
+    (state.origin, state.direction, state.matched) = (0, 0, 0);
     state.event_flags = if F::IS_V6 { event_flags::IPV6 } else { 0 };
     let read = read_headers::<F>(skb.0, state);
     let mut flow = Flow { skb, state };
@@ -139,8 +162,8 @@ pub fn tell<F: Maps>(
         reason => {
             core::hint::cold_path();
             match unreadable {
-                Unreadable::Pass => Ok(PASS),
-                Unreadable::Drop => Err(Drop {
+                Unreadable::Pass if !config::host_firewall() || is_unknown_part(reason) => Ok(PASS),
+                _ => Err(Drop {
                     reason,
                     line: line!() as u16,
                 }),
@@ -154,8 +177,15 @@ pub fn tell<F: Maps>(
 pub enum Unreadable {
     /// They are dropped.
     Drop,
-    /// They go on: until a packet is known to be a pod's it is the host's to judge.
+    /// They go on: until a packet is known to be a pod's it is the host's to judge. Unless policy is asked about what the host
+    /// gets: it may understand what is not understood here.
     Pass,
+}
+
+/// True for a fragment of a datagram whose first was not seen: without that the host cannot put it together either.
+#[inline(always)]
+fn is_unknown_part(reason: Code) -> bool {
+    reason == DropReason::FragmentNotFound as u8
 }
 
 /// Reads the headers into the state; fragments get their datagram's ports.
@@ -192,12 +222,13 @@ fn read_headers<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     }
 }
 
-/// Reads the packet inside an ICMP error into the state; false if it cannot be read.
+/// Reads the packet inside an ICMP error into the state; false if it cannot be read: it then is of no protocol.
 #[inline(never)]
 pub fn read_inner<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> bool {
     let skb = Skb(skb);
     // The inner headers lie deeper than `linearise` looks.
     if !skb.pull(256) {
+        state.inner = Headers::empty();
         return false;
     }
     match wire::headers::embedded::<F, Skb>(&skb, &state.h) {
@@ -205,7 +236,10 @@ pub fn read_inner<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> bool {
             state.inner = inner;
             true
         }
-        Err(_) => false,
+        Err(_) => {
+            state.inner = Headers::empty();
+            false
+        }
     }
 }
 
@@ -276,7 +310,7 @@ impl<F: Maps> Flow<F> {
 
 /// Writes a record into the ring. `what` is kind and subtype.
 #[inline(never)]
-fn emit<F: Maps>(skb: *mut __sk_buff, state: &State<F>, what: u32, line: u16) {
+pub fn emit<F: Maps>(skb: *mut __sk_buff, state: &State<F>, what: u32, line: u16) {
     let skb = Skb(skb);
     let Some(mut record) = maps::events().reserve::<FlowEvent>(0) else {
         maps::count(
@@ -315,9 +349,9 @@ fn emit<F: Maps>(skb: *mut __sk_buff, state: &State<F>, what: u32, line: u16) {
         line,
         file: state.hook.file,
         ext_error: 0,
-        origin: 0,
-        direction: 0,
-        matched: 0,
+        origin: state.origin,
+        direction: state.direction,
+        matched: state.matched,
         pad: 0,
     });
     record.submit(NO_WAKEUP);

@@ -14,6 +14,7 @@ mod forward;
 mod fragments;
 mod maps;
 mod neigh;
+mod policy;
 mod programs;
 mod routes;
 mod skb;

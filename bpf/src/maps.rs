@@ -1,12 +1,12 @@
 //! The maps, and which of a pair belongs to which family.
 use abi::{
     CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FlowEvent, FragKey4, FragKey6, FragValue,
-    IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, SnatEntry4, SnatEntry6, SnatKey4,
-    SnatKey6,
+    IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue, SnatEntry4,
+    SnatEntry6, SnatKey4, SnatKey6,
 };
 use aya_ebpf::{
     macros::map,
-    maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
 use wire::{Family, V4, V6};
 
@@ -37,6 +37,11 @@ static SNAT6: LruHashMap<SnatKey6, SnatEntry6> = LruHashMap::pinned(524_288, 0);
 static FRAG4: LruHashMap<FragKey4, FragValue> = LruHashMap::pinned(8192, 0);
 #[map(name = "cilium_ipv6_frag_datagrams")]
 static FRAG6: LruHashMap<FragKey6, FragValue> = LruHashMap::pinned(8192, 0);
+#[map(name = "cilium_policy")]
+static POLICY: LpmTrie<[u8; size_of::<PolicyKey>() - 4], PolicyValue> =
+    LpmTrie::pinned(262_144, NO_PREALLOC);
+#[map(name = "cilium_policy_epoch")]
+static POLICY_EPOCH: Array<u32> = Array::pinned(1, 0);
 #[map(name = "cilium_metrics")]
 static METRICS: PerCpuArray<MetricsValue> = PerCpuArray::pinned(1024, 0);
 #[map(name = "cilium_events")]
@@ -157,6 +162,23 @@ pub fn ipcache<F: Family>(addr: F::Addr) -> Option<&'static IpcacheValue> {
     // SAFETY: `Key` is the prefix length followed by the data, which is how `IpcacheKey` lies in memory.
     let key = unsafe { &*(&raw const key).cast::<Key<[u8; size_of::<IpcacheKey>() - 4]>>() };
     IPCACHE.get(key)
+}
+
+/// The row of policy with the longest prefix of protocol and port for `key`.
+#[inline(always)]
+pub fn policy_row(key: &PolicyKey) -> Option<&'static PolicyValue> {
+    // SAFETY: as for the address cache.
+    let key = unsafe { &*(&raw const *key).cast::<Key<[u8; size_of::<PolicyKey>() - 4]>>() };
+    POLICY.get(key)
+}
+
+/// The policy epoch; never zero, which entries have that nobody was asked about.
+#[inline(always)]
+pub fn policy_epoch() -> u32 {
+    match POLICY_EPOCH.get(0) {
+        Some(0) | None => 1,
+        Some(epoch) => *epoch,
+    }
 }
 
 /// The event ring.

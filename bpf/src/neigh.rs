@@ -59,6 +59,12 @@ pub fn is_between_neighbours(h: &headers::Headers<V6>) -> bool {
         && (matches!(h.icmp_type, 133..=137) || is_membership && V6::is_multicast(h.tuple.dst))
 }
 
+/// True for neighbour discovery, which never crosses a router.
+#[inline(always)]
+pub fn is_discovery<F: Family>(h: &headers::Headers<F>) -> bool {
+    F::IS_V6 && h.tuple.proto == F::ICMP && matches!(h.icmp_type, 133..=137)
+}
+
 /// What every system says when its link comes up, and nobody at the other end of a pod's link needs to hear: it is counted and ends
 /// here, without an event for each pod that starts.
 #[inline(always)]

@@ -84,7 +84,7 @@ fn run<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint) -> Outcome {
     {
         return stay(flow, ep, to);
     }
-    leave(flow, route)
+    leave(flow, ep, route)
 }
 
 /// The destination is a pod of this node, or the node itself.
@@ -92,25 +92,25 @@ fn run<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint) -> Outcome {
 fn stay<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint, to: &EndpointInfo) -> Outcome {
     if to.flags & endpoint_flags::HOST != 0 {
         flow.dst_id = identity::HOST;
-        flow.track()?;
+        flow.track(Some(&ep.info), config::host_firewall().then_some(to))?;
         return flow.to_host();
     }
     flow.dst_id = to.sec_id;
-    flow.track()?;
+    flow.track(Some(&ep.info), Some(to))?;
     flow.to_endpoint(to, ep.info.flags & endpoint_flags::NETKIT == 0)
 }
 
 /// The destination is not on this node. What the routing table cannot decide goes up the stack as it came: the pod hears from
 /// there why it goes no further.
 #[inline(always)]
-fn leave<F: Maps>(flow: &mut Flow<F>, known: Option<&Route<F>>) -> Outcome {
+fn leave<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint, known: Option<&Route<F>>) -> Outcome {
     let dst = flow.h.tuple.dst;
     if F::is_multicast(dst) {
         return Err(drop_because!(UnknownTarget));
     }
     let known = known.or_else(|| flow.ask_tunnel());
     // A known connection knows the other side's identity: only a new one looks it up.
-    flow.track()?;
+    flow.track(Some(&ep.info), None)?;
     if let Some(remote) = known.and_then(Route::tunnel) {
         flow.age()?;
         return flow.to_overlay(remote);

@@ -6,6 +6,7 @@ use crate::{
     config,
     flow::{Flow, Hook, Outcome, PASS, Unreadable, drop_because},
     maps::{self, Maps},
+    policy::End,
     skb::Skb,
 };
 
@@ -29,7 +30,8 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
         // Neighbour discovery and the like, which no pod answers.
         return Ok(PASS);
     }
-    flow.src_id = sender(flow);
+    let (src_id, from) = sender(flow);
+    flow.src_id = src_id;
     flow.received(TracePoint::FromHost);
     if let Some(to) = maps::endpoint::<F>(dst) {
         if to.flags & endpoint_flags::HOST != 0 {
@@ -37,28 +39,28 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
         }
         flow.endpoint = to.id;
         flow.dst_id = to.sec_id;
-        flow.track()?;
+        flow.track(from, Some(to))?;
         return flow.to_endpoint_device(to);
     }
     match maps::ipcache::<F>(dst) {
         Some(remote) if config::is_tunnel() && remote.flags & ipcache_flags::TUNNEL != 0 => {
             flow.dst_id = remote.sec_id;
-            flow.track()?;
+            flow.track(from, None)?;
             flow.to_overlay(remote)
         }
         _ => Err(drop_because!(UnknownTarget)),
     }
 }
 
-/// The node itself, a pod by way of the stack, or somebody whose packet the stack forwards.
+/// The node itself, a pod by way of the stack, or somebody whose packet the stack forwards; and the end that policy is asked about.
 #[inline(always)]
-fn sender<F: Maps>(flow: &Flow<F>) -> u32 {
+fn sender<F: Maps>(flow: &Flow<F>) -> (u32, End<'static>) {
     let src = flow.h.tuple.src;
-    match mark::identity(flow.skb.mark()) {
-        Some(id) => id,
-        None if maps::endpoint::<F>(src).is_some_and(|ep| ep.flags & endpoint_flags::HOST != 0) => {
-            identity::HOST
-        }
-        None => crate::conntrack::identity_of::<F>(src),
+    if let Some(id) = mark::identity(flow.skb.mark()) {
+        return (id, None);
+    }
+    match maps::endpoint::<F>(src).filter(|ep| ep.flags & endpoint_flags::HOST != 0) {
+        Some(host) => (identity::HOST, config::host_firewall().then_some(host)),
+        None => (crate::conntrack::identity_of::<F>(src), None),
     }
 }

@@ -1,5 +1,5 @@
 //! What a node's device receives.
-use abi::{Direction, TracePoint, endpoint_flags};
+use abi::{Direction, TracePoint, endpoint_flags, identity};
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::headers::{Icmp, TCP, UDP};
 
@@ -7,6 +7,7 @@ use crate::{
     config,
     flow::{Flow, Hook, Outcome, PASS, Unreadable},
     maps::{self, Maps},
+    policy::host_end,
     skb::Skb,
 };
 
@@ -27,22 +28,36 @@ by_family!(HOOK, Unreadable::Pass);
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     let to_node = flow.h.tuple.dst == F::node_addr();
     if to_node && (!may_be_masqueraded(flow) || !flow.unmasquerade()?) {
-        return Ok(PASS);
+        return to_host(flow);
     }
     let Some(to) = maps::endpoint::<F>(flow.h.tuple.dst) else {
         return Ok(PASS);
     };
     if to.flags & endpoint_flags::HOST != 0 {
-        return Ok(PASS);
+        return to_host(flow);
     }
     flow.endpoint = to.id;
     flow.dst_id = to.sec_id;
     flow.received(TracePoint::FromNetwork);
-    flow.track()?;
+    flow.track(None, Some(to))?;
     if config::takes_host_stack() {
         return Ok(PASS);
     }
     flow.to_endpoint(to, true)
+}
+
+/// The node itself: its policy is asked, but not about the tunnel, in which pods' packets come.
+#[inline(always)]
+fn to_host<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+    let t = &flow.h.tuple;
+    let is_tunnel = t.proto == UDP && t.dport == config::tunnel_port().to_be() && t.dport != 0;
+    let Some(host) = host_end::<F>(t.dst).filter(|_| !is_tunnel) else {
+        return Ok(PASS);
+    };
+    flow.endpoint = host.id;
+    flow.dst_id = identity::HOST;
+    flow.track_host(None, Some(host))?;
+    Ok(PASS)
 }
 
 /// A cheap look at whether a packet to the node can be an answer to a pod.

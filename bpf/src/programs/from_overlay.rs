@@ -8,6 +8,7 @@ use aya_ebpf::{
 };
 
 use crate::{
+    config,
     flow::{Drop, Flow, Hook, Outcome, PASS, Unreadable, drop_because},
     maps::{self, Maps},
     skb::Skb,
@@ -32,7 +33,7 @@ by_family!(HOOK, Unreadable::Drop);
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
-    flow.src_id = sender(flow.skb)?;
+    flow.src_id = sender(flow)?;
     flow.event_flags |= event_flags::TUNNEL;
     flow.received(TracePoint::FromOverlay);
     let Some(to) = maps::endpoint::<F>(flow.h.tuple.dst) else {
@@ -40,7 +41,7 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     };
     take(flow.skb)?;
     if to.flags & endpoint_flags::HOST != 0 {
-        return to_host(flow);
+        return to_host(flow, to);
     }
     to_pod(flow, to)
 }
@@ -49,14 +50,14 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
 fn to_pod<F: Maps>(flow: &mut Flow<F>, to: &EndpointInfo) -> Outcome {
     flow.endpoint = to.id;
     flow.dst_id = to.sec_id;
-    flow.track()?;
+    flow.track(None, Some(to))?;
     flow.to_endpoint(to, true)
 }
 
 #[inline(always)]
-fn to_host<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+fn to_host<F: Maps>(flow: &mut Flow<F>, to: &EndpointInfo) -> Outcome {
     flow.dst_id = identity::HOST;
-    flow.track()?;
+    flow.track(None, config::host_firewall().then_some(to))?;
     flow.to_host()
 }
 
@@ -73,7 +74,8 @@ fn take(skb: Skb) -> Result<(), Drop> {
 
 /// The identity that the sending node put into the tunnel key; its own host is a remote node to us.
 #[inline(always)]
-fn sender(skb: Skb) -> Result<u32, Drop> {
+fn sender<F: Maps>(flow: &Flow<F>) -> Result<u32, Drop> {
+    let skb = flow.skb;
     // SAFETY: all zeros is a valid key.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
     // SAFETY: `key` is longer than the length given. The flag only selects the form of the addresses, which are not used.
@@ -84,7 +86,16 @@ fn sender(skb: Skb) -> Result<u32, Drop> {
     match key.tunnel_id {
         _ if !read => Err(drop_because!(ErrorRetrievingTunnelKey)),
         identity::UNKNOWN => Err(drop_because!(InvalidIdentity)),
-        identity::HOST => Ok(identity::REMOTE_NODE),
+        identity::HOST => Ok(remote_node::<F>(flow.h.tuple.src)),
         id => Ok(id),
+    }
+}
+
+/// The identity of another node: nodes may have identities of their own, which the address cache knows.
+#[inline(always)]
+fn remote_node<F: Maps>(addr: F::Addr) -> u32 {
+    match maps::ipcache::<F>(addr) {
+        Some(entry) if identity::is_remote_node(entry.sec_id) => entry.sec_id,
+        _ => identity::REMOTE_NODE,
     }
 }

@@ -7,6 +7,8 @@ use crate::{
     config,
     flow::{Flow, Hook, Outcome, PASS, Unreadable, tell},
     maps::{self, Maps},
+    neigh,
+    policy::host_end,
     skb::Skb,
 };
 
@@ -41,9 +43,18 @@ fn v6(skb: Skb, ep: &EndpointInfo) -> i32 {
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>, ep: &EndpointInfo) -> Outcome {
-    flow.src_id = mark::identity(flow.skb.mark()).unwrap_or(0);
     flow.dst_id = ep.sec_id;
-    flow.track()?;
+    let from = match mark::identity(flow.skb.mark()) {
+        Some(id) => {
+            flow.src_id = id;
+            None
+        }
+        None => host_end::<F>(flow.h.tuple.src),
+    };
+    // The stack looks for its neighbour; nothing that was routed is such a message.
+    if !neigh::is_discovery(&flow.h) {
+        flow.track(from, Some(ep))?;
+    }
     flow.forwarded(TracePoint::ToEndpoint, Direction::Ingress);
     Ok(PASS)
 }

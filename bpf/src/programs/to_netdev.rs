@@ -1,5 +1,5 @@
 //! What leaves by a node's device.
-use abi::{Direction, endpoint_flags, mark};
+use abi::{Direction, endpoint_flags, identity, mark};
 use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::{
     V4, V6,
@@ -12,6 +12,7 @@ use crate::{
     flow::{Flow, Hook, Outcome, PASS, Unreadable},
     forward::leaves_cluster,
     maps::{self, Maps},
+    policy::host_end,
     skb::Skb,
 };
 
@@ -27,7 +28,7 @@ pub fn cil_to_netdev(ctx: TcContext) -> i32 {
     // Pods' packets were dealt with when they left the pod, and the tunnel's are our own.
     match skb.mark() & mark::MASK {
         mark::SNAT_DONE | mark::OVERLAY => PASS,
-        _ if V4::masquerade() || V6::masquerade() => by_family(skb),
+        _ if V4::masquerade() || V6::masquerade() || config::host_firewall() => by_family(skb),
         _ => PASS,
     }
 }
@@ -36,6 +37,11 @@ by_family!(HOOK, Unreadable::Pass);
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
+    if let Some(host) = host_end::<F>(flow.h.tuple.src) {
+        flow.endpoint = host.id;
+        flow.src_id = identity::HOST;
+        flow.track_host(Some(host), None)?;
+    }
     if !F::masquerade() {
         return Ok(PASS);
     }

@@ -28,6 +28,14 @@ pub const MIN_ALLOCATED: u32 = 256;
 /// Last identity that labels are given cluster-wide.
 pub const MAX_ALLOCATED: u32 = 65535;
 
+/// True for identities of other nodes: the reserved ones, and those that agents give to nodes of certain labels.
+#[inline(always)]
+#[must_use]
+pub const fn is_remote_node(id: u32) -> bool {
+    const NODES: u32 = 0x0200_0000;
+    id == REMOTE_NODE || id == KUBE_APISERVER || id & 0xFF00_0000 == NODES
+}
+
 /// The reserved name of `id`, as in `reserved:host`, if it has one.
 #[must_use]
 pub const fn reserved_name(id: u32) -> Option<&'static str> {

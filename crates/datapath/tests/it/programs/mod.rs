@@ -10,5 +10,7 @@ mod masquerade;
 mod neighbours;
 mod node;
 mod overlay;
+mod policy;
+mod policy_model;
 mod reasons;
 mod verifier;

@@ -12,6 +12,13 @@ use crate::support::place;
 /// Reached with a real tunnel device, in the tests of [`super::overlay`].
 const BY_TUNNEL: [DropReason; 2] = [DropReason::NoLocalContainer, DropReason::InvalidIdentity];
 
+/// Reached with policies, in the tests of [`super::policy`].
+const BY_POLICY: [DropReason; 3] = [
+    DropReason::PolicyDenied,
+    DropReason::PolicyDeny,
+    DropReason::NoPolicyConfig,
+];
+
 /// For helpers that fail when the kernel has no memory, or that the checks before them do not let fail.
 const NOT_BY_PACKETS: [DropReason; 5] = [
     DropReason::ErrorWritingToPacket,
@@ -23,11 +30,11 @@ const NOT_BY_PACKETS: [DropReason; 5] = [
 
 /// The rest is for policies, services, the proxy, encryption and other features to come, or is known from other systems only.
 const LATER: &str = "\
-    InvalidSourceMac InvalidDestinationMac PolicyDenied FragmentationNeeded CtCannotCreate MissedTailCall UnknownL4Protocol \
+    InvalidSourceMac InvalidDestinationMac FragmentationNeeded CtCannotCreate MissedTailCall UnknownL4Protocol \
     UnknownIcmpv4Code UnknownIcmpv4Type UnknownIcmpv6Code UnknownIcmpv6Type ErrorRetrievingTunnelOptions InvalidGeneveOption \
-    StaleIp FragmentsUnsupported NoServiceBackend Nat46Disabled EdtHorizon CtUnknownState LocalHostUnreachable NoPolicyConfig \
+    StaleIp FragmentsUnsupported NoServiceBackend Nat46Disabled EdtHorizon CtUnknownState LocalHostUnreachable \
     UnsupportedL2 FibLookupFailed EncapsulationTrafficIsProhibited UnknownSender NatNotNeeded IsClusterIp LbSourceRange \
-    SocketLookupFailed SocketAssignFailed ProxyUnsupportedProtocol PolicyDeny VlanFiltered InvalidVni InvalidTcBuffer NoSid \
+    SocketLookupFailed SocketAssignFailed ProxyUnsupportedProtocol VlanFiltered InvalidVni InvalidTcBuffer NoSid \
     MissingSrv6State Nat46 Nat64 AuthenticationRequired CtNoMap SnatNoMap InvalidClusterid UnsupportedDsrProtocol \
     NoEgressGateway UnencryptedTraffic NoNodeIdFound RateLimited IgmpHandled IgmpSubscribed HostNotReady \
     NoEgressIp";
@@ -35,7 +42,8 @@ const LATER: &str = "\
 /// The reasons that the programs' source names.
 fn in_source() -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let mut dirs = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bpf/src")];
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut dirs = vec![root.join("../../bpf/src"), root.join("../wire/src")];
     while let Some(dir) = dirs.pop() {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
@@ -161,6 +169,7 @@ fn every_reason_is_reached() {
             seen.insert(format!("{reason:?}"));
         }
         seen.extend(names_of(BY_TUNNEL));
+        seen.extend(names_of(BY_POLICY));
         seen.extend(names_of(NOT_BY_PACKETS));
         assert_eq!(seen, in_source());
         let later: BTreeSet<String> = LATER.split(' ').map(str::to_owned).collect();

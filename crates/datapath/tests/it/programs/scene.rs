@@ -8,8 +8,8 @@ use std::{
 
 use abi::{
     CtStatus, DatapathConfig, Direction, DropReason, EndpointInfo, EndpointKey, FlowEvent,
-    IpcacheKey, IpcacheValue, LocalEndpoint, Routing, SnatEntry4, SnatKey4, TracePoint,
-    endpoint_flags, event_flags, ipcache_flags, names, snat_flags, source_file,
+    IpcacheKey, IpcacheValue, LocalEndpoint, PolicyMatch, Routing, SnatEntry4, SnatKey4,
+    TracePoint, endpoint_flags, event_flags, ipcache_flags, names, snat_flags, source_file,
 };
 use aya::maps::{HashMap, Map, MapData};
 use datapath::{
@@ -490,6 +490,24 @@ fn check_frame(event: &FlowEvent, program: &str, ifindex: u32, len: usize) {
     );
 }
 
+/// What policy said, in words.
+fn verdict(event: &FlowEvent) -> String {
+    let direction = Direction::from_index(u32::from(event.direction));
+    let said = DropReason::from_u8(event.subtype).map_or("allow", DropReason::text);
+    let matched = PolicyMatch::from_u8(event.matched).unwrap();
+    let audited = if event.flags & event_flags::AUDITED == 0 {
+        ""
+    } else {
+        " audited"
+    };
+    format!(
+        "policy {} {said} {} by {}{audited}",
+        direction.text().to_lowercase(),
+        matched.text(),
+        event.origin
+    )
+}
+
 /// An event in words: what happened, the tuple, TCP flags or ICMP type, the connection, flags, identities, endpoint.
 pub fn words(event: &FlowEvent) -> String {
     let what = match event.kind {
@@ -501,6 +519,7 @@ pub fn words(event: &FlowEvent) -> String {
             .unwrap()
             .text()
             .to_owned(),
+        5 => verdict(event),
         kind => panic!("an event of kind {kind}"),
     };
     let is_v6 = event.flags & event_flags::IPV6 != 0;
@@ -519,8 +538,12 @@ pub fn words(event: &FlowEvent) -> String {
             flags.push_str(word);
         }
     }
+    let origin = match (event.kind, event.origin) {
+        (1, origin) if origin != 0 => format!(", origin {origin}"),
+        _ => String::new(),
+    };
     format!(
-        "{what}: {} {} > {} {} proto {} flags {:#x}, {}{flags}, id {} > {}, ep {}",
+        "{what}: {} {} > {} {} proto {} flags {:#x}, {}{flags}, id {} > {}, ep {}{origin}",
         addr(event.src),
         port(event.sport),
         addr(event.dst),
