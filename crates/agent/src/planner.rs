@@ -285,6 +285,7 @@ impl Planner {
         let families = [false, true];
         before.node.name != now.node.name
             || before.devices != now.devices
+            || before.addresses != now.addresses
             || families
                 .iter()
                 .any(|v6| before.router(*v6) != now.router(*v6))

@@ -30,6 +30,8 @@ use std::{
 };
 use tokio::net::TcpListener;
 
+mod identities;
+
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn eventually<T, F: Future<Output = Option<T>>>(
@@ -246,6 +248,33 @@ impl Agent {
     }
 }
 
+/// An endpoint of the pod `default/cart`.
+pub(super) fn endpoint(id: u16) -> model::Endpoint {
+    model::Endpoint {
+        id,
+        state: model::EndpointState::Ready,
+        attachment: "cni-attachment-id:c1:eth0".parse().unwrap(),
+        pod: model::PodRef {
+            namespace: "default".to_owned(),
+            name: "cart".to_owned(),
+            uid: String::new(),
+        },
+        labels: Default::default(),
+        identity: 4711,
+        ipv4: Some("10.0.0.5".parse().unwrap()),
+        ipv6: None,
+        ifname: format!("lxc{id}"),
+        ifindex: u32::from(id),
+        host_mac: Default::default(),
+        container_mac: Default::default(),
+        netns: String::new(),
+        device: Default::default(),
+        ports: Vec::new(),
+        subject: 0,
+        flags: 0,
+    }
+}
+
 const CLUSTER_POOL: &[(&str, &str)] = &[("ipam", "cluster-pool")];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -445,29 +474,8 @@ async fn endpoints_become_objects_and_go_with_them() {
     let pod = json!({"metadata": {"name": "cart", "namespace": "default"}, "spec": {"containers": [{"name": "c", "image": "x"}]}});
     let pod: k8s_openapi::api::core::v1::Pod = world.create(Some("default"), pod).await;
     let uid = pod.metadata.uid.unwrap();
-    let mut endpoint = model::Endpoint {
-        id: 7,
-        state: model::EndpointState::Ready,
-        attachment: "cni-attachment-id:c1:eth0".parse().unwrap(),
-        pod: model::PodRef {
-            namespace: "default".to_owned(),
-            name: "cart".to_owned(),
-            uid: uid.clone(),
-        },
-        labels: Default::default(),
-        identity: 4711,
-        ipv4: Some("10.0.0.5".parse().unwrap()),
-        ipv6: None,
-        ifname: "lxc7".to_owned(),
-        ifindex: 7,
-        host_mac: Default::default(),
-        container_mac: Default::default(),
-        netns: String::new(),
-        device: Default::default(),
-        ports: Vec::new(),
-        subject: 0,
-        flags: 0,
-    };
+    let mut endpoint = endpoint(7);
+    endpoint.pod.uid = uid.clone();
     let put = |endpoint: &model::Endpoint| {
         let mut txn = tables.db.write();
         tables.endpoints.insert(&mut txn, endpoint.clone()).unwrap();

@@ -433,9 +433,9 @@ fn definitions_are_named_one_by_one() {
     assert_eq!(named["resourceNames"], json!(ours));
 }
 
-/// Kinds that the agent watches: nodes, pods, namespaces, what our kinds say of nodes, endpoints, slices and identities, six kinds
+/// Kinds that the agent watches: nodes, pods, namespaces, what our kinds say of nodes, endpoints, slices and identities, four kinds
 /// of policies and groups, services and what is behind them.
-const WATCHES: usize = 15;
+const WATCHES: usize = 13;
 
 /// The agent itself needs a kernel; this asks what it asks, by the functions that it asks with.
 #[tokio::test(flavor = "multi_thread")]
@@ -509,7 +509,11 @@ async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     })
     .await;
     stopper.stop();
-    assert_eq!(world.used(), granted);
+    // Kinds of policies that this server does not have are looked for, again and again.
+    let optional = ["adminnetworkpolicies", "baselineadminnetworkpolicies"];
+    let optional = optional.map(|kind| format!("policy.networking.k8s.io {kind} watch"));
+    let expected: BTreeSet<Right> = granted.difference(&optional.into()).cloned().collect();
+    assert_eq!(world.used(), expected);
     // Not in the way of others: another namespace's settings, secrets, pods' ends.
     let maps: Api<k8s_openapi::api::core::v1::ConfigMap> =
         Api::namespaced(client.clone(), "default");
