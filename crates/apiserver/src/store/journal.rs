@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 use tokio::sync::watch;
@@ -22,6 +23,9 @@ const THIS_FORMAT: u64 = 1;
 
 /// What a start skips, so that no revision is given twice that a client has seen but the file has not.
 const GAP: u64 = 1000;
+
+/// How long changes are gathered while several come at a time.
+const GATHER: Duration = Duration::from_millis(2);
 
 /// Why the objects cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -253,6 +257,7 @@ fn begin(database: &Database) -> Result<Restored, redb::Error> {
 
 /// The writing thread: ends when the journal is closed and everything is written.
 fn write_all(database: &Database, shared: &Shared) {
+    let mut several = false;
     loop {
         let (records, revision) = {
             let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -265,6 +270,13 @@ fn write_all(database: &Database, shared: &Shared) {
             if queue.records.is_empty() {
                 return;
             }
+            if several {
+                // Many write: more is about to come, and a write costs the same for one as for all.
+                drop(queue);
+                std::thread::sleep(GATHER);
+                queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
+            }
+            several = queue.records.len() > 1;
             (std::mem::take(&mut queue.records), queue.revision)
         };
         match write(database, &records, revision) {
