@@ -1,16 +1,26 @@
 //! Events: equal ones are one object with a count. Recording never holds anybody up: what does not fit is left out.
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use kube::core::ApiResource;
 use serde_json::{Value, json};
-use tokio::{sync::mpsc, task::JoinSet};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
 
 use crate::{meta, object::Server, write::Note};
 
 /// What may wait to be written.
 const BACKLOG: usize = 4096;
+/// Events give way to what they tell of: they are written when no other came for this long, or one has waited for that long.
+const QUIET: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How many different events are remembered to be counted.
 const REMEMBERED: usize = 4096;
 /// Events without a namespace of their own are here.
@@ -25,7 +35,7 @@ impl Recorder {
         let (sender, mut receiver) = mpsc::channel(BACKLOG);
         tasks.spawn(async move {
             let (mut book, mut notes) = (Book::default(), Vec::new());
-            while receiver.recv_many(&mut notes, BACKLOG).await > 0 {
+            while gather(&mut receiver, &mut notes).await > 0 {
                 for entry in book.take(notes.drain(..), Timestamp::now()) {
                     write(&server, &mut book, entry).await;
                 }
@@ -39,6 +49,20 @@ impl Recorder {
             tracing::debug!("an event is left out: too many wait");
         }
     }
+}
+
+/// Takes notes, once none came for a moment; how many, none at the end.
+async fn gather(receiver: &mut mpsc::Receiver<Note>, notes: &mut Vec<Note>) -> usize {
+    let mut all = receiver.recv_many(notes, BACKLOG).await;
+    let late = Instant::now() + PATIENCE;
+    while all > 0 && all < BACKLOG {
+        let next = late.min(Instant::now() + QUIET);
+        match timeout_at(next, receiver.recv_many(notes, BACKLOG)).await {
+            Ok(more @ 1..) => all += more,
+            Ok(0) | Err(_) => break,
+        }
+    }
+    all
 }
 
 /// What makes two notes the same event.
