@@ -20,9 +20,8 @@ use serde_json::{Value, json};
 
 use crate::kube::{ClusterArgs, answer, block_on};
 use crate::output;
+use crate::settings::{self, MAP};
 
-/// The ConfigMap.
-const MAP: &str = "cilium-config";
 /// The agents' DaemonSet, and what selects their pods.
 const AGENTS: &str = "cilium";
 const AGENT_PODS: &str = "k8s-app=cilium";
@@ -134,15 +133,22 @@ fn view(settings: &BTreeMap<String, String>) -> String {
     text
 }
 
-/// Changes one key, if agent and operator would take the outcome.
+/// Changes one key, unless agent or operator would refuse what comes of it.
 async fn change(client: &Client, namespace: &str, key: &str, value: Option<&str>) -> Result<()> {
-    let mut settings = read(client, namespace).await?;
+    if let Some(problem) = value.and_then(|value| settings::refused_value(key, value)) {
+        bail!(problem);
+    }
+    let before = read(client, namespace).await?;
+    let mut after = before.clone();
     match value {
-        Some(value) => settings.insert(key.to_owned(), value.to_owned()),
-        None => settings.remove(key),
+        Some(value) => after.insert(key.to_owned(), value.to_owned()),
+        None => after.remove(key),
     };
-    if let Some(problem) = ::install::refused_settings(&settings) {
+    if let Some(problem) = refused(key, &before, &after) {
         bail!("nothing is changed: {problem}");
+    }
+    if let Some(problem) = settings::refused(&after) {
+        output::write_out(&format!("⚠️  More has to change: {problem}\n"))?;
     }
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
     let patch = Patch::Merge(json!({"data": {key: value}}));
@@ -150,6 +156,18 @@ async fn change(client: &Client, namespace: &str, key: &str, value: Option<&str>
         .await
         .map(drop)
         .with_context(|| format!("cannot change ConfigMap {namespace}/{MAP}"))
+}
+
+/// Why a change is refused: it makes settings wrong that were right. What was wrong before can be mended one by one, and a mode may be
+/// chosen before its ranges are given.
+fn refused(key: &str, before: &settings::Values, after: &settings::Values) -> Option<String> {
+    if ::install::refused_settings(before).is_none()
+        && let Some(problem) = ::install::refused_settings(after)
+    {
+        return Some(problem);
+    }
+    let was_wrong = key == "ipam" || settings::refused_ranges(before, true).is_some();
+    settings::refused_ranges(after, true).filter(|_| !was_wrong)
 }
 
 /// An upgrade may take back what this command has set.
@@ -292,6 +310,24 @@ mod tests {
         assert_eq!(Readers::of("cluster-pool-ipv4-cidr"), Readers::Operator);
         assert_eq!(Readers::of("ipam"), Readers::Both);
         assert_eq!(Readers::of("no-such-key"), Readers::Nobody);
+    }
+
+    #[test]
+    fn a_change_is_refused_where_it_makes_things_wrong() {
+        let with = |list: &[(&str, &str)]| -> settings::Values {
+            let own = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            list.iter().map(own).collect()
+        };
+        let (cidr, mask) = ("cluster-pool-ipv4-cidr", "cluster-pool-ipv4-mask-size");
+        let good = with(&[(cidr, "10.0.0.0/16"), (mask, "24")]);
+        let bad = with(&[(cidr, "10.0.0.0/16"), (mask, "12")]);
+        assert!(refused(mask, &good, &bad).is_some_and(|why| why.contains("16 to 32")));
+        assert_eq!(refused(cidr, &bad, &bad), None, "step by step");
+        let chosen = with(&[("ipam", "cluster-pool")]);
+        assert_eq!(refused("ipam", &with(&[]), &chosen), None);
+        let neither = with(&[("enable-ipv4", "false"), ("enable-ipv6", "false")]);
+        let one = with(&[("enable-ipv4", "false")]);
+        assert!(refused("enable-ipv6", &one, &neither).is_some());
     }
 
     #[derive(Parser)]

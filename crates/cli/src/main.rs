@@ -14,6 +14,7 @@ mod names;
 mod operator;
 mod output;
 mod policy;
+mod settings;
 mod status;
 mod table;
 mod target;

@@ -15,6 +15,7 @@ use crate::kube::{ClusterArgs, block_on};
 use crate::labs;
 use crate::operator::{self, OperatorState};
 use crate::output::{self, Format};
+use crate::settings::{self, Problems};
 use crate::table::align;
 use crate::target::{Agent, TargetArgs, on_node};
 
@@ -114,6 +115,8 @@ struct Cluster {
     operator: Option<OperatorState>,
     /// What the API server says of our pods; none if nothing of us runs in pods.
     workloads: Option<Workloads>,
+    /// What is wrong with the settings, where they could be read.
+    settings: Problems,
 }
 
 impl Cluster {
@@ -136,10 +139,14 @@ impl Cluster {
 
     fn good(&self, ignore_warnings: bool) -> bool {
         let operator = self.operator.as_ref();
-        self.sum(|node| node.errors.len()) + self.wrong("cilium") + self.wrong("cilium-operator")
+        self.sum(|node| node.errors.len())
+            + self.settings.errors.len()
+            + self.wrong("cilium")
+            + self.wrong("cilium-operator")
             == 0
             && operator.is_none_or(|operator| operator.errors.is_empty())
-            && (ignore_warnings || self.sum(|node| node.warnings.len()) == 0)
+            && (ignore_warnings
+                || self.sum(|node| node.warnings.len()) + self.settings.warnings.len() == 0)
     }
 
     fn managed(&self) -> u64 {
@@ -189,23 +196,26 @@ fn look(args: &StatusArgs) -> Result<Cluster> {
     let path = of.path()?;
     let is_lab = labs::any()
         && labs::find(args.name.as_deref()).is_ok_and(|lab| lab.dir.kubeconfig() == path);
-    let workloads =
-        block_on(async { workloads::look(&of.client().await?, &args.cluster.namespace).await });
+    let namespace = &args.cluster.namespace;
+    let workloads = block_on(async {
+        let client = of.client().await?;
+        let found = workloads::look(&client, namespace).await?;
+        Ok((found, settings::look(&client, namespace).await?))
+    });
     let mut cluster = if is_lab {
         agents(args, true)?
     } else {
         Cluster::default()
     };
     // A lab's agents can be asked while its API server is away.
-    cluster.workloads = match workloads {
-        Ok(found) => found,
-        Err(_) if is_lab => None,
+    match workloads {
+        Ok((found, problems)) => (cluster.workloads, cluster.settings) = (found, problems),
+        Err(_) if is_lab => {}
         Err(error) => return Err(error),
-    };
+    }
     if cluster.workloads.is_none() && !is_lab {
         anyhow::bail!(
-            "nothing is installed in namespace {}: there is no DaemonSet cilium; `hypha install` makes it",
-            args.cluster.namespace
+            "nothing is installed in namespace {namespace}: there is no DaemonSet cilium; `hypha install` makes it"
         );
     }
     cluster.operator = operator::look(&of);
@@ -297,8 +307,12 @@ fn summary(cluster: &Cluster) -> String {
         let line = |text: &String| format!("cilium-operator\t{}\t{text}", operator.leader);
         errors.extend(operator.errors.iter().map(line));
     }
+    let line = |(object, text): &(String, String)| format!("settings\t{object}\t{text}");
+    errors.extend(cluster.settings.errors.iter().map(line));
+    let mut warnings = problems(cluster, |node| &node.warnings);
+    warnings.extend(cluster.settings.warnings.iter().map(line));
     rows.push_str(&list("Errors:", errors));
-    rows.push_str(&list("Warnings:", problems(cluster, |node| &node.warnings)));
+    rows.push_str(&list("Warnings:", warnings));
     text + &align(&rows)
 }
 
@@ -380,10 +394,15 @@ fn component(cluster: &Cluster) -> String {
     };
     let parts = [
         count(
-            cluster.sum(|node| node.errors.len()) + cluster.wrong("cilium"),
+            cluster.sum(|node| node.errors.len())
+                + cluster.settings.errors.len()
+                + cluster.wrong("cilium"),
             "error",
         ),
-        count(cluster.sum(|node| node.warnings.len()), "warning"),
+        count(
+            cluster.sum(|node| node.warnings.len()) + cluster.settings.warnings.len(),
+            "warning",
+        ),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     if parts.is_empty() {
@@ -552,6 +571,28 @@ mod tests {
             ),
             "{text}"
         );
+    }
+
+    #[test]
+    fn wrong_settings_are_told() {
+        let one = |object: &str, text: &str| vec![(object.to_owned(), text.to_owned())];
+        let mut cluster = cluster();
+        cluster.settings.warnings = one("cilium-config", "routing-mod is ignored");
+        assert!(cluster.good(true) && !cluster.good(false));
+        cluster.settings.errors = one("CiliumNodeConfig n", "mtu=7 is not accepted");
+        assert!(!cluster.good(true));
+        let text = summary(&cluster);
+        for line in [
+            "Cilium:             1 error, 1 warning",
+            "settings   CiliumNodeConfig n   mtu=7 is not accepted",
+            "settings   cilium-config   routing-mod is ignored",
+        ] {
+            let flat = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(
+                flat(&text).contains(&flat(line)),
+                "{line} is not in\n{text}"
+            );
+        }
     }
 
     #[test]

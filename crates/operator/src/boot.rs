@@ -194,7 +194,10 @@ fn settings_text(settings: &OperatorSettings) -> String {
 }
 
 /// What can be said of the settings before anything is asked of the API server.
-pub(crate) fn check(settings: &OperatorSettings) -> Result<()> {
+///
+/// # Errors
+/// Ranges or pools that make no sense together: what is accepted.
+pub fn check(settings: &OperatorSettings) -> Result<()> {
     if settings.ipam == IpamMode::ClusterPool
         && let Err(error) = nodes::cluster_spaces(settings)
     {

@@ -14,5 +14,5 @@ mod slices;
 mod tables;
 mod unmanaged;
 
-pub use boot::{run_until, tell_by};
+pub use boot::{check as check_settings, run_until, tell_by};
 pub use nodes::pool_errors;

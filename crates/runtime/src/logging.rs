@@ -87,29 +87,20 @@ impl Logging {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::Settings;
+    use crate::settings::Value;
 
     #[test]
     fn options_are_checked() {
-        let mut settings = Settings::default();
-        settings
-            .set("log-opt", "level=debug,format=json", "test")
-            .unwrap();
+        let of = |text| Logging::from_options(false, &Value::parse(text).unwrap());
         assert_eq!(
-            Logging::from_options(settings.debug, &settings.log_opt).unwrap(),
+            of("level=debug,format=json").unwrap(),
             Logging {
                 level: Level::DEBUG,
                 json: true
             }
         );
-        settings.set("log-opt", "level=loud", "test").unwrap();
-        assert!(
-            Logging::from_options(settings.debug, &settings.log_opt)
-                .unwrap_err()
-                .to_string()
-                .contains("error, warn, info")
-        );
-        settings.set("log-opt", "colour=red", "test").unwrap();
-        assert!(Logging::from_options(settings.debug, &settings.log_opt).is_err());
+        let said = of("level=loud").unwrap_err().to_string();
+        assert!(said.contains("error, warn, info"), "{said}");
+        assert!(of("colour=red").is_err());
     }
 }

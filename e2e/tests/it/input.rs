@@ -308,6 +308,10 @@ fn e2e_input_settings_pools_and_ranges() {
         ("routing-mode", "sideways", "tunnel or native"),
         ("enable-ipv4", "maybe", "true or false"),
         ("ipam", "somewhere", "cluster-pool"),
+        ("cluster-pool-ipv4-mask-size", "40", "from 1 to 32"),
+        ("cluster-pool-ipv4-cidr", "10.60.0.0/33", "10.0.0.0/8"),
+        ("mtu", "100", "1280"),
+        ("operator-prometheus-serve-addr", "9963", "127.0.0.1:9962"),
     ] {
         sh.fails(
             &format!("cilium config set {key} {value}"),
@@ -316,19 +320,50 @@ fn e2e_input_settings_pools_and_ranges() {
     }
     assert_eq!(sh.ok("cilium config view"), before);
 
+    sh.has("cilium status", &["Cilium:             OK"]);
+
+    // What came into the settings by another way, everybody says.
+    let patch = |key: &str, value: &str| {
+        sh.ok(&format!(r#"kubectl patch configmap cilium-config -n kube-system --type=merge -p '{{"data":{{"{key}":"{value}"}}}}'"#));
+    };
+    let told = "kubectl get events -n kube-system --field-selector reason=InvalidSettings,involvedObject.name=cilium-config";
+    patch("cluster-pool-ipv4-mask-size", "40");
+    sh.fails(
+        "cilium status",
+        &[
+            "settings",
+            "cluster-pool-ipv4-mask-size=\"40\"",
+            "from 1 to 32",
+        ],
+    );
+    restart_operator(&cluster);
+    sh.until(told, &["mask-size", "40"]);
+    patch("cluster-pool-ipv4-mask-size", "24");
+
     // What only makes no sense together, the operator says.
     let set = |settings: &str| {
         sh.ok(&format!("for s in {settings}; do cilium config set ${{s%%=*}} \"${{s#*=}}\" --restart=false || exit 1; done"));
         restart_operator(&cluster);
     };
     let mode = "ipam=cluster-pool";
-    let told = "kubectl get events -n kube-system --field-selector reason=InvalidSettings,involvedObject.name=cilium-config";
-    set(&format!(
-        "{mode} cluster-pool-ipv4-cidr=10.60.0.0/24 cluster-pool-ipv4-mask-size=40"
-    ));
-    sh.until(told, &["mask", "40"]);
-    set("cluster-pool-ipv4-mask-size=24 'cluster-pool-ipv4-cidr=10.60.0.0/23 10.60.1.0/24'");
+    set(&format!("cluster-pool-ipv4-cidr=10.60.0.0/24 {mode}"));
+    for (key, value, why) in [
+        ("cluster-pool-ipv4-mask-size", "20", "24 to 32"),
+        (
+            "cluster-pool-ipv4-cidr",
+            "'10.60.0.0/23 10.60.1.0/24'",
+            "overlap",
+        ),
+    ] {
+        sh.fails(
+            &format!("cilium config set {key} {value}"),
+            &["nothing is changed", why],
+        );
+    }
+    patch("cluster-pool-ipv4-cidr", "10.60.0.0/23 10.60.1.0/24");
+    restart_operator(&cluster);
     sh.until(told, &["10.60.1.0/24", "overlap"]);
+    sh.fails("cilium status", &["settings", "10.60.1.0/24", "overlap"]);
 
     // One range for two nodes: the second one has none, and says why.
     set(&format!("{mode} cluster-pool-ipv4-cidr=10.60.0.0/24"));
@@ -349,7 +384,7 @@ fn e2e_input_settings_pools_and_ranges() {
     }
     let told = sh.until(
         "kubectl get ciliumnodes -o jsonpath='{range .items[*]}{.metadata.name} {.spec.ipam.podCIDRs} {.status.ipam.operator-status.error}{\"\\n\"}{end}'",
-        &["[\"10.60.0.0/24\"]", "10.60.0.0/24"],
+        &["[\"10.60.0.0/24\"]", "no /24 is left in 10.60.0.0/24"],
     );
     let without: Vec<&str> = told.lines().filter(|line| !line.contains('[')).collect();
     assert_eq!(without.len(), 1, "{told}");

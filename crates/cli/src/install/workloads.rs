@@ -172,15 +172,19 @@ fn complaint(status: &ContainerStatus) -> Option<String> {
         .last_state
         .as_ref()
         .and_then(|state| state.terminated.as_ref());
-    let code = last.map(|ended| format!(" (it ended with {} before)", ended.exit_code));
+    // Its last line is why: what the program said, where there is a message.
+    let ended = last.map(|ended| {
+        let words = ended.message.as_deref().unwrap_or_default().trim();
+        match words.lines().next_back() {
+            Some(words) => format!(" (it ended with {}: {words})", ended.exit_code),
+            None => format!(" (it ended with {} before)", ended.exit_code),
+        }
+    });
+    let ended = ended.unwrap_or_default();
     Some(
-        format!(
-            "{}: {reason} {message}{}",
-            status.name,
-            code.unwrap_or_default()
-        )
-        .trim()
-        .to_owned(),
+        format!("{}: {reason} {message}{ended}", status.name)
+            .trim()
+            .to_owned(),
     )
 }
 
@@ -253,6 +257,17 @@ mod tests {
             (1, 2)
         );
         let error = "cilium-agent: CrashLoopBackOff back-off 5s (it ended with 2 before)";
+        assert_eq!(found.errors, [("b".to_owned(), error.to_owned())]);
+        let mut told = pod(
+            "b",
+            json!({"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5s"}}),
+        );
+        let status = told.status.as_mut().unwrap();
+        let container = &mut status.container_statuses.as_mut().unwrap()[0];
+        let ended = container.last_state.as_mut().unwrap().terminated.as_mut();
+        ended.unwrap().message = Some("once\nhypha agent: mtu=7 is not accepted\n".into());
+        let found = judge(&workload, rollout, &[told]);
+        let error = "cilium-agent: CrashLoopBackOff back-off 5s (it ended with 2: hypha agent: mtu=7 is not accepted)";
         assert_eq!(found.errors, [("b".to_owned(), error.to_owned())]);
         // Somebody is starting: nothing is wrong with a pod, but not all is well.
         let starting = pod("b", json!({"waiting": {"reason": "ContainerCreating"}}));

@@ -56,11 +56,23 @@ pub trait Keyed: Clone + Default + 'static {
     fn check(&self) -> Result<(), SettingsError>;
 }
 
-/// Makes a struct with a field per key, and its [`Keyed`].
+/// What a key accepts: what its shape says, or else its type.
+macro_rules! accepted {
+    ($type:ty) => {
+        <$type as $crate::settings::Value>::ACCEPTED
+    };
+    ($type:ty, $shape:path) => {
+        $shape.accepted
+    };
+}
+pub(super) use accepted;
+
+/// Makes a struct with a field per key, and its [`Keyed`]. A [`Shape`](super::shape::Shape) in brackets after the type narrows what is
+/// accepted.
 macro_rules! settings {
     (
         $(#[$about:meta])* $name:ident of $role:literal, checked by $check:path;
-        $($(#[doc = $help:literal])+ $key:literal $field:ident: $type:ty = $default:expr;)+
+        $($(#[doc = $help:literal])+ $key:literal $field:ident: $type:ty $([$shape:path])? = $default:expr;)+
     ) => {
         $(#[$about])*
         #[derive(Clone, Debug, PartialEq)]
@@ -80,7 +92,7 @@ macro_rules! settings {
                 $($crate::settings::Key {
                     name: $key,
                     help: concat!($($help),+).trim_ascii(),
-                    accepted: <$type as $crate::settings::Value>::ACCEPTED,
+                    accepted: $crate::settings::define::accepted!($type $(, $shape)?),
                     is_switch: <$type as $crate::settings::Value>::IS_SWITCH,
                     default: || { let value: $type = $default; $crate::settings::Value::show(&value) },
                 },)+
@@ -93,9 +105,12 @@ macro_rules! settings {
             pub fn set(&mut self, key: &str, text: &str, place: &str) -> Result<(), $crate::settings::SettingsError> {
                 use $crate::settings::{SettingsError, Value};
                 match key {
-                    $($key => match <$type as Value>::parse(text) {
+                    $($key => match <$type as Value>::parse(text)$(.filter(|_| ($shape.fits)(text)))? {
                         Some(value) => self.$field = value,
-                        None => return Err(SettingsError::value(key, text, place, <$type as Value>::ACCEPTED)),
+                        None => {
+                            let accepted = $crate::settings::define::accepted!($type $(, $shape)?);
+                            return Err(SettingsError::value(key, text, place, accepted));
+                        }
                     },)+
                     _ => return Err(SettingsError::unknown::<Self>(key, place)),
                 }

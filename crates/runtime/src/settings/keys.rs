@@ -2,6 +2,7 @@
 use super::{
     SettingsError,
     define::settings,
+    shape,
     value::{PortRange, Ratio, words},
 };
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -130,17 +131,17 @@ settings! {
     /// Directory with one file per key, as Kubernetes mounts a ConfigMap.
     "config-dir" config_dir: String = String::new();
     /// ConfigMap that is read from the API server at start, and the CiliumNodeConfigs that select this node, which stand above it; nothing: none is read.
-    "config-map" config_map: String = String::new();
+    "config-map" config_map: String [shape::OBJECT] = String::new();
     /// Namespace of the ConfigMap and the CiliumNodeConfigs.
-    "k8s-namespace" k8s_namespace: String = "kube-system".to_owned();
+    "k8s-namespace" k8s_namespace: String [shape::OBJECT] = "kube-system".to_owned();
     /// YAML file of keys and values; stands above config-dir, below environment and flags.
     "config" config: String = String::new();
     /// Name of this node's object in Kubernetes; the environment's K8S_NODE_NAME stands in, then the host name.
     "node-name" node_name: String = String::new();
     /// Name of this cluster, part of every pod's identity.
-    "cluster-name" cluster_name: String = "default".to_owned();
+    "cluster-name" cluster_name: String [shape::NAME] = "default".to_owned();
     /// Number of this cluster; 0 where there is only one.
-    "cluster-id" cluster_id: u16 = 0;
+    "cluster-id" cluster_id: u16 [shape::CLUSTER_ID] = 0;
 
     /// Which labels make a pod's identity, beside those built in: [!][source:]expression, separated by spaces; the longest match counts, ! leaves out. One without ! keeps only what some expression names.
     "labels" labels: String = String::new();
@@ -164,7 +165,7 @@ settings! {
     /// Kubeconfig file with the API server's address and credentials; nothing: the pod's service account.
     "k8s-kubeconfig-path" k8s_kubeconfig_path: String = String::new();
     /// URL of the API server, as http://192.0.2.1:6443, without credentials; stands above k8s-kubeconfig-path.
-    "k8s-api-server" k8s_api_server: String = String::new();
+    "k8s-api-server" k8s_api_server: String [shape::URL] = String::new();
     /// Requests per second to the API server; 0: no limit.
     "k8s-client-qps" k8s_client_qps: u32 = 10;
     /// Requests to the API server that may follow each other at once after a pause.
@@ -181,9 +182,9 @@ settings! {
     /// Where pod addresses come from: the pod CIDRs of the node object (kubernetes), one range per family from the operator (cluster-pool), ranges of several pools as pods need them (multi-pool), or addresses listed in the CiliumNode (crd).
     "ipam" ipam: IpamMode = IpamMode::Kubernetes;
     /// Addresses to keep in reserve, by pool, in the multi-pool mode.
-    "ipam-multi-pool-pre-allocation" ipam_multi_pool_pre_allocation: BTreeMap<String, String> = BTreeMap::from([("default".to_owned(), "8".to_owned())]);
+    "ipam-multi-pool-pre-allocation" ipam_multi_pool_pre_allocation: BTreeMap<String, String> [shape::COUNTS] = BTreeMap::from([("default".to_owned(), "8".to_owned())]);
     /// Pool of pods that ask for none, in the multi-pool mode.
-    "ipam-default-ip-pool" ipam_default_ip_pool: String = "default".to_owned();
+    "ipam-default-ip-pool" ipam_default_ip_pool: String [shape::NAME] = "default".to_owned();
     /// Least time between two reports of the addresses in use to the CiliumNode, in the crd mode.
     "ipam-cilium-node-update-rate" ipam_cilium_node_update_rate: Duration = Duration::from_secs(15);
     /// Make the CiliumNode of this node, and keep it up to date.
@@ -204,7 +205,7 @@ settings! {
     /// Enforce the NetworkPolicies of Kubernetes.
     "enable-k8s-networkpolicy" enable_k8s_networkpolicy: bool = true;
     /// Directory with files of policies for this node alone; nothing: there are none.
-    "static-cnp-path" static_cnp_path: String = String::new();
+    "static-cnp-path" static_cnp_path: String [shape::PATH_OR_NOTHING] = String::new();
     /// Cut off endpoints whose policies do not fit the policy map. When off, they keep the last ones that did.
     "enable-endpoint-lockdown-on-policy-overflow" enable_endpoint_lockdown_on_policy_overflow: bool = false;
     /// Rows of the policy map, which all endpoints of the node share.
@@ -234,11 +235,11 @@ settings! {
     "node-port-range" node_port_range: PortRange = PortRange { first: 30000, last: 32767 };
 
     /// Devices that join the node to its network; eth+ means all whose names begin with eth. Nothing: those of the default routes.
-    "devices" devices: Vec<String> = Vec::new();
+    "devices" devices: Vec<String> [shape::DEVICES] = Vec::new();
     /// MTU of pods; 0: the smallest of the devices'.
-    "mtu" mtu: u32 = 0;
+    "mtu" mtu: u32 [shape::MTU] = 0;
     /// Kind of device between pod and node.
-    "datapath-mode" datapath_mode: DatapathMode = DatapathMode::Veth;
+    "datapath-mode" datapath_mode: DatapathMode [shape::DEVICE_KIND] = DatapathMode::Veth;
     /// Packets of pods take the node's network stack, not the eBPF fast path.
     "enable-host-legacy-routing" enable_host_legacy_routing: bool = false;
     /// Attach by tcx where the kernel has it; off: always by a clsact filter.
@@ -268,33 +269,33 @@ settings! {
     /// Masquerade mappings per family; 0: by bpf-map-dynamic-size-ratio.
     "bpf-nat-global-max" bpf_nat_global_max: u32 = 0;
     /// Fragmented datagrams remembered per family.
-    "bpf-fragments-map-max" bpf_fragments_map_max: u32 = 8192;
+    "bpf-fragments-map-max" bpf_fragments_map_max: u32 [shape::SOME] = 8192;
     /// Where the bpf file system is mounted; it is mounted there if it is not.
-    "bpf-root" bpf_root: String = "/sys/fs/bpf".to_owned();
+    "bpf-root" bpf_root: String [shape::PATH] = "/sys/fs/bpf".to_owned();
     /// Load the programs from this file, not those built in: for development. Nothing: those built in.
     "bpf-object" bpf_object: String = String::new();
 
     /// Directory of the agent's socket and state.
-    "state-dir" state_dir: String = "/var/run/cilium".to_owned();
+    "state-dir" state_dir: String [shape::PATH] = "/var/run/cilium".to_owned();
     /// Path of the API socket; nothing: cilium.sock in the state directory.
     "socket-path" socket_path: String = String::new();
     /// Take endpoints over from before a restart. Off: they are cleaned away.
     "restore" restore: bool = true;
     /// CNI configuration that is written once pods can be served; nothing: none is written.
-    "write-cni-conf-when-ready" write_cni_conf_when_ready: String = "/etc/cni/net.d/05-cilium.conflist".to_owned();
+    "write-cni-conf-when-ready" write_cni_conf_when_ready: String [shape::PATH_OR_NOTHING] = "/etc/cni/net.d/05-cilium.conflist".to_owned();
     /// Rename CNI configurations of others, so that ours is the only one.
     "cni-exclusive" cni_exclusive: bool = true;
     /// Log file of the CNI plugin; nothing: cilium-cni.log in the state directory.
-    "cni-log-file" cni_log_file: String = String::new();
+    "cni-log-file" cni_log_file: String [shape::PATH_OR_NOTHING] = String::new();
 
     /// Address for Prometheus, as :9962; nothing: metrics are not served.
-    "prometheus-serve-addr" prometheus_serve_addr: String = String::new();
+    "prometheus-serve-addr" prometheus_serve_addr: String [shape::LISTEN] = String::new();
     /// Port of GET /healthz on 127.0.0.1; 0: not served.
     "agent-health-port" agent_health_port: u16 = 9879;
     /// Log more.
     "debug" debug: bool = false;
     /// How to log: level=error|warn|info|debug|trace and format=text|json.
-    "log-opt" log_opt: BTreeMap<String, String> = BTreeMap::new();
+    "log-opt" log_opt: BTreeMap<String, String> [shape::LOG] = BTreeMap::new();
 }
 
 fn check(settings: &Settings) -> Result<(), SettingsError> {
@@ -313,13 +314,6 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
     if settings.k8s_require_ipv6_pod_cidr && !settings.enable_ipv6 {
         return conflict("k8s-require-ipv6-pod-cidr is true, but enable-ipv6 is false");
     }
-    for (pool, count) in &settings.ipam_multi_pool_pre_allocation {
-        if count.parse::<u32>().is_err() {
-            return conflict(&format!(
-                "ipam-multi-pool-pre-allocation: {pool}={count} is no number of addresses"
-            ));
-        }
-    }
     if settings.ipam != IpamMode::Kubernetes
         && !settings.auto_create_cilium_node_resource
         && settings.ipam != IpamMode::Crd
@@ -330,9 +324,6 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
     }
     if settings.bpf_policy_map_max < 256 {
         return conflict("bpf-policy-map-max is below 256, which leaves no room for policies");
-    }
-    if settings.mtu != 0 && settings.mtu < 1280 {
-        return conflict("mtu is below 1280, the least that IPv6 works with");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ mod define;
 mod keys;
 mod load;
 mod operator;
+mod shape;
 mod value;
 
 pub use define::{Key, Keyed};

@@ -1,5 +1,5 @@
 //! Every key of the operator. It shares its ConfigMap with the agent.
-use super::{IdentityManagement, IpamMode, SettingsError, define::settings, value::words};
+use super::{IdentityManagement, IpamMode, SettingsError, define::settings, shape, value::words};
 use ipnet::IpNet;
 use std::{collections::BTreeMap, time::Duration};
 
@@ -20,16 +20,16 @@ settings! {
     /// Directory with one file per key, as Kubernetes mounts a ConfigMap.
     "config-dir" config_dir: String = String::new();
     /// ConfigMap that is read from the API server at start; nothing: none is read.
-    "config-map" config_map: String = String::new();
+    "config-map" config_map: String [shape::OBJECT] = String::new();
     /// Namespace of the ConfigMap and of the leader's lease.
-    "k8s-namespace" k8s_namespace: String = "kube-system".to_owned();
+    "k8s-namespace" k8s_namespace: String [shape::OBJECT] = "kube-system".to_owned();
     /// YAML file of keys and values; stands above config-dir and config-map, below environment and flags.
     "config" config: String = String::new();
 
     /// Kubeconfig file with the API server's address and credentials; nothing: the pod's service account.
     "k8s-kubeconfig-path" k8s_kubeconfig_path: String = String::new();
     /// URL of the API server, as http://192.0.2.1:6443, without credentials; stands above k8s-kubeconfig-path.
-    "k8s-api-server" k8s_api_server: String = String::new();
+    "k8s-api-server" k8s_api_server: String [shape::URL] = String::new();
     /// Requests per second to the API server; 0: no limit.
     "operator-k8s-client-qps" operator_k8s_client_qps: u32 = 100;
     /// Requests to the API server that may follow each other at once after a pause.
@@ -46,15 +46,15 @@ settings! {
     /// IPv4 ranges that nodes get their pod CIDRs from, in the cluster-pool mode; nothing: no IPv4 ranges are given.
     "cluster-pool-ipv4-cidr" cluster_pool_ipv4_cidr: Vec<IpNet> = Vec::new();
     /// Size of a node's IPv4 pod CIDR, as a prefix length.
-    "cluster-pool-ipv4-mask-size" cluster_pool_ipv4_mask_size: u8 = 24;
+    "cluster-pool-ipv4-mask-size" cluster_pool_ipv4_mask_size: u8 [shape::MASK4] = 24;
     /// IPv6 ranges that nodes get their pod CIDRs from, in the cluster-pool mode; nothing: no IPv6 ranges are given.
     "cluster-pool-ipv6-cidr" cluster_pool_ipv6_cidr: Vec<IpNet> = Vec::new();
     /// Size of a node's IPv6 pod CIDR, as a prefix length.
-    "cluster-pool-ipv6-mask-size" cluster_pool_ipv6_mask_size: u8 = 112;
+    "cluster-pool-ipv6-mask-size" cluster_pool_ipv6_mask_size: u8 [shape::MASK6] = 112;
     /// CiliumPodIPPools that are made at start in the multi-pool mode if they are not there, as {"default": "ipv4-cidrs:10.10.0.0/16;ipv4-mask-size:27"}.
     "auto-create-cilium-pod-ip-pools" auto_create_cilium_pod_ip_pools: String = String::new();
     /// How many nodes are written to at the same time.
-    "parallel-alloc-workers" parallel_alloc_workers: u32 = 50;
+    "parallel-alloc-workers" parallel_alloc_workers: u32 [shape::SOME] = 50;
 
     /// Time between two looks for CiliumEndpoints without a pod; 0: never.
     "cilium-endpoint-gc-interval" cilium_endpoint_gc_interval: Duration = Duration::from_secs(300);
@@ -89,11 +89,11 @@ settings! {
     "ces-write-qps-burst" ces_write_qps_burst: u32 = 0;
 
     /// Namespace of the agents' pods; nothing: that of k8s-namespace.
-    "cilium-pod-namespace" cilium_pod_namespace: String = String::new();
+    "cilium-pod-namespace" cilium_pod_namespace: String [shape::OBJECT] = String::new();
     /// Labels of the agents' pods, as a selector.
-    "cilium-pod-labels" cilium_pod_labels: String = "k8s-app=cilium".to_owned();
+    "cilium-pod-labels" cilium_pod_labels: String [shape::SELECTOR] = "k8s-app=cilium".to_owned();
     /// Key of the taint that keeps pods away from a node until its agent is ready.
-    "agent-not-ready-taint-key" agent_not_ready_taint_key: String = "node.cilium.io/agent-not-ready".to_owned();
+    "agent-not-ready-taint-key" agent_not_ready_taint_key: String [shape::LABEL_KEY] = "node.cilium.io/agent-not-ready".to_owned();
     /// Take the taint agent-not-ready-taint-key off nodes of which the agent is ready.
     "remove-cilium-node-taints" remove_cilium_node_taints: bool = true;
     /// Set the condition NetworkUnavailable of nodes to False when their agent is ready.
@@ -101,7 +101,7 @@ settings! {
     /// Seconds between two looks for pods that an agent should have connected and has not, which are restarted; 0: never.
     "unmanaged-pod-watcher-interval" unmanaged_pod_watcher_interval: u32 = 15;
     /// Labels of the pods that are restarted if no agent has connected them, as a selector.
-    "pod-restart-selector" pod_restart_selector: String = "k8s-app=kube-dns".to_owned();
+    "pod-restart-selector" pod_restart_selector: String [shape::SELECTOR] = "k8s-app=kube-dns".to_owned();
     /// Agents make no CiliumEndpoints: nobody can tell which pods are connected.
     "disable-endpoint-crd" disable_endpoint_crd: bool = false;
 
@@ -113,13 +113,13 @@ settings! {
     "leader-election-retry-period" leader_election_retry_period: Duration = Duration::from_secs(2);
 
     /// Address of GET /healthz; nothing: not served.
-    "operator-api-serve-addr" operator_api_serve_addr: String = "localhost:9234".to_owned();
+    "operator-api-serve-addr" operator_api_serve_addr: String [shape::LISTEN] = "localhost:9234".to_owned();
     /// Address for Prometheus; nothing: metrics are not served.
-    "operator-prometheus-serve-addr" operator_prometheus_serve_addr: String = ":9963".to_owned();
+    "operator-prometheus-serve-addr" operator_prometheus_serve_addr: String [shape::LISTEN] = ":9963".to_owned();
     /// Log more.
     "debug" debug: bool = false;
     /// How to log: level=error|warn|info|debug|trace and format=text|json.
-    "log-opt" log_opt: BTreeMap<String, String> = BTreeMap::new();
+    "log-opt" log_opt: BTreeMap<String, String> [shape::LOG] = BTreeMap::new();
 }
 
 fn check(settings: &OperatorSettings) -> Result<(), SettingsError> {
@@ -154,9 +154,6 @@ fn check(settings: &OperatorSettings) -> Result<(), SettingsError> {
         return conflict(
             "ces-max-ciliumendpoints-per-ces is 0; a slice holds at least one endpoint".to_owned(),
         );
-    }
-    if settings.parallel_alloc_workers == 0 {
-        return conflict("parallel-alloc-workers is 0; at least one is needed".to_owned());
     }
     Ok(())
 }
