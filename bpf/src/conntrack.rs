@@ -77,9 +77,12 @@ fn track<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     };
     if state.is_asked() {
         state.from_opener = (live.flags & ct_flags::FROM_B != 0) == from_b;
-        judge::<F>(state, live);
-        if state.code != OK {
-            return state.code;
+        let epoch = maps::policy_epoch();
+        if state.asked || !state.is_remembered(live, epoch) {
+            judge::<F>(state, live);
+            if state.code != OK {
+                return state.code;
+            }
         }
     }
     let seen = advance(live, &segment, &config::timeouts());
@@ -129,17 +132,13 @@ fn begin<F: Maps>(
     }
 }
 
-/// Whether policy lets a connection go on: by what its entry remembers, or by what was said just now. The answer is in the state: a
-/// call of its own without a result leaves the verifier with one way on.
+/// Whether policy lets a connection go on of which its entry remembers nothing that holds: what was said just now, or that it must be
+/// asked. The answer is in the state: a call of its own without a result leaves the verifier with one way on.
 #[inline(never)]
 fn judge<F: Maps>(state: &mut State<F>, entry: &mut CtEntry) {
+    core::hint::cold_path();
     if !state.asked {
-        let epoch = maps::policy_epoch();
-        if state.is_remembered(entry, epoch) {
-            return;
-        }
-        core::hint::cold_path();
-        state.epoch = epoch;
+        state.epoch = maps::policy_epoch();
         state.status = if state.from_opener {
             CtStatus::Established
         } else {
@@ -147,10 +146,7 @@ fn judge<F: Maps>(state: &mut State<F>, entry: &mut CtEntry) {
         };
         state.identify();
         state.code = ASK;
-        return;
-    }
-    core::hint::cold_path();
-    if state.code == OK {
+    } else if state.code == OK {
         state.remember(entry, state.epoch);
     } else if state.holds {
         state.remember(entry, 0);

@@ -165,7 +165,8 @@ impl<F: Maps> Flow<F> {
 pub fn leaves_cluster(dst_id: u32) -> bool {
     match dst_id {
         identity::WORLD | identity::WORLD_IPV4 | identity::WORLD_IPV6 => true,
-        identity::REMOTE_NODE | identity::KUBE_APISERVER => config::is_tunnel(),
-        _ => false,
+        // A range that a rule names is as far outside as what no rule names.
+        id if identity::is_range(id) => true,
+        id => identity::is_remote_node(id) && config::is_tunnel(),
     }
 }

@@ -135,7 +135,7 @@ impl Node {
         let v6 = match ask.packet.protocol {
             1 => false,
             58 => true,
-            _ => self.packets % 2 == 0,
+            _ => self.packets.is_multiple_of(2),
         };
         self.pod_is(ask.subject);
         let far = self.address(remote, v6);
