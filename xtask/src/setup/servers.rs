@@ -15,6 +15,11 @@ use crate::{paths, proc};
 /// The Debian release whose source has the servers, and its Go.
 const SUITE: &str = "bookworm";
 const GO: &str = "1.19";
+/// A package and the library in it.
+const REFLECT: (&str, &str) = (
+    "golang-github-modern-go-reflect2-dev",
+    "github.com/modern-go/reflect2",
+);
 const SERVERS: [&str; 3] = [
     "kube-apiserver",
     "kube-controller-manager",
@@ -72,6 +77,7 @@ fn build(work: &Path) -> Result<()> {
         "etcd-server".to_owned(),
         format!("golang-{GO}-go"),
         format!("golang-{GO}-src"),
+        REFLECT.0.to_owned(),
     ] {
         let versions = apt.versions(&package)?;
         let version = versions.first();
@@ -93,6 +99,7 @@ fn build(work: &Path) -> Result<()> {
     command.arg("--strip-components=1");
     proc::logged("kubernetes-source", &mut command, STEP_LIMIT)?;
     name_release(&source)?;
+    mend_maps(&tree, &source)?;
     fs::rename(tree.join("usr/bin/etcd"), bin.join("etcd")).context("the package has no etcd")?;
     describe(work, &source)?;
     for name in SERVERS {
@@ -104,6 +111,15 @@ fn build(work: &Path) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// The source's own release of this library walks maps as older Go had them, and crashes with this one.
+fn mend_maps(tree: &Path, source: &Path) -> Result<()> {
+    let (_, library) = REFLECT;
+    let old = source.join("vendor").join(library);
+    let new = tree.join("usr/share/gocode/src").join(library);
+    fs::remove_dir_all(&old).with_context(|| format!("cannot remove {}", old.display()))?;
+    fs::rename(&new, &old).with_context(|| format!("the package has no {library}"))
 }
 
 /// The archive does not know which release it is of.
