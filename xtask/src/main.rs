@@ -4,6 +4,7 @@ mod bpf;
 mod ci;
 mod conformance;
 mod elf;
+mod fuzz;
 mod nextest;
 mod paths;
 mod proc;
@@ -45,6 +46,8 @@ enum Task {
     TestKernels(vm::Options),
     /// Join the lab to a cluster of Kubernetes' own servers and test what runs in it (slow; builds them once)
     TestConformance(conformance::Options),
+    /// Fuzz the targets of fuzz/ with libFuzzer, each for a while
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +73,7 @@ fn run(task: Task) -> Result<bool> {
         Task::VmQuick => vm::quick().map(drop),
         Task::TestKernels(options) => vm::kernels(&options),
         Task::TestConformance(options) => conformance::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
     }?;
     Ok(true)
 }

@@ -28,6 +28,12 @@ pub const DENY: Tool = Tool {
     requirement: "^0.20",
 };
 
+/// What runs libFuzzer.
+pub const FUZZ: Tool = Tool {
+    name: "cargo-fuzz",
+    requirement: "^0.13",
+};
+
 /// A check of a second does not need minutes of optimising.
 const QUICK_BUILD: [(&str, &str); 4] = [
     ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
