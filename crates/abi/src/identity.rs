@@ -36,6 +36,14 @@ pub const fn is_remote_node(id: u32) -> bool {
     id == REMOTE_NODE || id == KUBE_APISERVER || id & 0xFF00_0000 == NODES
 }
 
+/// True for identities that a node gives to ranges of addresses outside the cluster.
+#[inline(always)]
+#[must_use]
+pub const fn is_range(id: u32) -> bool {
+    const RANGES: u32 = 0x0100_0000;
+    id & 0xFF00_0000 == RANGES
+}
+
 /// The reserved name of `id`, as in `reserved:host`, if it has one.
 #[must_use]
 pub const fn reserved_name(id: u32) -> Option<&'static str> {
