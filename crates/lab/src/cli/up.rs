@@ -250,7 +250,8 @@ async fn start_supervisor(
     command
         .process_group(0)
         .current_dir("/")
-        .env(LAB_ENV, spec.name.as_str());
+        .env(LAB_ENV, spec.name.as_str())
+        .envs([crate::supervisor::server::MALLOC]);
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

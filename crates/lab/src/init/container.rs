@@ -2,8 +2,9 @@
 //!
 //! The kubelet starts the *first process* inside the pod's network, a new pid namespace and the container's cgroup. It makes the container's other
 //! namespaces and its file system, starts the command, passes signals on and collects orphans; for a built-in
-//! server it is the server. Standard input is a socket to the kubelet: the description comes in on it as one frame, messages go
-//! out on it, and afterwards it carries the command's input where that is wanted. Standard output and error are the log.
+//! server it is the server. Standard input is a socket to the kubelet: the description comes in on it as one frame, then one byte
+//! once the process is in its cgroup, messages go out on it, and afterwards it carries the command's input where that is wanted.
+//! Standard output and error are the log.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -100,6 +101,9 @@ pub enum Message {
     },
 }
 
+/// What is sent once the process is in its cgroup.
+pub const JOINED: u8 = b'j';
+
 /// A description as it is sent: its length in four bytes, then JSON.
 pub fn frame(spec: &impl Serialize) -> serde_json::Result<Vec<u8>> {
     let body = serde_json::to_vec(spec)?;
@@ -130,6 +134,13 @@ fn read_frame<T: for<'de> Deserialize<'de>>(mut from: impl Read) -> anyhow::Resu
 fn kubelet() -> anyhow::Result<UnixStream> {
     let fd = io::stdin().as_fd().try_clone_to_owned();
     Ok(UnixStream::from(fd.context("no socket to the kubelet")?))
+}
+
+/// Waits until the kubelet has moved this process into its cgroup.
+fn wait_joined() -> anyhow::Result<()> {
+    let mut told = [0];
+    let read = kubelet()?.read_exact(&mut told);
+    read.context("the kubelet did not say that the container has its control group")
 }
 
 fn tell(message: &Message) -> anyhow::Result<()> {
@@ -167,17 +178,21 @@ pub fn pid1() -> anyhow::Result<i32> {
 }
 
 fn isolate(spec: &ContainerSpec) -> anyhow::Result<()> {
-    let mut kinds = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
-    if !spec.root.privileged {
-        kinds |= CloneFlags::CLONE_NEWCGROUP;
-    }
+    let kinds = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC;
     unshare(kinds).context("cannot make the container's namespaces")?;
     let shared = rootfs::shared(&spec.root)?;
     private_mounts()?;
     if let Some(name) = &spec.hostname {
         nix::unistd::sethostname(name).context("cannot set the host name")?;
     }
-    rootfs::enter(&spec.root, shared)
+    let own_groups = || {
+        wait_joined()?;
+        if spec.root.privileged {
+            return Ok(());
+        }
+        unshare(CloneFlags::CLONE_NEWCGROUP).context("cannot make the container's namespaces")
+    };
+    rootfs::enter(&spec.root, shared, own_groups)
 }
 
 /// For the built-in server this process is the server.

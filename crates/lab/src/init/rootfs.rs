@@ -86,15 +86,19 @@ pub(super) fn shared(spec: &RootSpec) -> anyhow::Result<Shared> {
         .collect()
 }
 
-/// Moves the caller, alone in its mount namespace, into the new root.
-pub(super) fn enter(spec: &RootSpec, mut shared: Shared) -> anyhow::Result<()> {
+/// Moves the caller, alone in its mount namespace, into the new root. `own_groups` is called before its control groups are shown.
+pub(super) fn enter(
+    spec: &RootSpec,
+    mut shared: Shared,
+    own_groups: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let root = layers(&spec.stage)?;
     other_mounts(&root)?;
     let old = root.join(OLD.trim_start_matches('/'));
     fs::create_dir_all(&old).with_context(|| format!("cannot make {}", old.display()))?;
     nix::unistd::pivot_root(&root, &old).context("cannot change the root directory")?;
     std::env::set_current_dir("/").context("cannot enter the new root directory")?;
-    kernel_views(spec)?;
+    kernel_views(spec, own_groups)?;
     for (index, bind) in spec.binds.iter().enumerate() {
         mount_bind(bind, shared.remove(&index))
             .with_context(|| format!("mount {}", bind.to.display()))?;
@@ -169,13 +173,24 @@ fn separate(mountinfo: &str) -> impl Iterator<Item = &str> {
 }
 
 /// /proc, /sys, /dev, /run, /tmp.
-fn kernel_views(spec: &RootSpec) -> anyhow::Result<()> {
+fn kernel_views(
+    spec: &RootSpec,
+    own_groups: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let safe = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     let plain = safe | MsFlags::MS_NOEXEC;
     mount_fs("proc", "/proc", plain, None)?;
     devices(spec.privileged)?;
+    if spec.machine_files {
+        bind_tree("/run")?;
+        bind_tree("/etc")?;
+    } else {
+        mount_fs("tmpfs", "/run", safe, Some("mode=0755"))?;
+    }
+    mount_fs("tmpfs", "/tmp", safe, Some("mode=1777"))?;
+    own_groups()?;
     if spec.machine_network {
-        bind_tree("/sys")?;
+        bind_tree("/sys")
     } else {
         mount_fs("sysfs", "/sys", plain | MsFlags::MS_RDONLY, None)?;
         // Not there on a kernel without cgroups: then nobody expects it.
@@ -185,14 +200,8 @@ fn kernel_views(spec: &RootSpec) -> anyhow::Result<()> {
             plain | MsFlags::MS_RDONLY,
             None,
         );
+        Ok(())
     }
-    if spec.machine_files {
-        bind_tree("/run")?;
-        bind_tree("/etc")?;
-    } else {
-        mount_fs("tmpfs", "/run", safe, Some("mode=0755"))?;
-    }
-    mount_fs("tmpfs", "/tmp", safe, Some("mode=1777"))
 }
 
 /// Devices that every program expects.

@@ -18,9 +18,10 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use super::node::{Node, aside};
 use crate::cgroup::Cgroup;
-use crate::init::container::{ContainerSpec, ExecSpec, Process, frame};
+use crate::init::container::{ContainerSpec, ExecSpec, JOINED, Process, frame};
 use crate::ns::Namespaces;
 use crate::proc::ProcId;
+use crate::supervisor::server::MALLOC;
 
 /// The kubelet's end of a terminal. Its two directions are handled as pipes, which is what the runtime has for descriptors.
 #[derive(Clone, Debug)]
@@ -139,6 +140,7 @@ pub(crate) async fn start(
     let mut command = Command::from(crate::init::command("pid1")?);
     command
         .env(crate::init::LAB_ENV, node.lab.as_str())
+        .env_remove(MALLOC.0)
         .stdin(OwnedFd::from(theirs))
         .kill_on_drop(true);
     let terminal = stdio(&mut command, spec.process.tty).context("no terminal")?;
@@ -156,11 +158,14 @@ pub(crate) async fn start(
         .id()
         .context("the container's first process ended at once")?;
     let process = ProcId::of(pid as i32).context("the container's first process ended at once")?;
-    // Before it does anything: it waits for its description.
-    cgroup.join(process.pid)?;
     let mut control = tokio::net::UnixStream::from_std(ours).context("no socket")?;
+    // It prepares itself meanwhile, and waits before it needs its group or starts anything.
+    let joined = join(cgroup, process.pid);
     let sent = control.write_all(&frame(spec)?).await;
     sent.context("the container's first process ended at once")?;
+    joined.await?;
+    let told = control.write_all(&[JOINED]).await;
+    told.context("the container's first process ended at once")?;
     let output = output(&mut child, terminal)?;
     Ok(Started {
         child,
@@ -168,6 +173,18 @@ pub(crate) async fn start(
         control,
         output,
     })
+}
+
+/// Moves a process into a group, beside what the caller does: the kernel waits for all processors first, which takes it longer
+/// than a container to start, and no thread of the runtime may wait for that.
+fn join(cgroup: &Cgroup, pid: i32) -> impl Future<Output = anyhow::Result<()>> + use<> {
+    let cgroup = cgroup.clone();
+    let joined = tokio::task::spawn_blocking(move || cgroup.join(pid));
+    async move {
+        Ok(joined
+            .await
+            .context("the thread that moves processes panicked")??)
+    }
 }
 
 /// What is known of a container that runs, enough to start commands in it.
@@ -249,7 +266,7 @@ pub(crate) async fn exec(
     };
     if let Some(pid) = pid {
         // It waits for its description meanwhile. A group on its way out: the command ends with the container.
-        let _ = inside.cgroup.join(pid);
+        let _ = join(&inside.cgroup, pid).await;
     }
     let spec = frame(&ExecSpec {
         command,
