@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
@@ -22,6 +23,9 @@ use super::volumes::References;
 /// Changes that a pod may lag behind before it looks at everything anew.
 const BACKLOG: usize = 1024;
 
+/// The ConfigMap with the cluster's authority, which every namespace has and every pod with a token reads.
+const ROOT_CA: &str = "kube-root-ca.crt";
+
 /// The kind of an object that changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Changed {
@@ -36,6 +40,8 @@ pub(crate) type Change = (Changed, String, String);
 pub struct Objects {
     client: Client,
     services: Store<Service>,
+    /// [`ROOT_CA`] by namespace.
+    root_cas: Arc<Mutex<BTreeMap<String, ConfigMap>>>,
     changes: broadcast::Sender<Change>,
     dns: watch::Sender<Vec<IpAddr>>,
     /// The host's own resolver configuration.
@@ -48,15 +54,31 @@ impl Objects {
     /// Starts watching.
     pub fn start(client: Client, images: PathBuf) -> Objects {
         let (changes, _) = broadcast::channel(BACKLOG);
-        tokio::spawn(tell_changes::<ConfigMap>(
+        let root_cas = Arc::<Mutex<BTreeMap<_, _>>>::default();
+        let kept = root_cas.clone();
+        let keep = move |map: ConfigMap, there| {
+            if map.metadata.name.as_deref() == Some(ROOT_CA) {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                let namespace = map.namespace().unwrap_or_default();
+                match there {
+                    true => kept.insert(namespace, map),
+                    false => kept.remove(&namespace),
+                };
+            }
+        };
+        let (config_maps, secrets) = (Changed::ConfigMap, Changed::Secret);
+        tokio::spawn(tell_changes(
             client.clone(),
-            Changed::ConfigMap,
+            config_maps,
             changes.clone(),
+            keep,
         ));
-        tokio::spawn(tell_changes::<Secret>(
+        let ignore = |_: Secret, _| {};
+        tokio::spawn(tell_changes(
             client.clone(),
-            Changed::Secret,
+            secrets,
             changes.clone(),
+            ignore,
         ));
         let (services, writer) = reflector::store();
         let watched = watcher(Api::all(client.clone()), watcher::Config::default());
@@ -65,6 +87,7 @@ impl Objects {
         Objects {
             client,
             services,
+            root_cas,
             changes,
             dns: watch::Sender::new(Vec::new()),
             host_resolv: std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default(),
@@ -104,7 +127,10 @@ impl Objects {
         };
         let maps: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
         for name in &wanted.config_maps {
-            let found = maps.get_opt(name).await?;
+            let found = match self.root_ca(&namespace).filter(|_| name == ROOT_CA) {
+                Some(known) => Some(known),
+                None => maps.get_opt(name).await?,
+            };
             sources.config_maps.extend(found.map(|m| (name.clone(), m)));
         }
         let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &namespace);
@@ -119,6 +145,12 @@ impl Objects {
             }
         }
         Ok(sources)
+    }
+
+    fn root_ca(&self, namespace: &str) -> Option<ConfigMap> {
+        let kept = self.root_cas.lock();
+        let kept = kept.unwrap_or_else(PoisonError::into_inner);
+        kept.get(namespace).cloned()
     }
 
     fn services_of(&self, namespace: &str) -> Vec<Service> {
@@ -169,8 +201,13 @@ impl Objects {
     }
 }
 
-async fn tell_changes<K>(client: Client, kind: Changed, tell: broadcast::Sender<Change>)
-where
+/// `keep` gets every object, and whether it is there.
+async fn tell_changes<K>(
+    client: Client,
+    kind: Changed,
+    tell: broadcast::Sender<Change>,
+    keep: impl Fn(K, bool),
+) where
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
         + Clone
         + DeserializeOwned
@@ -182,8 +219,9 @@ where
         .default_backoff()
         .boxed();
     loop {
-        let object = match events.try_next().await {
-            Ok(Some(Event::Apply(o) | Event::InitApply(o) | Event::Delete(o))) => o,
+        let (object, there) = match events.try_next().await {
+            Ok(Some(Event::Apply(o) | Event::InitApply(o))) => (o, true),
+            Ok(Some(Event::Delete(o))) => (o, false),
             Ok(Some(_)) => continue,
             Ok(None) => return,
             Err(e) => {
@@ -191,11 +229,9 @@ where
                 continue;
             }
         };
+        let place = (object.namespace().unwrap_or_default(), object.name_any());
+        keep(object, there);
         // Nobody may be interested just now.
-        let _ = tell.send((
-            kind,
-            object.namespace().unwrap_or_default(),
-            object.name_any(),
-        ));
+        let _ = tell.send((kind, place.0, place.1));
     }
 }

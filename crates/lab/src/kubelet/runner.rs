@@ -226,9 +226,7 @@ impl Runner {
     async fn plan(&self, reference: &str) -> Result<ContainerSpec, Waiting> {
         let image = self.image(reference)?;
         let pod = self.pod.borrow().clone();
-        let mut wanted = References::of(&pod);
-        wanted.tokens.clear();
-        let known = Default::default();
+        let (wanted, known) = (References::of_environments(&pod), Default::default());
         let read = self.context.objects.sources(&pod, &wanted, &known);
         // An API server that is away keeps nothing from starting again as it was.
         let patience = self.planned.as_ref().map_or(Duration::MAX, |_| PATIENCE);

@@ -61,8 +61,8 @@ pub struct References {
 }
 
 impl References {
-    /// Those of a pod, in volumes and environments.
-    pub fn of(pod: &Pod) -> References {
+    /// Those in the environments of a pod's containers alone.
+    pub fn of_environments(pod: &Pod) -> References {
         let mut all = References::default();
         let Some(spec) = &pod.spec else { return all };
         let containers = spec
@@ -89,6 +89,13 @@ impl References {
                     .extend(from.secret_key_ref.iter().map(|r| r.name.clone()));
             }
         }
+        all
+    }
+
+    /// Those of a pod, in volumes and environments.
+    pub fn of(pod: &Pod) -> References {
+        let mut all = References::of_environments(pod);
+        let Some(spec) = &pod.spec else { return all };
         for volume in spec.volumes.iter().flatten() {
             all.config_maps
                 .extend(volume.config_map.iter().map(|m| m.name.clone()));

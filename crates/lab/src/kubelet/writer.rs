@@ -10,8 +10,9 @@ use tokio::sync::watch;
 
 use super::sandbox::Backoff;
 
-/// A pod that starts soon is written down once it runs, not also as one that waits: a write costs about as much as a start.
-const SETTLE: Duration = Duration::from_millis(250);
+/// A pod that starts soon is written down once it runs, not also as one that waits: a write costs about as much as a start, and
+/// where many start they wait for each other.
+const SETTLE: Duration = Duration::from_secs(1);
 /// How long the last status of a pod may keep its end waiting.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -19,6 +20,20 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct StatusWriter {
     wanted: watch::Sender<Value>,
     written: watch::Receiver<Value>,
+}
+
+/// Whether a first status says more than that the pod is about to start.
+fn is_news(status: &Value) -> bool {
+    const NO_NEWS: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+    let lists = ["containerStatuses", "initContainerStatuses"];
+    let mut containers = lists
+        .iter()
+        .flat_map(|list| status[list].as_array().into_iter().flatten());
+    let told = |container: &Value| {
+        let reason = container["state"]["waiting"]["reason"].as_str();
+        reason.is_none_or(|reason| !NO_NEWS.contains(&reason))
+    };
+    !status.is_null() && (status["phase"] != "Pending" || containers.any(told))
 }
 
 impl StatusWriter {
@@ -29,7 +44,7 @@ impl StatusWriter {
             let (mut backoff, mut first) = (Backoff::new(), true);
             while hear.changed().await.is_ok() {
                 if std::mem::take(&mut first) {
-                    let settled = hear.wait_for(|status| status["phase"] != "Pending");
+                    let settled = hear.wait_for(is_news);
                     let _ = tokio::time::timeout(SETTLE, settled).await;
                 }
                 let status = hear.borrow_and_update().clone();
@@ -72,5 +87,24 @@ impl StatusWriter {
         let wanted = self.wanted.borrow().clone();
         let written = self.written.wait_for(|w| *w == wanted);
         let _ = tokio::time::timeout(FLUSH_LIMIT, written).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_at_once() {
+        let pod = |phase: &str, state: Value| json!({"phase": phase, "containerStatuses": [{"state": state}]});
+        let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
+        assert!(!is_news(&Value::Null));
+        assert!(!is_news(&pod("Pending", waiting("ContainerCreating"))));
+        assert!(is_news(&pod("Pending", waiting("ErrImagePull"))));
+        assert!(is_news(&pod("Running", json!({"running": {}}))));
+        let mut init = pod("Pending", waiting("PodInitializing"));
+        assert!(!is_news(&init));
+        init["initContainerStatuses"] = json!([{"state": {"running": {}}}]);
+        assert!(is_news(&init));
     }
 }
