@@ -1,6 +1,7 @@
 //! Events of pods, written in the background: what repeats counts up one event.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
@@ -8,11 +9,17 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::status::time;
 
 /// How many different events are remembered to be counted up.
 const MEMORY: usize = 4096;
+
+/// Pods that start say much, and start sooner if it is written afterwards: when nothing was said for this long, or the first that
+/// waits has waited for that long. A warning waits for nothing.
+const QUIET: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What an event is about.
 #[derive(Clone, Debug, Default)]
@@ -87,11 +94,32 @@ impl Recorder {
     }
 }
 
+/// What has been said, once nothing more comes for a moment; none at the end.
+async fn gather(hear: &mut mpsc::UnboundedReceiver<Said>) -> Vec<Said> {
+    let mut all: Vec<Said> = hear.recv().await.into_iter().collect();
+    let late = Instant::now() + PATIENCE;
+    while all.last().is_some_and(|said| !said.warning) {
+        let next = late.min(Instant::now() + QUIET);
+        match tokio::time::timeout_at(next, hear.recv()).await {
+            Ok(Some(said)) => all.push(said),
+            Ok(None) | Err(_) => break,
+        }
+    }
+    all
+}
+
 async fn write(client: Client, node: String, mut hear: mpsc::UnboundedReceiver<Said>) {
     let mut known: BTreeMap<Key, (String, u32)> = BTreeMap::new();
     let mut number = 0_u32;
     let start = Timestamp::now().as_nanosecond() as u64;
-    while let Some(said) = hear.recv().await {
+    let mut waiting = VecDeque::new();
+    loop {
+        if waiting.is_empty() {
+            waiting.extend(gather(&mut hear).await);
+        }
+        let Some(said) = waiting.pop_front() else {
+            return;
+        };
         let key = (
             said.about.uid.clone(),
             said.container.clone(),
