@@ -76,6 +76,11 @@ pub struct ConfList {
 }
 
 impl ConfList {
+    /// The list of the node in whose namespaces the calling thread is.
+    pub fn current() -> Result<ConfList, CniError> {
+        Self::load(Path::new(CONFIG_DIR))
+    }
+
     /// Reads the first list of a directory, by file name.
     fn load(dir: &Path) -> Result<ConfList, CniError> {
         let entries = fs::read_dir(dir)
@@ -185,17 +190,16 @@ impl Cni {
     }
 
     async fn config(&self) -> Result<ConfList, CniError> {
-        let load = || ConfList::load(Path::new(CONFIG_DIR));
         let failed = |e: std::io::Error| CniError::BadConfig {
             file: CONFIG_DIR.into(),
             message: e.to_string(),
         };
-        self.node.run_async(load).await.map_err(failed)?
+        let current = self.node.run_async(ConfList::current);
+        current.await.map_err(failed)?
     }
 
     /// Attaches a pod: every plugin of the list in order. The result of the last one.
-    pub async fn add(&self, pod: &Attachment) -> Result<Value, CniError> {
-        let list = self.config().await?;
+    pub async fn add(&self, list: &ConfList, pod: &Attachment) -> Result<Value, CniError> {
         let mut result = None;
         for plugin in &list.plugins {
             let input = list.input(plugin, result.as_ref());

@@ -152,6 +152,11 @@ pub fn machine_size() -> (usize, u64) {
     (cpus, kib.unwrap_or(0) << 10)
 }
 
+/// How many pods of a node start at a time: somewhat more than processors, as a start also waits for the kernel.
+fn places(cpus: usize) -> usize {
+    cpus.max(2) * 2
+}
+
 impl Kubelet {
     /// A kubelet that takes CNI plugins from these directories; `longest_pause` is the most it waits before a container starts again.
     pub fn new(
@@ -170,7 +175,7 @@ impl Kubelet {
             tools,
             own: own_programs()?,
             longest_pause,
-            starts: Arc::new(Semaphore::new(cpus.max(2))),
+            starts: Arc::new(Semaphore::new(places(cpus))),
             cni: Cni::new(node.clone(), cni_path),
             events: Recorder::new(client.clone(), node.name.clone()),
             node,

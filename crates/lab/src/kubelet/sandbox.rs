@@ -1,13 +1,17 @@
 //! A pod's network namespace, and CNI on it.
 
+use std::fs::OpenOptions;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
 use super::Context;
-use super::cni::{Attachment, CniError, addresses};
+use super::cni::{Attachment, CniError, ConfList, addresses};
 
 /// Where a node keeps the network namespaces of its pods.
 const DIR: &str = "/run/netns";
@@ -54,9 +58,18 @@ impl Backoff {
     }
 }
 
-fn make(path: &Path) -> netlink::Result<()> {
-    let ns = netlink::netns::create_at(path)?;
-    netlink::Handle::in_netns(&ns)?.link_up("lo")
+/// Makes a network namespace that stays at a path. The calling thread is in it afterwards, and should end soon.
+fn make(path: &Path) -> anyhow::Result<()> {
+    let failed = || format!("cannot make {}", path.display());
+    let mut file = OpenOptions::new();
+    file.write(true)
+        .create_new(true)
+        .open(path)
+        .with_context(failed)?;
+    let (own, none) = (Some("/proc/thread-self/ns/net"), None::<&str>);
+    unshare(CloneFlags::CLONE_NEWNET).with_context(failed)?;
+    mount(own, path, none, MsFlags::MS_BIND, none).with_context(failed)?;
+    Ok(netlink::Handle::new()?.link_up("lo")?)
 }
 
 impl Sandbox {
@@ -71,14 +84,19 @@ impl Sandbox {
         let id = format!("{}{attempt:08x}", uid.replace('-', ""));
         let netns = Path::new(DIR).join(format!("cni-{uid}-{attempt}"));
         let at = netns.clone();
-        let made = context
-            .node
-            .run_async(move || make(&at))
-            .await
-            .map_err(|e| SandboxError::Namespace(e.to_string()))?;
-        made.map_err(|e| SandboxError::Namespace(e.to_string()))?;
+        let made = context.node.run_async(move || {
+            let list = ConfList::current()?;
+            let made = make(&at);
+            if made.is_err() {
+                let _ = netlink::netns::delete_at(&at);
+            }
+            made.map_err(|e| SandboxError::Namespace(format!("{e:#}")))?;
+            Ok(list)
+        });
+        let made = made.await;
+        let list = made.unwrap_or_else(|e| Err(SandboxError::Namespace(e.to_string())))?;
         let attachment = Attachment::new(&id, &netns, namespace, name, uid);
-        let added = context.cni.add(&attachment).await;
+        let added = context.cni.add(&list, &attachment).await;
         let mut sandbox = Sandbox {
             netns,
             ips: Vec::new(),
@@ -97,9 +115,7 @@ impl Sandbox {
             Err(e) => e.into(),
         };
         // The plugin cleans up after itself when it fails; this is for those further up the list.
-        if !matches!(error, SandboxError::Cni(CniError::NoConfig)) {
-            let _ = context.cni.del(&sandbox.attachment, None).await;
-        }
+        let _ = context.cni.del(&sandbox.attachment, None).await;
         sandbox.forget(context).await;
         Err(error)
     }

@@ -86,8 +86,8 @@ pub(super) struct Worker {
     launched: Vec<bool>,
     runners: Runners,
     sandbox: Option<Sandbox>,
-    /// Held from the network's making until the containers are started: many pods at once start one after another, which
-    /// takes them as long in all, but each but the last is sooner there.
+    /// Held from the beginning until the containers are started: many pods at once start one after another, which takes them as
+    /// long in all, but each but the last is sooner there.
     place: Option<OwnedSemaphorePermit>,
     facts: Facts,
     volumes: BTreeMap<String, PathBuf>,
@@ -232,6 +232,7 @@ impl Worker {
                 self.write_status();
             }
         }
+        self.place = None;
         self.ended().await;
         if !self.seen.borrow().over() {
             self.view.finished = true;

@@ -24,7 +24,7 @@ impl Worker {
                 .events
                 .warning(&self.about, None, "NotHonoured", message);
         }
-        if !self.make_volumes().await {
+        if !self.take_place().await || !self.make_volumes().await {
             return false;
         }
         if host_network(&pod) {
@@ -39,11 +39,27 @@ impl Worker {
         true
     }
 
-    /// Waits between attempts. False when the pod ends first.
-    async fn pause(&self, backoff: &mut Backoff) -> bool {
-        tokio::time::timeout(backoff.next(), self.ended())
-            .await
-            .is_err()
+    /// Waits until it may start; pods on the node's own network always may. False when the pod ends first.
+    async fn take_place(&mut self) -> bool {
+        if self.place.is_some() || host_network(&self.pod()) {
+            return true;
+        }
+        let place = self.context.starts.clone().acquire_owned();
+        tokio::select! {
+            biased;
+            () = self.ended() => false,
+            place = place => {
+                self.place = place.ok();
+                true
+            }
+        }
+    }
+
+    /// Lets others start, and waits between attempts. False when the pod ends first.
+    async fn pause(&mut self, backoff: &mut Backoff) -> bool {
+        self.place = None;
+        let paused = tokio::time::timeout(backoff.next(), self.ended()).await;
+        paused.is_err() && self.take_place().await
     }
 
     /// Tries until it succeeds. False when the pod ends first.
@@ -134,12 +150,6 @@ impl Worker {
     async fn make_sandbox(&mut self) -> bool {
         let (mut backoff, mut last) = (Backoff::new(), String::new());
         for attempt in 0.. {
-            let place = self.context.starts.clone().acquire_owned();
-            tokio::select! {
-                biased;
-                () = self.ended() => return false,
-                place = place => self.place = place.ok(),
-            }
             let about = &self.about;
             let made = Sandbox::create(
                 &self.context,
@@ -158,7 +168,6 @@ impl Worker {
                     return true;
                 }
                 Err(e) => {
-                    self.place = None;
                     self.sandbox_failed(&e, &mut last);
                     // Costs nothing to look at, and is over in a moment while a node comes up.
                     if e.no_config() && attempt < EARLY_ATTEMPTS {
