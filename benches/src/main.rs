@@ -85,7 +85,7 @@ fn main() -> Result<()> {
     };
     let (node, pods) = (
         wanted("control/cni control/agent control/programs size/hypha"),
-        wanted("control/lab/up control/pod-start/p50 control/pod-start/p99"),
+        wanted("control/lab/up control/pod-start"),
     );
     if node || pods {
         let bin = args.bin.canonicalize().with_context(|| {
