@@ -34,6 +34,9 @@ impl Stream {
     }
 }
 
+/// Output, and where it comes from.
+pub type Said = (Stream, Bytes);
+
 /// How far a log is, for those that follow it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
@@ -57,7 +60,7 @@ pub struct Log {
     path: PathBuf,
     output: Mutex<Output>,
     written: watch::Sender<Written>,
-    live: broadcast::Sender<(Stream, Bytes)>,
+    live: broadcast::Sender<Said>,
 }
 
 /// Where the run before is kept.
@@ -107,19 +110,19 @@ impl Log {
     }
 
     /// To hear the output itself, from now on.
-    pub fn live(&self) -> broadcast::Receiver<(Stream, Bytes)> {
+    pub fn live(&self) -> broadcast::Receiver<Said> {
         self.live.subscribe()
     }
 
     /// As [`Log::live`], and for the first who asks in a run with what was written before: nothing is missing, nothing is doubled.
-    pub fn whole(&self) -> (Vec<(Stream, Bytes)>, broadcast::Receiver<(Stream, Bytes)>) {
+    pub fn whole(&self) -> (Vec<Said>, broadcast::Receiver<Said>) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         let live = self.live.subscribe();
         if !std::mem::take(&mut output.unseen) {
             return (Vec::new(), live);
         }
         let data = fs::read(&self.path).unwrap_or_default();
-        let mut past: Vec<(Stream, Bytes)> = lines(&data)
+        let mut past: Vec<Said> = lines(&data)
             .map(|record| (record.stream, record.output()))
             .collect();
         for stream in [Stream::Stdout, Stream::Stderr] {
@@ -446,7 +449,7 @@ mod tests {
         log.write(Stream::Stderr, b"err\nhal");
         let (past, mut live) = log.whole();
         log.write(Stream::Stderr, b"f\n");
-        let text = |all: &[(Stream, Bytes)], stream: Stream| -> Vec<u8> {
+        let text = |all: &[Said], stream: Stream| -> Vec<u8> {
             let of = all.iter().filter(|(from, _)| *from == stream);
             of.flat_map(|(_, bytes)| bytes.to_vec()).collect()
         };
