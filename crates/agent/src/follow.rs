@@ -15,7 +15,7 @@ enum Change {
     /// Nothing.
     None,
     /// Other addresses; they can be taken over.
-    Addresses(LocalNode),
+    Addresses(Box<LocalNode>),
     /// Something that the programs were told at start.
     Restart(String),
 }
@@ -108,7 +108,7 @@ fn compare(local: &LocalNode, found: machine::Machine) -> Change {
     if next == *local {
         Change::None
     } else {
-        Change::Addresses(next)
+        Change::Addresses(Box::new(next))
     }
 }
 

@@ -172,7 +172,7 @@ impl Keeper {
             let seen = snapshot.revision();
             match self.step(&snapshot) {
                 Ok(()) => health.ok(self.summary()),
-                Err(error) => health.degraded(format!("{error}")),
+                Err(error) => health.degraded(error.to_string()),
             }
             drop(snapshot);
             self.identities.tell();
