@@ -140,6 +140,9 @@ fn who_is_masqueraded_and_who_is_not() {
                     ip.node()
                 };
                 assert_eq!(source(ip.remote_node()), expected, "{name}");
+                // A range that a rule of policy names is as far outside as before.
+                scene.is_known_as(ip.outside(), 0x0100_0001);
+                assert_eq!(source(ip.outside()), ip.node(), "{name}");
             }
         });
     }

@@ -323,6 +323,13 @@ impl Scene {
         self.datapath.ipcache().unwrap().upsert_all(&rows).unwrap();
     }
 
+    /// Gives an address an identity of its own.
+    pub fn is_known_as(&self, addr: IpAddr, sec_id: u32) {
+        let bits = if addr.is_ipv4() { 32 } else { 128 };
+        let rows = [row(addr, bits, sec_id, None)];
+        self.datapath.ipcache().unwrap().upsert_all(&rows).unwrap();
+    }
+
     /// Changes the flags of an endpoint.
     pub fn flag_pod(&self, ifindex: u32, flags: u16) {
         let endpoints = self.datapath.endpoints().unwrap();
