@@ -292,11 +292,6 @@ impl Kind {
         self.group.is_empty() && self.plural == "namespaces"
     }
 
-    /// Whether the objects are pods.
-    pub fn is_pod(&self) -> bool {
-        self.group.is_empty() && self.plural == "pods"
-    }
-
     /// Whether the objects define custom kinds.
     pub fn is_definition(&self) -> bool {
         self.group == "apiextensions.k8s.io" && self.plural == "customresourcedefinitions"

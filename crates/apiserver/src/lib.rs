@@ -20,7 +20,6 @@ pub mod kind;
 pub mod kinds;
 pub mod object;
 mod openapi;
-mod pace;
 pub mod patch;
 pub mod printers;
 mod proxy;

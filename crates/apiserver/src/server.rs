@@ -17,7 +17,6 @@ use super::http;
 use super::kind::Kind;
 use super::kinds;
 use super::openapi::Documents;
-use super::pace::Pace;
 use super::proxy;
 use super::store::{Store, StoreError, StoreOptions};
 use super::tls::{Authority, TlsError, TlsOptions};
@@ -56,8 +55,6 @@ pub struct ServerOptions {
     pub kubelets: Arc<dyn Kubelets>,
     /// What whoever is known may do.
     pub authorization: Authorization,
-    /// New pods wait while the machine is busy: for a server beside all nodes of its cluster.
-    pub paced: bool,
 }
 
 /// What whoever is known may do.
@@ -78,7 +75,6 @@ impl Default for ServerOptions {
             tls: TlsOptions::default(),
             kubelets: Arc::new(NoKubelets),
             authorization: Authorization::default(),
-            paced: false,
         }
     }
 }
@@ -102,8 +98,6 @@ pub(super) struct Shared {
     /// How it speaks with kubelets.
     pub(super) kubelet_tls: Arc<rustls::ClientConfig>,
     pub(super) documents: Documents,
-    /// Where new pods wait.
-    pub(super) pace: Option<Pace>,
     pub(super) stopping: watch::Sender<bool>,
 }
 
@@ -151,7 +145,6 @@ impl ApiServer {
             shared: Arc::new(Shared {
                 kubelet_tls: proxy::kubelet_tls(&authority)?,
                 store,
-                pace: options.paced.then(Pace::start),
                 options,
                 authority,
                 tokens,

@@ -50,9 +50,6 @@ pub async fn collection(
             }
             let home = server.stored_kind(kind)?;
             let namespace = namespace.unwrap_or_default();
-            if let Some(pace) = server.pace.as_ref().filter(|_| home.is_pod()) {
-                pace.wait().await;
-            }
             let stored = server.store.create(&home, namespace, object, &options)?;
             server.store.kept().await?;
             Ok(warned(

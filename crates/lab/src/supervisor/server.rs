@@ -163,7 +163,6 @@ async fn serve(told: Told) -> anyhow::Result<()> {
         },
         tls,
         kubelets: Arc::new(KubeletWays::new(told.kubelets)?),
-        paced: true,
         ..ServerOptions::default()
     };
     let server = ApiServer::open(options).context("cannot start the API server")?;
