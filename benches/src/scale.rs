@@ -21,7 +21,8 @@ use kube::{
     api::{ApiResource, DynamicObject, ListParams, PostParams},
 };
 use model::{
-    Identity, IdentityKind, KUBERNETES, LocalNode, Node, Prefix, RESTORE, RemoteEndpoint, Route, Tables,
+    Identity, IdentityKind, KUBERNETES, LocalNode, Node, Prefix, RESTORE, RemoteEndpoint, Route,
+    Tables,
 };
 use nix::sys::resource::{UsageWho, getrusage};
 use runtime::{
@@ -150,7 +151,12 @@ fn pod(n: u32, version: u32) -> Result<RemoteEndpoint> {
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
     let address = text("/status/podIP").context("an address")?;
     Ok(RemoteEndpoint {
-        key: format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default()).into(),
+        key: format!(
+            "{}/{}",
+            namespace.unwrap_or_default(),
+            name.unwrap_or_default()
+        )
+        .into(),
         addresses: [address.parse()?].into(),
         identity: identity(n),
         node: node(n % (NODES - 1) + 1).address(false),
@@ -212,13 +218,7 @@ async fn agent(report: &mut Report) -> Result<()> {
     );
     let plan = routing_plan(&Settings::default());
     let began = Instant::now();
-    let planning = plan_loop(
-        tables.clone(),
-        plan,
-        None,
-        health.component("plan"),
-        stop,
-    );
+    let planning = plan_loop(tables.clone(), plan, None, health.component("plan"), stop);
     let planning = tokio::spawn(planning);
     settled(&tables, REMOTE_PODS as usize).await?;
     let first = began.elapsed().as_secs_f64() * 1000.0;
