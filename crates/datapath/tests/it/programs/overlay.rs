@@ -5,11 +5,12 @@ use std::{
     time::Duration,
 };
 
-use abi::{DropReason, names};
+use abi::{Direction, DropReason, names};
 use netlink::{Address, Handle, LinkChange, Mac, Netns, NewLink, Route, netns};
 
 use super::{
     packet::{Packet, read},
+    policy::{ALL, key},
     scene::{Ip, PASS, POD1, POD1_ID, Scene, pod_mac, tunnel},
 };
 use crate::support::{Place, place};
@@ -108,6 +109,44 @@ fn bind(ns: &Netns, addr: SocketAddr) -> UdpSocket {
             Err(e) => panic!("{addr}: {e}"),
         }
     }
+}
+
+/// The sender's identity is the tunnel's key, and of another node what the address cache says of it.
+#[test]
+fn policy_is_asked_about_what_the_tunnel_brings() {
+    place(|here| {
+        let tunnel = Tunnel::new(here);
+        let scene = &tunnel.scene;
+        scene.subject(scene.lxc1, 5001, 0);
+        scene.allow(key(5001, Direction::Ingress, 4321, ALL));
+        scene.allow(key(5001, Direction::Ingress, 7, ALL));
+        for ip in Ip::BOTH {
+            let (from, to) = ((ip.remote_pod(), 1000), (ip.pod1(), 53));
+            let packet = Packet::udp(from, to, b"x").bytes();
+            let end = format!("{} 53 proto 17", to.0);
+            tunnel.send(ip, 4322, &packet);
+            let ids = "id 4322 > 1001, ep 7";
+            scene.wait_for(&[
+                &format!(
+                    "policy ingress Policy denied none by 0: {} 1000 > {end}",
+                    from.0
+                ),
+                &format!(
+                    "drop Policy denied: {} 1000 > {end} flags 0x0, new forward tunnel, {ids}",
+                    from.0
+                ),
+            ]);
+            tunnel.send(ip, 4321, &packet);
+            let ids = "id 4321 > 1001, ep 7";
+            scene.wait_for(&[&format!("new forward tunnel, {ids}")]);
+            // The connection is allowed, but not with whoever sends under another identity.
+            tunnel.send(ip, 4322, &packet);
+            scene.wait_for(&["established forward tunnel, id 4322 > 1001, ep 7"]);
+            scene.is_known_as(ip.remote_node(), 7);
+            tunnel.send(ip, 1, &Packet::udp((ip.remote_node(), 5), to, b"x").bytes());
+            scene.wait_for(&["new forward tunnel, id 7 > 1001, ep 7"]);
+        }
+    });
 }
 
 #[test]

@@ -21,14 +21,14 @@ const SUBJECT2: u32 = 5002;
 const SUBJECT_HOST: u32 = 1;
 
 /// A prefix of protocol and port: its bits, and how many of them count.
-type L4 = (u32, u32);
-const ALL: L4 = (0, 0);
+pub type L4 = (u32, u32);
+pub const ALL: L4 = (0, 0);
 
 const fn port(proto: u8, port: u16) -> L4 {
     ((proto as u32) << 16 | port as u32, 24)
 }
 
-const fn key(subject: u32, direction: Direction, remote: u32, (bits, len): L4) -> PolicyKey {
+pub const fn key(subject: u32, direction: Direction, remote: u32, (bits, len): L4) -> PolicyKey {
     let [_, proto, high, low] = bits.to_be_bytes();
     PolicyKey {
         prefix_len: PolicyKey::FIXED_BITS + len,
@@ -46,7 +46,7 @@ impl Scene {
         self.subject(self.lxc2, pod2, 0);
     }
 
-    fn subject(&self, ifindex: u32, subject: u32, flags: u16) {
+    pub fn subject(&self, ifindex: u32, subject: u32, flags: u16) {
         let endpoints = self.datapath.endpoints().unwrap();
         let mut pod = endpoints.get(ifindex).unwrap().unwrap();
         (pod.info.subject, pod.info.flags) = (subject, flags);
@@ -76,7 +76,7 @@ impl Scene {
         assert_eq!(put, Put::Written);
     }
 
-    fn allow(&self, key: PolicyKey) {
+    pub fn allow(&self, key: PolicyKey) {
         self.row(policy_verdict::ALLOW, 77, key);
     }
 
