@@ -20,8 +20,10 @@ use nix::sys::socket::{
 use super::raw::{self, Sctp};
 use super::stage::{PORTS, Stage};
 
-/// How long what must pass may take. On an idle machine it is a few milliseconds.
-const LIMIT: Duration = Duration::from_secs(8);
+/// How long one round waits for what must pass. On an idle machine that takes a few milliseconds.
+const LIMIT: Duration = Duration::from_millis(1500);
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(8);
 /// How long the loop goes on once everything that must pass has passed, for what must not.
 const AFTER: Duration = Duration::from_millis(8);
 
@@ -517,7 +519,7 @@ pub fn connection(
         .map_err(io::Error::other)??;
     let address = listener.local_addr()?;
     let client = run(&from.netns)?
-        .run(|| TcpStream::connect_timeout(&address, LIMIT))
+        .run(|| TcpStream::connect_timeout(&address, CONNECT))
         .map_err(io::Error::other)??;
     Ok((client, listener.accept()?.0))
 }

@@ -10,4 +10,5 @@ mod input;
 mod ipam;
 mod leaks;
 mod matrix;
+mod policy;
 mod restarts;

@@ -1,7 +1,7 @@
 //! The text of `dbg status`.
 use std::fmt::Write as _;
 
-use api::{AgentStatus, Component, ComponentState, Family, IpamStatus};
+use api::{AgentStatus, Component, ComponentState, Family, IpamStatus, PolicyStatus};
 
 use crate::table::{Table, align};
 
@@ -49,7 +49,14 @@ fn lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
             component(status, "kubernetes").unwrap_or_else(disabled),
         ),
         ("KubeProxyReplacement", "False".into()),
-        ("Host firewall", disabled()),
+        (
+            "Host firewall",
+            if status.policy.host_firewall {
+                "Enabled".into()
+            } else {
+                disabled()
+            },
+        ),
         ("SRv6", disabled()),
         ("CNI Chaining", "none".into()),
     ];
@@ -70,6 +77,9 @@ fn lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
         ("Attach Mode", status.attach_mode.clone()),
         ("Device Mode", status.device_mode.text().into()),
         ("Masquerading", masquerading(status)),
+    ]);
+    lines.extend(policy(&status.policy).map(|text| ("Policy", text)));
+    lines.extend([
         ("Controller Status", controller_sum(status)),
         ("Hubble", disabled()),
         ("Encryption", disabled()),
@@ -146,6 +156,33 @@ fn masquerading(status: &AgentStatus) -> String {
 }
 
 /// Parts whose name has a path, as `reconciler/routes`, do work over and over.
+/// How policy is; none of an agent that does not say. What does not fit is told first of all.
+fn policy(status: &PolicyStatus) -> Option<String> {
+    if status.mode.is_empty() {
+        return None;
+    }
+    let mut text = String::new();
+    if !status.behind.is_empty() {
+        let endpoints: Vec<String> = status.behind.iter().map(ToString::to_string).collect();
+        let _ = write!(
+            text,
+            "NOT IN FORCE for endpoints {}, whose rows do not fit: {}; ",
+            endpoints.join(", "),
+            status.behind_has
+        );
+    }
+    let audit = if status.audit { ", audit" } else { "" };
+    let _ = write!(
+        text,
+        "{}{audit}   {} in force, {} refused, revision {}   [{} of {} rows]",
+        status.mode, status.policies, status.refused, status.revision, status.rows, status.capacity
+    );
+    if !status.complete {
+        text.push_str("   waiting for what it depends on");
+    }
+    Some(text)
+}
+
 fn is_controller(part: &Component) -> bool {
     part.name.contains('/')
 }
@@ -338,6 +375,34 @@ mod tests {
                 modules: true,
             },
         ));
+    }
+
+    #[test]
+    fn policy_that_does_not_fit_comes_first() {
+        let mut status = PolicyStatus {
+            mode: "default".into(),
+            complete: true,
+            policies: 3,
+            refused: 1,
+            revision: 7,
+            rows: 250,
+            capacity: 256,
+            ..PolicyStatus::default()
+        };
+        assert_eq!(
+            policy(&status).unwrap(),
+            "default   3 in force, 1 refused, revision 7   [250 of 256 rows]"
+        );
+        status.behind = vec![7, 9];
+        status.behind_has = "locked down".into();
+        let text = policy(&status).unwrap();
+        assert!(
+            text.starts_with(
+                "NOT IN FORCE for endpoints 7, 9, whose rows do not fit: locked down; default"
+            ),
+            "{text}"
+        );
+        assert_eq!(policy(&PolicyStatus::default()), None);
     }
 
     #[test]
