@@ -14,22 +14,40 @@ const MANY: usize = 2000;
 const PORT: u16 = 7400;
 
 fn hammer(stage: &Stage, from: &str, to: &str, port: u16) -> Hammer {
-    let (from, to) = (&stage.actors[stage.find(from)], &stage.actors[stage.find(to)]);
+    let (from, to) = (
+        &stage.actors[stage.find(from)],
+        &stage.actors[stage.find(to)],
+    );
     let target = to.ip(true).expect("an IPv4 address");
-    Hammer::start(&format!("{} → {}", from.name, to.name), &from.netns, &to.netns, target, port, Ports::Fresh)
+    Hammer::start(
+        &format!("{} → {}", from.name, to.name),
+        &from.netns,
+        &to.netns,
+        target,
+        port,
+        Ports::Fresh,
+    )
 }
 
 /// Databases of namespace `a` answer web servers.
 fn database() -> Value {
-    cnp("a", "db", &json!({"endpointSelector": {"matchLabels": {"app": "db"}},
-        "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "web"}}]}]}))
+    cnp(
+        "a",
+        "db",
+        &json!({"endpointSelector": {"matchLabels": {"app": "db"}},
+        "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "web"}}]}]}),
+    )
 }
 
 /// Lets web servers in by one more port each, and nobody else.
 fn one_of_many(number: usize) -> Value {
     let port = (10_000 + number).to_string();
-    cnp("a", &format!("many-{number:04}"), &json!({"endpointSelector": {"matchLabels": {"app": "db"}},
-        "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "web"}}], "toPorts": [{"ports": [{"port": port, "protocol": "TCP"}]}]}]}))
+    cnp(
+        "a",
+        &format!("many-{number:04}"),
+        &json!({"endpointSelector": {"matchLabels": {"app": "db"}},
+        "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "web"}}], "toPorts": [{"ports": [{"port": port, "protocol": "TCP"}]}]}]}),
+    )
 }
 
 /// One object among many is wrong: it says so, the others are in force, and it opens and closes nothing.
@@ -43,20 +61,33 @@ fn e2e_policy_one_invalid_among_many() {
     let mut objects: Vec<Value> = (0..30).map(one_of_many).collect();
     objects.push(database());
     // Right by its schema, wrong by its meaning.
-    let wrong = cnp("a", "wrong", &json!({"endpointSelector": {}, "ingress": [{"fromEntities": ["all"]},
-        {"toPorts": [{"ports": [{"port": "100", "endPort": 90, "protocol": "TCP"}]}]}]}));
+    let wrong = cnp(
+        "a",
+        "wrong",
+        &json!({"endpointSelector": {}, "ingress": [{"fromEntities": ["all"]},
+        {"toPorts": [{"ports": [{"port": "100", "endPort": 90, "protocol": "TCP"}]}]}]}),
+    );
     objects.insert(12, wrong.clone());
     let created = server.create(&objects);
     wait_in_force(&stage, &created);
-    let (good, bad) = (hammer(&stage, "a/x", "a/y", PORT), hammer(&stage, "a/z", "a/y", PORT + 1));
+    let (good, bad) = (
+        hammer(&stage, "a/x", "a/y", PORT),
+        hammer(&stage, "a/z", "a/y", PORT + 1),
+    );
     let condition = wait_until("the object says that it is wrong", SOON, || {
         let object = server.get(&wrong);
         let conditions = object["status"]["conditions"].as_array()?;
-        conditions.iter().find(|condition| condition["type"] == "Valid").cloned()
+        conditions
+            .iter()
+            .find(|condition| condition["type"] == "Valid")
+            .cloned()
     });
     assert_eq!(condition["status"], "False", "{condition}");
     let message = condition["message"].as_str().unwrap_or_default();
-    assert!(message.contains("spec.ingress[1].toPorts[0].ports[0]"), "{condition}");
+    assert!(
+        message.contains("spec.ingress[1].toPorts[0].ports[0]"),
+        "{condition}"
+    );
     good.wait_for_more(100);
     bad.wait_for_more(100);
     good.finish().assert_all("one object is wrong");
@@ -75,7 +106,10 @@ fn e2e_policy_agents_killed_in_an_import() {
     let created = server.create(&[database()]);
     wait_in_force(&stage, &created);
     let node = stage.actors[stage.find("a/y")].node.clone();
-    let hammers = [hammer(&stage, "a/z", "a/y", PORT), hammer(&stage, "c/z", "a/y", PORT + 1)];
+    let hammers = [
+        hammer(&stage, "a/z", "a/y", PORT),
+        hammer(&stage, "c/z", "a/y", PORT + 1),
+    ];
     let allowed = [hammer(&stage, "a/x", "a/y", PORT + 2)];
     let start = Instant::now();
     let mut all = created;
@@ -89,9 +123,14 @@ fn e2e_policy_agents_killed_in_an_import() {
     stage.cluster.wait_replaced(&node, None);
     let imported = start.elapsed();
     wait_in_force(&stage, &all);
-    eprintln!("{MANY} policies written in {imported:?}, in force after {:?}", start.elapsed());
+    eprintln!(
+        "{MANY} policies written in {imported:?}, in force after {:?}",
+        start.elapsed()
+    );
     for hammer in hammers {
-        hammer.finish().assert_nothing("agents are killed in an import");
+        hammer
+            .finish()
+            .assert_nothing("agents are killed in an import");
     }
     for hammer in allowed {
         hammer.finish().assert_all("agents are killed in an import");
@@ -99,9 +138,19 @@ fn e2e_policy_agents_killed_in_an_import() {
     // Every one of them has its row.
     let mut agent = stage.cluster.agent(&node);
     let rows = agent.map("cilium_policy").expect("the policy map");
-    let own = rows.iter().filter_map(|row| api::PolicyMapRow::of(row).ok());
-    let ports = own.filter(|row| row.traffic.ends_with("/TCP") && row.traffic.starts_with('1')).count();
-    assert!(ports >= MANY || rows.iter().any(|row| api::PolicyMapRow::of(row).is_ok_and(|row| row.rules.len() > 1)), "{ports} of {MANY}");
+    let own = rows
+        .iter()
+        .filter_map(|row| api::PolicyMapRow::of(row).ok());
+    let ports = own
+        .filter(|row| row.traffic.ends_with("/TCP") && row.traffic.starts_with('1'))
+        .count();
+    assert!(
+        ports >= MANY
+            || rows
+                .iter()
+                .any(|row| api::PolicyMapRow::of(row).is_ok_and(|row| row.rules.len() > 1)),
+        "{ports} of {MANY}"
+    );
 }
 
 /// The map is too small for a policy: the endpoint keeps its last complete policy, and the agent says so.
@@ -113,7 +162,13 @@ fn e2e_policy_full_map_keeps_the_last_complete_policy() {
 /// The same, where the settings want such endpoints locked down.
 #[test]
 fn e2e_policy_full_map_locks_down() {
-    full_map(&["--agent-config", "enable-endpoint-lockdown-on-policy-overflow=true"], "locked down");
+    full_map(
+        &[
+            "--agent-config",
+            "enable-endpoint-lockdown-on-policy-overflow=true",
+        ],
+        "locked down",
+    );
 }
 
 #[track_caller]
@@ -121,7 +176,10 @@ fn full_map(args: &[&str], then: &str) {
     if skip_unless_root() {
         return;
     }
-    let stage = Stage::up("e2e-full", &[&["--agent-config", "bpf-policy-map-max=256"], args].concat());
+    let stage = Stage::up(
+        "e2e-full",
+        &[&["--agent-config", "bpf-policy-map-max=256"], args].concat(),
+    );
     let server = Server::of(&stage);
     let created = server.create(&[database()]);
     wait_in_force(&stage, &created);
@@ -129,9 +187,18 @@ fn full_map(args: &[&str], then: &str) {
     let node = stage.actors[stage.find("a/y")].node.clone();
     let mut agent = stage.cluster.agent(&node);
     // More rows than there is room for, and not one that covers another: every second port.
-    let ports: Vec<Value> = (0..400).map(|number| json!({"port": (20_000 + number * 2).to_string(), "protocol": "UDP"})).collect();
-    let entries: Vec<Value> = ports.chunks(40).map(|ports| json!({"ports": ports})).collect();
-    let big = cnp("a", "big", &json!({"endpointSelector": {"matchLabels": {"app": "db"}}, "ingress": [{"fromEntities": ["all"], "toPorts": entries}]}));
+    let ports: Vec<Value> = (0..400)
+        .map(|number| json!({"port": (20_000 + number * 2).to_string(), "protocol": "UDP"}))
+        .collect();
+    let entries: Vec<Value> = ports
+        .chunks(40)
+        .map(|ports| json!({"ports": ports}))
+        .collect();
+    let big = cnp(
+        "a",
+        "big",
+        &json!({"endpointSelector": {"matchLabels": {"app": "db"}}, "ingress": [{"fromEntities": ["all"], "toPorts": entries}]}),
+    );
     server.create(std::slice::from_ref(&big));
     let status = wait_until("the agent says that an endpoint is behind", SOON, || {
         let status = agent.healthz().ok()?;
@@ -139,7 +206,10 @@ fn full_map(args: &[&str], then: &str) {
     });
     assert_eq!(status.policy.behind_has, then, "{:?}", status.policy);
     denied.wait_for_more(200);
-    let (allowed, opened) = (hammer(&stage, "a/x", "a/y", PORT + 1), hammer(&stage, "a/z", "a/y", 20_000));
+    let (allowed, opened) = (
+        hammer(&stage, "a/x", "a/y", PORT + 1),
+        hammer(&stage, "a/z", "a/y", 20_000),
+    );
     allowed.wait_for_more(100);
     opened.wait_for_more(100);
     // Nothing of a policy that is not whole is in force.
@@ -151,7 +221,12 @@ fn full_map(args: &[&str], then: &str) {
         allowed.assert_all("the map is full");
     }
     server.delete(&[big]);
-    wait_until("there is room again", SOON, || agent.healthz().ok().filter(|status| status.policy.behind.is_empty()));
+    wait_until("there is room again", SOON, || {
+        agent
+            .healthz()
+            .ok()
+            .filter(|status| status.policy.behind.is_empty())
+    });
     let allowed = hammer(&stage, "a/x", "a/y", PORT + 2);
     allowed.wait_for_more(100);
     allowed.finish().assert_all("there is room again");

@@ -71,7 +71,8 @@ impl Scene {
     fn label(&self, pod: &str, labels: &Value) {
         let (namespace, name) = pod.split_once('/').expect("namespace/name");
         let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": namespace, "name": name}});
-        self.server.merge(&object, &json!({"metadata": {"labels": labels}}));
+        self.server
+            .merge(&object, &json!({"metadata": {"labels": labels}}));
     }
 
     /// Waits until a pod's agent has this label in its identity, and policy says so everywhere.
@@ -83,16 +84,22 @@ impl Scene {
         let mut identity = 0;
         wait_until(&format!("{pod} with {label}"), SOON, || {
             let endpoints = agent.endpoints().ok()?;
-            let endpoint = endpoints.iter().find(|e| e.pod.namespace == namespace && e.pod.name == name)?;
+            let endpoint = endpoints
+                .iter()
+                .find(|e| e.pod.namespace == namespace && e.pod.name == name)?;
             identity = endpoint.identity;
-            (endpoint.state.text() == "ready" && endpoint.labels.iter().any(|own| own == label)).then_some(())
+            (endpoint.state.text() == "ready" && endpoint.labels.iter().any(|own| own == label))
+                .then_some(())
         });
         for node in &self.stage.nodes {
             let mut agent = self.stage.cluster.agent(node);
             let ip = actor.ip(true).expect("an address");
             wait_until(&format!("{node} knows the identity of {pod}"), SOON, || {
                 let known = agent.ips().ok()?;
-                known.iter().any(|row| row.prefix.addr() == ip && row.identity == identity).then_some(())
+                known
+                    .iter()
+                    .any(|row| row.prefix.addr() == ip && row.identity == identity)
+                    .then_some(())
             });
         }
     }
@@ -117,18 +124,32 @@ impl Hammers {
         let denied: Vec<Account> = self.denied.into_iter().map(Hammer::finish).collect();
         let allowed: Vec<Account> = self.allowed.into_iter().map(Hammer::finish).collect();
         let sum = |accounts: &[Account]| accounts.iter().map(|account| account.sent).sum::<u64>();
-        eprintln!("{during}: {} packets that may pass, {} that may not", sum(&allowed), sum(&denied));
-        denied.iter().for_each(|account| account.assert_nothing(during));
-        allowed.iter().for_each(|account| account.assert_all(during));
+        eprintln!(
+            "{during}: {} packets that may pass, {} that may not",
+            sum(&allowed),
+            sum(&denied)
+        );
+        denied
+            .iter()
+            .for_each(|account| account.assert_nothing(during));
+        allowed
+            .iter()
+            .for_each(|account| account.assert_all(during));
     }
 }
 
 /// Databases of namespace `a` answer web servers of any namespace.
 fn policy(name: &str, more: &[Value]) -> Value {
-    let mut ingress = vec![json!({"fromEndpoints": [{"matchLabels": {"app": "web", "k8s:io.cilium.k8s.policy.cluster": "default"},
-        "matchExpressions": [{"key": "k8s:io.kubernetes.pod.namespace", "operator": "Exists"}]}]})];
+    let mut ingress = vec![
+        json!({"fromEndpoints": [{"matchLabels": {"app": "web", "k8s:io.cilium.k8s.policy.cluster": "default"},
+        "matchExpressions": [{"key": "k8s:io.kubernetes.pod.namespace", "operator": "Exists"}]}]}),
+    ];
     ingress.extend_from_slice(more);
-    cnp("a", name, &json!({"endpointSelector": {"matchLabels": {"app": "db"}}, "ingress": ingress}))
+    cnp(
+        "a",
+        name,
+        &json!({"endpointSelector": {"matchLabels": {"app": "db"}}, "ingress": ingress}),
+    )
 }
 
 /// Entries that let in somebody who does not exist, each with rows of its own.
@@ -224,7 +245,8 @@ fn e2e_policy_removed_allow_cuts_live_connections() {
     let scene = Scene::up("e2e-cut");
     scene.enforce(&[policy("db", &[])]);
     let (from, to) = (scene.stage.find("b/x"), scene.stage.find("a/y"));
-    let (mut client, mut server) = probe::connection(&scene.stage, from, to, true).expect("a connection that is allowed");
+    let (mut client, mut server) =
+        probe::connection(&scene.stage, from, to, true).expect("a connection that is allowed");
     client.write_all(b"before").unwrap();
     let mut seen = [0; 6];
     server.read_exact(&mut seen).unwrap();
@@ -233,17 +255,28 @@ fn e2e_policy_removed_allow_cuts_live_connections() {
     one.wait_for_more(100);
     other.wait_for_more(100);
 
-    let closed = cnp("a", "db", &json!({"endpointSelector": {"matchLabels": {"app": "db"}}, "ingress": [{}]}));
-    let merged = scene.server.merge(&closed, &json!({"spec": {"ingress": [{}]}}));
+    let closed = cnp(
+        "a",
+        "db",
+        &json!({"endpointSelector": {"matchLabels": {"app": "db"}}, "ingress": [{}]}),
+    );
+    let merged = scene
+        .server
+        .merge(&closed, &json!({"spec": {"ingress": [{}]}}));
     wait_in_force(&scene.stage, &[merged]);
     // What is sent from now on is sent after the change.
     let since = [one.sent() + 1, other.sent() + 1];
     client.write_all(b"after").unwrap();
     one.wait_for_more(200);
     other.wait_for_more(200);
-    one.finish().assert_cut_at(since[0], "an allow is removed, same node");
-    other.finish().assert_cut_at(since[1], "an allow is removed, other node");
-    server.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    one.finish()
+        .assert_cut_at(since[0], "an allow is removed, same node");
+    other
+        .finish()
+        .assert_cut_at(since[1], "an allow is removed, other node");
+    server
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
     let read = server.read(&mut seen).map_err(|error| error.kind());
     assert!(
         matches!(read, Err(ErrorKind::WouldBlock | ErrorKind::TimedOut)),
@@ -252,7 +285,9 @@ fn e2e_policy_removed_allow_cuts_live_connections() {
 
     // Allowed again, the connection's own repetition comes through: nothing has to be opened anew.
     let opened = policy("db", &[]);
-    let merged = scene.server.merge(&opened, &json!({"spec": opened["spec"]}));
+    let merged = scene
+        .server
+        .merge(&opened, &json!({"spec": opened["spec"]}));
     wait_in_force(&scene.stage, &[merged]);
     server.set_read_timeout(Some(SOON)).unwrap();
     server.read_exact(&mut seen[..5]).unwrap();
@@ -266,7 +301,11 @@ fn e2e_policy_first_packet_of_a_pod() {
         return;
     }
     let scene = Scene::up("e2e-first");
-    let locked = cnp("a", "locked", &json!({"endpointSelector": {"matchLabels": {"app": "locked"}}, "egress": [{}]}));
+    let locked = cnp(
+        "a",
+        "locked",
+        &json!({"endpointSelector": {"matchLabels": {"app": "locked"}}, "egress": [{}]}),
+    );
     let created = scene.enforce(&[locked]);
     let sink = scene.actor("a/y");
     let ip = sink.ip(true).expect("an IPv4 address");
@@ -277,7 +316,11 @@ fn e2e_policy_first_packet_of_a_pod() {
         .unwrap();
     socket.set_nonblocking(true).unwrap();
     let names: Vec<String> = (0..6).map(|number| format!("eager-{number}")).collect();
-    let pods: Vec<Value> = names.iter().zip(scene.stage.nodes.iter().cycle()).map(|(name, node)| eager(name, node, &ip.to_string())).collect();
+    let pods: Vec<Value> = names
+        .iter()
+        .zip(scene.stage.nodes.iter().cycle())
+        .map(|(name, node)| eager(name, node, &ip.to_string()))
+        .collect();
     scene.server.create(&pods);
     for name in &names {
         let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "a", "name": name}});
@@ -289,7 +332,10 @@ fn e2e_policy_first_packet_of_a_pod() {
     let mut buffer = [0; 64];
     while Instant::now() < end {
         if let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            panic!("{from} sent {:?} although it may not", String::from_utf8_lossy(&buffer[..length]));
+            panic!(
+                "{from} sent {:?} although it may not",
+                String::from_utf8_lossy(&buffer[..length])
+            );
         }
         std::thread::sleep(Duration::from_millis(1));
     }

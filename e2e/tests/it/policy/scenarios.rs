@@ -77,14 +77,23 @@ impl Scenario {
         };
         for (number, (key, spec)) in members.iter().filter(|(key, _)| *key != "name").enumerate() {
             let mut words = key.split(' ');
-            let (kind, place) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+            let (kind, place) = (
+                words.next().unwrap_or_default(),
+                words.next().unwrap_or_default(),
+            );
             let name = format!("scenario-{index}-{number}");
             match kind {
-                "cnp" => scenario.objects.push(with_rules(objects::cnp(place, &name, &Value::Null), spec)),
-                "ccnp" => scenario.objects.push(with_rules(objects::ccnp(&name, &Value::Null), spec)),
+                "cnp" => scenario
+                    .objects
+                    .push(with_rules(objects::cnp(place, &name, &Value::Null), spec)),
+                "ccnp" => scenario
+                    .objects
+                    .push(with_rules(objects::ccnp(&name, &Value::Null), spec)),
                 "knp" => scenario.objects.push(objects::knp(place, &name, spec)),
-                "group" => scenario.objects.push(json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup",
-                    "metadata": {"name": place}, "spec": spec})),
+                "group" => scenario.objects.push(
+                    json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup",
+                    "metadata": {"name": place}, "spec": spec}),
+                ),
                 "service" => {
                     let (namespace, name) = place.split_once('/').expect("namespace/name");
                     scenario.services.push(json!({"apiVersion": "v1", "kind": "Service", "spec": spec,
@@ -103,7 +112,8 @@ impl Scenario {
     #[must_use]
     #[track_caller]
     pub fn rules(&self) -> Rules {
-        let mut rules = objects::rules(&self.objects).unwrap_or_else(|error| panic!("{}: {error}", self.name));
+        let mut rules =
+            objects::rules(&self.objects).unwrap_or_else(|error| panic!("{}: {error}", self.name));
         rules.services = self.services.iter().map(service).collect();
         rules
     }
@@ -121,11 +131,19 @@ fn with_rules(mut object: Value, spec: &Value) -> Value {
 fn service(object: &Value) -> Service {
     let map = |value: &Value| {
         let members = value.as_object().into_iter().flatten();
-        members.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
+        members
+            .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
+            .collect()
     };
     Service {
-        namespace: object["metadata"]["namespace"].as_str().unwrap_or_default().to_owned(),
-        name: object["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
+        namespace: object["metadata"]["namespace"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
+        name: object["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned(),
         labels: map(&object["metadata"]["labels"]),
         selector: map(&object["spec"]["selector"]),
         addresses: Vec::new(),
@@ -151,8 +169,20 @@ fn the_scenarios_are_right_and_differ() {
         let specs: Vec<String> = scenario
             .objects
             .iter()
-            .map(|object| format!("{} {} {} {}", object["kind"], object["metadata"]["namespace"], object["spec"], object["specs"]))
+            .map(|object| {
+                format!(
+                    "{} {} {} {}",
+                    object["kind"],
+                    object["metadata"]["namespace"],
+                    object["spec"],
+                    object["specs"]
+                )
+            })
             .collect();
-        assert!(objects.insert(specs), "{}: the same stands there under another name", scenario.name);
+        assert!(
+            objects.insert(specs),
+            "{}: the same stands there under another name",
+            scenario.name
+        );
     }
 }

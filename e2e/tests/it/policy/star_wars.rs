@@ -40,25 +40,39 @@ fn e2e_policy_star_wars() {
     let monitor = sh.start(&format!("{dbg} monitor -t drop -t policy-verdict"));
     monitor.says("Press Ctrl-C");
     sh.has("kubectl apply -f $MANIFESTS/rule1.yaml", &["rule1 created"]);
-    sh.until("kubectl get cnp", &["NAME    AGE", "VALID", "rule1", "True"]);
+    sh.until(
+        "kubectl get cnp",
+        &["NAME    AGE", "VALID", "rule1", "True"],
+    );
     sh.has("kubectl describe cnp rule1", &["Conditions:", "Valid"]);
     sh.until(&format!("{dbg} policy wait"), &["Revision: "]);
     // The rule came to this node with the revision that the wait was about, or does so now.
-    sh.until(&format!("{dbg} endpoint list | grep -B8 -A8 class=deathstar"), &["Enabled            Disabled"]);
+    sh.until(
+        &format!("{dbg} endpoint list | grep -B8 -A8 class=deathstar"),
+        &["Enabled            Disabled"],
+    );
 
     sh.has(&landing("tiefighter"), &["Ship landed"]);
     let refused = sh.run(&landing("xwing"));
-    assert!(!refused.ok() && !refused.stdout.contains("Ship landed"), "the x-wing lands: {refused:?}");
+    assert!(
+        !refused.ok() && !refused.stdout.contains("Ship landed"),
+        "the x-wing lands: {refused:?}"
+    );
     let said = monitor.says_such("that the x-wing's packet was dropped", |text| {
-        text.lines().any(|line| line.starts_with("xx drop (Policy denied)") && line.contains(":80 tcp SYN"))
+        text.lines()
+            .any(|line| line.starts_with("xx drop (Policy denied)") && line.contains(":80 tcp SYN"))
     });
     let verdicts = |action: &str| {
         said.lines().any(|line| {
-            line.starts_with("Policy verdict log:") && line.contains(&format!("ingress, action {action}, auth: disabled, match "))
+            line.starts_with("Policy verdict log:")
+                && line.contains(&format!("ingress, action {action}, auth: disabled, match "))
         })
     };
     assert!(verdicts("deny") && verdicts("allow"), "{said}");
-    assert!(said.contains("default/rule1: spec.ingress[0]"), "no event names the rule:\n{said}");
+    assert!(
+        said.contains("default/rule1: spec.ingress[0]"),
+        "no event names the rule:\n{said}"
+    );
 
     what_the_agent_has(&sh, &dbg);
     why_and_what_for(&sh);
@@ -73,18 +87,30 @@ fn everybody_lands_without_policy(sh: &Shell, dbg: &str) {
         sh.until(&landing(ship), &["Ship landed"]);
     }
     let list = sh.ok(&format!("{dbg} endpoint list"));
-    assert!(list.contains("k8s:class=deathstar") && !list.contains("Enabled"), "{list}");
+    assert!(
+        list.contains("k8s:class=deathstar") && !list.contains("Enabled"),
+        "{list}"
+    );
     sh.has(&format!("{dbg} policy get"), &["[]\nRevision: "]);
 }
 
 fn what_a_policy_would_do(sh: &Shell) {
     sh.has(
         "hypha policy check --name $LAB -f $MANIFESTS/rule1.yaml",
-        &["rule1.yaml:3: CiliumNetworkPolicy default/rule1: valid", "selects 2: default/deathstar-", "which is new for 2"],
+        &[
+            "rule1.yaml:3: CiliumNetworkPolicy default/rule1: valid",
+            "selects 2: default/deathstar-",
+            "which is new for 2",
+        ],
     );
     sh.fails(
         "hypha policy diff --name $LAB -f $MANIFESTS/rule1.yaml",
-        &["- ", "default/xwing", "→ default/deathstar-", "0 pairs opened"],
+        &[
+            "- ",
+            "default/xwing",
+            "→ default/deathstar-",
+            "0 pairs opened",
+        ],
     );
     sh.file("broken.yaml", "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: broken}\nspec:\n  endpointSelector: {}\n  ingress:\n  - toPorts:\n    - ports:\n      - port: \"80\"\n        protocol: TPC\n");
     sh.fails(
@@ -96,20 +122,47 @@ fn what_a_policy_would_do(sh: &Shell) {
 fn what_the_agent_has(sh: &Shell, dbg: &str) {
     sh.has(
         &format!("{dbg} policy get"),
-        &["\"class\": \"deathstar\"", "\"port\": \"80\"", "\nRevision: "],
+        &[
+            "\"class\": \"deathstar\"",
+            "\"port\": \"80\"",
+            "\nRevision: ",
+        ],
     );
-    sh.has(&format!("{dbg} policy selectors"), &["SELECTOR", "org=empire", "default/rule1"]);
+    sh.has(
+        &format!("{dbg} policy selectors"),
+        &["SELECTOR", "org=empire", "default/rule1"],
+    );
     sh.has(
         &format!("{dbg} identity list k8s:class=xwing"),
-        &["ID", "k8s:class=xwing", "k8s:io.kubernetes.pod.namespace=default", "k8s:org=alliance"],
+        &[
+            "ID",
+            "k8s:class=xwing",
+            "k8s:io.kubernetes.pod.namespace=default",
+            "k8s:org=alliance",
+        ],
     );
-    let id = sh.ok(&format!("{dbg} endpoint get -l class=deathstar -o 'jsonpath={{[0].id}}'"));
+    let id = sh.ok(&format!(
+        "{dbg} endpoint get -l class=deathstar -o 'jsonpath={{[0].id}}'"
+    ));
     let rows = sh.ok(&format!("{dbg} bpf policy get {}", id.trim()));
-    for part in ["POLICY   DIRECTION   LABELS (source:key[=value])", "Allow    Ingress", "80/TCP", "k8s:class=tiefighter", "default/rule1"] {
+    for part in [
+        "POLICY   DIRECTION   LABELS (source:key[=value])",
+        "Allow    Ingress",
+        "80/TCP",
+        "k8s:class=tiefighter",
+        "default/rule1",
+    ] {
         assert!(rows.contains(part), "no {part} in\n{rows}");
     }
     assert!(!rows.contains("alliance"), "{rows}");
-    sh.has(&format!("{dbg} bpf policy get --all -n"), &["Endpoint ID: ", "Path: /sys/fs/bpf/tc/globals/cilium_policy", "IDENTITY"]);
+    sh.has(
+        &format!("{dbg} bpf policy get --all -n"),
+        &[
+            "Endpoint ID: ",
+            "Path: /sys/fs/bpf/tc/globals/cilium_policy",
+            "IDENTITY",
+        ],
+    );
 }
 
 fn why_and_what_for(sh: &Shell) {
@@ -117,12 +170,27 @@ fn why_and_what_for(sh: &Shell) {
     let star = "$(kubectl get pod -l class=deathstar -o jsonpath='{.items[0].metadata.name}')";
     sh.has(
         &format!("{why} default/tiefighter default/{star} 80/TCP"),
-        &["80/TCP: allowed", "CiliumNetworkPolicy default/rule1: spec.ingress[0]", "| fromEndpoints:"],
+        &[
+            "80/TCP: allowed",
+            "CiliumNetworkPolicy default/rule1: spec.ingress[0]",
+            "| fromEndpoints:",
+        ],
     );
     sh.fails(
         &format!("{why} default/xwing default/{star} 80/TCP"),
-        &["80/TCP: denied", "allows this port, but not this peer", "needed: ", "org=alliance"],
+        &[
+            "80/TCP: denied",
+            "allows this port, but not this peer",
+            "needed: ",
+            "org=alliance",
+        ],
     );
-    sh.has(&format!("{why} tiefighter {star} -o 'jsonpath={{.answers[0].verdict}}'"), &["allowed"]);
-    sh.fails(&format!("{why} nobody {star}"), &["there is no pod default/nobody", "accepted: "]);
+    sh.has(
+        &format!("{why} tiefighter {star} -o 'jsonpath={{.answers[0].verdict}}'"),
+        &["allowed"],
+    );
+    sh.fails(
+        &format!("{why} nobody {star}"),
+        &["there is no pod default/nobody", "accepted: "],
+    );
 }

@@ -50,14 +50,22 @@ impl Theatre {
     fn compare(&mut self, rules: &Rules) -> Vec<String> {
         let mut wrong = Vec::new();
         for (cells, prober) in &mut self.families {
-            let expected: Vec<(bool, String)> =
-                cells.iter().map(|cell| expected(&self.stage, rules, cell)).collect();
+            let expected: Vec<(bool, String)> = cells
+                .iter()
+                .map(|cell| expected(&self.stage, rules, cell))
+                .collect();
             let wanted: Vec<bool> = expected.iter().map(|(passes, _)| *passes).collect();
             let outcomes = prober.ask(&self.stage, cells, &wanted);
             for ((cell, outcome), (passes, why)) in cells.iter().zip(outcomes).zip(expected) {
                 let what = match (passes, outcome) {
                     (true, Outcome { answered: true, .. }) => continue,
-                    (false, Outcome { arrived: false, answered: false }) => continue,
+                    (
+                        false,
+                        Outcome {
+                            arrived: false,
+                            answered: false,
+                        },
+                    ) => continue,
                     (true, Outcome { arrived: true, .. }) => "arrived, but the answer did not",
                     (true, _) => "did not pass",
                     (false, _) => "passed",
@@ -89,10 +97,19 @@ impl Theatre {
                 again += 1;
                 wrong = self.compare(&rules);
             }
-            asked += self.families.iter().map(|(cells, _)| cells.len()).sum::<usize>();
+            asked += self
+                .families
+                .iter()
+                .map(|(cells, _)| cells.len())
+                .sum::<usize>();
             slowest = slowest.max(began.elapsed());
             if !wrong.is_empty() {
-                eprintln!("{}: {} answers are wrong:\n  {}", scenario.name, wrong.len(), wrong[..wrong.len().min(12)].join("\n  "));
+                eprintln!(
+                    "{}: {} answers are wrong:\n  {}",
+                    scenario.name,
+                    wrong.len(),
+                    wrong[..wrong.len().min(12)].join("\n  ")
+                );
                 failed.push(scenario.name.clone());
             }
         }
@@ -125,7 +142,11 @@ fn check(prefix: &str, args: &[&str], families: &[bool], every: usize) {
         });
     }
     let failed = theatre.play(&scenarios);
-    assert!(failed.is_empty(), "{} scenarios differ from the model: {failed:#?}", failed.len());
+    assert!(
+        failed.is_empty(),
+        "{} scenarios differ from the model: {failed:#?}",
+        failed.len()
+    );
     theatre.stage.cluster.assert_clean();
 }
 
@@ -156,5 +177,10 @@ fn e2e_policy_table_native() {
 /// Through the node's network stack.
 #[test]
 fn e2e_policy_table_host_stack() {
-    check("e2e-table-s", &["--agent-config", "enable-host-legacy-routing=true"], &[true, false], 11);
+    check(
+        "e2e-table-s",
+        &["--agent-config", "enable-host-legacy-routing=true"],
+        &[true, false],
+        11,
+    );
 }
