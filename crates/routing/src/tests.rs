@@ -4,6 +4,7 @@ use model::{
     Device, LocalNode, Mac, Node, Prefix, PrefixIdentity, PrefixSource, RemoteEndpoint, Route,
 };
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 fn plan(tunnel: bool) -> Plan {
     Plan {
@@ -46,6 +47,7 @@ fn node(n: u8, subnet: u8, host: u8) -> Node {
             format!("10.244.{n}.0/24").parse().unwrap(),
             format!("fd00:244:{n}::/112").parse().unwrap(),
         ],
+        labels: Default::default(),
     }
 }
 
