@@ -238,18 +238,19 @@ fn enforced(stage: &Stage, server: &Server, report: &mut Report) -> Result<()> {
         percentile(&times, 0.99),
         50.0,
     );
-    let created = server.create(&[large("large", 1, 10_000)]);
+    // Beside a policy with many rows that stays, and with all of many rows replaced by others.
+    let created = server.create(&[large("large", LARGE, 10_000), small(0)]);
     wait_in_force(stage, &created);
-    let times = (0..10)
+    let beside = (1..=CHANGES)
+        .map(|number| time(stage, server, &small(number)))
+        .collect::<Result<Vec<f64>>>()?;
+    let replaced = (1..=10)
         .map(|round| time(stage, server, &large("large", LARGE, 10_000 + round % 2)))
         .collect::<Result<Vec<f64>>>()?;
-    add(
-        report,
-        "policy/applied/3000-entries/p50",
-        "ms",
-        percentile(&times, 0.5),
-        15.0,
-    );
+    let name = "policy/applied/beside-3000-entries/p50";
+    add(report, name, "ms", percentile(&beside, 0.5), 15.0);
+    let name = "policy/applied/3000-entries-replaced/p50";
+    add(report, name, "ms", percentile(&replaced, 0.5), 15.0);
     server.delete(&created);
     wait_in_force(stage, &[]);
     Ok(())
