@@ -14,7 +14,7 @@ use crate::{
     attach::{AttachMode, Attacher, Replaced},
     digest::digest,
     load,
-    maps::{MapHandle, copy_entries},
+    maps::{MapHandle, copy_entries, count_entries},
     object::Program,
     pins::{self, Pins},
     record::{Record, RecordMap},
@@ -104,13 +104,16 @@ impl Datapath {
         let start = Instant::now();
         let pins = Pins::prepare(&options.bpffs)?;
         let mode = options.attach.resolve()?;
-        let specs = specs(&options.sizes);
+        let mut specs = specs(&options.sizes);
         let record_map = RecordMap::open(&pins)?;
         let record = record_map.read()?;
         let found = specs
             .iter()
             .map(|spec| find_map(&pins, spec))
             .collect::<Result<Vec<_>>>()?;
+        if record.abi == ABI_VERSION {
+            leave_room(&mut specs, &found)?;
+        }
         let wanted = wanted_digest(options, &specs);
         let adopted = if record.digest == wanted && maps_match(&record, &specs, &found) {
             find_programs(&pins, &record)?
@@ -192,6 +195,32 @@ fn find_map(pins: &Pins, spec: &MapSpec) -> Result<Option<Found>> {
     };
     let shape = sys::map_info(fd.as_fd()).map_err(Error::bpf("look at map", spec.name))?;
     Ok(Some(Found { fd, shape }))
+}
+
+/// A map does not become too small for what is in it: rows that are in force are not lost to a setting, nor does an agent
+/// fail for it. Maps that drop what is oldest may shrink.
+fn leave_room(specs: &mut [MapSpec], found: &[Option<Found>]) -> Result<()> {
+    for (spec, found) in specs.iter_mut().zip(found) {
+        let Some(found) = found.as_ref().filter(|found| {
+            found.shape.max_entries > spec.max_entries
+                && spec.kind != MapKind::LruHash
+                && spec.can_take_entries_of(&found.shape)
+        }) else {
+            continue;
+        };
+        let entries = count_entries(found.fd.as_fd(), spec)?;
+        if entries > spec.max_entries as usize {
+            tracing::warn!(
+                map = spec.name,
+                entries,
+                wanted = spec.max_entries,
+                size = found.shape.max_entries,
+                "the map keeps its size: it has more entries than the setting would leave room for"
+            );
+            spec.max_entries = found.shape.max_entries;
+        }
+    }
+    Ok(())
 }
 
 /// The digest under which the programs and maps of these options are pinned.

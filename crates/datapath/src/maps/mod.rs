@@ -229,6 +229,16 @@ fn summary(map: &MapHandle) -> Result<MapSummary> {
     })
 }
 
+/// Entries of a map of this kind, keys and values.
+pub(crate) fn count_entries(map: BorrowedFd<'_>, spec: &MapSpec) -> Result<usize> {
+    let mut entries = 0;
+    typed::each_batch(map, spec, |keys, _| {
+        entries += keys.len() / spec.key_size as usize;
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
 /// Copies every entry of a map into another of the same key and value size; how many.
 pub(crate) fn copy_entries(
     from: BorrowedFd<'_>,

@@ -92,6 +92,45 @@ fn a_map_of_another_size_is_replaced_and_its_entries_copied() {
 }
 
 #[test]
+fn a_map_does_not_become_too_small_for_what_is_in_it() {
+    place(|here| {
+        let (first, _) = here.open();
+        let row = |n: u8| {
+            let value = abi::IpcacheValue {
+                sec_id: 7,
+                tunnel: [0; 16],
+                flags: 0,
+                key: 0,
+                pad: 0,
+            };
+            (abi::IpcacheKey::v4([10, 0, 0, n], 32), value)
+        };
+        let ipcache = first.ipcache().unwrap();
+        let rows: Vec<_> = (0..20).map(row).collect();
+        for (key, value) in &rows {
+            ipcache.upsert(key, value).unwrap();
+        }
+        let sized = |ipcache: u32| {
+            let mut options = here.options();
+            options.sizes = MapSizes {
+                ipcache,
+                ..options.sizes
+            };
+            Datapath::open(&options).unwrap()
+        };
+        for _ in 0..2 {
+            let (kept, report) = sized(19);
+            assert!(report.adopted, "nothing is other than before");
+            assert_eq!(kept.ipcache().unwrap().dump().unwrap().len(), 20);
+        }
+        ipcache.remove(&rows[0].0).unwrap();
+        let (smaller, report) = sized(19);
+        assert!(!report.adopted);
+        assert_eq!(smaller.ipcache().unwrap().dump().unwrap().len(), 19);
+    });
+}
+
+#[test]
 fn maps_of_unknown_layout_are_made_anew() {
     place(|here| {
         let (first, _) = here.open();
