@@ -94,7 +94,9 @@ fn e2e_ipam_changes_with_settings_and_a_deleted_cilium_node() {
         let ping = ["ping", "-c1", "-W1", &ips[1]];
         cluster.lab.exec("new-node1", &ping).ok().then_some(())
     });
-    let endpoints = cluster.kubectl(&["get", "ciliumendpoints", "-o=name"]);
-    assert_eq!(endpoints.lines().count(), 6, "{endpoints}");
+    wait_until("all endpoints are published", LIMIT, || {
+        let endpoints = cluster.kubectl(&["get", "ciliumendpoints", "-o=name"]);
+        (endpoints.lines().count() == 6).then_some(())
+    });
     cluster.assert_clean();
 }

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use model::{FILES, Labels, POLICY, Tables, UsedPrefix};
 use policy::{
     Settings, parse,
-    resolve::{Change, Engine, Subject},
+    resolve::{Change, Engine, Subject, localhost_row},
     rule::NamedPorts,
 };
 use std::{
@@ -399,7 +399,7 @@ impl Core {
     }
 
     /// A number with its rows in the kernel, for an endpoint with this identity; keeps it until the hold is dropped. Before
-    /// the policies are known it has those from before the restart, else none: nothing passes.
+    /// the policies are known it has those from before the restart, else none: nothing passes but what the host sends.
     pub fn realise(
         &mut self,
         tables: &Tables,
@@ -423,6 +423,9 @@ impl Core {
             self.subjects.add(number, ports.clone());
             let labels = labels.clone();
             self.apply(vec![Change::Subject(number, Subject { labels, ports })]);
+            if !self.complete && self.options.settings.allow_localhost {
+                self.writer.put_ahead(localhost_row(number));
+            }
         }
         (number, hold)
     }

@@ -189,6 +189,21 @@ impl Writer {
         Ok(())
     }
 
+    /// While policies are not known: writes a row that holds whatever they turn out to be, if the subject has none.
+    pub fn put_ahead(&mut self, (key, value): (Key, Value)) {
+        if self.counts.is_empty()
+            && let Err(error) = self.read()
+        {
+            tracing::warn!(%error, "policy rows cannot be read");
+        }
+        if self.counts.contains_key(&key.subject) {
+            return;
+        }
+        if let Err(why) = self.run(&[Op::Put(key, value)]) {
+            tracing::warn!(subject = key.subject, error = ?why, "the host does not reach these pods until policies are known");
+        }
+    }
+
     /// Makes the kernel's rows those of the engine: whatever no subject asks for is removed.
     pub fn adopt(&mut self, engine: &Engine) {
         let mut subjects: BTreeSet<u32> = engine.subjects().map(|(number, _)| number).collect();

@@ -18,6 +18,7 @@ mod writes;
 pub use diff::{Cost, Diff, Op};
 pub use engine::{Change, Engine};
 pub use origin::{DEFAULT_ALLOW, Origin};
+pub use settle::localhost_row;
 pub use subjects::{Enforcement, Subject};
 pub use writes::transition;
 

@@ -7,11 +7,28 @@ use super::precedence::Precedence;
 use super::reduce::{self, Row, Said};
 use super::subjects::{Enforcement, Kept, Side, State, TermId};
 use super::writes;
-use crate::kernel::{ANYBODY, Key, L4, Verdict};
+use crate::kernel::{ANYBODY, Key, L4, Value, Verdict};
 use crate::rule::{Action, Direction};
 use crate::selector::SelectorId;
 use abi::identity::HOST;
 use std::collections::BTreeSet;
+
+/// The row by which the host reaches the pods of a subject whatever rules say: it may stand before any rule is known.
+#[must_use]
+pub fn localhost_row(subject: u32) -> (Key, Value) {
+    let key = Key {
+        subject,
+        direction: Direction::Ingress,
+        remote: HOST,
+        l4: L4::ALL,
+    };
+    let value = Value {
+        verdict: Verdict::Allow,
+        precedence: Precedence::LOCALHOST.0,
+        origin: LOCALHOST,
+    };
+    (key, value)
+}
 
 impl Engine {
     /// Works out anew what is marked.

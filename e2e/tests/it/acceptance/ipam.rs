@@ -144,25 +144,16 @@ fn exhausted(sh: &Shell, cluster: &Cluster) {
         &[&range, "code 102"],
     );
     // A /28 has 14, one is the router's, one webpod1's.
-    let running = wait_until("as many run as there are addresses", SOON, || {
-        let count = |phase: &str| {
-            sh.ok(&format!(
-                "kubectl get pods -l app=many --field-selector status.phase={phase} -o name"
-            ))
-            .lines()
-            .count()
-        };
-        (count("Running") >= 11).then(|| count("Running"))
-    });
-    let shown = Table::of(&sh.ok("kubectl get pods -l app=many"));
-    let waiting = shown
-        .column("STATUS")
-        .iter()
-        .filter(|status| **status == "ContainerCreating")
-        .count();
-    assert!(
-        running + waiting == 16 && (11..=13).contains(&running),
-        "{running} run, {waiting} wait: {shown:?}"
+    wait_until(
+        "as many run as there are addresses, and the others wait for theirs",
+        SOON,
+        || {
+            let shown = Table::of(&sh.ok("kubectl get pods -l app=many"));
+            let status = shown.column("STATUS");
+            let count = |what: &str| status.iter().filter(|status| **status == what).count();
+            let (running, waiting) = (count("Running"), count("ContainerCreating"));
+            (running + waiting == 16 && (11..=13).contains(&running)).then_some(())
+        },
     );
     sh.has(
         "kubectl describe pods -l app=many | grep -A99 'Events:'",

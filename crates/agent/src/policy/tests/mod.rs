@@ -4,6 +4,7 @@ mod world;
 use super::core::{Options, START};
 use super::inputs::Name;
 use super::writer::Behind;
+use abi::identity::HOST;
 use ipnet::IpNet;
 use model::{PolicyObject, Prefix, PrefixIdentity, PrefixSource};
 use policy::kernel::Verdict;
@@ -97,11 +98,12 @@ fn until_all_is_known_the_kernel_keeps_what_it_had_and_then_only_differences_are
 }
 
 #[test]
-fn before_policies_are_known_a_new_pod_reaches_nobody() {
+fn before_policies_are_known_a_new_pod_is_reached_by_the_host_alone() {
     let mut world = World::new();
     world.endpoint(2, WEB, "web");
     world.step();
-    assert!(world.rows().is_empty());
+    assert_eq!(world.rows().len(), 1);
+    assert_eq!(world.ask(WEB, HOST, 80), Verdict::Allow);
     assert_eq!(world.ask(WEB, DB, 80), Verdict::Unmatched);
     // Others are not kept waiting for ever.
     assert!(!world.step_at(Duration::from_secs(1)).settled);
