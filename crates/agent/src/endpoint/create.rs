@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 /// What the names of pods' host-side devices begin with.
 const POD_DEVICE: &str = "lxc";
 /// How long a pod with labels that have no number yet waits for one; then it works as `init`, and the number follows.
-const NEW_LABELS: Duration = Duration::from_millis(300);
+const NEW_LABELS: Duration = Duration::from_secs(3);
 
 impl Manager {
     /// Makes an endpoint. When this returns, the kernel serves it and the state file knows it. The same request again gives
