@@ -307,14 +307,5 @@ fn effect_text(effect: &Effect, out: &mut String) {
 }
 
 fn listed(names: &[String]) -> String {
-    let first = names
-        .iter()
-        .take(NAMED)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    match names.len().saturating_sub(NAMED) {
-        0 => format!("{}: {first}", names.len()),
-        more => format!("{}: {first} and {more} more", names.len()),
-    }
+    format!("{}: {}", names.len(), super::first_of(names, NAMED))
 }

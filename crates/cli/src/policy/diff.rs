@@ -252,14 +252,5 @@ fn merged(changes: &[Changed]) -> Vec<Changed> {
 }
 
 fn short(names: &[String]) -> String {
-    let named = names
-        .iter()
-        .take(NAMED)
-        .cloned()
-        .collect::<Vec<_>>()
-        .join(", ");
-    match names.len().saturating_sub(NAMED) {
-        0 => named,
-        more => format!("{named} and {more} more"),
-    }
+    super::first_of(names, NAMED)
 }

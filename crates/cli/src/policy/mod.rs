@@ -47,3 +47,12 @@ pub fn run(args: &PolicyArgs) -> Result<()> {
         PolicyCommand::Diff(diff) => diff::run(&args.cluster, diff),
     }
 }
+
+/// The first `most` of these names, and how many more there are.
+fn first_of(names: &[String], most: usize) -> String {
+    let first = names[..names.len().min(most)].join(", ");
+    match names.len().saturating_sub(most) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
