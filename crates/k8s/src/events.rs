@@ -64,8 +64,9 @@ impl Events {
         }
     }
 
-    /// Says that something is wrong with an object. An event that cannot be written is lost: what matters stands in the objects.
-    pub async fn warn(&self, about: &About, reason: &str, message: &str) {
+    /// Says that something is wrong with an object; whether the event is written. One that is not is lost, unless the caller says
+    /// it again: what matters stands in the objects.
+    pub async fn warn(&self, about: &About, reason: &str, message: &str) -> bool {
         let name = name(about, reason, message);
         let count = self.count(&name);
         let told = Told {
@@ -86,10 +87,11 @@ impl Events {
             }
         };
         match tokio::time::timeout(LIMIT, work).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => return true,
             Ok(Err(error)) => tracing::debug!(event = name, error = says(&error), "event lost"),
             Err(_) => tracing::debug!(event = name, "event lost: no answer in time"),
         }
+        false
     }
 
     fn count(&self, name: &str) -> u32 {

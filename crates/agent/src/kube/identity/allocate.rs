@@ -17,7 +17,11 @@ const LIMIT: Duration = Duration::from_secs(5);
 const TOGETHER: usize = 16;
 /// Pauses after a failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = if cfg!(test) {
+    Duration::from_secs(1)
+} else {
+    Duration::from_secs(10)
+};
 /// How long a number that was made is believed in without the watch having shown it.
 const UNSEEN: Duration = Duration::from_secs(60);
 
@@ -163,7 +167,8 @@ impl Allocating {
     ) -> Result<(), String> {
         let mut todo = open;
         let mut failed = None;
-        while !todo.is_empty() {
+        let mut unanswered = false;
+        while !todo.is_empty() && !unanswered {
             let rest = todo.split_off(todo.len().min(TOGETHER));
             let mut tries = Vec::new();
             for (labels, want) in &todo {
@@ -171,6 +176,9 @@ impl Allocating {
                     Ok(id) => tries.push(self.try_number(id, labels.clone())),
                     Err(error) => {
                         let error = error.to_string();
+                        // Whoever waits need not wait until all pods were told.
+                        self.identities.state().failing = true;
+                        self.identities.tell();
                         self.tell_pods(labels, want, &error).await;
                         failed = Some(error);
                     }
@@ -192,14 +200,12 @@ impl Allocating {
                     Tried::Failed(id, error) => {
                         allocator.forget(id);
                         failed = Some(error);
+                        unanswered = true;
                     }
                 }
             }
             todo = rest;
             todo.extend(again);
-            if failed.is_some() {
-                break;
-            }
         }
         self.identities.state().failing = failed.is_some();
         self.identities.tell();
@@ -231,15 +237,15 @@ impl Allocating {
         }
     }
 
-    /// Events for pods that get no identity.
+    /// Events for the pods that get no identity, one for each; those that cannot be written now follow at the next try.
     async fn tell_pods(&self, labels: &Labels, want: &Want, error: &str) {
-        match self.identities.state().wanted.get_mut(labels) {
-            Some(known) if !known.told => known.told = true,
-            _ => return,
+        let open = &want.pods[want.told.min(want.pods.len())..];
+        if open.is_empty() {
+            return;
         }
-        tracing::warn!(error, pods = ?want.pods.iter().map(ToString::to_string).collect::<Vec<_>>(), "no identity can be given");
+        tracing::warn!(error, pods = ?open.iter().map(ToString::to_string).collect::<Vec<_>>(), "no identity can be given");
         let text = format!("no identity can be given: {error}; the pod works as reserved:init");
-        for pod in &want.pods {
+        for pod in open {
             let about = About {
                 kind: "Pod",
                 api_version: "v1",
@@ -247,7 +253,12 @@ impl Allocating {
                 name: pod.name.clone(),
                 uid: pod.uid.clone(),
             };
-            self.events.warn(&about, "NoIdentity", &text).await;
+            if !self.events.warn(&about, "NoIdentity", &text).await {
+                return;
+            }
+            if let Some(known) = self.identities.state().wanted.get_mut(labels) {
+                known.told += 1;
+            }
         }
     }
 

@@ -62,8 +62,8 @@ struct Want {
     pods: Vec<PodRef>,
     /// Since when.
     since: Instant,
-    /// The pods were told that there is none.
-    told: bool,
+    /// How many of them were told that there is none.
+    told: usize,
 }
 
 impl Want {
@@ -72,7 +72,7 @@ impl Want {
             before: None,
             pods: Vec::new(),
             since: Instant::now(),
-            told: false,
+            told: 0,
         }
     }
 }

@@ -2,6 +2,7 @@
 use super::{World, eventually};
 use crate::kube::identity::{Allocating, Identities, Keeper, KeeperOptions, Labeller};
 use k8s::{Client, Presence, Watcher, crd, events::Events};
+use k8s_openapi::api::core::v1::{Event, Namespace};
 use kube::{Api, Config, api::ListParams};
 use model::{ClusterIdentity, KUBERNETES, Labels, PodRef, Tables};
 use runtime::{
@@ -251,7 +252,7 @@ async fn a_restart_keeps_the_numbers_with_and_without_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_no_number_is_left_the_health_says_so() {
+async fn when_no_number_is_left_every_pod_is_told() {
     let world = world().await;
     let node = Node::start(&world.client, None, false);
     let mut txn = node.tables.db.write();
@@ -264,10 +265,49 @@ async fn when_no_number_is_left_the_health_says_so() {
     table.replace_all(&mut txn, taken).unwrap();
     table.finish_initializer(&mut txn, KUBERNETES);
     txn.commit();
-    node.identities.ask(&labels(1), None, Some(&pod("late")));
+    node.identities.ask(&labels(1), None, Some(&pod("early")));
     let text = "all 65280 identities from 256 to 65535 are taken";
     eventually("the health says so", || async {
         node.message("allocating").contains(text).then_some(())
+    })
+    .await;
+    // The API server takes events only into namespaces that it has: what could not be said is said later. One pod comes with
+    // the labels of another, and more label sets wait than are worked on together.
+    let namespaces: Api<Namespace> = Api::all(world.client.clone());
+    let shop = serde_json::from_value(serde_json::json!({"metadata": {"name": "shop"}})).unwrap();
+    namespaces.create(&Default::default(), &shop).await.unwrap();
+    node.identities.ask(&labels(1), None, Some(&pod("late")));
+    for n in 2..40 {
+        node.identities
+            .ask(&labels(n), None, Some(&pod(&format!("p{n}"))));
+    }
+    let events: Api<Event> = Api::namespaced(world.client.clone(), "shop");
+    let told = eventually("events for all", || async {
+        let list = events.list(&ListParams::default()).await.ok()?.items;
+        (list.len() >= 40).then_some(list)
+    })
+    .await;
+    for event in &told {
+        assert_eq!(event.reason.as_deref(), Some("NoIdentity"));
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
+        assert!(event.message.as_deref().unwrap().contains(text));
+    }
+    let about = told
+        .iter()
+        .filter_map(|one| one.involved_object.name.as_deref());
+    let about: std::collections::BTreeSet<&str> = about.collect();
+    assert!(about.len() == 40 && about.contains("early") && about.contains("late"));
+    // Nobody waits for what cannot come; and once one is free it is used.
+    let began = Instant::now();
+    assert_eq!(node.number(&labels(1), PATIENT).await, None);
+    assert!(began.elapsed() < PATIENT / 2);
+    let mut txn = node.tables.db.write();
+    node.tables.cilium_identities.delete(&mut txn, &4711);
+    txn.commit();
+    eventually("the free number is used", || async {
+        let snapshot = node.tables.db.snapshot();
+        let found = (1..40).filter_map(|n| node.identities.lookup(&snapshot, &labels(n)));
+        found.eq([4711]).then_some(())
     })
     .await;
     node.stopper.stop();
