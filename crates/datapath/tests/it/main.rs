@@ -6,7 +6,7 @@ extern crate policy as hypha_policy;
 
 /// Random policies and questions, and what is known of a cluster: those that the tests of the resolution use.
 #[allow(dead_code, reason = "the tests of the resolution use more of it")]
-#[path = "../../../policy/tests/it/generate.rs"]
+#[path = "../../../policy/tests/it/generate/mod.rs"]
 mod generate;
 #[allow(dead_code, reason = "the tests of the resolution use more of it")]
 #[path = "../../../policy/tests/it/world.rs"]

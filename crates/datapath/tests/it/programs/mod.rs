@@ -11,6 +11,8 @@ mod neighbours;
 mod node;
 mod overlay;
 mod policy;
+mod policy_connections;
 mod policy_model;
+mod policy_node;
 mod reasons;
 mod verifier;

@@ -6,25 +6,22 @@ use abi::{
 use datapath::maps::Put;
 
 use super::{
-    packet::{ACK, Packet, SYN, TCP, UDP},
-    scene::{
-        Came, Ip, PASS, POD1, POD1_ID, POD2, POD2_ID, REMOTE_POD_ID, SHOT, Scene, native, tunnel,
-    },
+    packet::{Packet, SYN, TCP, UDP},
+    scene::{Came, Ip, POD1, POD1_ID, POD2, POD2_ID, REMOTE_POD_ID, SHOT, Scene, native, tunnel},
 };
 use crate::support::place;
 
 use Direction::{Egress, Ingress};
 
-/// Whose rows hold for the pods and the node here.
-const SUBJECT1: u32 = 5001;
-const SUBJECT2: u32 = 5002;
-const SUBJECT_HOST: u32 = 1;
+/// Whose rows hold for the pods here.
+pub const SUBJECT1: u32 = 5001;
+pub const SUBJECT2: u32 = 5002;
 
 /// A prefix of protocol and port: its bits, and how many of them count.
 pub type L4 = (u32, u32);
 pub const ALL: L4 = (0, 0);
 
-const fn port(proto: u8, port: u16) -> L4 {
+pub const fn port(proto: u8, port: u16) -> L4 {
     ((proto as u32) << 16 | port as u32, 24)
 }
 
@@ -41,7 +38,7 @@ pub const fn key(subject: u32, direction: Direction, remote: u32, (bits, len): L
 }
 
 impl Scene {
-    fn subjects(&self, pod1: u32, pod2: u32) {
+    pub fn subjects(&self, pod1: u32, pod2: u32) {
         self.subject(self.lxc1, pod1, 0);
         self.subject(self.lxc2, pod2, 0);
     }
@@ -51,17 +48,6 @@ impl Scene {
         let mut pod = endpoints.get(ifindex).unwrap().unwrap();
         (pod.info.subject, pod.info.flags) = (subject, flags);
         endpoints.upsert(&pod).unwrap();
-    }
-
-    /// Gives the node's addresses a subject.
-    fn subject_of_host(&self, flags: u16) {
-        let endpoints = self.datapath.endpoints().unwrap();
-        for (key, mut info) in endpoints.dump_addresses().unwrap() {
-            if info.flags & endpoint_flags::HOST != 0 {
-                (info.subject, info.flags) = (SUBJECT_HOST, endpoint_flags::HOST | flags);
-                endpoints.upsert_address(&key, &info).unwrap();
-            }
-        }
     }
 
     fn row(&self, verdict: u8, origin: u32, key: PolicyKey) {
@@ -80,14 +66,14 @@ impl Scene {
         self.row(policy_verdict::ALLOW, 77, key);
     }
 
-    fn forget_rows(&self) {
+    pub fn forget_rows(&self) {
         let policy = self.datapath.policy().unwrap();
         let keys: Vec<_> = policy.dump().unwrap().iter().map(|row| row.0).collect();
         assert_eq!(policy.delete_all(&keys).unwrap(), keys.len());
         self.raise();
     }
 
-    fn raise(&self) {
+    pub fn raise(&self) {
         self.datapath.policy_epoch().unwrap().raise().unwrap();
     }
 
@@ -97,19 +83,19 @@ impl Scene {
 }
 
 impl Came {
-    fn passed(&self) -> &Self {
+    pub fn passed(&self) -> &Self {
         assert_ne!(self.verdict, SHOT, "{self:?}");
         self
     }
 
     /// The verdicts that were reported.
-    fn verdicts(&self) -> Vec<&str> {
+    pub fn verdicts(&self) -> Vec<&str> {
         let all = self.events.iter().map(String::as_str);
         all.filter(|words| words.starts_with("policy ")).collect()
     }
 
     #[track_caller]
-    fn verdict_is(&self, expected: &str) -> &Self {
+    pub fn verdict_is(&self, expected: &str) -> &Self {
         let verdicts = self.verdicts();
         assert_eq!(verdicts.len(), 1, "{self:?}");
         assert!(
@@ -304,175 +290,6 @@ fn ask_one_way(scene: &Scene, way: &Way, ip: Ip) {
 }
 
 #[test]
-fn answers_pass_and_errors_about_them() {
-    place(|here| {
-        let scene = Scene::new(here, native);
-        scene.subjects(SUBJECT1, SUBJECT2);
-        for ip in Ip::BOTH {
-            let (a, b) = ((ip.pod1(), 1000), (ip.pod2(), 80));
-            scene.allow(key(SUBJECT1, Egress, POD2_ID, port(TCP, 80)));
-            scene.allow(key(SUBJECT2, Ingress, POD1_ID, port(TCP, 80)));
-            let reply = Packet::tcp(b, a, SYN | ACK).bytes();
-            scene
-                .from_pod2(&reply)
-                .dropped(DropReason::PolicyDenied, Egress);
-            let first = Packet::tcp(a, b, SYN).bytes();
-            assert_eq!(scene.from_pod1(&first).passed().verdicts().len(), 2);
-            scene.from_pod2(&reply).passed();
-            // Also after a new epoch: the question is that of the connection.
-            scene.raise();
-            assert_eq!(scene.from_pod2(&reply).passed().verdicts(), [""; 0]);
-            let quoted = Packet::tcp(a, b, ACK).bytes();
-            let error = Packet::unreachable(ip.pod2(), ip.pod1(), &quoted).bytes();
-            scene.from_pod2(&error).passed();
-            // About nobody's connection: asked about, by its type.
-            let stray = Packet::tcp((ip.pod1(), 9), (ip.pod2(), 9), ACK).bytes();
-            let error = Packet::unreachable(ip.pod2(), ip.pod1(), &stray).bytes();
-            scene
-                .from_pod2(&error)
-                .dropped(DropReason::PolicyDenied, Egress);
-            let (kind, code) = if ip == Ip::V4 { (3, 4) } else { (2, 0) };
-            let big = Packet::icmp(ip.pod2(), ip.pod1(), kind, code, [0, 0, 5, 0], &stray[14..]);
-            scene.from_pod2(&big.bytes()).passed();
-        }
-    });
-}
-
-#[test]
-fn what_is_allowed_no_longer_ends_with_its_next_packet() {
-    for (subject, direction, remote) in [(SUBJECT1, Egress, POD2_ID), (SUBJECT2, Ingress, POD1_ID)]
-    {
-        place(|here| {
-            let scene = Scene::new(here, native);
-            let (one, two) = if subject == SUBJECT1 {
-                (SUBJECT1, 0)
-            } else {
-                (0, SUBJECT2)
-            };
-            scene.subjects(one, two);
-            for ip in Ip::BOTH {
-                let (a, b) = ((ip.pod1(), 1000), (ip.pod2(), 80));
-                let forward = Packet::tcp(a, b, ACK).bytes();
-                let back = Packet::tcp(b, a, ACK).bytes();
-                let row = key(subject, direction, remote, port(TCP, 80));
-                scene.allow(row);
-                scene.from_pod1(&Packet::tcp(a, b, SYN).bytes()).passed();
-                scene.from_pod2(&back).passed();
-                // An answer holds for its epoch: rows are complete before that is raised.
-                let policy = scene.datapath.policy().unwrap();
-                assert!(policy.delete(&row).unwrap());
-                scene.from_pod1(&forward).passed();
-                scene.raise();
-                // Both ways, whoever is first, and again and again.
-                for _ in 0..2 {
-                    scene
-                        .from_pod2(&back)
-                        .dropped(DropReason::PolicyDenied, direction);
-                    scene
-                        .from_pod1(&forward)
-                        .dropped(DropReason::PolicyDenied, direction);
-                    scene.raise();
-                }
-                // The other side does not open it anew.
-                scene
-                    .from_pod2(&back)
-                    .dropped(DropReason::PolicyDenied, direction);
-                scene.allow(row);
-                scene.from_pod1(&forward).passed();
-                scene.from_pod2(&back).passed();
-            }
-        });
-    }
-}
-
-#[test]
-fn an_answer_is_about_who_asked() {
-    place(|here| {
-        let scene = Scene::new(here, native);
-        scene.subjects(0, SUBJECT2);
-        for ip in Ip::BOTH {
-            let packet = Packet::tcp((ip.pod1(), 1000), (ip.pod2(), 80), ACK).bytes();
-            scene.allow(key(SUBJECT2, Ingress, POD1_ID, ALL));
-            scene.from_pod1(&packet).passed();
-            // Another identity of the sender is asked about without a new epoch.
-            let endpoints = scene.datapath.endpoints().unwrap();
-            let before = endpoints.get(scene.lxc1).unwrap().unwrap();
-            let mut other = before;
-            other.info.sec_id = 4711;
-            endpoints.upsert(&other).unwrap();
-            scene
-                .from_pod1(&packet)
-                .dropped(DropReason::PolicyDenied, Ingress);
-            endpoints.upsert(&before).unwrap();
-            scene.from_pod1(&packet).passed();
-            // That of an address elsewhere with one.
-            let remote = Packet::tcp((ip.remote_pod(), 1000), (ip.pod2(), 80), ACK).bytes();
-            scene.allow(key(SUBJECT2, Ingress, REMOTE_POD_ID, ALL));
-            scene.from_netdev(&remote).passed();
-            scene.remote_pod_is(ip, 4711, None);
-            scene.from_netdev(&remote).passed();
-            scene.raise();
-            scene
-                .from_netdev(&remote)
-                .dropped(DropReason::PolicyDenied, Ingress);
-            scene.remote_pod_is(ip, REMOTE_POD_ID, None);
-            scene.from_netdev(&remote).passed();
-        }
-    });
-}
-
-#[test]
-fn of_icmp_an_echo_is_a_connection_and_the_rest_is_asked_about_by_type() {
-    place(|here| {
-        let scene = Scene::new(here, native);
-        scene.subjects(SUBJECT1, SUBJECT2);
-        for ip in Ip::BOTH {
-            let (a, b) = (ip.pod1(), ip.pod2());
-            let (proto, request, asks) = if ip == Ip::V4 {
-                (1, 8, 13)
-            } else {
-                (58, 128, 144)
-            };
-            scene.allow(key(SUBJECT1, Egress, POD2_ID, port(proto, request)));
-            scene.allow(key(SUBJECT2, Ingress, POD1_ID, port(proto, request)));
-            scene.allow(key(SUBJECT2, Egress, POD1_ID, port(proto, request)));
-            // Whoever may ping is answered; a reply that nobody asked for is asked about as one.
-            scene
-                .from_pod2(&Packet::pong(b, a, 5).bytes())
-                .dropped(DropReason::PolicyDenied, Egress);
-            scene.from_pod1(&Packet::ping(a, b, 5).bytes()).passed();
-            scene.from_pod2(&Packet::pong(b, a, 5).bytes()).passed();
-            scene
-                .from_pod2(&Packet::ping(b, a, 6).bytes())
-                .dropped(DropReason::PolicyDenied, Ingress);
-            // Under the same numbers, in the other direction: no answer.
-            scene
-                .from_pod2(&Packet::ping(b, a, 5).bytes())
-                .dropped(DropReason::PolicyDenied, Ingress);
-            let other = Packet::icmp(a, b, asks, 0, [0; 4], b"sixteen bytes...").bytes();
-            scene
-                .from_pod1(&other)
-                .dropped(DropReason::PolicyDenied, Egress);
-            scene.allow(key(SUBJECT1, Egress, POD2_ID, port(proto, u16::from(asks))));
-            scene.allow(key(
-                SUBJECT2,
-                Ingress,
-                POD1_ID,
-                port(proto, u16::from(asks)),
-            ));
-            scene.from_pod1(&other).passed();
-            // What one message was allowed says nothing of the next, of whatever type.
-            let next = Packet::icmp(a, b, asks + 2, 0, [0; 4], b"sixteen bytes...").bytes();
-            scene
-                .from_pod1(&next)
-                .dropped(DropReason::PolicyDenied, Egress);
-            scene.from_pod1(&Packet::ping(a, b, 0).bytes()).passed();
-            scene.from_pod1(&other).passed();
-        }
-    });
-}
-
-#[test]
 fn fragments_are_asked_about_by_the_ports_of_the_first() {
     place(|here| {
         let scene = Scene::new(here, native);
@@ -509,99 +326,6 @@ fn fragments_are_asked_about_by_the_ports_of_the_first() {
                 .dropped(DropReason::PolicyDenied, Ingress);
             scene.forget_rows();
         }
-    });
-}
-
-/// A node with the firewall on.
-fn guarded(config: &mut abi::DatapathConfig) {
-    native(config);
-    (config.host_firewall, config.tunnel_port) = (1, 8472);
-}
-
-#[test]
-fn the_node_is_asked_about_what_it_gets_and_sends() {
-    place(|here| {
-        let scene = Scene::new(here, guarded);
-        for ip in Ip::BOTH {
-            scene.subject_of_host(0);
-            let (node, far) = (ip.node(), ip.remote_node());
-            let to_node = |to| Packet::tcp((far, 1000), (node, to), SYN).bytes();
-            let by_node = |from, to, flags| Packet::tcp((node, from), (far, to), flags).bytes();
-            let remote = abi::identity::REMOTE_NODE;
-            let nothing = |came: Came| assert_eq!((came.verdict, came.counted), (PASS, vec![]));
-            scene
-                .from_netdev(&to_node(22))
-                .dropped(DropReason::PolicyDenied, Ingress);
-            scene
-                .to_netdev(&by_node(1000, 443, SYN), 0)
-                .dropped(DropReason::PolicyDenied, Egress);
-            scene.allow(key(SUBJECT_HOST, Ingress, remote, port(TCP, 22)));
-            nothing(scene.from_netdev(&to_node(22)));
-            scene
-                .from_netdev(&to_node(23))
-                .dropped(DropReason::PolicyDenied, Ingress);
-            nothing(scene.to_netdev(&by_node(22, 1000, SYN | ACK), 0));
-            scene.allow(key(SUBJECT_HOST, Egress, remote, port(TCP, 443)));
-            nothing(scene.to_netdev(&by_node(1000, 443, SYN), 0));
-            let answer = Packet::tcp((far, 443), (node, 1000), SYN | ACK).bytes();
-            nothing(scene.from_netdev(&answer));
-            // Pods are asked about, too, by the node's own policy and theirs.
-            let pod = |to| Packet::tcp((ip.pod1(), 1000), (node, to), SYN).bytes();
-            scene
-                .from_pod1(&pod(22))
-                .dropped(DropReason::PolicyDenied, Ingress);
-            scene.allow(key(SUBJECT_HOST, Ingress, POD1_ID, port(TCP, 22)));
-            scene.from_pod1(&pod(22)).passed();
-            let to_pod = Packet::tcp((ip.gateway(), 1000), (ip.pod1(), 80), SYN).bytes();
-            scene
-                .from_host(&to_pod, mark::HOST)
-                .dropped(DropReason::PolicyDenied, Egress);
-            scene.allow(key(SUBJECT_HOST, Egress, POD1_ID, port(TCP, 80)));
-            scene.from_host(&to_pod, mark::HOST).passed();
-            // What only passes through is not the node's.
-            let through = Packet::tcp((ip.outside(), 1000), (ip.pod1(), 80), SYN).bytes();
-            scene.from_netdev(&through).passed();
-            let tunnel = Packet::udp((far, 1000), (node, 8472), b"x").bytes();
-            nothing(scene.from_netdev(&tunnel));
-            scene.subject_of_host(endpoint_flags::POLICY_AUDIT);
-            let came = scene.from_netdev(&to_node(24));
-            assert_eq!(came.verdict, PASS);
-            came.verdict_is("policy ingress Policy denied none by 0 audited: ");
-            scene.forget_rows();
-        }
-    });
-}
-
-#[test]
-fn the_nodes_neighbours_find_it_and_it_hides_behind_nothing() {
-    place(|here| {
-        let scene = Scene::new(here, guarded);
-        scene.subject_of_host(0);
-        let (node, far) = (Ip::V6.node(), Ip::V6.remote_node());
-        for kind in 133..=137 {
-            let message = Packet::icmp(far, node, kind, 0, [0; 4], &[0; 24]).bytes();
-            assert_eq!(scene.from_netdev(&message).verdict, PASS);
-            let message = Packet::icmp(node, far, kind, 0, [0; 4], &[0; 24]).bytes();
-            assert_eq!(scene.to_netdev(&message, 0).verdict, PASS);
-        }
-        // The node may understand a packet that is not understood here.
-        let options: Vec<u8> = [60, 60, 60, 60, 6]
-            .iter()
-            .flat_map(|next| [*next, 0, 1, 4, 0, 0, 0, 0])
-            .collect();
-        let chain = Packet::new(far, node, 60, [options, vec![0; 20]].concat()).bytes();
-        scene
-            .from_netdev(&chain)
-            .dropped(DropReason::InvalidExtensionHeader, Ingress);
-        // Protocols without connections are asked about one by one.
-        let (node, far) = (Ip::V4.node(), Ip::V4.remote_node());
-        let gre = Packet::new(far, node, 47, vec![0; 8]).bytes();
-        scene
-            .from_netdev(&gre)
-            .dropped(DropReason::PolicyDenied, Ingress);
-        scene.allow(key(SUBJECT_HOST, Ingress, abi::identity::REMOTE_NODE, ALL));
-        assert_eq!(scene.from_netdev(&gre).verdict, PASS);
-        assert!(scene.connections().is_empty());
     });
 }
 

@@ -1,0 +1,259 @@
+//! Policies of Cilium's kinds.
+use super::{cidr, cidr_with_except, expression, namespace, port_number};
+use hypha_policy::rule::Direction;
+use proptest::prelude::*;
+use proptest::sample::select;
+use serde_json::{Map, Value, json};
+
+fn pair() -> impl Strategy<Value = (&'static str, &'static str)> {
+    select(vec![
+        ("app", "web"),
+        ("app", "web"),
+        ("app", "db"),
+        ("k8s:app", "web"),
+        ("any:app", "db"),
+        ("tier", "x"),
+        ("tier", "y"),
+        ("app", "web"),
+        ("k8s:io.kubernetes.pod.namespace", "a"),
+        ("io.kubernetes.pod.namespace", "b"),
+        ("io.cilium.k8s.namespace.labels.team", "red"),
+        ("k8s:io.cilium.k8s.policy.cluster", "other"),
+        ("k8s:io.cilium.k8s.policy.cluster", "default"),
+        ("reserved:host", ""),
+        ("reserved:world", ""),
+        ("reserved:remote-node", ""),
+        ("reserved:init", ""),
+        ("reserved:health", ""),
+    ])
+}
+
+/// A selector whose keys may have sources.
+fn selector() -> impl Strategy<Value = Value> {
+    let labels = prop::collection::vec(pair(), 0..3);
+    let expressions = prop::collection::vec(expression(true), 1..3);
+    (labels, prop::option::weighted(0.25, expressions)).prop_map(|(labels, expressions)| {
+        let labels: Map<String, Value> = labels
+            .into_iter()
+            .map(|(key, value)| (key.to_owned(), json!(value)))
+            .collect();
+        let mut selector = json!({"matchLabels": labels});
+        if let Some(expressions) = expressions {
+            selector["matchExpressions"] = json!(expressions);
+        }
+        selector
+    })
+}
+
+fn cidr_set() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        4 => cidr_with_except(),
+        1 => (select(vec!["g1", "g2"]), prop::option::of(cidr())).prop_map(|(name, except)| {
+            json!({"cidrGroupRef": name, "except": except.into_iter().collect::<Vec<_>>()})
+        }),
+        1 => select(vec!["office", "home"]).prop_map(|kind| {
+            json!({"cidrGroupSelector": {"matchLabels": {"kind": kind}}})
+        }),
+    ]
+}
+
+fn entity() -> impl Strategy<Value = &'static str> {
+    select(vec![
+        "all",
+        "world",
+        "cluster",
+        "host",
+        "remote-node",
+        "kube-apiserver",
+        "ingress",
+        "health",
+        "init",
+        "unmanaged",
+        "none",
+        "world",
+        "cluster",
+    ])
+}
+
+fn service() -> impl Strategy<Value = Value> {
+    let name = select(vec!["s1", "s2"]);
+    prop_oneof![
+        (name, namespace()).prop_map(|(name, namespace)| {
+            json!({"k8sService": {"serviceName": name, "namespace": namespace}})
+        }),
+        prop::option::of(namespace()).prop_map(|namespace| {
+            let mut selector = json!({"selector": {"matchLabels": {"svc": "yes"}}});
+            if let Some(namespace) = namespace {
+                selector["namespace"] = json!(namespace);
+            }
+            json!({"k8sServiceSelector": selector})
+        }),
+    ]
+}
+
+/// The member that says who the peers are, if any.
+fn peers(direction: Direction) -> impl Strategy<Value = Option<(String, Value)>> {
+    let side = match direction {
+        Direction::Ingress => "from",
+        Direction::Egress => "to",
+    };
+    let list = |name: &'static str, items: BoxedStrategy<Value>| {
+        prop::collection::vec(items, 0..3)
+            .prop_map(move |items| Some((format!("{side}{name}"), json!(items))))
+    };
+    let services = match direction {
+        Direction::Egress => list("Services", service().boxed()).boxed(),
+        Direction::Ingress => {
+            list("Entities", entity().prop_map(|text| json!(text)).boxed()).boxed()
+        }
+    };
+    let node = prop_oneof![
+        Just(json!({})),
+        select(vec!["z1", "z2"]).prop_map(|zone| json!({"matchLabels": {"zone": zone}})),
+    ];
+    prop_oneof![
+        4 => list("Endpoints", selector().boxed()),
+        3 => list("Entities", entity().prop_map(|text| json!(text)).boxed()),
+        2 => list("CIDR", cidr().prop_map(|text| json!(text)).boxed()),
+        3 => list("CIDRSet", cidr_set().boxed()),
+        1 => list("Nodes", node.boxed()),
+        1 => services,
+        3 => Just(None),
+    ]
+}
+
+fn cilium_port() -> impl Strategy<Value = Value> {
+    let protocol = select(vec![
+        None,
+        Some("ANY"),
+        Some("TCP"),
+        Some("UDP"),
+        Some("SCTP"),
+        Some("TCP"),
+    ]);
+    let port = prop_oneof![
+        3 => port_number().prop_map(|port| json!({"port": port.to_string()})),
+        2 => (port_number(), port_number()).prop_map(|(a, b)| {
+            json!({"port": a.min(b).to_string(), "endPort": a.max(b)})
+        }),
+        1 => Just(json!({"port": "0"})),
+        2 => select(vec!["http", "dns", "HTTP"]).prop_map(|name| json!({"port": name})),
+    ];
+    (port, protocol).prop_map(|(mut port, protocol)| {
+        if let Some(protocol) = protocol {
+            port["protocol"] = json!(protocol);
+        }
+        port
+    })
+}
+
+fn cilium_traffic() -> impl Strategy<Value = Option<(&'static str, Value)>> {
+    let port_rule =
+        prop::collection::vec(cilium_port(), 1..3).prop_map(|ports| json!({"ports": ports}));
+    let kinds = prop_oneof![
+        select(vec![
+            json!("EchoRequest"),
+            json!("EchoReply"),
+            json!(3),
+            json!("128")
+        ]),
+        (0..=255_u8).prop_map(|kind| json!(kind)),
+    ];
+    let field = (any::<bool>(), kinds)
+        .prop_map(|(v6, kind)| json!({"family": if v6 { "IPv6" } else { "IPv4" }, "type": kind}));
+    let icmp = prop::collection::vec(field, 1..3).prop_map(|fields| json!({"fields": fields}));
+    prop_oneof![
+        3 => Just(None),
+        5 => prop::collection::vec(port_rule, 0..3).prop_map(|list| Some(("toPorts", json!(list)))),
+        2 => prop::collection::vec(icmp, 1..2).prop_map(|list| Some(("icmps", json!(list)))),
+    ]
+}
+
+fn cilium_entry(direction: Direction) -> impl Strategy<Value = Value> {
+    (peers(direction), cilium_traffic()).prop_map(|(peers, traffic)| {
+        let mut entry = json!({});
+        if let Some((name, value)) = peers {
+            entry[name] = value;
+        }
+        if let Some((name, value)) = traffic {
+            entry[name] = value;
+        }
+        entry
+    })
+}
+
+fn cilium_rule(clusterwide: bool) -> impl Strategy<Value = Value> {
+    let entries = |direction| {
+        prop::option::weighted(0.7, prop::collection::vec(cilium_entry(direction), 0..4))
+    };
+    let few = |direction| {
+        prop::option::weighted(0.5, prop::collection::vec(cilium_entry(direction), 0..3))
+    };
+    let subject = prop_oneof![
+        4 => Just(json!({})),
+        3 => select(vec!["web", "db"]).prop_map(|app| json!({"matchLabels": {"app": app}})),
+        1 => Just(json!({"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]})),
+        1 => Just(json!({"matchLabels": {"reserved:init": ""}})),
+    ];
+    let node = prop_oneof![
+        Just(json!({})),
+        Just(json!({"matchLabels": {"zone": "z1"}}))
+    ];
+    (
+        subject,
+        prop::option::weighted(0.3, node).prop_map(move |node| node.filter(|_| clusterwide)),
+        entries(Direction::Ingress),
+        few(Direction::Ingress),
+        entries(Direction::Egress),
+        few(Direction::Egress),
+        prop::option::weighted(
+            0.3,
+            (
+                prop::option::of(any::<bool>()),
+                prop::option::of(any::<bool>()),
+            ),
+        ),
+    )
+        .prop_map(
+            |(subject, node, ingress, ingress_deny, egress, egress_deny, default)| {
+                let mut rule = match node {
+                    Some(node) => json!({"nodeSelector": node}),
+                    None => json!({"endpointSelector": subject}),
+                };
+                let mut put = |name: &str, list: Option<Vec<Value>>| {
+                    if let Some(list) = list {
+                        rule[name] = json!(list);
+                    }
+                };
+                put("ingress", Some(ingress.unwrap_or_default()));
+                put("ingressDeny", ingress_deny);
+                put("egress", egress);
+                put("egressDeny", egress_deny);
+                if let Some((ingress, egress)) = default {
+                    rule["enableDefaultDeny"] = json!({"ingress": ingress, "egress": egress});
+                }
+                rule
+            },
+        )
+}
+
+pub fn cilium() -> impl Strategy<Value = Value> {
+    any::<bool>().prop_flat_map(|clusterwide| {
+        (
+            namespace(),
+            prop::collection::vec(cilium_rule(clusterwide), 1..3),
+        )
+            .prop_map(move |(namespace, mut rules)| {
+                let mut object = json!({"apiVersion": "cilium.io/v2", "metadata": {}});
+                if clusterwide {
+                    object["kind"] = json!("CiliumClusterwideNetworkPolicy");
+                } else {
+                    object["kind"] = json!("CiliumNetworkPolicy");
+                    object["metadata"]["namespace"] = json!(namespace);
+                }
+                object["spec"] = rules.remove(0);
+                object["specs"] = json!(rules);
+                object
+            })
+    })
+}
