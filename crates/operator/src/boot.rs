@@ -3,7 +3,9 @@ use crate::{
     controller::{self, Context},
     follow, identities,
     metrics::Metrics,
-    nodes, policies, pools, serve, slices,
+    nodes, policies, pools,
+    rounds::Rounds,
+    serve, slices,
     tables::{Tables, Wanted},
     unmanaged,
 };
@@ -28,9 +30,6 @@ use std::{sync::Arc, time::Duration};
 const COMPONENT: &str = "cilium-operator";
 /// The lease of the leader.
 const LEASE: &str = "cilium-operator-resource-lock";
-/// Pauses between tries to install what the work needs.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long the search for what an event is about may take.
 const EVENT_LIMIT: Duration = Duration::from_secs(5);
 /// How long giving the lease back may take.
@@ -256,12 +255,11 @@ async fn lead(context: Context, stop: &Stop) -> Result<()> {
 /// Installs kinds and pools; tries until that has worked.
 async fn prepare(context: &Context) {
     let component = context.health.component("custom-resources");
-    let mut pause = FIRST_PAUSE;
+    let mut rounds = Rounds::new();
     while let Err(error) = install(context).await {
         tracing::warn!("{error:#}");
         component.degraded(format!("{error:#}"));
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        rounds.after_failure().await;
     }
     component.ok("installed");
 }

@@ -4,6 +4,7 @@ use crate::{
     identities,
     metrics::Metrics,
     nodes::{self, NodeWrite, Spaces},
+    rounds::Rounds,
     tables::{Tables, collects_identities, manages_identities},
 };
 use futures::{StreamExt, stream};
@@ -28,11 +29,9 @@ use tables::Read;
 
 /// How long one write may take before its outcome counts as unknown.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
-/// Pauses after a failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Pause after a computation, as a multiple of the time it took: at most a fifth of a CPU goes into planning.
 const REST: u32 = 4;
+const LONGEST_REST: Duration = Duration::from_secs(1);
 /// The most objects that are removed at the same time.
 const REMOVALS: usize = 16;
 
@@ -63,26 +62,20 @@ pub(crate) async fn give_ranges(context: Context, stop: Stop) {
     };
     let tables = giver.context.tables.clone();
     let watch = tables.cilium_nodes.watch().and(tables.pools.watch());
-    let mut pause = FIRST_PAUSE;
+    let mut rounds = Rounds::new();
     loop {
         let seen = tables.db.snapshot().revision();
         let began = Instant::now();
         let outcome = stop.or(giver.round()).await;
-        let rest = (began.elapsed() * REST).clamp(Duration::from_millis(1), LONGEST_PAUSE);
-        let next = async {
-            match outcome {
-                Some(Ok(())) => {
-                    pause = FIRST_PAUSE;
-                    tokio::time::sleep(rest.min(Duration::from_secs(1))).await;
-                    watch.changed(seen).await;
-                }
-                _ => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
-                }
-            }
+        let rest = (began.elapsed() * REST).clamp(Duration::from_millis(1), LONGEST_REST);
+        let news = async {
+            tokio::time::sleep(rest).await;
+            watch.changed(seen).await;
         };
-        if stop.or(next).await.is_none() {
+        if !rounds
+            .next(&stop, !matches!(outcome, Some(Ok(()))), news)
+            .await
+        {
             return;
         }
     }

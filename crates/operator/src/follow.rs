@@ -1,6 +1,7 @@
 //! Nodes and their agents: once a node's agent is ready, pods may come; and the `CiliumNode` has the labels of the node.
 use crate::{
     controller::Context,
+    rounds::Rounds,
     tables::{AGENT_IS_UP, AgentPod, NETWORK_UNAVAILABLE, NodeObject, NodeRow, Tables, Wanted},
 };
 use futures::{StreamExt, stream};
@@ -22,9 +23,6 @@ use std::{
 };
 use tables::{ChangeTracker, Read, Snapshot};
 
-/// Pauses after a failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// How long one write may take.
 const WRITE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -133,7 +131,7 @@ pub(crate) async fn nodes(context: Context, stop: Stop) {
         agents: tables.db.track(&tables.agents),
     };
     let mut open = BTreeSet::new();
-    let mut pause = FIRST_PAUSE;
+    let mut rounds = Rounds::new();
     loop {
         let began = Instant::now();
         let snapshot = tables.db.snapshot();
@@ -166,17 +164,11 @@ pub(crate) async fn nodes(context: Context, stop: Stop) {
             None
         };
         let rest = (began.elapsed() * 4).clamp(Duration::from_millis(1), Duration::from_secs(1));
-        let next = async {
-            if failed.is_some() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            } else {
-                pause = FIRST_PAUSE;
-                tokio::time::sleep(rest).await;
-                watch.changed(seen).await;
-            }
+        let news = async {
+            tokio::time::sleep(rest).await;
+            watch.changed(seen).await;
         };
-        if stop.or(next).await.is_none() {
+        if !rounds.next(&stop, failed.is_some(), news).await {
             return;
         }
     }

@@ -1,6 +1,7 @@
 //! Identities made by the operator (`identity-management-mode`): a number for every set of labels that pods have.
 use crate::{
     controller::Context,
+    rounds::Rounds,
     tables::{IdentityRow, Tables, manages_identities},
 };
 use futures::{StreamExt, stream};
@@ -21,9 +22,6 @@ use tables::{ChangeKind, ChangeTracker, Read, Snapshot};
 const LIMIT: Duration = Duration::from_secs(10);
 /// How many objects are made at the same time.
 const TOGETHER: usize = 16;
-/// Pauses after a failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Between two computations.
 const REST: Duration = Duration::from_millis(5);
 
@@ -211,7 +209,7 @@ pub(crate) async fn give(context: Context, stop: Stop) {
         .and(tables.namespaces.watch())
         .and(tables.identities.watch());
     let mut giver = Giver::new(&tables, labeller);
-    let mut pause = FIRST_PAUSE;
+    let mut rounds = Rounds::new();
     loop {
         let snapshot = tables.db.snapshot();
         let seen = snapshot.revision();
@@ -237,17 +235,11 @@ pub(crate) async fn give(context: Context, stop: Stop) {
         } else {
             health.degraded("waiting for the API server's lists");
         }
-        let next = async {
-            if failed.is_some() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            } else {
-                pause = FIRST_PAUSE;
-                tokio::time::sleep(REST).await;
-                watch.changed(seen).await;
-            }
+        let news = async {
+            tokio::time::sleep(REST).await;
+            watch.changed(seen).await;
         };
-        if stop.or(next).await.is_none() {
+        if !rounds.next(&stop, failed.is_some(), news).await {
             return;
         }
     }

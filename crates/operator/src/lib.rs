@@ -9,6 +9,7 @@ mod metrics;
 mod nodes;
 mod policies;
 mod pools;
+mod rounds;
 mod serve;
 mod slices;
 mod tables;

@@ -1,6 +1,7 @@
 //! `CiliumEndpointSlice`s: which endpoints share one, and the writes that follow.
 use crate::{
     controller::{Context, crd_of},
+    rounds::Rounds,
     tables::{EndpointRow, SliceRow, Tables},
 };
 use k8s::{
@@ -20,9 +21,6 @@ use tables::{ChangeKind, ChangeTracker, Read, Snapshot};
 const BATCH: Duration = Duration::from_millis(500);
 /// How long one write may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Pauses after a failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// Nodes from which on a cluster is big: writes per second, and how many at once after a pause.
 const BIG: usize = 100;
 const RATES: [(u32, u32); 2] = [(10, 20), (50, 100)];
@@ -254,7 +252,7 @@ pub(crate) async fn write(context: Context, stop: Stop) {
     let tables = context.tables.clone();
     let watch = tables.endpoints.watch().and(tables.slices.watch());
     let mut writer = Writer::new(&context);
-    let mut pause = FIRST_PAUSE;
+    let mut rounds = Rounds::new();
     loop {
         let snapshot = tables.db.snapshot();
         let seen = snapshot.revision();
@@ -275,18 +273,12 @@ pub(crate) async fn write(context: Context, stop: Stop) {
         } else {
             health.degraded("waiting for the API server's lists");
         }
-        let next = async {
-            if failed.is_some() {
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            } else {
-                pause = FIRST_PAUSE;
-                watch.changed(seen).await;
-                // What changes together is written together.
-                tokio::time::sleep(BATCH).await;
-            }
+        let news = async {
+            watch.changed(seen).await;
+            // What changes together is written together.
+            tokio::time::sleep(BATCH).await;
         };
-        if stop.or(next).await.is_none() {
+        if !rounds.next(&stop, failed.is_some(), news).await {
             return;
         }
     }
