@@ -17,6 +17,6 @@ pub mod write;
 
 pub use client::{ApiServer, ClientError, client, from_kubeconfig, server_version};
 pub use kube::Client;
-pub use limit::Rate;
+pub use limit::{Rate, ahead};
 pub use objects::{Namespace, Node, Pod};
 pub use watch::{Connection, Interest, Presence, Watcher, watch_all, watch_all_for};

@@ -1,4 +1,5 @@
 //! The client's rate limit: so many requests per second, and so many at once after a pause.
+use kube::{Client, client::Body};
 use std::{
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -50,13 +51,53 @@ impl Bucket {
     }
 }
 
+/// Marks a request that somebody waits for.
+#[derive(Clone, Copy, Debug)]
+struct Urgent;
+
+/// The same client for requests that somebody waits for: they have permissions of their own, as many as all others together, and so
+/// do not queue behind what can wait. To be called inside the runtime.
+#[must_use]
+pub fn ahead(client: &Client) -> Client {
+    let (inner, namespace) = (client.clone(), client.default_namespace().to_owned());
+    let pass = move |mut request: http::Request<Body>| {
+        let inner = inner.clone();
+        request.extensions_mut().insert(Urgent);
+        async move { inner.send(request).await }
+    };
+    Client::new(tower::service_fn(pass), namespace)
+}
+
+/// Permissions of requests that can wait, and of those that cannot.
+#[derive(Debug)]
+struct Buckets {
+    patient: Mutex<Bucket>,
+    urgent: Mutex<Bucket>,
+}
+
+impl Buckets {
+    /// How long a request waits.
+    fn take(&self, extensions: &http::Extensions, now: Instant) -> Duration {
+        let bucket = match extensions.get::<Urgent>() {
+            Some(Urgent) => &self.urgent,
+            None => &self.patient,
+        };
+        let mut bucket = bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take(now)
+    }
+}
+
 /// Puts [`Limited`] around a client's service.
 #[derive(Clone, Debug)]
-pub(crate) struct LimitLayer(Arc<Mutex<Bucket>>);
+pub(crate) struct LimitLayer(Arc<Buckets>);
 
 impl LimitLayer {
     pub fn new(rate: Rate) -> Self {
-        Self(Arc::new(Mutex::new(Bucket::new(rate, Instant::now()))))
+        let full = || Mutex::new(Bucket::new(rate, Instant::now()));
+        Self(Arc::new(Buckets {
+            patient: full(),
+            urgent: full(),
+        }))
     }
 }
 
@@ -66,7 +107,7 @@ impl<S> Layer<S> for LimitLayer {
     fn layer(&self, inner: S) -> Limited<S> {
         Limited {
             inner,
-            bucket: self.0.clone(),
+            buckets: self.0.clone(),
         }
     }
 }
@@ -75,12 +116,12 @@ impl<S> Layer<S> for LimitLayer {
 #[derive(Clone, Debug)]
 pub(crate) struct Limited<S> {
     inner: S,
-    bucket: Arc<Mutex<Bucket>>,
+    buckets: Arc<Buckets>,
 }
 
-impl<S, R> Service<R> for Limited<S>
+impl<S, B> Service<http::Request<B>> for Limited<S>
 where
-    S: Service<R>,
+    S: Service<http::Request<B>>,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
 {
@@ -92,11 +133,8 @@ where
         self.inner.poll_ready(context).map_err(Into::into)
     }
 
-    fn call(&mut self, request: R) -> Self::Future {
-        let wait = {
-            let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
-            bucket.take(Instant::now())
-        };
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let wait = self.buckets.take(request.extensions(), Instant::now());
         // Nothing is sent before it is asked for.
         let answer = self.inner.call(request);
         Box::pin(async move {
@@ -123,5 +161,39 @@ mod tests {
         assert_eq!([take(1_000), take(1_000), take(1_000)], [0, 0, 100]);
         let mut none = Bucket::new(Rate::UNLIMITED, begin);
         assert!((0..1000).all(|_| none.take(begin).is_zero()));
+    }
+    #[test]
+    fn what_is_waited_for_does_not_queue_behind_the_rest() {
+        let layer = LimitLayer::new(Rate { qps: 10, burst: 1 });
+        let now = Instant::now();
+        let (patient, mut urgent) = (http::Extensions::new(), http::Extensions::new());
+        urgent.insert(Urgent);
+        let take = |extensions| layer.0.take(extensions, now).as_millis();
+        assert_eq!(
+            [take(&patient), take(&patient), take(&patient)],
+            [0, 100, 200]
+        );
+        assert_eq!(
+            [take(&urgent), take(&urgent)],
+            [0, 100],
+            "it has a limit, too"
+        );
+    }
+
+    #[tokio::test]
+    async fn requests_of_a_client_that_goes_ahead_are_marked() {
+        let server = tower::service_fn(|request: http::Request<Body>| async move {
+            let marked = request.extensions().get::<Urgent>().is_some();
+            Ok::<_, BoxError>(http::Response::new(Body::from(
+                marked.to_string().into_bytes(),
+            )))
+        });
+        let client = Client::new(server, "default");
+        let ask = |client: Client| async move {
+            let request = http::Request::get("/").body(Vec::new()).unwrap();
+            client.request_text(request).await.unwrap()
+        };
+        assert_eq!(ask(client.clone()).await, "false");
+        assert_eq!(ask(ahead(&client)).await, "true");
     }
 }
