@@ -16,8 +16,12 @@ use tables::{Read, Revision};
 
 /// Pause after a computation, as a multiple of the time it took: at most a fifth of a CPU goes into planning.
 const REST: u32 = 4;
-/// How long policy may take to know new identities before they are used without it.
-const GATE_LIMIT: Duration = Duration::from_secs(5);
+/// How long policy may take to know new identities before that is worth a word.
+const GATE_PATIENCE: Duration = if cfg!(test) {
+    Duration::from_millis(20)
+} else {
+    Duration::from_secs(5)
+};
 /// Until an identity that could not be set is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -25,7 +29,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub type Gate = Box<dyn Fn(Revision) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// Keeps the desired tables in step with the inputs until `stop`. An address gets an identity only after `gate` says that policy
-/// knows it, else it would have more or less than its rights for a moment.
+/// knows it, however long that takes: where everybody is allowed but some are denied, an identity without rows is not denied.
 pub async fn plan_loop(
     tables: Tables,
     plan: Plan,
@@ -48,14 +52,19 @@ pub async fn plan_loop(
         if let Some(gate) = &gate
             && planner::complete(&tables, &snapshot)
         {
-            let known = gate(tables.identities.revision(&snapshot));
-            match stop.or(tokio::time::timeout(GATE_LIMIT, known)).await {
+            let mut known = gate(tables.identities.revision(&snapshot));
+            let in_time = tokio::time::timeout(GATE_PATIENCE, &mut known);
+            let late = match stop.or(in_time).await {
                 None => return,
-                Some(Ok(())) => {}
-                Some(Err(_)) => tracing::warn!(
-                    "policy has no rows for new identities after {} s; addresses get them all the same",
-                    GATE_LIMIT.as_secs()
-                ),
+                Some(in_time) => in_time.is_err(),
+            };
+            if late {
+                let text = "addresses keep their identities until policy has rows for new ones";
+                tracing::warn!("{text}");
+                health.degraded(text);
+                if stop.or(known).await.is_none() {
+                    return;
+                }
             }
         }
         let started = Instant::now();
@@ -190,6 +199,7 @@ fn follow_node(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::{KUBERNETES, RESTORE};
     use runtime::health::Health;
 
     fn node(n: u8) -> Node {
@@ -249,5 +259,66 @@ mod tests {
         );
         assert_eq!(local().node.pod_cidrs, node(1).pod_cidrs);
         assert!(health.reports()[0].message.contains("restart"));
+    }
+
+    #[tokio::test]
+    async fn an_address_gets_no_identity_before_policy_knows_it() {
+        let tables = Tables::new().unwrap();
+        let pod: ipnet::IpNet = "10.244.2.9/32".parse().unwrap();
+        let remote = model::RemoteEndpoint {
+            key: "shop/a".into(),
+            addresses: [pod.addr()].into(),
+            identity: 300,
+            node: node(2).address(false),
+            ports: [].into(),
+        };
+        let known = model::Identity {
+            id: 300,
+            labels: ["k8s:app=a".to_owned()].into_iter().collect(),
+            kind: model::IdentityKind::Cluster,
+        };
+        let mut txn = tables.db.write();
+        let own = LocalNode {
+            node: node(1),
+            addresses: node(1).addresses,
+            router4: "10.244.1.1".parse().ok(),
+            ..LocalNode::default()
+        };
+        tables.local_node.insert(&mut txn, own).unwrap();
+        tables
+            .nodes
+            .replace_all(&mut txn, [node(1), node(2)])
+            .unwrap();
+        tables.identities.insert(&mut txn, known).unwrap();
+        tables.cilium_endpoints.insert(&mut txn, remote).unwrap();
+        tables.nodes.finish_initializer(&mut txn, KUBERNETES);
+        tables.identities.finish_initializer(&mut txn, KUBERNETES);
+        tables
+            .cilium_endpoints
+            .finish_initializer(&mut txn, KUBERNETES);
+        tables.endpoints.finish_initializer(&mut txn, RESTORE);
+        txn.commit();
+        let (knows, receiver) = tokio::sync::watch::channel(false);
+        let gate: Gate = Box::new(move |_| {
+            let mut knows = receiver.clone();
+            Box::pin(async move { drop(knows.wait_for(|knows| *knows).await) })
+        });
+        let (health, (stopper, stop)) = (Health::default(), runtime::stop::channel());
+        let plan = crate::plan::routing_plan(&runtime::settings::Settings::default());
+        let component = health.component("plan");
+        let planning = tokio::spawn(plan_loop(tables.clone(), plan, Some(gate), component, stop));
+        let said = |text: &str| health.reports()[0].message.contains(text);
+        while !said("until policy has rows") {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let row = || tables.prefixes.get(&tables.db.snapshot(), &pod).cloned();
+        assert_eq!(row(), None);
+        knows.send_replace(true);
+        while row().is_none_or(|row| row.identity != 300) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(!said("until policy has rows"));
+        stopper.stop();
+        planning.await.unwrap();
     }
 }
