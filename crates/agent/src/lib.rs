@@ -29,7 +29,9 @@ mod targets;
 pub mod scale {
     pub use crate::{
         controllers::plan_loop,
+        endpoint::{Enforcer, Grant},
         plan::routing_plan,
         planner::{Planner, desired},
+        policy::Policy,
     };
 }

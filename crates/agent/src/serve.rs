@@ -25,6 +25,7 @@ use runtime::{
     stop::Stop,
 };
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
     time::Duration,
@@ -46,6 +47,10 @@ const ENDPOINT_OBJECTS: usize = 16;
 /// How often to look for attachments to settle, and the pause between two.
 const SETTLE_LOOK: Duration = Duration::from_secs(1);
 const SETTLE_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often to look whether there is memory to give back, and how much more than at the last time makes it worth while.
+const TRIM_LOOK: Duration = Duration::from_secs(5);
+const TRIM_WORTH: u64 = 1 << 20;
 
 /// Runs everything until `stop`. `follow` begins once the agent serves; none: it has begun.
 ///
@@ -155,10 +160,11 @@ fn background(
         component("controller/node"),
         stop.clone(),
     ));
-    let policy = component("policy");
+    let manager = agent.manager.clone();
+    let refresh = move |endpoints: &BTreeSet<u16>| drop(manager.refresh(endpoints));
     agent
         .policy
-        .spawn(agent.manager.clone(), policy, stop.clone())
+        .spawn(refresh, component("policy"), stop.clone())
         .context("starting the policy task")?;
     if !settings.static_cnp_path.is_empty() {
         tokio::spawn(follow_files(
@@ -180,6 +186,7 @@ fn background(
     tokio::spawn(sweeper.run(departed, stop.clone()));
     let settle = component("controller/attachments");
     tokio::spawn(settle_loop(agent.manager.clone(), settle, stop.clone()));
+    tokio::spawn(trim_loop(stop.clone()));
     let follower = Follower {
         tables: agent.tables.clone(),
         datapath: agent.datapath.clone(),
@@ -224,6 +231,17 @@ async fn settle_loop(manager: Arc<Manager>, health: Component, stop: Stop) {
         let pause = if more { SETTLE_PAUSE } else { SETTLE_LOOK };
         if stop.or(tokio::time::sleep(pause)).await.is_none() {
             return;
+        }
+    }
+}
+
+/// Gives back what the start, or a burst of changes, took for a moment.
+async fn trim_loop(stop: Stop) {
+    let mut least = 0;
+    while stop.or(tokio::time::sleep(TRIM_LOOK)).await.is_some() {
+        if crate::machine::resident() > least + TRIM_WORTH {
+            let trimmed = tokio::task::spawn_blocking(datapath::trim_heap).await;
+            least = trimmed.map_or(least, |()| crate::machine::resident());
         }
     }
 }

@@ -14,7 +14,7 @@ mod writer;
 pub use files::follow as follow_files;
 pub use subjects::HOST as HOST_SUBJECT;
 
-use crate::endpoint::{Enforcer, Grant, Manager};
+use crate::endpoint::{Enforcer, Grant};
 use abi::endpoint_flags::{POLICY_AUDIT, POLICY_LOCKDOWN};
 use core::{Core, Options};
 use datapath::Datapath;
@@ -27,6 +27,8 @@ use runtime::{
     stop::Stop,
 };
 use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
@@ -136,21 +138,33 @@ impl Policy {
         &self.0.times
     }
 
-    /// Follows the tables until `stop`, in a thread of its own: nothing else waits while much is worked out.
+    /// Follows the tables until `stop`, in a thread of its own: nothing else waits while much is worked out. `refresh` is told
+    /// the endpoints whose flags are others now.
+    ///
+    /// # Errors
+    /// There is no further thread.
     pub fn spawn(
         &self,
-        manager: Arc<Manager>,
+        refresh: impl Fn(&BTreeSet<u16>) + Send + 'static,
         health: Component,
         stop: Stop,
     ) -> std::io::Result<()> {
         let (policy, runtime) = (self.clone(), tokio::runtime::Handle::current());
+        let work = move || {
+            let run = || runtime.block_on(policy.run(&refresh, &health, &stop));
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                // What the kernel enforces holds on, but nothing that changes is heard any longer.
+                health
+                    .failed("the policy task has ended by a defect; the agent has to be restarted");
+            }
+        };
         std::thread::Builder::new()
             .name("policy".to_owned())
-            .spawn(move || runtime.block_on(policy.run(&manager, &health, &stop)))
+            .spawn(work)
             .map(drop)
     }
 
-    async fn run(&self, manager: &Manager, health: &Component, stop: &Stop) {
+    async fn run(&self, refresh: &impl Fn(&BTreeSet<u16>), health: &Component, stop: &Stop) {
         let tables = &self.0.tables;
         let sources = inputs::sources(tables);
         let watch = sources
@@ -170,7 +184,7 @@ impl Policy {
             let next = self.step(&snapshot, health);
             drop(snapshot);
             if !next.refresh.is_empty() {
-                manager.refresh(&next.refresh);
+                refresh(&next.refresh);
             }
             let more = async {
                 match next.again {

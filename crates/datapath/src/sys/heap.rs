@@ -9,3 +9,14 @@ pub fn share_heap() {
         libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
+
+/// Gives what is free of the heap back to the system. The C library keeps all that lies below the last thing in use, so that what a
+/// start or a burst took for a moment else stays the process's for good. Takes about a millisecond for 10 MB; does nothing with other
+/// libraries.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number, and touches only memory that the heap knows to be free.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
