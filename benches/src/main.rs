@@ -1,5 +1,6 @@
 //! `make bench`: every figure as a ratio to plain kernel networking of the same shape, measured in the same run.
 mod control;
+mod filter;
 mod load;
 mod policy;
 mod programs;
@@ -9,12 +10,13 @@ mod server;
 mod starts;
 mod topology;
 
-use std::{path::PathBuf, time::Duration};
+use std::{os::unix::process::CommandExt, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 
 use crate::{
+    filter::Filter,
     load::{Load, Target},
     report::{Report, Row},
     topology::{Family, Path, Side, Stage},
@@ -29,9 +31,9 @@ struct Args {
     /// Seconds that one load runs in one round.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
-    /// Only figures whose name contains this.
-    #[arg(long)]
-    filter: Option<String>,
+    /// Only figures whose name begins with this.
+    #[arg(long, default_value = "")]
+    filter: Filter,
     /// Where the figures are written as JSON.
     #[arg(long, default_value = "target/bench/summary.json")]
     output: PathBuf,
@@ -50,17 +52,23 @@ enum Role {
         #[arg(long)]
         bin: PathBuf,
     },
+    /// The policy task in a process of its own.
+    #[command(hide = true)]
+    DrivePolicy,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    if let Some(Role::DriveCni { bin }) = &args.role {
-        return control::drive_cni(bin);
+    match &args.role {
+        Some(Role::DriveCni { bin }) => return control::drive_cni(bin),
+        Some(Role::DrivePolicy) => return policy::drive(),
+        None => {}
     }
     anyhow::ensure!(
         nix::unistd::Uid::effective().is_root(),
         "the bench makes network namespaces and loads programs: run it as root"
     );
+    start_again_with(&args.bin)?;
     let mut report = Report::default();
     for path in Path::ALL {
         for family in Family::ALL {
@@ -77,15 +85,15 @@ fn main() -> Result<()> {
         args.seconds,
         &mut report,
     )?;
-    let wanted = |names: &str| match &args.filter {
-        Some(text) => names
-            .split(' ')
-            .any(|name| name.contains(text.as_str()) || text.starts_with(name)),
-        None => true,
-    };
+    let any = |names: &[&str]| names.iter().any(|name| args.filter.wants(name));
     let (node, pods) = (
-        wanted("control/cni control/agent control/programs size/hypha"),
-        wanted("control/lab/up control/pod-start"),
+        any(&[
+            "control/cni",
+            "control/agent",
+            "control/programs",
+            "size/hypha",
+        ]),
+        any(&["control/lab/up", "control/pod-start"]),
     );
     if node || pods {
         let bin = args.bin.canonicalize().with_context(|| {
@@ -107,16 +115,27 @@ fn main() -> Result<()> {
         .with_context(|| format!("cannot write {}", args.output.display()))
 }
 
+/// What starts labs for others finds the programs by the environment, which cannot be changed safely in a process that runs: the
+/// bench begins anew where it has another one.
+fn start_again_with(bin: &std::path::Path) -> Result<()> {
+    const NAME: &str = "HYPHA_BIN_DIR";
+    let bin = std::path::absolute(bin)?;
+    if std::env::var_os(NAME).is_some_and(|known| known == bin) {
+        return Ok(());
+    }
+    let error = std::process::Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .env(NAME, bin)
+        .exec();
+    Err(error).context("starting the bench anew")
+}
+
 /// Measures every load on one path: both sides are up at once, and take turns.
 fn measure(args: &Args, path: Path, family: Family, report: &mut Report) -> Result<()> {
     let name = |load: Load| format!("datapath/{path}/{family}/{load}");
     let loads: Vec<Load> = Load::ALL
         .into_iter()
-        .filter(|l| {
-            args.filter
-                .as_ref()
-                .is_none_or(|f| name(*l).contains(f.as_str()))
-        })
+        .filter(|load| args.filter.wants(&name(*load)))
         .collect();
     if loads.is_empty() {
         return Ok(());

@@ -1,14 +1,25 @@
 //! Network policy: how fast a change is enforced, what resolving costs, and what asking costs packets.
+mod task;
+
 use std::{
     path::Path,
+    pin::pin,
+    sync::mpsc,
     thread,
     time::{Duration, Instant},
 };
 
+pub use task::drive;
+
 use anyhow::{Context, Result, ensure};
+use futures::StreamExt;
 use hypha_e2e::policy::{
     objects::{Server, cnp, wait_in_force},
     stage::Stage,
+};
+use kube::{
+    api::{Api, ApiResource, DynamicObject, GroupVersionKind},
+    runtime::{WatchStreamExt, watcher},
 };
 use model::Labels;
 use policy::{
@@ -20,6 +31,7 @@ use policy::{
 use serde_json::{Value, json};
 
 use crate::{
+    filter::Filter,
     load::{Load, Target},
     report::{Report, Row, percentile},
 };
@@ -31,32 +43,34 @@ const SUBJECTS: u32 = 250;
 const LABEL_CHANGES: u32 = 200;
 /// Changes of a policy that are timed in the lab.
 const CHANGES: usize = 100;
+const REPLACED: usize = 20;
 /// Entries of the large policy, and of the one that packets are asked about.
 const LARGE: usize = 3_000;
 const ASKED: usize = 1_000;
 /// How long an agent may take before the bench gives up.
 const LIMIT_SECONDS: u64 = 20;
 
-/// Adds the figures whose names contain `filter`.
+/// Adds the figures that `filter` asks for.
 ///
 /// # Errors
 /// The lab does not start, or an agent does not get through.
 pub fn measure(
-    filter: &Option<String>,
+    filter: &Filter,
     bin: &Path,
     rounds: usize,
     seconds: f64,
     report: &mut Report,
 ) -> Result<()> {
-    let wanted = |what: &str| {
-        filter
-            .as_ref()
-            .is_none_or(|text| what.contains(text.as_str()) || text.contains(what))
-    };
-    if wanted("policy/resolve/") {
+    if filter.wants("policy/task/") {
+        task::measure(report)?;
+    }
+    if filter.wants("policy/resolve/") {
         resolve(report)?;
     }
-    let (applied, asked) = (wanted("policy/applied/"), wanted("policy/datapath/"));
+    let (applied, asked) = (
+        filter.wants("policy/applied/"),
+        filter.wants("policy/datapath/"),
+    );
     if applied || asked {
         ensure!(
             bin.join("hypha").exists(),
@@ -217,47 +231,93 @@ fn enforced(stage: &Stage, server: &Server, report: &mut Report) -> Result<()> {
             "toPorts": [{"ports": [{"port": (1000 + number).to_string(), "protocol": "TCP"}]}]}]}),
         )
     };
+    let (told, began) = (Told::of(stage, "small")?, Instant::now());
     let created = server.create(&[small(0)]);
     wait_in_force(stage, &created);
-    let times = (1..=CHANGES)
-        .map(|number| time(stage, server, &small(number)))
-        .collect::<Result<Vec<f64>>>()?;
+    told.since(began)?;
+    let (mut times, mut from_event) = (Vec::new(), Vec::new());
+    for number in 1..=CHANGES {
+        let (start, end) = time(stage, server, &small(number))?;
+        times.push(between((start, end)));
+        from_event.push(between((told.since(start)?, end)));
+    }
     server.delete(&created);
     wait_in_force(stage, &[]);
-    add(
-        report,
-        "policy/applied/p50",
-        "ms",
-        percentile(&times, 0.5),
-        15.0,
-    );
-    add(
-        report,
-        "policy/applied/p99",
-        "ms",
-        percentile(&times, 0.99),
-        50.0,
-    );
+    let mut row = |name: &str, times: &[f64], part: f64, goal: f64| {
+        let name = format!("policy/applied/{name}");
+        add(report, &name, "ms", percentile(times, part), goal);
+    };
+    row("p50", &times, 0.5, 15.0);
+    row("p99", &times, 0.99, 50.0);
+    row("from-watch-event/p50", &from_event, 0.5, 5.0);
+    row("from-watch-event/p99", &from_event, 0.99, 50.0);
     // Beside a policy with many rows that stays, and with all of many rows replaced by others.
     let created = server.create(&[large("large", LARGE, 10_000), small(0)]);
     wait_in_force(stage, &created);
     let beside = (1..=CHANGES)
-        .map(|number| time(stage, server, &small(number)))
+        .map(|number| time(stage, server, &small(number)).map(between))
         .collect::<Result<Vec<f64>>>()?;
-    let replaced = (1..=10)
-        .map(|round| time(stage, server, &large("large", LARGE, 10_000 + round % 2)))
+    let replaced = (1..=REPLACED)
+        .map(|round| time(stage, server, &large("large", LARGE, 10_000 + round % 2)).map(between))
         .collect::<Result<Vec<f64>>>()?;
-    let name = "policy/applied/beside-3000-entries/p50";
-    add(report, name, "ms", percentile(&beside, 0.5), 15.0);
-    let name = "policy/applied/3000-entries-replaced/p50";
-    add(report, name, "ms", percentile(&replaced, 0.5), 15.0);
+    row("beside-3000-entries/p50", &beside, 0.5, 15.0);
+    row("3000-entries-replaced/p50", &replaced, 0.5, 15.0);
     server.delete(&created);
     wait_in_force(stage, &[]);
     Ok(())
 }
 
-/// Changes a policy; how long it took until the last node enforced it.
-fn time(stage: &Stage, server: &Server, object: &Value) -> Result<f64> {
+/// When the API server tells of a policy that says something else than before: at the same time agents hear of it.
+struct Told(mpsc::Receiver<Instant>);
+
+impl Told {
+    /// Watches the policies of a name.
+    fn of(stage: &Stage, name: &'static str) -> Result<Self> {
+        let path = stage.cluster.lab.dir().join("kubeconfig");
+        let (sender, receiver) = mpsc::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("starting the async runtime")?;
+        let work = async move {
+            let client = k8s::from_kubeconfig(&path, None).await?;
+            let kind = GroupVersionKind::gvk("cilium.io", "v2", "CiliumNetworkPolicy");
+            let kind = ApiResource::from_gvk_with_plural(&kind, "ciliumnetworkpolicies");
+            let events = watcher(
+                Api::<DynamicObject>::all_with(client, &kind),
+                Default::default(),
+            );
+            let mut events = pin!(events.applied_objects());
+            let mut said = Value::Null;
+            while let Some(object) = events.next().await {
+                let (at, object) = (Instant::now(), object?);
+                if object.metadata.name.as_deref() == Some(name) && object.data["spec"] != said {
+                    said = object.data["spec"].clone();
+                    if sender.send(at).is_err() {
+                        break;
+                    }
+                }
+            }
+            anyhow::Ok(())
+        };
+        thread::spawn(move || runtime.block_on(work));
+        Ok(Self(receiver))
+    }
+
+    /// When the last change since `start` was told.
+    fn since(&self, start: Instant) -> Result<Instant> {
+        let limit = Duration::from_secs(LIMIT_SECONDS);
+        loop {
+            let at = self.0.recv_timeout(limit).context("no watch event")?;
+            if at > start {
+                return Ok(at);
+            }
+        }
+    }
+}
+
+/// Changes a policy; when it was asked for, and when the last node enforced it.
+fn time(stage: &Stage, server: &Server, object: &Value) -> Result<(Instant, Instant)> {
     let waits = stage
         .nodes
         .iter()
@@ -284,7 +344,11 @@ fn time(stage: &Stage, server: &Server, object: &Value) -> Result<f64> {
             .map_err(|_| anyhow::anyhow!("a wait panicked"))??;
         last = last.max(at);
     }
-    Ok((last - start).as_secs_f64() * 1e3)
+    Ok((start, last))
+}
+
+fn between((start, end): (Instant, Instant)) -> f64 {
+    end.saturating_duration_since(start).as_secs_f64() * 1e3
 }
 
 /// Packets of an endpoint with a thousand rows against those of the same one with none, in turns.

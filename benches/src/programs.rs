@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use crate::{
+    filter::Filter,
     report::{Report, Row},
     topology::{Family, Path, Side, Stage},
 };
@@ -12,16 +13,12 @@ use crate::{
 const LEADER: f64 = 1300.0;
 
 /// Measures the pod program on every path.
-pub fn measure(filter: &Option<String>, report: &mut Report) -> Result<()> {
+pub fn measure(filter: &Filter, report: &mut Report) -> Result<()> {
     for path in Path::ALL {
         let name = |family: Family| format!("program/from-container/{path}/{family}");
         let families: Vec<Family> = Family::ALL
             .into_iter()
-            .filter(|f| {
-                filter
-                    .as_ref()
-                    .is_none_or(|text| name(*f).contains(text.as_str()))
-            })
+            .filter(|family| filter.wants(&name(*family)))
             .collect();
         if families.is_empty() {
             continue;

@@ -35,7 +35,10 @@ use serde_json::json;
 use tables::{Snapshot, reconcile::Target};
 use tokio::net::TcpListener;
 
-use crate::report::{Report, Row};
+use crate::{
+    filter::Filter,
+    report::{Report, Row},
+};
 
 const NODES: u32 = 5_000;
 /// Pods that the agent knows when its CPU time is measured, and all pods of the cluster.
@@ -50,16 +53,11 @@ const LIMIT: Duration = Duration::from_secs(300);
 /// Requests at a time that fill the API server.
 const FILLERS: usize = 32;
 
-/// Adds the figures whose names contain `filter`.
+/// Adds the figures that `filter` asks for.
 ///
 /// # Errors
 /// The API server does not start, or the operator does not get through.
-pub fn measure(filter: &Option<String>, report: &mut Report) -> Result<()> {
-    let wanted = |what: &str| {
-        filter
-            .as_ref()
-            .is_none_or(|text| what.contains(text.as_str()) || text.contains(what))
-    };
+pub fn measure(filter: &Filter, report: &mut Report) -> Result<()> {
     let runtime = || {
         tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -68,10 +66,10 @@ pub fn measure(filter: &Option<String>, report: &mut Report) -> Result<()> {
             .context("starting the async runtime")
     };
     // The agent first: the memory of what came before would be counted.
-    if wanted("scale/agent/") {
+    if filter.wants("scale/agent/") {
         runtime()?.block_on(agent(report))?;
     }
-    if wanted("scale/operator/") {
+    if filter.wants("scale/operator/") {
         planner(report)?;
         let rate = runtime()?.block_on(operator())?;
         add(report, "scale/operator/5000-nodes", "nodes/s", rate, 2000.0);

@@ -19,7 +19,10 @@ use apiserver::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, runtime::Runtime};
 
-use crate::report::{Report, Row};
+use crate::{
+    filter::Filter,
+    report::{Report, Row},
+};
 
 const LISTED: usize = 10_000;
 const WATCHERS: usize = 200;
@@ -36,17 +39,12 @@ const TABLE: &str = "apiserver/table-10000-pods";
 const WATCH: &str = "apiserver/200-watchers";
 
 /// Measures what the filter lets through.
-pub fn measure(filter: &Option<String>, report: &mut Report) -> Result<()> {
-    let wanted = |name: &str| {
-        filter
-            .as_ref()
-            .is_none_or(|text| name.contains(text.as_str()))
-    };
+pub fn measure(filter: &Filter, report: &mut Report) -> Result<()> {
     let mut rows = Vec::new();
-    if wanted(LIST) || wanted(TABLE) {
+    if filter.wants(LIST) || filter.wants(TABLE) {
         rows.extend(lists()?);
     }
-    if wanted(WATCH) {
+    if filter.wants(WATCH) {
         rows.extend(watches()?);
     }
     for row in rows {
