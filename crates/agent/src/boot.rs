@@ -128,6 +128,7 @@ async fn start(
         stop: stop.clone(),
     });
     let mut begin = || follow.take().map_or((), Follow::start);
+    let policy_audit = saved.node.as_ref().and_then(|saved| saved.policy_audit);
     let before = match saved.node {
         Some(saved) => node::resume(settings, &client, saved, heard).await?,
         None => Err(Vec::new()),
@@ -142,7 +143,10 @@ async fn start(
     let Some(own) = own else { return Ok(()) };
     let plan = plan::routing_plan(settings);
     let machine = machine::inspect(settings)?;
-    let local = node::local(&plan, own, machine)?;
+    let local = LocalNode {
+        policy_audit,
+        ..node::local(&plan, own, machine)?
+    };
     let mut txn = tables.db.write();
     tables
         .devices

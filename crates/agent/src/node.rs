@@ -310,6 +310,7 @@ pub fn local(plan: &Plan, own: Own, machine: Machine) -> Result<LocalNode> {
         }),
         devices: machine.devices,
         addresses: machine.addresses,
+        policy_audit: None,
     })
 }
 

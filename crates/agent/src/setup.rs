@@ -162,7 +162,7 @@ pub fn write_addresses(
 ) -> Result<()> {
     let maps = datapath.endpoints()?;
     let firewall = settings.enable_host_firewall;
-    let audit = settings.policy_audit_mode && firewall;
+    let audit = local.policy_audit.unwrap_or(settings.policy_audit_mode) && firewall;
     let audit = u16::from(audit) * abi::endpoint_flags::POLICY_AUDIT;
     let info = abi::EndpointInfo {
         ifindex: pair.host_ifindex,

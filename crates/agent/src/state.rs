@@ -45,6 +45,8 @@ pub struct SavedNode {
     pub pools: BTreeMap<String, Vec<IpNet>>,
     /// The routers' addresses.
     pub routers: Vec<IpAddr>,
+    /// The node's own setting of whether what policy denies is forwarded.
+    pub policy_audit: Option<bool>,
 }
 
 impl SavedNode {
@@ -55,6 +57,7 @@ impl SavedNode {
             ipam: ipam.to_owned(),
             pools: local.pools.clone(),
             routers: routers.into_iter().flatten().collect(),
+            policy_audit: local.policy_audit,
         }
     }
 }

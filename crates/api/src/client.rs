@@ -19,10 +19,10 @@ use nix::sys::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    AgentStatus, ApiError, CheckReport, Endpoint, EndpointDeleted, EndpointRequest, ErrorCode,
-    IdentityInfo, IpEntry, IpamRequest, IpamResponse, MapInfo, MapRow, MonitorEvent, MonitorQuery,
-    NodeInfo, PolicyCheck, PolicyDiff, PolicyList, PolicyProposal, PolicyRevision, SelectorInfo,
-    Setting, TableDump, TableInfo, Validate, Why, WhyQuery,
+    AgentStatus, ApiError, CheckReport, Endpoint, EndpointConfig, EndpointDeleted, EndpointRequest,
+    ErrorCode, IdentityInfo, IpEntry, IpamRequest, IpamResponse, MapInfo, MapRow, MonitorEvent,
+    MonitorQuery, NodeInfo, PolicyCheck, PolicyDiff, PolicyList, PolicyProposal, PolicyRevision,
+    SelectorInfo, Setting, TableDump, TableInfo, Validate, Why, WhyQuery,
     http::{Connection, HttpError},
     path::{self, EndpointId},
 };
@@ -147,6 +147,11 @@ impl Client {
         let body = self.request("PUT", path, Some(&write("PUT", path, body)?))?;
         read("PUT", path, &body)
     }
+    /// Any PATCH of the API.
+    pub fn patch<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Result<T> {
+        let body = self.request("PATCH", path, Some(&write("PATCH", path, body)?))?;
+        read("PATCH", path, &body)
+    }
     /// Any DELETE of the API; the body of the answer is not looked at.
     pub fn delete(&mut self, path: &str) -> Result<()> {
         self.request("DELETE", path, None).map(drop)
@@ -183,6 +188,18 @@ impl Client {
     /// One endpoint.
     pub fn endpoint(&mut self, id: &EndpointId) -> Result<Endpoint> {
         self.get(&path::endpoint(id))
+    }
+    /// The options of an endpoint.
+    pub fn endpoint_config(&mut self, id: &EndpointId) -> Result<EndpointConfig> {
+        self.get(&path::endpoint_config(id))
+    }
+    /// Changes options of an endpoint; all options. The answer comes once the kernel has it.
+    pub fn set_endpoint_config(
+        &mut self,
+        id: &EndpointId,
+        config: &EndpointConfig,
+    ) -> Result<EndpointConfig> {
+        self.patch(&path::endpoint_config(id), config)
     }
     /// Removes an endpoint and gives its addresses back.
     pub fn delete_endpoint(&mut self, id: &EndpointId) -> Result<EndpointDeleted> {

@@ -1,6 +1,9 @@
 //! Endpoints: pods of this node.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -23,10 +26,13 @@ pub struct PodRef {
 }
 
 /// Where an endpoint is in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum EndpointState {
     /// Being set up.
+    #[default]
     Creating,
     /// Taken over from before a restart, not compared with the kernel yet.
     Restoring,
@@ -118,7 +124,7 @@ impl Validate for EndpointRequest {
 }
 
 /// An endpoint as the agent has it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
     /// Number, unique on the node.
@@ -180,6 +186,24 @@ pub struct Endpoint {
     pub policy_revision: u64,
 }
 
+/// Options of an endpoint (`GET /v1/endpoint/{id}/config`), or those that are to be changed (`PATCH`, which answers with all).
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointConfig {
+    /// Values by name, as `PolicyAuditMode` and `Enabled`.
+    pub options: BTreeMap<String, String>,
+}
+
+impl Validate for EndpointConfig {
+    fn validate(&self) -> Result<(), ApiError> {
+        for (name, value) in &self.options {
+            some_text("options", name, 64)?;
+            text("options", value, 64)?;
+        }
+        require(!self.options.is_empty(), "options", "names no option")
+    }
+}
+
 /// Answer to the removal of an endpoint (`DELETE /v1/endpoint/{id}`); an empty body means all defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -213,6 +237,19 @@ mod tests {
             container_mac: "02:00:00:00:00:02".into(),
             device_mode: DeviceMode::Veth,
         }
+    }
+
+    #[test]
+    fn options_to_change_are_named_and_short() {
+        let of = |name: &str| EndpointConfig {
+            options: [(name.to_owned(), "Enabled".to_owned())].into(),
+        };
+        assert_eq!(of("PolicyAuditMode").validate(), Ok(()));
+        for bad in ["", "a\nb", &"x".repeat(65)] {
+            assert!(of(bad).validate().is_err(), "{bad:?}");
+        }
+        let error = EndpointConfig::default().validate().unwrap_err();
+        assert_eq!(error.message, "options: names no option");
     }
 
     #[test]

@@ -24,7 +24,9 @@ mod tables;
 
 pub use check::{CheckReport, Finding, Severity};
 pub use client::{Client, ClientError, Lines};
-pub use endpoint::{Endpoint, EndpointDeleted, EndpointRequest, EndpointState, PodRef};
+pub use endpoint::{
+    Endpoint, EndpointConfig, EndpointDeleted, EndpointRequest, EndpointState, PodRef,
+};
 pub use error::{ApiError, ErrorCode};
 pub use input::{MAX_BODY, Validate, parse, parse_up_to};
 pub use ipam::{AddressAllocation, DeviceMode, Family, IpamRequest, IpamResponse};

@@ -49,6 +49,11 @@ pub fn endpoint(id: &EndpointId) -> String {
     format!("{ENDPOINT}/{}", escape(&id.to_string()))
 }
 
+/// The options of one endpoint.
+pub fn endpoint_config(id: &EndpointId) -> String {
+    format!("{}/config", endpoint(id))
+}
+
 /// All endpoints of a container.
 pub fn endpoints_of(container: &str) -> String {
     format!("{ENDPOINT}?container-id={}", escape(container))

@@ -189,6 +189,9 @@ pub struct Endpoint {
     /// Bits of `abi::endpoint_flags` of its record, beside those that follow from its device.
     #[serde(default)]
     pub flags: u16,
+    /// Its own setting of whether what policy denies is forwarded and told; none: as for the whole node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_audit: Option<bool>,
 }
 
 /// A deleted endpoint of which something is still in the kernel: its device, its connections. Its addresses are nobody's,

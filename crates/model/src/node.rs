@@ -104,6 +104,9 @@ pub struct LocalNode {
     pub devices: Vec<Device>,
     /// Every address of the node, those of devices that are not in `devices` too.
     pub addresses: Vec<IpAddr>,
+    /// As [`crate::Endpoint::policy_audit`], of the node itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy_audit: Option<bool>,
 }
 
 impl LocalNode {

@@ -210,5 +210,6 @@ fn describe(attachment: Attachment, request: &EndpointRequest) -> Result<Endpoin
         ports: Vec::new(),
         subject: 0,
         flags: 0,
+        policy_audit: None,
     })
 }

@@ -7,6 +7,8 @@ pub trait Enforcer: fmt::Debug + Send + Sync {
     /// Returns once the rows of the subject that fits the endpoint's identity, labels and ports are in the kernel. The
     /// endpoint's own subject is the one that it had before.
     fn realise(&self, endpoint: &Endpoint) -> Grant;
+    /// Has every connection asked about again with its next packet.
+    fn ask_again(&self);
 }
 
 /// Under which number an endpoint's rows stand.
@@ -44,4 +46,6 @@ impl Enforcer for Nobody {
             ..Grant::default()
         }
     }
+
+    fn ask_again(&self) {}
 }

@@ -2,6 +2,7 @@
 use super::Manager;
 use crate::kube::identity::Identities;
 use abi::identity::INIT;
+use api::{ApiError, ErrorCode, path::EndpointId};
 use model::{Endpoint, EndpointState, Identity, Labels, NamedPort, Namespace, Pod, Tables};
 use policy::identity::Scope;
 use std::{
@@ -184,6 +185,32 @@ impl Manager {
         open
     }
 
+    /// Whether what policy denies of an endpoint is forwarded from now on, and after a restart; the endpoint. Its connections are
+    /// asked about again.
+    ///
+    /// # Errors
+    /// There is none; the policies are not known yet; the state file cannot be written.
+    pub fn set_audit(&self, id: &EndpointId, audit: bool) -> Result<Arc<Endpoint>, ApiError> {
+        let _ids = self.lock();
+        let missing = || ApiError::not_found(format!("endpoint {id}"));
+        let before = self
+            .find(&self.tables.db.snapshot(), id)
+            .ok_or_else(missing)?;
+        let next = Endpoint {
+            policy_audit: Some(audit),
+            ..Endpoint::clone(&before)
+        };
+        if let Become::Again = self.become_what_it_should(&before, next) {
+            return Err(ApiError::new(
+                ErrorCode::NotReady,
+                format!("endpoint {id} cannot be changed before the agent knows all policies"),
+            ));
+        }
+        self.save()?;
+        self.find(&self.tables.db.snapshot(), id)
+            .ok_or_else(missing)
+    }
+
     /// Writes an endpoint as it should be, once policy has its rows. The old identity stays until then.
     fn become_what_it_should(&self, before: &Arc<Endpoint>, mut next: Endpoint) -> Become {
         let grant = self.enforcer().realise(&next);
@@ -200,6 +227,10 @@ impl Manager {
         {
             tracing::warn!(endpoint = next.id, %error, "the identity could not be set; it is tried again");
             return Become::Again;
+        }
+        if next.flags != before.flags {
+            // Connections may have passed because the node only watched.
+            self.enforcer().ask_again();
         }
         if next.identity != before.identity {
             tracing::info!(endpoint = next.id, pod = %next.pod, identity = next.identity, before = before.identity, "identity set");

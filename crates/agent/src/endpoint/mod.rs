@@ -231,7 +231,8 @@ impl Manager {
             .for_each(|departure| ids.free(departure.id));
     }
 
-    fn save(&self) -> Result<(), ApiError> {
+    /// Writes what the tables have into the state file.
+    pub(crate) fn save(&self) -> Result<(), ApiError> {
         self.state
             .save()
             .map_err(|error| internal(format!("{error:#}")))

@@ -296,6 +296,7 @@ mod tests {
             ports: Vec::new(),
             subject: 0,
             flags: 0,
+            policy_audit: None,
         }
     }
 

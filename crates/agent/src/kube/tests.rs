@@ -222,6 +222,7 @@ impl Agent {
             ipam: self.settings.get("ipam").unwrap(),
             pools: local.pools.clone(),
             routers: local.router(false).into_iter().collect(),
+            ..SavedNode::default()
         }
     }
 
@@ -272,6 +273,7 @@ pub(super) fn endpoint(id: u16) -> model::Endpoint {
         ports: Vec::new(),
         subject: 0,
         flags: 0,
+        policy_audit: None,
     }
 }
 

@@ -78,6 +78,7 @@ fn endpoint(id: u16, pod: &str, ip: &str) -> Endpoint {
         ports: Vec::new(),
         subject: 0,
         flags: 0,
+        policy_audit: None,
     }
 }
 

@@ -12,7 +12,7 @@ mod subjects;
 mod writer;
 
 pub use files::follow as follow_files;
-pub use subjects::HOST as HOST_SUBJECT;
+pub use subjects::{HOST as HOST_SUBJECT, HOST_ENDPOINT};
 
 use crate::endpoint::{Enforcer, Grant};
 use abi::endpoint_flags::{POLICY_AUDIT, POLICY_LOCKDOWN};
@@ -242,7 +242,7 @@ impl Enforcer for Policy {
         } = endpoint;
         let (subject, hold) = core.realise(&self.0.tables, *identity, labels, ports, *before);
         let mut flags = 0;
-        if core.options.audit {
+        if endpoint.policy_audit.unwrap_or(core.options.audit) {
             flags |= POLICY_AUDIT;
         }
         if core.is_locked(subject) {
@@ -254,6 +254,10 @@ impl Enforcer for Policy {
             settled: core.is_complete(),
             hold: Some(Box::new(hold)),
         }
+    }
+
+    fn ask_again(&self) {
+        self.core().writer.raise();
     }
 }
 

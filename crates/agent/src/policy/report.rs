@@ -6,6 +6,7 @@ use super::{
     subjects::{HOST, HOST_ENDPOINT},
     writer::Behind,
 };
+use abi::endpoint_flags::POLICY_AUDIT;
 use api::{
     IdentityInfo, MapRow, PolicyInfo, PolicyList, PolicyMapRow, PolicyProblem, PolicyRevision,
     PolicyStatus, SelectorInfo,
@@ -47,8 +48,6 @@ pub struct Totals {
 pub struct OfEndpoint {
     /// In each direction: ingress, egress.
     pub enforced: [bool; 2],
-    /// What is denied is forwarded.
-    pub audit: bool,
     /// The revision that is enforced.
     pub revision: u64,
 }
@@ -149,15 +148,22 @@ impl Policy {
         for word in ENFORCEMENT {
             totals.enforcement.insert(word, 0);
         }
-        let numbers: Vec<u32> = core.engine.subjects().map(|(number, _)| number).collect();
-        for number in numbers {
-            let enforced = enforced(&core.engine, number);
-            let word = word(enforced, core.options.audit);
-            let endpoints = core.subjects.endpoints(number).count() as u64;
-            *totals.enforcement.entry(word).or_default() += endpoints;
+        let snapshot = self.0.tables.db.snapshot();
+        let endpoints = self.0.tables.endpoints.iter(&snapshot);
+        let mut shown: Vec<(u32, bool)> = endpoints
+            .map(|row| (row.subject, row.flags & POLICY_AUDIT != 0))
+            .collect();
+        let local = self.0.tables.local_node.iter(&snapshot).next();
+        let firewall = core.options.host_firewall;
+        shown.extend(local.filter(|_| firewall).map(|local| {
+            let audit = local.policy_audit.unwrap_or(core.options.audit);
+            (HOST, audit)
+        }));
+        for (subject, audit) in shown {
+            let word = word(enforced(&core.engine, subject), audit);
+            *totals.enforcement.entry(word).or_default() += 1;
         }
         drop(core);
-        let snapshot = self.0.tables.db.snapshot();
         for row in self.0.tables.identities.iter(&snapshot) {
             *totals.identities.entry(kind_text(row.kind)).or_default() += 1;
         }
@@ -170,9 +176,17 @@ impl Policy {
         let core = self.core();
         OfEndpoint {
             enforced: enforced(&core.engine, subject),
-            audit: core.options.audit,
             revision: core.realized(subject),
         }
+    }
+
+    /// The labels by which policies select the node itself, if they are enforced for it.
+    #[must_use]
+    pub fn host_labels(&self) -> Option<Vec<String>> {
+        let core = self.core();
+        let mut subjects = core.engine.subjects();
+        let host = subjects.find(|(number, _)| *number == HOST);
+        host.map(|(_, subject)| subject.labels.to_strings())
     }
 
     /// Every policy.

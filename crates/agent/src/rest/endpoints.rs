@@ -1,6 +1,10 @@
 //! Addresses and endpoints: what the CNI plugin asks for.
 use super::{Answer, Refusal, Shared, blocking, body, pools};
-use crate::{addresses::Wish, agent::Agent};
+use crate::{
+    addresses::Wish,
+    agent::Agent,
+    policy::{HOST_ENDPOINT, HOST_SUBJECT},
+};
 use api::{
     AddressAllocation, ApiError, DeviceMode, EndpointDeleted, EndpointRequest, EndpointState,
     ErrorCode, Family, IpamRequest, IpamResponse, path::EndpointId,
@@ -138,8 +142,9 @@ pub(super) async fn create(
 /// `GET /v1/endpoint`.
 pub(super) async fn list(State(agent): Shared) -> Json<Vec<api::Endpoint>> {
     let snapshot = agent.tables.db.snapshot();
-    let all = agent.tables.endpoints.iter(&snapshot);
-    Json(all.map(|endpoint| shown(&agent, endpoint)).collect())
+    let pods = agent.tables.endpoints.iter(&snapshot);
+    let pods = pods.map(|endpoint| shown(&agent, endpoint));
+    Json(host(&agent).into_iter().chain(pods).collect())
 }
 
 /// `GET /v1/endpoint/{id}`.
@@ -148,9 +153,40 @@ pub(super) async fn one(
     Path(id): Path<String>,
 ) -> Answer<Json<api::Endpoint>> {
     let id: EndpointId = id.parse()?;
-    let found = agent.manager.find(&agent.tables.db.snapshot(), &id);
+    Ok(Json(find(&agent, &id)?))
+}
+
+/// The endpoint, or the node itself.
+pub(super) fn find(agent: &Agent, id: &EndpointId) -> Result<api::Endpoint, ApiError> {
+    if *id == EndpointId::Number(HOST_ENDPOINT) {
+        let off = "the node is no endpoint while enable-host-firewall is off";
+        return host(agent).ok_or_else(|| ApiError::new(ErrorCode::NotFound, off));
+    }
+    let found = agent.manager.find(&agent.tables.db.snapshot(), id);
     let found = found.ok_or_else(|| ApiError::not_found(format!("endpoint {id}")))?;
-    Ok(Json(shown(&agent, &found)))
+    Ok(shown(agent, &found))
+}
+
+/// The node itself in the API's words, where policy is enforced for it.
+fn host(agent: &Agent) -> Option<api::Endpoint> {
+    let labels = agent.policy.host_labels()?;
+    let policy = agent.policy.of_subject(HOST_SUBJECT);
+    let snapshot = agent.tables.db.snapshot();
+    let local = agent.tables.local_node.iter(&snapshot).next()?;
+    let of_node = agent.loaded.settings.policy_audit_mode;
+    Some(api::Endpoint {
+        id: HOST_ENDPOINT,
+        state: EndpointState::Ready,
+        identity: abi::identity::HOST,
+        labels,
+        host_ifindex: agent.facts.pair.host_ifindex,
+        policy_ingress: policy.enforced[0],
+        policy_egress: policy.enforced[1],
+        policy_audit: local.policy_audit.unwrap_or(of_node),
+        subject: HOST_SUBJECT,
+        policy_revision: policy.revision,
+        ..api::Endpoint::default()
+    })
 }
 
 /// `DELETE /v1/endpoint/{id}`: 404 tells that there was none, which a repeated deletion takes for success.
@@ -238,7 +274,7 @@ fn shown(agent: &Agent, endpoint: &Arc<Endpoint>) -> api::Endpoint {
         container_mac: mac(endpoint.container_mac),
         policy_ingress: policy.enforced[0],
         policy_egress: policy.enforced[1],
-        policy_audit: policy.audit,
+        policy_audit: endpoint.flags & abi::endpoint_flags::POLICY_AUDIT != 0,
         subject: endpoint.subject,
         policy_revision: policy.revision,
     }

@@ -2,6 +2,7 @@
 mod endpoints;
 mod maps;
 mod monitor;
+mod options;
 mod policy;
 mod pools;
 mod tables;
@@ -103,6 +104,10 @@ fn router(agent: Arc<Agent>) -> Router {
             get(endpoints::one)
                 .put(endpoints::create)
                 .delete(endpoints::remove),
+        )
+        .route(
+            "/v1/endpoint/{id}/config",
+            get(options::list).patch(options::change),
         )
         .route("/v1/map", get(maps::list))
         .route("/v1/map/{name}", get(maps::one))

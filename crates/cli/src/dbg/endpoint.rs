@@ -1,9 +1,9 @@
-//! `endpoint list|get`.
+//! `endpoint list|get|config`.
 use std::net::Ipv4Addr;
 
 use anyhow::Result;
-use api::Endpoint;
 use api::path::EndpointId;
+use api::{Endpoint, EndpointConfig};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -34,6 +34,16 @@ pub enum EndpointCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Options of one endpoint; with OPTION=VALUE they are changed, and stay so when the agent starts anew
+    Config {
+        /// A number, or ipv4:, ipv6:, pod-name:, container-id: or cni-attachment-id: with a value
+        id: String,
+        /// As PolicyAuditMode=Enabled: what policy denies passes, and is told
+        #[arg(value_name = "OPTION=VALUE")]
+        changes: Vec<String>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
 }
 
 pub fn run(agents: &mut [Agent], command: &EndpointCommand) -> Result<()> {
@@ -49,11 +59,7 @@ pub fn run(agents: &mut [Agent], command: &EndpointCommand) -> Result<()> {
             let output = OutputArgs {
                 format: Some(format),
             };
-            let id = id
-                .as_deref()
-                .map(str::parse::<EndpointId>)
-                .transpose()
-                .map_err(|error| Usage(error.to_string()))?;
+            let id = id.as_deref().map(named).transpose()?;
             show(
                 agents,
                 &output,
@@ -61,7 +67,48 @@ pub fn run(agents: &mut [Agent], command: &EndpointCommand) -> Result<()> {
                 |_| String::new(),
             )
         }
+        EndpointCommand::Config {
+            id,
+            changes,
+            output,
+        } => {
+            let (id, wanted) = (named(id)?, wanted(changes)?);
+            if wanted.options.is_empty() {
+                let ask = |agent: &mut Agent| Ok(agent.client.endpoint_config(&id)?);
+                return show(agents, output, ask, options);
+            }
+            let ask = |agent: &mut Agent| Ok(agent.client.set_endpoint_config(&id, &wanted)?);
+            let done =
+                |_: &EndpointConfig| format!("Endpoint {id} configuration updated successfully\n");
+            show(agents, output, ask, done)
+        }
     }
+}
+
+fn named(text: &str) -> Result<EndpointId> {
+    let parsed = text.parse::<EndpointId>();
+    Ok(parsed.map_err(|error| Usage(error.to_string()))?)
+}
+
+/// The options that words as `PolicyAuditMode=Enabled` ask for.
+fn wanted(words: &[String]) -> Result<EndpointConfig> {
+    let mut config = EndpointConfig::default();
+    for word in words {
+        let Some((name, value)) = word.split_once('=') else {
+            let line =
+                format!("`{word}` is not of the form OPTION=VALUE, as PolicyAuditMode=Enabled");
+            return Err(Usage(line).into());
+        };
+        config.options.insert(name.to_owned(), value.to_owned());
+    }
+    Ok(config)
+}
+
+fn options(config: &EndpointConfig) -> String {
+    let lines = config.options.iter();
+    lines
+        .map(|(name, value)| format!("{name:<34}: {value}\n"))
+        .collect()
 }
 
 fn get(agent: &mut Agent, id: Option<&EndpointId>, labels: &[String]) -> Result<Vec<Value>> {
@@ -89,8 +136,14 @@ fn object(endpoint: &Endpoint) -> Value {
         (false, true) => format!("{audit}egress"),
         (false, false) => "none".to_owned(),
     };
+    let audits = if endpoint.policy_audit {
+        "Enabled"
+    } else {
+        "Disabled"
+    };
     json!({
         "id": endpoint.id,
+        "spec": { "options": { "PolicyAuditMode": audits } },
         "status": {
             "external-identifiers": {
                 "cni-attachment-id": endpoint.attachment.trim_start_matches("cni-attachment-id:"),
@@ -196,6 +249,11 @@ mod tests {
         expect![[r#"
             {
               "id": 904,
+              "spec": {
+                "options": {
+                  "PolicyAuditMode": "Disabled"
+                }
+              },
               "status": {
                 "external-identifiers": {
                   "cni-attachment-id": "c1:eth0",
@@ -242,6 +300,38 @@ mod tests {
             }
         "#]]
         .assert_eq(&(serde_json::to_string_pretty(&object(&endpoints()[0])).unwrap() + "\n"));
+    }
+
+    #[test]
+    fn what_is_audited_is_shown_as_such() {
+        let mut endpoint = endpoints().remove(0);
+        endpoint.policy_audit = true;
+        let line = rows(&endpoint);
+        assert!(line.contains("904\tDisabled (Audit)\tDisabled\t"), "{line}");
+        let object = object(&endpoint);
+        assert_eq!(object["spec"]["options"]["PolicyAuditMode"], "Enabled");
+        let enabled = &object["status"]["policy"]["realized"]["policy-enabled"];
+        assert_eq!(enabled, "audit-ingress");
+    }
+
+    #[test]
+    fn options_are_named_with_their_values() {
+        let words = |words: &[&str]| {
+            words
+                .iter()
+                .map(|&word| word.to_owned())
+                .collect::<Vec<_>>()
+        };
+        let config = wanted(&words(&["PolicyAuditMode=Enabled"])).unwrap();
+        assert_eq!(
+            options(&config),
+            "PolicyAuditMode                   : Enabled\n"
+        );
+        let error = wanted(&words(&["PolicyAuditMode"])).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`PolicyAuditMode` is not of the form OPTION=VALUE, as PolicyAuditMode=Enabled"
+        );
     }
 
     #[test]
