@@ -1,7 +1,8 @@
 //! Anything that may come over the agent's socket: read or refused, never a panic; what is read can be written again.
 
 use hypha_api::{
-    ApiError, EndpointRequest, IpamRequest, IpamResponse, MonitorEvent, Validate, parse,
+    ApiError, EndpointConfig, EndpointRequest, IpamRequest, IpamResponse, MonitorEvent, Validate,
+    parse,
     path::{EndpointId, escape},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -10,6 +11,7 @@ pub fn run(data: &[u8]) {
     request::<IpamRequest>(data);
     request::<IpamResponse>(data);
     request::<EndpointRequest>(data);
+    request::<EndpointConfig>(data);
     let _ = serde_json::from_slice::<ApiError>(data);
     let _ = serde_json::from_slice::<MonitorEvent>(data);
     let text = String::from_utf8_lossy(data);
