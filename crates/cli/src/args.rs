@@ -107,7 +107,12 @@ fn lab(args: LabArgs) -> ExitCode {
     if !std::env::args_os().any(|word| word == "internal") {
         output::end_quietly_when_closed();
     }
-    match args.run() {
+    exit(args.run())
+}
+
+/// The exit of one of the lab's commands.
+pub fn exit(outcome: Result<i32>) -> ExitCode {
+    match outcome {
         Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
         Err(error) => error::exit(Err(error)),
     }

@@ -26,7 +26,11 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 fn main() -> ExitCode {
-    let arguments = names::canonical(std::env::args_os().collect(), target::on_node);
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(role) = lab::init::role(&arguments) {
+        return args::exit(role.run());
+    }
+    let arguments = names::canonical(arguments, target::on_node);
     match args::Cli::try_parse_from(&arguments) {
         Ok(cli) => cli.command.run(),
         // Help and the version come this way, too.

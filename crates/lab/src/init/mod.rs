@@ -5,6 +5,7 @@ pub mod container;
 pub mod holder;
 pub mod rootfs;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -60,6 +61,20 @@ impl InitCommand {
     }
 }
 
+/// The role of a program started with these arguments, if it is one of those that every container has: for them the commands
+/// for people need not be prepared.
+pub fn role(arguments: &[OsString]) -> Option<InitCommand> {
+    let [_, lab, internal, role] = arguments else {
+        return None;
+    };
+    match role.to_str() {
+        _ if lab != "lab" || internal != SUBCOMMAND => None,
+        Some("pid1") => Some(InitCommand::Pid1),
+        Some("exec") => Some(InitCommand::Exec),
+        _ => None,
+    }
+}
+
 /// The program that has the lab's commands: this one.
 pub fn exe() -> anyhow::Result<PathBuf> {
     match std::env::var_os(EXE_ENV) {
@@ -84,4 +99,34 @@ pub fn command(role: &str) -> anyhow::Result<Command> {
     let mut command = Command::new(exe()?);
     command.args(["lab", SUBCOMMAND, role]);
     Ok(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_of_containers_are_known_by_the_arguments_alone() {
+        let of = |words: &str| role(&words.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert!(matches!(
+            of("hypha lab internal pid1"),
+            Some(InitCommand::Pid1)
+        ));
+        assert!(matches!(
+            of("/x/hypha lab internal exec"),
+            Some(InitCommand::Exec)
+        ));
+        for other in [
+            "hypha lab internal holder",
+            "hypha lab internal pid1 x",
+            "hypha lab up pid1 x",
+            "hypha agent internal pid1",
+        ] {
+            assert!(of(other).is_none(), "{other}");
+        }
+        let made = command("pid1").unwrap();
+        let words = made.get_args().map(OsString::from);
+        let words: Vec<_> = [OsString::new()].into_iter().chain(words).collect();
+        assert!(matches!(role(&words), Some(InitCommand::Pid1)));
+    }
 }
