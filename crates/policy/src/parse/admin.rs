@@ -28,7 +28,7 @@ pub(super) fn rule(context: &Context, root: &At<'_>, name: &str) -> Result<Rule>
     };
     let subject = pods(&spec.need("subject", "namespaces or pods")?)?;
     Ok(Rule {
-        path: spec.path.clone(),
+        path: spec.path(),
         subject: SubjectSelector::Endpoints(subject),
         sections: [
             section(context, &spec, Direction::Ingress, priority)?,
@@ -57,7 +57,7 @@ fn pods(at: &At<'_>) -> Result<LabelSelector> {
     Ok(selector)
 }
 
-fn few<'a>(at: &At<'a>, name: &str) -> Result<Vec<At<'a>>> {
+fn few<'a>(at: &At<'a>, name: &'static str) -> Result<Vec<At<'a>>> {
     let items = at.list(name)?.unwrap_or_default();
     if items.len() > MAX_ITEMS {
         return Err(at.wrong(
@@ -121,7 +121,7 @@ fn entry(context: &Context, at: &At<'_>, direction: Direction, tier: Tier) -> Re
         Traffic::Ports(items.iter().map(port).collect::<Result<Vec<_>>>()?)
     };
     Ok(Entry {
-        path: at.path.clone(),
+        path: at.path(),
         action,
         tier,
         peers: Peers::Of(all),

@@ -44,7 +44,7 @@ fn rule(context: &Context, at: &At<'_>) -> Result<Rule> {
         ));
     }
     Ok(Rule {
-        path: at.path.clone(),
+        path: at.path(),
         subject,
         sections,
         labels: labels(at)?,
@@ -78,7 +78,7 @@ fn labels(at: &At<'_>) -> Result<Vec<String>> {
     for item in at.list("labels")?.unwrap_or_default() {
         item.fields(&["key", "value", "source"])?;
         let key = item.need("key", "the key of a label")?.filled()?;
-        let optional = |name: &str| item.get(name).map(|at| at.text()).transpose();
+        let optional = |name: &'static str| item.get(name).map(|at| at.text()).transpose();
         let source = optional("source")?
             .filter(|source| !source.is_empty())
             .unwrap_or("unspec");
@@ -147,7 +147,7 @@ fn entry(
         (peers, traffic) => (peers.unwrap_or(Peers::Any), traffic.unwrap_or(Traffic::All)),
     };
     Ok(Some(Entry {
-        path: at.path.clone(),
+        path: at.path(),
         action,
         tier: Tier::Normal,
         peers,

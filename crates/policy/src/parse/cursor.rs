@@ -2,7 +2,7 @@
 use super::{Problem, Result};
 use ipnet::IpNet;
 use serde_json::Value;
-use std::net::IpAddr;
+use std::{fmt::Write, net::IpAddr, rc::Rc};
 
 /// Most items of a list: places of rules and entries are kept in 16 bits.
 const MAX_ITEMS: usize = 30_000;
@@ -11,24 +11,55 @@ const MAX_ITEMS: usize = 30_000;
 #[derive(Clone, Debug)]
 pub(super) struct At<'a> {
     pub(super) value: &'a Value,
-    pub(super) path: String,
+    /// None at the root. Written out only for an error: an object may have thousands of places, and seldom a wrong one.
+    place: Option<Rc<Place<'a>>>,
+}
+
+/// A step from the place above.
+#[derive(Debug)]
+struct Place<'a> {
+    above: Option<Rc<Self>>,
+    step: Step<'a>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step<'a> {
+    Member(&'a str),
+    Key(&'a str),
+    Item(usize),
 }
 
 impl<'a> At<'a> {
     pub(super) fn root(value: &'a Value) -> Self {
-        Self {
-            value,
-            path: String::new(),
+        Self { value, place: None }
+    }
+
+    /// The path: names and numbers from the root on; empty there.
+    pub(super) fn path(&self) -> String {
+        let places = std::iter::successors(self.place.as_deref(), |place| place.above.as_deref());
+        let mut steps: Vec<Step<'_>> = places.map(|place| place.step).collect();
+        steps.reverse();
+        let mut path = String::new();
+        for step in steps {
+            // Writing to a string cannot fail.
+            let _ = match step {
+                Step::Member(name) if path.is_empty() => write!(path, "{name}"),
+                Step::Member(name) => write!(path, ".{name}"),
+                Step::Key(key) => write!(path, "[{key:?}]"),
+                Step::Item(index) => write!(path, "[{index}]"),
+            };
         }
+        path
     }
 
     /// The error that names this place.
     pub(super) fn wrong(&self, what: impl Into<String>, accepted: impl Into<String>) -> Problem {
+        let path = self.path();
         Problem {
-            path: if self.path.is_empty() {
+            path: if path.is_empty() {
                 "object".to_owned()
             } else {
-                self.path.clone()
+                path
             },
             what: what.into(),
             accepted: accepted.into(),
@@ -39,22 +70,21 @@ impl<'a> At<'a> {
         self.wrong(format!("is {}", type_of(self.value)), accepted)
     }
 
-    fn below(&self, name: &str, value: &'a Value) -> Self {
-        let path = if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        };
-        Self { value, path }
+    fn below(&self, step: Step<'a>, value: &'a Value) -> Self {
+        let above = self.place.clone();
+        Self {
+            value,
+            place: Some(Rc::new(Place { above, step })),
+        }
     }
 
     /// The member `name`; a null is as good as absent.
-    pub(super) fn get(&self, name: &str) -> Option<Self> {
+    pub(super) fn get(&self, name: &'a str) -> Option<Self> {
         let value = self.value.get(name).filter(|value| !value.is_null())?;
-        Some(self.below(name, value))
+        Some(self.below(Step::Member(name), value))
     }
 
-    pub(super) fn need(&self, name: &str, accepted: &str) -> Result<Self> {
+    pub(super) fn need(&self, name: &'a str, accepted: &str) -> Result<Self> {
         self.get(name)
             .ok_or_else(|| self.wrong(format!("{name} is missing"), accepted))
     }
@@ -77,10 +107,7 @@ impl<'a> At<'a> {
         };
         Ok(members
             .iter()
-            .map(|(key, value)| {
-                let path = format!("{}[{key:?}]", self.path);
-                (key.as_str(), Self { value, path })
-            })
+            .map(|(key, value)| (key.as_str(), self.below(Step::Key(key), value)))
             .collect())
     }
 
@@ -97,15 +124,12 @@ impl<'a> At<'a> {
         Ok(items
             .iter()
             .enumerate()
-            .map(|(index, value)| Self {
-                value,
-                path: format!("{}[{index}]", self.path),
-            })
+            .map(|(index, value)| self.below(Step::Item(index), value))
             .collect())
     }
 
     /// The items of the list `name`; none where it is absent, which can differ from an empty list.
-    pub(super) fn list(&self, name: &str) -> Result<Option<Vec<Self>>> {
+    pub(super) fn list(&self, name: &'a str) -> Result<Option<Vec<Self>>> {
         self.get(name).map(|at| at.items()).transpose()
     }
 

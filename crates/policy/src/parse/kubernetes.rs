@@ -30,7 +30,7 @@ pub(super) fn rule(context: &Context, root: &At<'_>) -> Result<Rule> {
         })
     };
     Ok(Rule {
-        path: spec.path.clone(),
+        path: spec.path(),
         subject: SubjectSelector::Endpoints(pods.in_namespace(&context.namespace)),
         sections: [section(Direction::Ingress)?, section(Direction::Egress)?],
         labels: Vec::new(),
@@ -79,7 +79,7 @@ fn entry(context: &Context, at: &At<'_>, direction: Direction) -> Result<Entry> 
         Traffic::Ports(items.iter().map(port).collect::<Result<_>>()?)
     };
     Ok(Entry {
-        path: at.path.clone(),
+        path: at.path(),
         action: Action::Allow,
         tier: Tier::Normal,
         peers,

@@ -83,7 +83,7 @@ impl Context {
     /// Notes that what stands at `at` would have no effect, so that the policy is refused.
     fn not_enforced(&self, at: &At<'_>, what: &str, accepted: &str) {
         self.not_enforced.borrow_mut().push(Problem {
-            path: at.path.clone(),
+            path: at.path(),
             what: format!("{what} not enforced yet"),
             accepted: accepted.to_owned(),
         });

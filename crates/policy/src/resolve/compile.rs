@@ -84,6 +84,15 @@ fn term(
     }
 }
 
+/// The prefixes that a rule's peers need identities for.
+pub(super) fn prefixes_of(names: &Names<'_>, rule: &Rule) -> BTreeSet<IpNet> {
+    let mut used = BTreeSet::new();
+    for peer in all_peers(rule) {
+        selectors(names, peer, &mut used);
+    }
+    used
+}
+
 fn traffic(traffic: &Traffic) -> (Vec<L4>, Vec<Named>) {
     let (mut l4, mut named) = (Vec::new(), Vec::new());
     match traffic {

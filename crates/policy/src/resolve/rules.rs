@@ -99,18 +99,10 @@ impl Engine {
             groups: &groups,
             services: &services,
         };
-        let mut used = BTreeSet::new();
-        for rule in rules {
-            for direction in Direction::BOTH {
-                let place = |entry| RuleRef {
-                    policy: 0,
-                    rule: 0,
-                    direction,
-                    entry,
-                };
-                compile::section(&names, rule, direction, place, &mut used);
-            }
-        }
+        let prefixes = rules
+            .into_iter()
+            .map(|rule| compile::prefixes_of(&names, rule));
+        let mut used: BTreeSet<IpNet> = prefixes.flatten().collect();
         used.retain(|prefix| prefix.prefix_len() > 0 && !self.prefixes.contains_key(prefix));
         used
     }

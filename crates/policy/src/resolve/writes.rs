@@ -93,9 +93,11 @@ fn denies(rows: &[Kept]) -> Vec<L4> {
         .collect()
 }
 
-/// True if a denying row covers this one: then this one is an exception from it and must be there before it.
+/// True if a denying row covers this one: then this one is an exception from it and must be there before it. `denies` are sorted;
+/// few prefixes can cover one.
 fn is_below(row: &Kept, denies: &[L4]) -> bool {
-    denies.iter().any(|deny| deny.covers(row.l4))
+    let mut covering = std::iter::successors(Some(row.l4), |l4| l4.parent());
+    !denies.is_empty() && covering.any(|l4| denies.binary_search(&l4).is_ok())
 }
 
 /// A row that goes because a denying one of the new rows covers it may go early: what it allowed is denied now. One that
@@ -126,6 +128,20 @@ mod tests {
             origin: 20,
         };
         (key, value)
+    }
+
+    #[test]
+    fn what_a_denying_row_covers_is_found_by_its_prefixes() {
+        let range = L4::range(6, 64, 127)[0];
+        let denies = [range, L4::port(6, 200), L4::protocol(17)];
+        let below = |l4| {
+            let (_, value) = row(None, Verdict::Allow);
+            let found = is_below(&Kept::of(l4, value), &denies);
+            assert_eq!(found, denies.iter().any(|deny| deny.covers(l4)), "{l4}");
+            found
+        };
+        assert!(below(L4::port(6, 80)) && below(range) && below(L4::port(17, 53)));
+        assert!(!below(L4::port(6, 128)) && !below(L4::protocol(6)) && !below(L4::ALL));
     }
 
     #[test]
