@@ -26,6 +26,7 @@ mod proxy;
 pub mod schema;
 pub mod selector;
 mod server;
+mod signing;
 pub mod store;
 mod table;
 pub mod tls;

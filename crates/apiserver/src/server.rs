@@ -18,6 +18,7 @@ use super::kind::Kind;
 use super::kinds;
 use super::openapi::Documents;
 use super::proxy;
+use super::signing;
 use super::store::{Store, StoreError, StoreOptions};
 use super::tls::{Authority, TlsError, TlsOptions};
 
@@ -141,16 +142,18 @@ impl ApiServer {
         let tokens = Tokens::new(authority.token_key())
             .ok_or_else(|| TlsError::Setup("the token key cannot sign".to_owned()))?;
         let store = Arc::new(Store::open(kinds::builtin(), &options.store)?);
+        let shared = Shared {
+            kubelet_tls: proxy::kubelet_tls(&authority)?,
+            store,
+            options,
+            authority,
+            tokens,
+            documents: Documents::default(),
+            stopping: watch::Sender::new(false),
+        };
+        signing::sign_all(&shared);
         Ok(Self {
-            shared: Arc::new(Shared {
-                kubelet_tls: proxy::kubelet_tls(&authority)?,
-                store,
-                options,
-                authority,
-                tokens,
-                documents: Documents::default(),
-                stopping: watch::Sender::new(false),
-            }),
+            shared: Arc::new(shared),
         })
     }
 

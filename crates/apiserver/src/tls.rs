@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 use jiff::Zoned;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, date_time_ymd,
+    Issuer, KeyPair, KeyUsagePurpose, SigningKey, date_time_ymd,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use rustls::server::WebPkiClientVerifier;
@@ -193,6 +193,17 @@ impl Authority {
     /// The authority's certificate as PEM, which clients trust.
     pub fn certificate(&self) -> &str {
         &self.certificate
+    }
+
+    /// The authority's certificate as DER.
+    pub(crate) fn der(&self) -> Result<CertificateDer<'static>, TlsError> {
+        let der = CertificateDer::from_pem_slice(self.certificate.as_bytes());
+        der.map_err(|error| TlsError::Setup(error.to_string()))
+    }
+
+    /// Signs (ECDSA with SHA-256).
+    pub(crate) fn sign(&self, said: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.issuer.key().sign(said)
     }
 
     /// The key that signs tokens, as PKCS 8.

@@ -13,6 +13,7 @@ use super::super::kind::Kind;
 use super::super::object::{Key, child_mut, is_deleting, meta_mut, meta_str, now};
 use super::super::proxy;
 use super::super::server::Shared;
+use super::super::signing;
 use super::super::store::Part;
 use super::super::validate::check_dns_subdomain;
 use super::query::Query;
@@ -29,7 +30,11 @@ pub async fn answer(
     match sub {
         "status" if kind.has_status => resource::status(server, kind, key, request).await,
         // The verdict stands in the status, beside what the signer writes.
-        "approval" if serves(kind, sub) => resource::status(server, kind, key, request).await,
+        "approval" if serves(kind, sub) => {
+            let answer = resource::status(server, kind, key, request).await?;
+            signing::sign_approved(server, key)?;
+            Ok(answer)
+        }
         "scale" if kind.scale.is_some() => scale::answer(server, kind, key, request).await,
         "ephemeralcontainers" if serves(kind, sub) => ephemeral(server, kind, key, request).await,
         "finalize" if kind.is_namespace() => finalize(server, kind, key, request).await,

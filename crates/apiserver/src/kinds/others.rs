@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::super::kind::Strategy;
 use super::super::object::{child_mut, set_default};
 use super::super::selector::LabelSelector;
+use super::super::signing;
 use super::super::validate::{FieldErrors, check_dns_subdomain};
 
 fn objects<'a>(of: &'a mut Value, list: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> {
@@ -463,6 +464,15 @@ pub(super) struct SigningRequest;
 impl Strategy for SigningRequest {
     fn field_labels(&self) -> &[&str] {
         &["spec.signerName"]
+    }
+
+    fn prepare_update(&self, new: &mut Value, old: &Value) {
+        // What was asked for stays.
+        new["spec"] = old["spec"].clone();
+    }
+
+    fn validate(&self, object: &Value, errors: &mut FieldErrors) {
+        signing::check(object, errors);
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::client::{Running, start};
+use crate::signing::{self, CLIENT};
 
 const KUBECTL: &str = "/usr/bin/kubectl";
 
@@ -333,5 +334,34 @@ async fn kubectl_shows_what_is_wrong() {
     assert_eq!(
         kubectl.json("get pod web -o json").await["spec"]["containers"][0]["image"],
         "nginx:2"
+    );
+}
+
+#[tokio::test]
+async fn kubectl_approves_and_denies_requests_for_certificates() {
+    let Some(kubectl) = Kubectl::start().await else {
+        return;
+    };
+    let key = rcgen::KeyPair::generate().unwrap();
+    for name in ["jane", "joe"] {
+        let asked = signing::request(&key, name, &["dev"], &[]);
+        let mut object = signing::object(name, CLIENT, &["client auth"], &asked);
+        object["apiVersion"] = json!("certificates.k8s.io/v1");
+        object["kind"] = json!("CertificateSigningRequest");
+        kubectl.good("create -f -", Some(&object)).await;
+    }
+    kubectl.good("certificate approve jane", None).await;
+    kubectl.good("certificate deny joe", None).await;
+    let shown = kubectl.good("get csr --no-headers", None).await;
+    let ends = |name: &str, word: &str| {
+        let line = shown.lines().find(|line| line.starts_with(name));
+        assert!(line.is_some_and(|line| line.ends_with(word)), "{shown}");
+    };
+    ends("jane", "Approved,Issued");
+    ends("joe", "Denied");
+    let told = kubectl.good("describe csr jane", None).await;
+    assert!(
+        told.contains("Common Name:") && told.contains("jane"),
+        "{told}"
     );
 }

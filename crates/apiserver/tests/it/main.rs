@@ -15,4 +15,5 @@ mod owners;
 mod raw;
 mod rights;
 mod services;
+mod signing;
 mod watch;
