@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::error::ApiError;
+use super::super::error::{ApiError, Reason};
 use super::super::kind::{Kind, Registry};
 use super::super::object::Key;
 
@@ -72,7 +72,31 @@ pub fn parse(registry: &Registry, path: &str) -> Result<Route, ApiError> {
         ["apis", group, version, rest @ ..] => resource(registry, group, version, rest),
         _ => None,
     };
-    route.ok_or_else(ApiError::no_such_path)
+    route.ok_or_else(|| match segments.as_slice() {
+        ["apis", group, _, rest @ ..] => no_such_version(registry, group, rest),
+        _ => ApiError::no_such_path(),
+    })
+}
+
+/// Nothing there; if only the version is another one, the answer says which.
+fn no_such_version(registry: &Registry, group: &str, rest: &[&str]) -> ApiError {
+    let plural = match rest {
+        ["namespaces", _, plural, ..] | [plural, ..] => *plural,
+        [] => return ApiError::no_such_path(),
+    };
+    let mut others = registry
+        .iter()
+        .filter(|kind| kind.group == group && kind.plural == plural);
+    match others.next() {
+        Some(kind) => ApiError::new(
+            Reason::NotFound,
+            format!(
+                "the server could not find the requested resource: {plural} are in {} here",
+                kind.api_version()
+            ),
+        ),
+        None => ApiError::no_such_path(),
+    }
 }
 
 fn resource(registry: &Registry, group: &str, version: &str, rest: &[&str]) -> Option<Route> {

@@ -92,6 +92,7 @@ pub fn warned(mut response: Response, kind: &Kind, options: &WriteOptions) -> Re
         .deprecation
         .iter()
         .cloned()
+        .chain(kind.notice())
         .chain(options.warnings.list())
     {
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");

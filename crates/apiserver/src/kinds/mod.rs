@@ -3,6 +3,7 @@
 mod access;
 mod allocate;
 mod event;
+mod inert;
 mod namespace;
 mod node;
 mod others;

@@ -385,3 +385,31 @@ fn body() -> impl Strategy<Value = String> {
     });
     prop_oneof![4 => tree.prop_map(|v| v.to_string()), 1 => "\\PC{0,30}", 1 => Just(String::new())]
 }
+
+#[tokio::test]
+async fn who_asks_for_what_has_no_effect_is_told() {
+    let api = crate::api::Api::new();
+    let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "1"}}});
+    let answer = api
+        .post("/api/v1/namespaces/default/resourcequotas", quota)
+        .await;
+    assert_eq!(answer.warnings.len(), 1, "{answer:?}");
+    assert!(
+        answer.warnings[0].contains("ResourceQuota is kept, but has no effect: nothing is counted")
+    );
+    let map = json!({"metadata": {"name": "m"}});
+    let answer = api.post("/api/v1/namespaces/default/configmaps", map).await;
+    assert!(answer.warnings.is_empty(), "{answer:?}");
+    // Clients that know another version learn which one is there.
+    let path = "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers";
+    let refused = api
+        .post(path, json!({"metadata": {"name": "s"}}))
+        .await
+        .refused(404);
+    assert!(
+        refused.ends_with("horizontalpodautoscalers are in autoscaling/v2 here"),
+        "{refused}"
+    );
+    let nothing = api.get("/apis/autoscaling/v1/nothing").await.refused(404);
+    assert!(nothing.ends_with("requested resource"), "{nothing}");
+}
