@@ -10,7 +10,7 @@ use super::{Findings, crate_names};
 use crate::proc;
 
 /// Every crate and its layer: it may depend on lower layers.
-const LAYERS: [(&str, u32); 21] = [
+const LAYERS: [(&str, u32); 22] = [
     ("abi", 0),
     ("wire", 1),
     ("tables", 1),
@@ -21,6 +21,7 @@ const LAYERS: [(&str, u32); 21] = [
     ("ipam", 4),
     ("routing", 4),
     ("policy", 4),
+    ("lb", 4),
     ("datapath", 5),
     ("controllers", 5),
     ("k8s", 5),
@@ -38,8 +39,8 @@ const LAYERS: [(&str, u32); 21] = [
 const NARROW: [(&str, &[&str]); 1] = [("cni", &["api", "netlink"])];
 
 /// No I/O, no clock, no async runtime: these and what they depend on among our crates.
-const PURE: [&str; 7] = [
-    "abi", "wire", "tables", "model", "ipam", "routing", "policy",
+const PURE: [&str; 8] = [
+    "abi", "wire", "tables", "model", "ipam", "routing", "policy", "lb",
 ];
 /// What makes a crate impure.
 const EFFECTS: [&str; 12] = [
