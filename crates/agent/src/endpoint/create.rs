@@ -11,8 +11,22 @@ const POD_DEVICE: &str = "lxc";
 const NEW_LABELS: Duration = Duration::from_secs(3);
 
 impl Manager {
+    /// Waits, not for ever, until the labels of a pod that gets an endpoint have a number: the first pod with such labels may wait
+    /// for the API server.
+    pub async fn expect(&self, pod: &PodRef) {
+        let labels = {
+            let snapshot = self.tables.db.snapshot();
+            let object = pod_of(&self.tables, &snapshot, pod);
+            object.map(|object| self.identities.labels(&snapshot, object))
+        };
+        if let Some(labels) = labels {
+            // The endpoint's creation looks for it itself.
+            let _ = self.identities.wait(&labels, pod, NEW_LABELS).await;
+        }
+    }
+
     /// Makes an endpoint. When this returns, the kernel serves it and the state file knows it. The same request again gives
-    /// the same endpoint. Blocks for some system calls.
+    /// the same endpoint. Blocks for some system calls, but does not wait for numbers: [`Self::expect`] does.
     ///
     /// # Errors
     /// The attachment, the device or an address belongs to another endpoint; the kernel refuses. Nothing is left behind then.
@@ -23,7 +37,6 @@ impl Manager {
     ) -> Result<Arc<Endpoint>, ApiError> {
         let mut wanted = describe(attachment, request)?;
         check_device(&wanted)?;
-        // Off the lock: the first pod with such labels may wait for the API server.
         self.identify(&mut wanted);
         let created = {
             let mut ids = self.lock();
@@ -105,10 +118,10 @@ impl Manager {
     /// whose labels get no number in time.
     fn identify(&self, endpoint: &mut Endpoint) {
         let snapshot = self.tables.db.snapshot();
-        if let Some(pod) = pod_of(&self.tables, &snapshot, endpoint) {
+        if let Some(pod) = pod_of(&self.tables, &snapshot, &endpoint.pod) {
             endpoint.ports = pod.ports.to_vec();
             let labels = self.identities.labels(&snapshot, pod);
-            if let Some(identity) = self.identities.wait(&labels, &endpoint.pod, NEW_LABELS) {
+            if let Some(identity) = self.identities.lookup(&snapshot, &labels) {
                 (endpoint.labels, endpoint.identity) = (labels, identity);
                 endpoint.state = EndpointState::Ready;
                 return;
@@ -170,6 +183,16 @@ fn check_device(wanted: &Endpoint) -> Result<(), ApiError> {
     }
 }
 
+/// The pod that an endpoint is asked for.
+#[must_use]
+pub fn pod_ref(request: &EndpointRequest) -> PodRef {
+    PodRef {
+        namespace: request.pod.namespace.clone(),
+        name: request.pod.name.clone(),
+        uid: request.pod.uid.clone(),
+    }
+}
+
 fn describe(attachment: Attachment, request: &EndpointRequest) -> Result<Endpoint, ApiError> {
     if attachment.container != request.container_id
         || attachment.interface != request.container_ifname
@@ -188,11 +211,7 @@ fn describe(attachment: Attachment, request: &EndpointRequest) -> Result<Endpoin
         id: 0,
         state: EndpointState::Creating,
         attachment,
-        pod: PodRef {
-            namespace: request.pod.namespace.clone(),
-            name: request.pod.name.clone(),
-            uid: request.pod.uid.clone(),
-        },
+        pod: pod_ref(request),
         labels: Labels::default(),
         identity: INIT,
         ipv4: request.ipv4,

@@ -3,7 +3,7 @@ use super::Manager;
 use crate::kube::identity::Identities;
 use abi::identity::INIT;
 use api::{ApiError, ErrorCode, path::EndpointId};
-use model::{Endpoint, EndpointState, Identity, Labels, NamedPort, Namespace, Pod, Tables};
+use model::{Endpoint, EndpointState, Identity, Labels, NamedPort, Namespace, Pod, PodRef, Tables};
 use policy::identity::Scope;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -87,7 +87,7 @@ pub(crate) fn relabel(
     let mut out = Relabelled::default();
     let found = endpoints.iter();
     for endpoint in found.filter_map(|id| tables.endpoints.get(snapshot, id)) {
-        let (labels, ports) = match pod_of(tables, snapshot, endpoint) {
+        let (labels, ports) = match pod_of(tables, snapshot, &endpoint.pod) {
             Some(pod) => (identities.labels(snapshot, pod), pod.ports.to_vec()),
             // Its labels are those that were known last.
             None if endpoint.identity != INIT => (endpoint.labels.clone(), endpoint.ports.clone()),
@@ -141,18 +141,16 @@ fn next(
     (next, false)
 }
 
-/// The object of an endpoint's pod, if it is that of this incarnation. Without its namespace a pod has other labels than it will
+/// The object of a pod, if it is that of this incarnation. Without its namespace a pod has other labels than it will
 /// have: then it is not known yet.
 pub(super) fn pod_of<'s>(
     tables: &Tables,
     snapshot: &'s Snapshot,
-    endpoint: &Endpoint,
+    wanted: &PodRef,
 ) -> Option<&'s Arc<Pod>> {
-    let pod = tables
-        .pods
-        .get(snapshot, endpoint.pod.to_string().as_str())?;
+    let pod = tables.pods.get(snapshot, wanted.to_string().as_str())?;
     tables.namespaces.get(snapshot, pod.namespace())?;
-    let same = endpoint.pod.uid.is_empty() || pod.uid.is_empty() || *pod.uid == *endpoint.pod.uid;
+    let same = wanted.uid.is_empty() || pod.uid.is_empty() || *pod.uid == *wanted.uid;
     same.then_some(pod)
 }
 

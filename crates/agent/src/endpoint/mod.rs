@@ -5,6 +5,7 @@ mod enforce;
 mod identity;
 mod restore;
 
+pub use create::pod_ref;
 pub use enforce::{Enforcer, Grant, Nobody};
 pub use identity::Concerned;
 #[cfg(test)]

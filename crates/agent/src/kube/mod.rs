@@ -69,7 +69,8 @@ impl Follow {
             tokio::spawn(Slices::new(&self.tables).run(stop.clone()));
         }
         let allocating = Allocating {
-            client: self.client.clone(),
+            // CNI ADD waits for numbers: not behind what this node has to tell of its endpoints.
+            client: k8s::ahead(&self.client),
             identities: self.identities,
             creates: settings.identity_management_mode != IdentityManagement::Operator,
             events: Events::new(&self.client, COMPONENT),

@@ -3,6 +3,7 @@ use super::{Answer, Refusal, Shared, blocking, body, pools};
 use crate::{
     addresses::Wish,
     agent::Agent,
+    endpoint::pod_ref,
     policy::{HOST_ENDPOINT, HOST_SUBJECT},
 };
 use api::{
@@ -128,6 +129,8 @@ pub(super) async fn create(
         .parse()
         .map_err(|error: String| ApiError::bad_request(error))?;
     let request: EndpointRequest = body(raw).await?;
+    // Not on a thread for what blocks: others need those meanwhile.
+    agent.manager.expect(&pod_ref(&request)).await;
     let endpoint = blocking(move || {
         let endpoint = agent.manager.create(attachment, &request)?;
         agent.monitor.agent_event(format!(

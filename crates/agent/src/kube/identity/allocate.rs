@@ -5,11 +5,11 @@ use k8s::{
     events::{About, Events},
     identity,
 };
-use model::{ClusterIdentity, Labels, PodRef, Tables};
+use model::{ClusterIdentity, Labels, Pod, PodRef, Tables};
 use policy::identity::{AllocateError, Allocator, Order, Scope};
 use runtime::{health::Component, stop::Stop};
 use std::time::{Duration, Instant};
-use tables::{ChangeKind, ChangeTracker, Read, Snapshot};
+use tables::{Change, ChangeKind, ChangeTracker, Read, Snapshot};
 
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -55,10 +55,12 @@ impl Allocating {
         let tables = self.identities.0.tables.clone();
         let mut allocator = Allocator::new(Scope::Cluster, Order::ByLabels);
         let mut seen = tables.db.track(&tables.cilium_identities);
+        let mut pods = self.creates.then(|| tables.db.track(&tables.pods));
         let watch = tables
             .cilium_identities
             .watch()
-            .and(tables.endpoints.watch());
+            .and(tables.endpoints.watch())
+            .and(tables.pods.watch());
         let mut pause = FIRST_PAUSE;
         loop {
             let snapshot = tables.db.snapshot();
@@ -67,6 +69,8 @@ impl Allocating {
             let listed = tables.cilium_identities.initialized(&snapshot);
             self.forget_unseen();
             if listed && self.creates {
+                let changes = pods.iter_mut().flat_map(|pods| pods.changes(&snapshot));
+                self.expected(changes, &tables, &snapshot);
                 self.missing(&tables, &snapshot);
             }
             let open = self.open(&snapshot);
@@ -106,6 +110,35 @@ impl Allocating {
     fn forget_unseen(&self) {
         let mut state = self.identities.state();
         state.made.retain(|_, (_, since)| since.elapsed() < UNSEEN);
+    }
+
+    /// Asks for numbers for pods that will have an endpoint here: CNI ADD then finds them.
+    fn expected<'s>(
+        &self,
+        pods: impl Iterator<Item = Change<'s, Pod>>,
+        tables: &Tables,
+        snapshot: &Snapshot,
+    ) {
+        for change in pods {
+            let pod = &change.row;
+            let comes = change.kind == ChangeKind::Upsert && !pod.host_network && !pod.finished;
+            let has_endpoint = || tables.endpoints_by_pod.first(snapshot, &*pod.key).is_some();
+            // Without its namespace it has other labels than it will have.
+            let known = || tables.namespaces.get(snapshot, pod.namespace()).is_some();
+            if !comes || has_endpoint() || !known() {
+                continue;
+            }
+            let labels = self.identities.labels(snapshot, pod);
+            if self.identities.lookup(snapshot, &labels).is_none() {
+                let name = pod.key.split_once('/').map_or("", |(_, name)| name);
+                let pod = PodRef {
+                    namespace: pod.namespace().to_owned(),
+                    name: name.to_owned(),
+                    uid: pod.uid.to_string(),
+                };
+                self.identities.ask(&labels, None, Some(&pod));
+            }
+        }
     }
 
     /// Asks anew for the numbers of this node's pods that the API server no longer has.

@@ -16,7 +16,8 @@ use abi::identity::INIT;
 use model::{Labels, Pod, PodRef, Tables};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 use tables::Snapshot;
@@ -34,7 +35,7 @@ struct Inner {
     grace: Duration,
     state: Mutex<State>,
     /// Numbers have come, or it has turned out that none come.
-    told: Condvar,
+    told: Notify,
     /// Somebody needs a number.
     asked: Notify,
     /// A number was made.
@@ -86,7 +87,7 @@ impl Identities {
             labeller,
             grace,
             state: Mutex::default(),
-            told: Condvar::new(),
+            told: Notify::new(),
             asked: Notify::new(),
             made: Notify::new(),
         }))
@@ -154,29 +155,28 @@ impl Identities {
     }
 
     /// The number of these labels, asked for if they have none; waits for it no longer than `limit`, and not at all while none
-    /// can be made. Blocks.
-    #[must_use]
-    pub fn wait(&self, labels: &Labels, pod: &PodRef, limit: Duration) -> Option<u32> {
-        let deadline = Instant::now() + limit;
+    /// can be made.
+    pub async fn wait(&self, labels: &Labels, pod: &PodRef, limit: Duration) -> Option<u32> {
         let find = || self.lookup(&self.0.tables.db.snapshot(), labels);
         if let Some(id) = find() {
             return Some(id);
         }
         self.ask(labels, None, Some(pod));
-        loop {
-            // Looked up off the lock, which the lookup takes as well.
-            if let Some(id) = find() {
-                return Some(id);
+        let found = async {
+            loop {
+                let mut told = pin!(self.0.told.notified());
+                // What is told from here on is heard.
+                told.as_mut().enable();
+                if let Some(id) = find() {
+                    return Some(id);
+                }
+                if self.state().failing {
+                    return None;
+                }
+                told.await;
             }
-            let state = self.state();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.failing {
-                return None;
-            }
-            // Whatever comes between is seen a little later.
-            let pause = left.min(Duration::from_millis(5));
-            drop(self.0.told.wait_timeout(state, pause));
-        }
+        };
+        tokio::time::timeout(limit, found).await.ok().flatten()
     }
 
     /// How long a pod that had another identity before should wait until it takes this one.
@@ -189,7 +189,7 @@ impl Identities {
 
     /// Says to whoever waits that there is something new.
     fn tell(&self) {
-        self.0.told.notify_all();
+        self.0.told.notify_waiters();
     }
 }
 

@@ -76,9 +76,7 @@ impl Node {
 
     /// As an endpoint's creation asks.
     async fn number(&self, labels: &Labels, limit: Duration) -> Option<u32> {
-        let (identities, labels) = (self.identities.clone(), labels.clone());
-        let work = move || identities.wait(&labels, &pod("p"), limit);
-        tokio::task::spawn_blocking(work).await.unwrap()
+        self.identities.wait(labels, &pod("p"), limit).await
     }
 
     fn message(&self, name: &str) -> String {
@@ -113,6 +111,50 @@ async fn world() -> World {
 }
 
 const PATIENT: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_have_numbers_once_they_are_scheduled() {
+    let world = world().await;
+    let node = Node::start(&world.client, None, true);
+    let scheduled = |name: &str, host_network: bool, finished: bool| model::Pod {
+        labels: [("app".to_owned(), name.to_owned())].into(),
+        host_network,
+        finished,
+        ..model::Pod::named("shop", name)
+    };
+    let insert = |pod: model::Pod| {
+        let mut txn = node.tables.db.write();
+        node.tables.pods.insert(&mut txn, pod).unwrap();
+        txn.commit();
+    };
+    insert(scheduled("node-agent", true, false));
+    insert(scheduled("over", false, true));
+    // Its labels are not known yet.
+    insert(scheduled("early", false, false));
+    let mut txn = node.tables.db.write();
+    let namespace = model::Namespace {
+        name: "shop".to_owned(),
+        ..model::Namespace::default()
+    };
+    node.tables.namespaces.insert(&mut txn, namespace).unwrap();
+    txn.commit();
+    insert(scheduled("cart", false, false));
+    // Nobody has asked for it.
+    eventually("a number for the scheduled pod", || async {
+        let snapshot = node.tables.db.snapshot();
+        let pod = node.tables.pods.get(&snapshot, "shop/cart")?;
+        let labels = node.identities.labels(&snapshot, pod);
+        node.identities.lookup(&snapshot, &labels)
+    })
+    .await;
+    let made = objects(&world).await;
+    let apps: Vec<bool> = made
+        .keys()
+        .map(|one| one.contains("k8s:app=cart"))
+        .collect();
+    assert_eq!(apps, [true], "{made:?}");
+    node.stopper.stop();
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn agents_that_meet_the_same_labels_at_once_agree() {
