@@ -1,5 +1,6 @@
 //! What must become of each question, by the reference model: packet by packet, without any map.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ::policy::Settings;
@@ -21,6 +22,12 @@ pub struct Rules {
     pub groups: Vec<CidrGroup>,
     /// Services.
     pub services: Vec<Service>,
+    /// Rules by address mean nodes, too.
+    pub nodes_by_address: bool,
+    /// Policy is asked for nodes, too.
+    pub host_firewall: bool,
+    /// Actors for whom all passes, since it is only watched.
+    pub audited: BTreeSet<String>,
 }
 
 /// One side's decision, in words.
@@ -39,8 +46,11 @@ fn side(
         services: &rules.services,
     };
     let none = NamedPorts::new();
-    let (subject_labels, remote_labels) =
-        (seen(subject, &subject.node), seen(remote, &subject.node));
+    let remote_labels = seen(remote, &subject.node);
+    let subject_labels = match subject.role {
+        Role::Host => node_labels(&subject.name),
+        _ => seen(subject, &subject.node),
+    };
     let ports = |actor: &Actor| match &actor.role {
         Role::Pod(_, ports) => ports.clone(),
         _ => none.clone(),
@@ -54,9 +64,22 @@ fn side(
     let remote_end = End {
         labels: &remote_labels,
         ports: &remote_ports,
-        address: ip.filter(|_| remote.role == Role::Outside),
+        address: ip.filter(|_| match remote.role {
+            Role::Outside => true,
+            Role::Host => rules.nodes_by_address,
+            Role::Pod(..) => false,
+        }),
     };
     model.decide(direction, &subject_end, &remote_end, packet)
+}
+
+/// The labels by which policies of nodes select a node of the lab.
+fn node_labels(name: &str) -> Labels {
+    let own = [
+        "reserved:host".to_owned(),
+        format!("k8s:kubernetes.io/hostname={name}"),
+    ];
+    own.into_iter().collect()
 }
 
 /// The labels of an actor as somebody on `node` sees them.
@@ -93,7 +116,8 @@ pub fn expected(stage: &Stage, rules: &Rules, cell: &Cell) -> (bool, String) {
         (Direction::Ingress, destination, source),
     ];
     for (direction, subject, remote) in sides {
-        if !subject.is_pod() {
+        let is_asked = subject.is_pod() || rules.host_firewall && subject.role == Role::Host;
+        if !is_asked {
             continue;
         }
         let decision = side(
@@ -104,7 +128,7 @@ pub fn expected(stage: &Stage, rules: &Rules, cell: &Cell) -> (bool, String) {
             packet,
             remote.ip(cell.ipv4),
         );
-        passes &= decision.passes();
+        passes &= decision.passes() || rules.audited.contains(&subject.name);
         words.push(format!("{direction} {decision:?}"));
     }
     (passes, words.join("; "))

@@ -263,6 +263,16 @@ pub fn ccnp(name: &str, spec: &Value) -> Value {
         "metadata": {"name": name}, "spec": spec})
 }
 
+/// An AdminNetworkPolicy, or with the name `default` and no priority the BaselineAdminNetworkPolicy.
+#[must_use]
+pub fn admin(name: &str, spec: &Value) -> Value {
+    let kind = match spec.get("priority") {
+        Some(_) => "AdminNetworkPolicy",
+        None => "BaselineAdminNetworkPolicy",
+    };
+    json!({"apiVersion": "policy.networking.k8s.io/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": spec})
+}
+
 /// A NetworkPolicy.
 #[must_use]
 pub fn knp(namespace: &str, name: &str, spec: &Value) -> Value {

@@ -18,7 +18,7 @@ use nix::sys::socket::{
 };
 
 use super::raw::{self, Sctp};
-use super::stage::{PORTS, Stage};
+use super::stage::{Actor, PORTS, Role, Stage};
 
 /// How long one round waits for what must pass. On an idle machine that takes a few milliseconds.
 const LIMIT: Duration = Duration::from_millis(1500);
@@ -132,6 +132,38 @@ pub fn whole_table(stage: &Stage, ipv4: bool) -> Vec<Cell> {
     cells
 }
 
+/// What concerns nodes: between them, from and to the outside, between a node and pods.
+#[must_use]
+pub fn host_table(stage: &Stage, ipv4: bool) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (source, from) in stage.actors.iter().enumerate() {
+        for (destination, to) in stage.actors.iter().enumerate() {
+            let is_host = |actor: &Actor| actor.role == Role::Host;
+            let asks = match (is_host(from), is_host(to)) {
+                (true, true) => source != destination,
+                // Other nodes know a pod that asks them by its node's address.
+                (false, true) => !from.is_pod() || from.node == to.node,
+                (true, false) => true,
+                (false, false) => false,
+            };
+            if !asks || from.ip(ipv4).is_none() || to.ip(ipv4).is_none() {
+                continue;
+            }
+            for kind in [Kind::Tcp, Kind::Udp, Kind::Icmp] {
+                let ports = if kind == Kind::Icmp { &[0][..] } else { &PORTS };
+                cells.extend(ports.iter().map(|port| Cell {
+                    source,
+                    destination,
+                    kind,
+                    port: *port,
+                    ipv4,
+                }));
+            }
+        }
+    }
+    cells
+}
+
 /// The sockets that answer at one actor, in one family.
 #[derive(Debug)]
 struct Answerer {
@@ -172,6 +204,12 @@ impl Prober {
             answerers: answerers.collect(),
             round: 0,
         }
+    }
+
+    /// Whether it asks by IPv4.
+    #[must_use]
+    pub const fn is_ipv4(&self) -> bool {
+        self.ipv4
     }
 
     /// Asks all questions at once; what became of each. Ends as soon as everything in `wanted` is answered.
@@ -287,7 +325,12 @@ impl<'a> Round<'a> {
                 asker.icmp.send_to(&packet, raw::to(ip))
             }
         };
-        sent.unwrap_or_else(|error| panic!("sending {cell:?}: {error}"));
+        match sent {
+            Ok(_) => {}
+            // The node's own programs dropped it on its way out.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ENOBUFS) => {}
+            Err(error) => panic!("sending {cell:?}: {error}"),
+        }
     }
 
     fn run(&mut self, answerers: &[Option<Answerer>], wanted: &[bool]) {

@@ -92,7 +92,7 @@ impl Scenario {
                 "knp" => scenario.objects.push(objects::knp(place, &name, spec)),
                 "group" => scenario.objects.push(
                     json!({"apiVersion": "cilium.io/v2", "kind": "CiliumCIDRGroup",
-                    "metadata": {"name": place}, "spec": spec}),
+                    "metadata": {"name": place, "labels": {"stage": "test"}}, "spec": spec}),
                 ),
                 "service" => {
                     let (namespace, name) = place.split_once('/').expect("namespace/name");

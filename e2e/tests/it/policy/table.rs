@@ -2,80 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use hypha_e2e::policy::expect::{Rules, expected};
-use hypha_e2e::policy::objects::{Server, wait_in_force};
-use hypha_e2e::policy::probe::{Cell, Outcome, Prober, whole_table};
-use hypha_e2e::policy::stage::Stage;
+use hypha_e2e::policy::expect::Rules;
+use hypha_e2e::policy::objects::wait_in_force;
 use testkit::skip_unless_root;
 
-use super::scenarios::{Outside, Scenario, all};
-
-/// How long a scenario may take to be as the model says: what rules by address mean comes after the rules themselves.
-const SETTLED: Duration = Duration::from_secs(10);
-
-/// The stage with a prober for each family.
-struct Theatre {
-    stage: Stage,
-    server: Server,
-    families: Vec<(Vec<Cell>, Prober)>,
-}
+use super::scenarios::{Scenario, all};
+use super::theatre::{SETTLED, Theatre};
 
 impl Theatre {
-    #[track_caller]
-    fn up(prefix: &str, args: &[&str], families: &[bool]) -> Self {
-        let stage = Stage::up(prefix, args);
-        let server = Server::of(&stage);
-        let families = families
-            .iter()
-            .map(|ipv4| (whole_table(&stage, *ipv4), Prober::new(&stage, *ipv4)))
-            .collect();
-        Self {
-            stage,
-            server,
-            families,
-        }
-    }
-
-    fn outside(&self) -> Outside {
-        let router = &self.stage.actors[self.stage.find("router")];
-        // A family that the lab does not have is not asked about either.
-        Outside {
-            ipv4: router.ip(true).unwrap_or([192, 0, 2, 1].into()),
-            ipv6: router.ip(false).unwrap_or("2001:db8::1".parse().unwrap()),
-        }
-    }
-
-    /// Everything that differs from what the model says.
-    #[track_caller]
-    fn compare(&mut self, rules: &Rules) -> Vec<String> {
-        let mut wrong = Vec::new();
-        for (cells, prober) in &mut self.families {
-            let expected: Vec<(bool, String)> = cells
-                .iter()
-                .map(|cell| expected(&self.stage, rules, cell))
-                .collect();
-            let wanted: Vec<bool> = expected.iter().map(|(passes, _)| *passes).collect();
-            let outcomes = prober.ask(&self.stage, cells, &wanted);
-            for ((cell, outcome), (passes, why)) in cells.iter().zip(outcomes).zip(expected) {
-                let what = match (passes, outcome) {
-                    (true, Outcome { answered: true, .. }) => continue,
-                    (
-                        false,
-                        Outcome {
-                            arrived: false,
-                            answered: false,
-                        },
-                    ) => continue,
-                    (true, Outcome { arrived: true, .. }) => "arrived, but the answer did not",
-                    (true, _) => "did not pass",
-                    (false, _) => "passed",
-                };
-                wrong.push(format!("{}: {what}; {why}", cell.text(&self.stage)));
-            }
-        }
-        wrong
-    }
-
     /// Plays one scenario after the other; those that differ.
     #[track_caller]
     fn play(&mut self, scenarios: &[Scenario]) -> Vec<String> {
@@ -97,11 +31,7 @@ impl Theatre {
                 again += 1;
                 wrong = self.compare(&rules);
             }
-            asked += self
-                .families
-                .iter()
-                .map(|(cells, _)| cells.len())
-                .sum::<usize>();
+            asked += self.questions();
             slowest = slowest.max(began.elapsed());
             if !wrong.is_empty() {
                 eprintln!(
@@ -159,7 +89,7 @@ fn e2e_policy_prober_reaches_everybody() {
     let mut theatre = Theatre::up("e2e-prober", &[], &[true, false]);
     let wrong = theatre.compare(&Rules::default());
     assert!(wrong.is_empty(), "{wrong:#?}");
-    let cells: usize = theatre.families.iter().map(|(cells, _)| cells.len()).sum();
+    let cells = theatre.questions();
     assert!(cells >= 2 * 72 * 6, "{cells}");
 }
 

@@ -1,12 +1,14 @@
 //! The task with a kernel of its own making: what is written when, and what holds at every moment.
 mod world;
 
+use super::Policy;
 use super::core::{Options, START};
 use super::inputs::Name;
 use super::writer::Behind;
-use abi::identity::HOST;
+use crate::endpoint::Enforcer;
+use abi::{endpoint_flags::POLICY_AUDIT, identity::HOST};
 use ipnet::IpNet;
-use model::{PolicyObject, Prefix, PrefixIdentity, PrefixSource};
+use model::{Endpoint, PolicyObject, Prefix, PrefixIdentity, PrefixSource};
 use policy::kernel::Verdict;
 use serde_json::json;
 use std::{collections::BTreeSet, time::Duration};
@@ -341,4 +343,30 @@ fn the_host_is_a_subject_with_the_firewall_on() {
     world.step();
     assert_eq!(world.ask(1, WEB, 22), Verdict::Allow);
     assert_eq!(world.ask(1, 2, 22), Verdict::Unmatched);
+}
+
+#[test]
+fn an_endpoints_own_audit_counts_more_than_the_nodes_and_its_end_asks_again() {
+    for of_node in [false, true] {
+        let mut world = World::complete();
+        world.core.options.audit = of_node;
+        let snapshot = world.tables.db.snapshot();
+        let row = world.tables.endpoints.iter(&snapshot).next().cloned();
+        let row = row.unwrap();
+        let epoch = || world.kernel.0.lock().unwrap().epoch;
+        let policy = Policy::of(&world.tables, world.core);
+        for own in [None, Some(false), Some(true)] {
+            let endpoint = Endpoint {
+                policy_audit: own,
+                ..Endpoint::clone(&row)
+            };
+            let grant = policy.realise(&endpoint);
+            let audit = grant.flags & POLICY_AUDIT != 0;
+            assert_eq!((audit, grant.settled), (own.unwrap_or(of_node), true));
+            assert_eq!(grant.subject, row.subject, "the rows are the same");
+        }
+        let before = epoch();
+        policy.ask_again();
+        assert!(epoch() > before);
+    }
 }
