@@ -48,7 +48,7 @@ pub struct Diff {
     pub ops: Vec<Op>,
     /// Backends that frontends have lost.
     pub left: Vec<Left>,
-    /// There is room now for what there was no room for: once the writes are made, flush again.
+    /// There is more: once the writes are made, flush again. Also where there is room now for what there was no room for.
     pub again: bool,
 }
 
@@ -115,25 +115,40 @@ impl Planner {
 
     /// What the kernel should be told since the last flush. The writes are taken as made.
     pub fn flush(&mut self) -> Diff {
+        self.flush_part(usize::MAX)
+    }
+
+    /// As [`Planner::flush`], but for so many frontends at most: the rest comes with the next flush, which `again` asks for. For
+    /// a start with thousands of services, so that the first rows need not wait for the last ones, nor all be held at once.
+    pub fn flush_part(&mut self, most: usize) -> Diff {
         for owner in std::mem::take(&mut self.dirty) {
             self.refresh(owner);
         }
         let mut touched = std::mem::take(&mut self.touched);
-        touched.extend(self.cramped.keys().copied());
-        let wanted: Vec<_> = touched
-            .iter()
-            .map(|key| (*key, holder(&self.claims, key)))
-            .collect();
-        let skips = std::mem::take(&mut self.skips_touched).then(|| {
+        if let Some(next) = touched.iter().nth(most.max(1)).copied() {
+            self.touched = touched.split_off(&next);
+        }
+        let last = self.touched.is_empty();
+        if last {
+            touched.extend(self.cramped.keys().copied());
+        }
+        let skips = self.skips_touched.then(|| {
             let all = self
                 .owned
                 .values()
                 .flat_map(|owned| owned.skips.iter().cloned());
             all.collect::<BTreeSet<_>>()
         });
+        self.skips_touched &= !last;
+        let wanted: Vec<_> = touched
+            .iter()
+            .map(|key| (*key, holder(&self.claims, key)))
+            .collect();
         let mut diff = Diff::default();
-        let rooms = self.kernel.settle(&wanted, skips, &mut diff.ops);
-        diff.left = left(std::mem::take(&mut self.before), &self.claims);
+        let rooms = self.kernel.settle(&wanted, skips, last, &mut diff.ops);
+        let later = self.touched.first().map(|next| self.before.split_off(next));
+        let before = std::mem::replace(&mut self.before, later.unwrap_or_default());
+        diff.left = left(before, &self.claims);
         for (key, room) in rooms {
             if room == Room::All {
                 self.cramped.remove(&key);
@@ -141,11 +156,11 @@ impl Planner {
                 self.cramped.insert(key, room);
             }
         }
-        if std::mem::take(&mut self.fresh) {
+        if last && std::mem::take(&mut self.fresh) {
             self.kernel.forget_unused(&mut diff.ops);
         }
         let gives_room = |op: &Op| matches!(op, Op::Delete(_));
-        diff.again = !self.cramped.is_empty() && diff.ops.iter().any(gives_room);
+        diff.again = !last || (!self.cramped.is_empty() && diff.ops.iter().any(gives_room));
         diff
     }
 

@@ -139,8 +139,11 @@ impl World {
         let mut owners: Vec<_> = services
             .map(|service| Owner::Service(service.key.clone()))
             .collect();
-        if addresses {
+        if all || addresses {
             owners.extend(self.pods.keys().cloned().map(Owner::Pod));
+        }
+        if all {
+            owners.extend(self.redirects.keys().cloned().map(Owner::Redirect));
         }
         owners
     }

@@ -334,10 +334,7 @@ impl Manager {
         let outcome = match &known.notes {
             Err(problem) => Err(Unsatisfied::new("invalid_request", problem.to_string())),
             Ok(notes) if notes.ips.is_empty() => self.complete_families(&known),
-            Ok(notes) => notes.ips.iter().fold(Ok(()), |outcome, ip| {
-                let one = self.complete_requested(&known, *ip);
-                outcome.and(one)
-            }),
+            Ok(notes) => self.complete_all_requested(&known, &notes.ips),
         };
         if let Err(why) = outcome {
             self.unsatisfied.insert(key.clone(), why);
@@ -348,6 +345,16 @@ impl Manager {
         self.given
             .get(key)
             .is_some_and(|given| given.iter().any(wanted))
+    }
+
+    /// Gives all that can be given; of what cannot, says the first.
+    fn complete_all_requested(&mut self, known: &Known, ips: &[IpAddr]) -> Result<(), Unsatisfied> {
+        let mut outcome = Ok(());
+        for ip in ips {
+            let one = self.complete_requested(known, *ip);
+            outcome = outcome.and(one);
+        }
+        outcome
     }
 
     fn complete_requested(&mut self, known: &Known, ip: IpAddr) -> Result<(), Unsatisfied> {

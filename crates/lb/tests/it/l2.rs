@@ -120,7 +120,7 @@ fn whoever_wins_answers_and_whoever_loses_stops() {
         "no answer before the lease is won"
     );
     let change = leases.hold("cilium-l2announce-a-web", true);
-    assert_eq!(change.announce, [entry.clone()]);
+    assert_eq!(change.announce, [entry]);
     let mut more = web();
     more.external_ips.push(ip("203.0.113.2"));
     let change = leases.set(&key, lease(&more, &policies, &node(), &devices));
