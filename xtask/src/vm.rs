@@ -67,7 +67,7 @@ const CASES: [Case; 6] = [
     },
     Case {
         name: "programs",
-        minutes: 40,
+        minutes: 90,
         work: Work::Tests(&[
             "maps::",
             "events::",
