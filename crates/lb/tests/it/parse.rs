@@ -1,5 +1,7 @@
 //! Custom resources that cannot be taken, with the words for people.
+use crate::generate::Dice;
 use hypha_lb::parse::{l2_policy, pool, redirect};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn wrong<T: std::fmt::Debug>(read: Result<T, hypha_lb::parse::Wrong>, words: &[&str]) {
@@ -152,4 +154,82 @@ fn redirects() {
         ),
         &["cannot be redirected"],
     );
+}
+
+/// Something like an object: names that mean something, with values that may fit.
+fn some_json(dice: &mut Dice, depth: usize) -> Value {
+    let names = [
+        "blocks",
+        "cidr",
+        "start",
+        "stop",
+        "serviceSelector",
+        "matchLabels",
+        "matchExpressions",
+        "key",
+        "operator",
+        "values",
+        "interfaces",
+        "externalIPs",
+        "redirectFrontend",
+        "redirectBackend",
+        "addressMatcher",
+        "serviceMatcher",
+        "toPorts",
+        "port",
+        "protocol",
+        "ip",
+        "name",
+        "namespace",
+        "serviceName",
+        "localEndpointSelector",
+        "disabled",
+        "allowFirstLastIPs",
+    ];
+    let texts = [
+        "10.0.0.0/24",
+        "10.0.0.9",
+        "fd00::1",
+        "80",
+        "TCP",
+        "a",
+        "In",
+        "Exists",
+        "(",
+        "",
+        "Yes",
+        "é",
+    ];
+    match dice.below(if depth == 0 { 4 } else { 8 }) {
+        0 => Value::Null,
+        1 => json!(dice.rare(2)),
+        2 => json!(dice.below(70_000)),
+        3 => json!(dice.pick(&texts)),
+        4 => (0..dice.below(4))
+            .map(|_| some_json(dice, depth - 1))
+            .collect(),
+        _ => (0..dice.below(5))
+            .map(|_| (dice.pick(&names).to_owned(), some_json(dice, depth - 1)))
+            .collect(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_object_breaks_a_reader(seed in any::<u64>()) {
+        let value = some_json(&mut Dice::new(seed), 5);
+        let mut errors = Vec::new();
+        match pool("p", 0, &value) {
+            Ok(pool) => prop_assert!(pool.total() >= pool.blocks.len() as u128),
+            Err(wrong) => errors.push(wrong),
+        }
+        errors.extend(l2_policy("p", &value).err());
+        match redirect("a/r", 0, &value) {
+            Ok(redirect) => prop_assert!(!redirect.to_ports.is_empty()),
+            Err(wrong) => errors.push(wrong),
+        }
+        prop_assert!(errors.iter().all(|wrong| wrong.path.starts_with("spec") && !wrong.accepted.is_empty()));
+    }
 }
