@@ -7,9 +7,18 @@ use k8s_openapi::{
 };
 use kube::Resource;
 use model::{PolicyTables, Text};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{MapAccess, Visitor},
+};
 use serde_json::{Map, Value, json};
-use std::{borrow::Cow, collections::BTreeMap, fmt::Debug, marker::PhantomData, net::IpAddr};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt::{self, Debug},
+    marker::PhantomData,
+    net::IpAddr,
+};
 
 /// Endpoint slices that the controller of Kubernetes did not write for a service's pods.
 const MANUAL: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
@@ -69,16 +78,46 @@ kinds! {
 }
 
 /// An object of the kind `K`, as it stands.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(bound = "")]
+#[derive(Clone, Debug)]
 pub struct Object<K: Kind> {
-    #[serde(default)]
     metadata: ObjectMeta,
     /// All but the metadata.
-    #[serde(flatten)]
     says: Map<String, Value>,
-    #[serde(skip)]
     kind: PhantomData<K>,
+}
+
+impl<'de, K: Kind> Deserialize<'de> for Object<K> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let (metadata, says) = deserializer.deserialize_map(Parts)?;
+        Ok(Self {
+            metadata,
+            says,
+            kind: PhantomData,
+        })
+    }
+}
+
+/// Metadata and the rest, in one pass: a policy may be large.
+struct Parts;
+
+impl<'de> Visitor<'de> for Parts {
+    type Value = (ObjectMeta, Map<String, Value>);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut metadata, mut says) = Self::Value::default();
+        while let Some(name) = map.next_key::<String>()? {
+            if name == "metadata" {
+                metadata = map.next_value()?;
+            } else {
+                says.insert(name, map.next_value()?);
+            }
+        }
+        Ok((metadata, says))
+    }
 }
 
 impl<K: Kind> Resource for Object<K> {
