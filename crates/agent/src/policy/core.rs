@@ -61,6 +61,8 @@ impl AddressCache for datapath::maps::Ipcache {
 #[derive(Debug)]
 struct Staged {
     change: Change,
+    /// Ranges that were not seen with an identity yet.
+    open: Vec<IpNet>,
     /// The revision before it.
     after: u64,
     since: Instant,
@@ -209,6 +211,7 @@ impl Core {
                         self.ranges_changed = true;
                         let staged = Staged {
                             change,
+                            open: new.into_iter().collect(),
                             after: before,
                             since: now,
                         };
@@ -264,23 +267,24 @@ impl Core {
     /// What has waited for identities and has them, or has waited long enough.
     fn ready(&mut self, tables: &Tables, snapshot: &Snapshot, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
-        let names: Vec<Name> = self.staged.keys().cloned().collect();
-        for name in names {
-            let Some(staged) = self.staged.get(&name) else {
-                continue;
-            };
-            let new = self.engine.new_prefixes(&staged.change);
-            let open = new
-                .iter()
-                .find(|prefix| !self.is_cached(**prefix, tables, snapshot));
+        for (name, mut staged) in std::mem::take(&mut self.staged) {
+            let is_open = |prefix: &IpNet| !self.is_cached(*prefix, tables, snapshot);
+            // There may be thousands, and this is asked every millisecond: what was there once is looked at again at the end.
+            while staged.open.last().is_some_and(|prefix| !is_open(prefix)) {
+                staged.open.pop();
+            }
+            if staged.open.is_empty() {
+                let all = self.engine.new_prefixes(&staged.change);
+                staged.open = all.into_iter().filter(is_open).collect();
+            }
             let late = now.duration_since(staged.since) >= RANGES;
-            if let (Some(prefix), true) = (open, late) {
+            if let (Some(prefix), true) = (staged.open.last(), late) {
                 tracing::warn!(policy = ?name, %prefix, "the range has no identity in the address cache yet; the policy is enforced without waiting on");
             }
-            if (open.is_none() || late)
-                && let Some(staged) = self.staged.remove(&name)
-            {
+            if staged.open.is_empty() || late {
                 changes.push(staged.change);
+            } else {
+                self.staged.insert(name, staged);
             }
         }
         changes
