@@ -19,6 +19,8 @@ const LAB: &str = "bench";
 /// Pods one after another, and at once.
 const PODS: usize = 100;
 const RESTARTS: usize = 10;
+/// Until an agent has given back what a burst of pods took.
+const UNTIL_IDLE: Duration = Duration::from_secs(15);
 
 /// What the driver inside the node measured, milliseconds.
 #[derive(Serialize, Deserialize)]
@@ -149,6 +151,7 @@ pub fn drive_cni(bin: &Path) -> Result<()> {
     let start = (0..20)
         .map(|_| plugin.version())
         .collect::<Result<Vec<_>>>()?;
+    thread::sleep(UNTIL_IDLE);
     let agent_rss = rss(agent_pid()?)?;
     let restart = (0..RESTARTS)
         .map(|_| restart())

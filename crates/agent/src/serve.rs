@@ -50,7 +50,7 @@ const SETTLE_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often to look whether there is memory to give back, and how much more than at the last time makes it worth while.
 const TRIM_LOOK: Duration = Duration::from_secs(5);
-const TRIM_WORTH: u64 = 1 << 20;
+const TRIM_WORTH: u64 = 2 << 20;
 
 /// Runs everything until `stop`. `follow` begins once the agent serves; none: it has begun.
 ///
@@ -235,14 +235,20 @@ async fn settle_loop(manager: Arc<Manager>, health: Component, stop: Stop) {
     }
 }
 
-/// Gives back what the start, or a burst of changes, took for a moment.
+/// Gives back what the start, or a burst of changes, took for a moment: heap, and code that is not called any longer.
 async fn trim_loop(stop: Stop) {
-    let mut least = 0;
+    let mut usual = 0;
     while stop.or(tokio::time::sleep(TRIM_LOOK)).await.is_some() {
-        if crate::machine::resident() > least + TRIM_WORTH {
-            let trimmed = tokio::task::spawn_blocking(datapath::trim_heap).await;
-            least = trimmed.map_or(least, |()| crate::machine::resident());
+        if crate::machine::resident() <= usual + TRIM_WORTH {
+            continue;
         }
+        datapath::unload_code();
+        let trimmed = tokio::task::spawn_blocking(datapath::trim_heap).await;
+        // What is called all the time is soon back.
+        if trimmed.is_err() || stop.or(tokio::time::sleep(TRIM_LOOK)).await.is_none() {
+            return;
+        }
+        usual = crate::machine::resident();
     }
 }
 

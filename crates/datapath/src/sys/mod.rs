@@ -22,7 +22,7 @@ use std::{
 
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
-pub use heap::{share_heap, trim_heap};
+pub use heap::{share_heap, trim_heap, unload_code};
 pub(crate) use link::{LinkState, link_create, link_detach, link_info, link_update};
 pub(crate) use map::{
     Batch, MapShape, delete, delete_batch, lookup, lookup_batch, map_create, map_freeze, map_info,
