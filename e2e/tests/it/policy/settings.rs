@@ -37,8 +37,7 @@ fn e2e_policy_settings_of_agents() {
     if skip_unless_root() {
         return;
     }
-    // By tunnels, other nodes' hosts have their routers' addresses; here their own.
-    let mut theatre = Theatre::up("e2e-settings", &["--routing", "native"], &[true, false]);
+    let mut theatre = Theatre::up("e2e-settings", &[], &[true, false]);
     let wanted = policies();
     let created = theatre.server.create(&wanted);
     wait_in_force(&theatre.stage, &created);

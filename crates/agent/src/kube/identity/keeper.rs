@@ -5,8 +5,8 @@ use abi::identity::{
 };
 use ipnet::IpNet;
 use model::{
-    ClusterIdentity, Endpoint, Identity, IdentityKind, KUBERNETES, Labels, LocalNode, Node,
-    PrefixIdentity, Tables, UsedPrefix,
+    CiliumNode, ClusterIdentity, Endpoint, Identity, IdentityKind, KUBERNETES, Labels, LocalNode,
+    Node, PrefixIdentity, Tables, UsedPrefix,
 };
 use policy::identity::{Allocator, Info, Metadata, Order, Resolved, Scope, Source, world_labels};
 use runtime::{health::Component, stop::Stop};
@@ -75,6 +75,7 @@ struct Trackers {
     endpoints: ChangeTracker<Endpoint>,
     used: ChangeTracker<UsedPrefix>,
     nodes: ChangeTracker<Node>,
+    routers: ChangeTracker<CiliumNode>,
     /// Addresses that each node, or this one, was known by.
     said: BTreeMap<String, (BTreeSet<IpAddr>, Labels)>,
     /// Labels beside the addresses' own of each range in use.
@@ -113,6 +114,7 @@ impl Keeper {
                 endpoints: tables.db.track(&tables.endpoints),
                 used: tables.db.track(&tables.used_prefixes),
                 nodes: tables.db.track(&tables.nodes),
+                routers: tables.db.track(&tables.cilium_nodes),
                 said: BTreeMap::new(),
                 prefixes: BTreeMap::new(),
             },
@@ -164,6 +166,7 @@ impl Keeper {
             .and(tables.endpoints.watch())
             .and(tables.used_prefixes.watch())
             .and(tables.nodes.watch())
+            .and(tables.cilium_nodes.watch())
             .and(tables.local_node.watch())
             .and(tables.policies.manual_endpoints.watch());
         let mut written = Instant::now();
@@ -388,6 +391,8 @@ impl Keeper {
             .changes(snapshot)
             .map(|change| change.row.name.clone())
             .collect();
+        let routers = self.changed.routers.changes(snapshot);
+        names.extend(routers.map(|change| change.row.name.clone()));
         names.extend(local.map(|local| local.node.name.clone()));
         let mut touched = BTreeSet::new();
         for name in names {
@@ -397,7 +402,7 @@ impl Keeper {
                 None => tables
                     .nodes
                     .get(snapshot, &name)
-                    .map(|node| self.says(node)),
+                    .map(|node| self.says(snapshot, node)),
             };
             let before = self.changed.said.remove(&name);
             if before != now {
@@ -426,11 +431,18 @@ impl Keeper {
         touched
     }
 
-    fn says(&self, node: &Node) -> (BTreeSet<IpAddr>, Labels) {
-        let addresses = node.addresses.iter().chain(&node.external).copied();
+    fn says(&self, snapshot: &Snapshot, node: &Node) -> (BTreeSet<IpAddr>, Labels) {
         let own = self.identities.labeller().of_node(&node.labels);
+        // What comes by a tunnel has the router's address. All nodes are one there, unless they have numbers of their own.
+        let distinct = self.options.nodes_by_cidr || !own.is_empty();
+        let said = self.tables.cilium_nodes.get(snapshot, &node.name);
+        let routers = said
+            .filter(|_| distinct)
+            .into_iter()
+            .flat_map(|said| &said.routers);
+        let addresses = node.addresses.iter().chain(&node.external).chain(routers);
         let labels = std::iter::once("reserved:remote-node".to_owned()).chain(own);
-        (addresses.collect(), labels.collect())
+        (addresses.copied().collect(), labels.collect())
     }
 
     /// The number of a range; none where it has the one that its addresses have anyway.

@@ -2,7 +2,8 @@ use super::*;
 use abi::identity::{HOST, KUBE_APISERVER};
 use ipnet::IpNet;
 use model::{
-    Endpoint, Identity, IdentityKind, LocalNode, ManualEndpoints, Node, PrefixIdentity, UsedPrefix,
+    CiliumNode, Endpoint, Identity, IdentityKind, LocalNode, ManualEndpoints, Node, PrefixIdentity,
+    UsedPrefix,
 };
 use runtime::settings::Settings;
 
@@ -158,6 +159,17 @@ fn nodes_have_numbers_by_their_labels_where_rules_may_select_them() {
     }
     txn.commit();
     kept.step();
+    // What its agent says of it comes later.
+    let mut txn = kept.tables.db.write();
+    let said = CiliumNode {
+        name: "n3".to_owned(),
+        routers: vec!["10.0.3.1".parse().unwrap()],
+        ..CiliumNode::default()
+    };
+    kept.tables.cilium_nodes.insert(&mut txn, said).unwrap();
+    txn.commit();
+    kept.step();
+    assert_eq!(kept.number("10.0.3.1/32"), kept.number("192.0.2.3/32"));
     let number = |n: u8| kept.number(&format!("192.0.2.{n}/32")).unwrap();
     assert_eq!(number(1), number(2));
     assert_ne!(number(1), number(3));
