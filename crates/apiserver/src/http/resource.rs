@@ -43,6 +43,7 @@ pub async fn collection(
         method if is_get(method) => list(server, kind, namespace, &query, view),
         &Method::POST if placed => {
             let mut options = write_options(&query, request.headers())?;
+            options.warnings.add(kind.notice().into_iter().collect());
             let user = request.extensions().get::<User>().cloned();
             let mut object = kind.stored(body::read_object(request, &mut options).await?);
             if let Some(user) = user.filter(|_| kind.kind == "CertificateSigningRequest") {
@@ -92,7 +93,6 @@ pub fn warned(mut response: Response, kind: &Kind, options: &WriteOptions) -> Re
         .deprecation
         .iter()
         .cloned()
-        .chain(kind.notice())
         .chain(options.warnings.list())
     {
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
@@ -222,6 +222,9 @@ pub async fn write(
     request: Request,
 ) -> Result<Response, ApiError> {
     let mut options = write_options(query, request.headers())?;
+    if part == Part::Main {
+        options.warnings.add(kind.notice().into_iter().collect());
+    }
     let view = View::choose(request.headers(), query);
     let (stored, made) = change(server, kind, key, part, query, request, &mut options).await?;
     server.store.kept().await?;
