@@ -127,10 +127,6 @@ async fn pods_have_numbers_once_they_are_scheduled() {
         node.tables.pods.insert(&mut txn, pod).unwrap();
         txn.commit();
     };
-    insert(scheduled("node-agent", true, false));
-    insert(scheduled("over", false, true));
-    // Its labels are not known yet.
-    insert(scheduled("early", false, false));
     let mut txn = node.tables.db.write();
     let namespace = model::Namespace {
         name: "shop".to_owned(),
@@ -138,6 +134,8 @@ async fn pods_have_numbers_once_they_are_scheduled() {
     };
     node.tables.namespaces.insert(&mut txn, namespace).unwrap();
     txn.commit();
+    insert(scheduled("node-agent", true, false));
+    insert(scheduled("over", false, true));
     insert(scheduled("cart", false, false));
     // Nobody has asked for it.
     eventually("a number for the scheduled pod", || async {
