@@ -524,6 +524,27 @@ mod tests {
     }
 
     #[test]
+    fn what_else_a_node_is_called_does_not_matter() {
+        let ip = |text: &str| json!({"type": "InternalIP", "address": text});
+        let (first, second) = (ip("192.0.2.1"), ip("2001:db8::1"));
+        let host = json!({"type": "Hostname", "address": "127.0.0.1"});
+        let outer = json!({"type": "ExternalIP", "address": "203.0.113.1"});
+        let orders = [
+            [&first, &second, &host, &outer],
+            [&host, &outer, &first, &second],
+            [&outer, &first, &host, &second],
+            [&first, &host, &second, &outer],
+        ];
+        let rows = orders.map(|addresses| {
+            let object = json!({"metadata": {"name": "n"}, "status": {"addresses": addresses}});
+            model::Node::from(serde_json::from_value::<Node>(object).unwrap())
+        });
+        assert_eq!(rows[0].addresses.len(), 2);
+        assert_eq!(rows[0].addresses[0].to_string(), "192.0.2.1");
+        assert!(rows.iter().all(|row| *row == rows[0]));
+    }
+
+    #[test]
     fn published_endpoints_say_who_is_where() {
         let networking =
             json!({"addressing": [{"ipv4": "10.0.0.1", "ipv6": "fd00::1"}], "node": "192.0.2.1"});
