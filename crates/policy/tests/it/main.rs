@@ -1,6 +1,7 @@
 //! The resolution against the reference model, and against itself.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod corpus;
 mod cost;
 mod differential;
 mod explain;
