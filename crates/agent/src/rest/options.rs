@@ -41,7 +41,7 @@ fn changed(
 ) -> Result<EndpointConfig, ApiError> {
     let before = endpoints::find(agent, id)?;
     let known = options(agent, &before);
-    for name in wanted.options.keys().filter(|name| *name != AUDIT) {
+    if let Some(name) = wanted.options.keys().find(|name| *name != AUDIT) {
         let what = if known.options.contains_key(name) {
             format!("{name} cannot be changed while the agent runs")
         } else {
