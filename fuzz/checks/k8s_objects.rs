@@ -7,7 +7,12 @@ pub fn run(data: &[u8]) {
     row::<Pod, model::Pod>(data);
     row::<Namespace, model::Namespace>(data);
     if let Some(node) = row::<Node, model::Node>(data) {
-        assert!(node.addresses.iter().enumerate().all(|(i, ip)| !node.addresses[..i].contains(ip)));
+        assert!(
+            node.addresses
+                .iter()
+                .enumerate()
+                .all(|(i, ip)| !node.addresses[..i].contains(ip))
+        );
     }
     row::<crd::CiliumNode, model::CiliumNode>(data);
     row::<crd::CiliumEndpointSlice, model::EndpointSlice>(data);

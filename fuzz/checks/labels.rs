@@ -49,6 +49,10 @@ fn pod(filter: &LabelFilter, map: BTreeMap<String, String>) {
     let mut numbers = Allocator::new(Scope::Cluster, Order::ByLabels);
     let number = numbers.propose(&labels).expect("numbers are left");
     assert_eq!(numbers.propose(&labels), Ok(number));
-    assert!(numbers.adopt(number, labels.clone(), Duration::ZERO).is_ok());
+    assert!(
+        numbers
+            .adopt(number, labels.clone(), Duration::ZERO)
+            .is_ok()
+    );
     assert_eq!(numbers.lookup(&labels), Some(number));
 }

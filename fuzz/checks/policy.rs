@@ -24,7 +24,9 @@ pub fn run(data: &[u8]) {
     if let Err(refused) = parse::cidr_group(&object) {
         told(&refused);
     }
-    let options = Options { node_selector_labels: true };
+    let options = Options {
+        node_selector_labels: true,
+    };
     let whole = parse::policy(&object, options);
     let by_kind = KINDS.map(|kind| parse::policy_of_kind(kind, &object, options));
     for read in by_kind.into_iter().chain([whole]) {
@@ -54,10 +56,13 @@ fn resolved(policy: hypha_policy::rule::Policy) {
     );
     engine.apply([
         Change::Identity(1000, labels.clone(), Default::default()),
-        Change::Subject(1000, Subject {
-            labels,
-            ports: Default::default(),
-        }),
+        Change::Subject(
+            1000,
+            Subject {
+                labels,
+                ports: Default::default(),
+            },
+        ),
     ]);
     let before = engine.map();
     let name = policy.name.clone();
