@@ -1,4 +1,4 @@
-//! The agent in a container of a real runtime, with what the chart's DaemonSet grants it and no more.
+//! The containers of the chart's DaemonSet in a real runtime, with what it grants them and no more.
 
 use std::fs;
 use std::path::Path;
@@ -59,9 +59,7 @@ fn e2e_conformant_container() {
         cluster.agent_process(NODE).is_none().then_some(())
     });
     let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-    root(&dir.path().join("rootfs"));
-    let config = bundle(&cluster, dir.path());
-    fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    let pod = Pod::of(&cluster, dir.path());
     for (number, runtime) in runtimes.iter().enumerate() {
         if number > 0 {
             // Nothing to take over: maps and programs are made anew.
@@ -69,7 +67,8 @@ fn e2e_conformant_container() {
                 .lab
                 .sh(NODE, "rm -rf /sys/fs/bpf/cilium /sys/fs/bpf/tc");
         }
-        runs(&cluster, runtime, dir.path(), number);
+        pod.sets_up(runtime);
+        pod.runs(runtime, number);
     }
     cluster.lab.start_agent(NODE);
     cluster.wait_replaced(NODE, None);
@@ -80,47 +79,190 @@ fn call<'a>(runtime: &[&'a str], words: &[&'a str]) -> Vec<&'a str> {
     [runtime, &["--root", STATE], words].concat()
 }
 
-/// The agent starts, connects pods, and answers in its container.
-fn runs(cluster: &Cluster, runtime: &[&str], bundle: &Path, number: usize) {
-    let bundle = bundle.to_str().unwrap();
-    let mut command = cluster
-        .lab
-        .exec_command(NODE, &call(runtime, &["run", "--bundle", bundle, "agent"]));
-    let log = fs::File::create(Path::new(bundle).join("log")).unwrap();
-    command
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log);
-    let mut child = Ends(command.spawn().unwrap());
-    let said = || fs::read_to_string(Path::new(bundle).join("log")).unwrap_or_default();
-    wait_until("the agent in its container", LIMIT, || {
-        let ended = child.0.try_wait().unwrap();
-        assert!(ended.is_none(), "{runtime:?}: {}", said());
-        let run = cluster.lab.exec(
-            NODE,
-            &["curl", "-sf", "-m", "2", "http://127.0.0.1:9879/healthz"],
+/// The DaemonSet's pod, with what its containers need on the test's disk.
+struct Pod<'a> {
+    cluster: &'a Cluster,
+    spec: Value,
+    account: String,
+    dir: &'a Path,
+}
+
+impl<'a> Pod<'a> {
+    fn of(cluster: &'a Cluster, dir: &'a Path) -> Self {
+        let sets = cluster.list("/apis/apps/v1/namespaces/kube-system/daemonsets");
+        let spec = sets[0]["spec"]["template"]["spec"].clone();
+        assert_eq!(spec["hostNetwork"], true, "{spec}");
+        for volume in spec["volumes"].as_array().unwrap() {
+            if volume["hostPath"]["type"] == "DirectoryOrCreate" {
+                let path = volume["hostPath"]["path"].as_str().unwrap();
+                cluster.lab.sh(NODE, &format!("mkdir -p {path}"));
+            }
+        }
+        root(&dir.join("rootfs"));
+        Self {
+            cluster,
+            spec,
+            account: account(cluster, dir),
+            dir,
+        }
+    }
+
+    /// What there is of the volume of this name on the node.
+    fn host_path(&self, name: &str) -> &str {
+        let volumes = self.spec["volumes"].as_array().unwrap();
+        let volume = volumes.iter().find(|volume| volume["name"] == name);
+        volume.unwrap()["hostPath"]["path"].as_str().unwrap()
+    }
+
+    fn write_config(&self, container: &Value) {
+        let config = bundle(self, container);
+        fs::write(self.dir.join("config.json"), config.to_string()).unwrap();
+    }
+
+    fn on_node(&self, words: &[&str]) -> String {
+        let run = self.cluster.lab.exec(NODE, words);
+        assert!(run.ok(), "{words:?}: {}{}", run.stdout, run.stderr);
+        run.stdout.trim().to_owned()
+    }
+
+    /// The init containers do to a bare node what the agent needs, and nothing to one that has it.
+    fn sets_up(&self, runtime: &[&str]) {
+        let plugins = self.host_path("cni-path");
+        let groups = format!("{}/cgroupv2", self.host_path("cilium-cgroup"));
+        let plugin = format!("{plugins}/hypha-cni");
+        self.cluster
+            .lab
+            .sh(NODE, &format!("umount {groups}; rm -f {plugin}"));
+        let containers = self.spec["initContainers"].as_array().unwrap();
+        assert!(containers.len() >= 3, "{containers:?}");
+        for again in [false, true] {
+            for container in containers {
+                self.write_config(container);
+                let name = container["name"].as_str().unwrap();
+                let bundle = self.dir.to_str().unwrap();
+                let words = call(runtime, &["run", "--bundle", bundle, name]);
+                let said = self.on_node(&words);
+                let changed = ["mounted", "installed"].map(|word| said.starts_with(word));
+                assert!(
+                    !again || changed == [false; 2],
+                    "{runtime:?} {name}: {said}"
+                );
+            }
+            // What was mounted in there is the node's, too.
+            let kind = |path: &str| self.on_node(&["stat", "-f", "-c", "%T", path]);
+            assert_eq!(kind(&groups), "cgroup2fs", "{runtime:?}");
+            assert_eq!(kind(self.host_path("bpf-maps")), "bpf_fs", "{runtime:?}");
+            self.on_node(&["test", "-x", &plugin]);
+        }
+    }
+
+    /// The agent starts, connects pods, answers in its container, and takes over what another one left that was killed.
+    fn runs(&self, runtime: &[&str], number: usize) {
+        self.write_config(&self.spec["containers"][0]);
+        let cluster = self.cluster;
+        let mut agent = self.start(runtime);
+        let pod = format!("late-{number}");
+        cluster.lab.apply(&pod_yaml(&pod, NODE));
+        cluster.assert_connected(&[]);
+        let status = agent.exec(&["cilium-dbg", "status", "--brief"]);
+        assert_eq!(status, "OK", "{runtime:?}: {}", agent.said());
+        agent.may_lock_memory();
+
+        let before = agent.endpoints();
+        assert!(before.len() >= 2, "{before:?}");
+        agent.end("KILL");
+        let mut agent = self.start(runtime);
+        assert_eq!(agent.endpoints(), before, "{runtime:?}");
+        cluster.assert_connected(&[]);
+        cluster.lab.delete_pod(&pod);
+        agent.end("TERM");
+        assert!(
+            !agent.said().contains("WARN"),
+            "{runtime:?}: {}",
+            agent.said()
         );
-        run.ok().then_some(())
-    });
-    let pod = format!("late-{number}");
-    cluster.lab.apply(&pod_yaml(&pod, NODE));
-    cluster.assert_connected(&[]);
-    let run = cluster.lab.exec(
-        NODE,
-        &call(
+    }
+
+    fn start<'b>(&'b self, runtime: &'b [&'b str]) -> Agent<'b> {
+        let bundle = self.dir.to_str().unwrap();
+        let words = call(runtime, &["run", "--bundle", bundle, "agent"]);
+        let mut command = self.cluster.lab.exec_command(NODE, &words);
+        let log = fs::File::create(self.dir.join("log")).unwrap();
+        command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        let mut agent = Agent {
+            pod: self,
             runtime,
-            &["exec", "agent", "cilium-dbg", "status", "--brief"],
-        ),
-    );
-    assert_eq!(run.stdout.trim(), "OK", "{runtime:?}: {}", said());
-    cluster.lab.delete_pod(&pod);
-    cluster
-        .lab
-        .exec(NODE, &call(runtime, &["kill", "agent", "TERM"]));
-    wait_until("the container's end", LIMIT, || {
-        child.0.try_wait().unwrap().map(drop)
-    });
-    assert!(!said().contains("WARN"), "{runtime:?}: {}", said());
+            child: Ends(command.spawn().unwrap()),
+        };
+        wait_until("the agent in its container", LIMIT, || {
+            let ended = agent.child.0.try_wait().unwrap();
+            assert!(ended.is_none(), "{runtime:?}: {}", agent.said());
+            let ask = ["curl", "-sf", "-m", "2", "http://127.0.0.1:9879/healthz"];
+            self.cluster.lab.exec(NODE, &ask).ok().then_some(())
+        });
+        agent
+    }
+}
+
+/// A running container of the agent.
+struct Agent<'a> {
+    pod: &'a Pod<'a>,
+    runtime: &'a [&'a str],
+    child: Ends,
+}
+
+impl Agent<'_> {
+    fn said(&self) -> String {
+        fs::read_to_string(self.pod.dir.join("log")).unwrap_or_default()
+    }
+
+    fn exec(&self, words: &[&str]) -> String {
+        let words = [&["exec", "agent"][..], words].concat();
+        self.pod.on_node(&call(self.runtime, &words))
+    }
+
+    /// Numbers and pods of the endpoints that the agent answers for.
+    fn endpoints(&self) -> Vec<(u64, String)> {
+        let all = self.exec(&["cilium-dbg", "endpoint", "list", "-o", "json"]);
+        let all: Value = serde_json::from_str(&all).unwrap();
+        let row = |one: &Value| {
+            let names = &one["status"]["external-identifiers"];
+            let pod = names["k8s-pod-name"].as_str().unwrap_or_default();
+            (one["id"].as_u64().unwrap(), pod.to_owned())
+        };
+        let mut rows: Vec<_> = all.as_array().unwrap().iter().map(row).collect();
+        rows.sort();
+        rows
+    }
+
+    /// Older kernels count maps as locked memory, of which a container may have little until the agent says otherwise.
+    fn may_lock_memory(&self) {
+        let state = self.pod.on_node(&call(self.runtime, &["state", "agent"]));
+        let state: Value = serde_json::from_str(&state).unwrap();
+        let limits = format!("/proc/{}/limits", state["pid"]);
+        let limits = self.pod.on_node(&["cat", &limits]);
+        let locked = limits
+            .lines()
+            .find(|line| line.starts_with("Max locked memory"));
+        let unlimited = locked.unwrap().matches("unlimited").count() == 2;
+        let container = &self.pod.spec["containers"][0]["securityContext"]["capabilities"];
+        let may = capabilities(&container["add"]).contains(&"CAP_SYS_RESOURCE".to_owned());
+        assert_eq!(unlimited, may, "{limits}");
+    }
+
+    fn end(&mut self, signal: &str) {
+        let words = call(self.runtime, &["kill", "agent", signal]);
+        self.pod.on_node(&words);
+        wait_until("the container's end", LIMIT, || {
+            self.child.0.try_wait().unwrap().map(drop)
+        });
+        // Some runtimes keep what is left of one that was killed.
+        let words = call(self.runtime, &["delete", "--force", "agent"]);
+        let _ = self.pod.cluster.lab.exec(NODE, &words);
+    }
 }
 
 /// Killed when dropped: the container goes with its runtime's process.
@@ -166,17 +308,16 @@ fn root(root: &Path) {
     std::os::unix::fs::symlink("hypha", bin.join("cilium-dbg")).unwrap();
 }
 
-/// A container as a kubelet would ask a runtime for it: the agent's of the DaemonSet.
-fn bundle(cluster: &Cluster, dir: &Path) -> Value {
-    let sets = cluster.list("/apis/apps/v1/namespaces/kube-system/daemonsets");
-    let pod = &sets[0]["spec"]["template"]["spec"];
-    assert_eq!(pod["hostNetwork"], true, "{pod}");
-    let container = &pod["containers"][0];
+/// A container as a kubelet would ask a runtime for it.
+fn bundle(pod: &Pod<'_>, container: &Value) -> Value {
     let security = &container["securityContext"];
-    assert!(security["privileged"].is_null(), "{security}");
-    assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
-    assert_eq!(security["seccompProfile"]["type"], "Unconfined");
-
+    let privileged = security["privileged"] == true;
+    let granted = if privileged {
+        all_capabilities()
+    } else {
+        assert_eq!(security["capabilities"]["drop"], json!(["ALL"]));
+        capabilities(&security["capabilities"]["add"])
+    };
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let words = [list(&container["command"]), list(&container["args"])].concat();
     let mut env =
@@ -190,38 +331,50 @@ fn bundle(cluster: &Cluster, dir: &Path) -> Value {
         };
         env.push(format!("{}={value}", one["name"].as_str().unwrap()));
     }
-    let granted = capabilities(&security["capabilities"]["add"]);
     let capabilities = json!({"bounding": granted, "effective": granted, "permitted": granted});
     let namespaces = ["pid", "ipc", "mount"].map(|kind| json!({"type": kind}));
+    let mut linux = json!({"namespaces": namespaces, "rootfsPropagation": "rslave", "cgroupsPath": format!("/{}", pod.cluster.lab.name())});
+    if list(&container["volumeMounts"])
+        .iter()
+        .any(|mount| mount["mountPropagation"] == "Bidirectional")
+    {
+        linux["rootfsPropagation"] = json!("rshared");
+    }
+    if !privileged {
+        linux["maskedPaths"] = json!(MASKED);
+        linux["readonlyPaths"] = json!(READ_ONLY);
+    }
     json!({
         "ociVersion": "1.0.2",
         "process": {"terminal": false, "user": {"uid": 0, "gid": 0}, "cwd": "/", "args": words, "env": env,
-            "capabilities": capabilities, "noNewPrivileges": false},
+            "capabilities": capabilities, "noNewPrivileges": false,
+            "rlimits": [{"type": "RLIMIT_MEMLOCK", "soft": 65536, "hard": 65536}]},
         "root": {"path": "rootfs"},
-        "mounts": mounts(cluster, pod, dir),
-        "linux": {"namespaces": namespaces, "maskedPaths": MASKED, "readonlyPaths": READ_ONLY, "rootfsPropagation": "rslave",
-            "cgroupsPath": format!("/{}", cluster.lab.name())},
+        "mounts": mounts(pod, container),
+        "linux": linux,
     })
+}
+
+/// The bounding set of this machine, as bits.
+fn bounding() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    u64::from_str_radix(bounding.unwrap().trim(), 16).unwrap()
 }
 
 /// Those that are asked for, without those that this machine gives nobody: no runtime could pass them on.
 fn capabilities(add: &Value) -> Vec<String> {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let bounding = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
-    let bounding = u64::from_str_radix(bounding.unwrap().trim(), 16).unwrap();
-    let number = |name: &str| match name {
-        "NET_ADMIN" => 12,
-        "SETPCAP" => 8,
-        "SYS_ADMIN" => 21,
-        "SYS_RESOURCE" => 24,
-        "PERFMON" => 38,
-        "BPF" => 39,
-        other => panic!("the test does not know {other}"),
-    };
     let mut granted = Vec::new();
-    for name in add.as_array().unwrap().iter().filter_map(Value::as_str) {
-        if bounding >> number(name) & 1 == 1 {
-            granted.push(format!("CAP_{name}"));
+    for name in add
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+    {
+        let all = all_capabilities();
+        let name = format!("CAP_{name}");
+        if all.contains(&name) {
+            granted.push(name);
         } else {
             println!("without {name}: this machine does not have it");
         }
@@ -229,27 +382,37 @@ fn capabilities(add: &Value) -> Vec<String> {
     granted
 }
 
-fn mounts(cluster: &Cluster, pod: &Value, dir: &Path) -> Vec<Value> {
+/// All that this machine gives anybody.
+fn all_capabilities() -> Vec<String> {
+    let bounding = bounding();
+    let all = caps::all().into_iter();
+    let there = all.filter(|one| bounding & one.bitmask() != 0);
+    there.map(|one| one.to_string()).collect()
+}
+
+fn mounts(pod: &Pod<'_>, container: &Value) -> Vec<Value> {
     let kernel = |kind: &str, at: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
-    let account = account(cluster, dir);
+    let writable = container["securityContext"]["privileged"] == true;
+    let sys = [
+        "nosuid",
+        "noexec",
+        "nodev",
+        if writable { "rw" } else { "ro" },
+    ];
     let mut mounts = vec![
         kernel("proc", "/proc", &["nosuid", "noexec", "nodev"]),
         kernel("tmpfs", "/dev", &["nosuid", "mode=755", "size=65536k"]),
-        kernel("sysfs", "/sys", &["nosuid", "noexec", "nodev", "ro"]),
-        json!({"destination": "/var/run/secrets/kubernetes.io/serviceaccount", "type": "bind", "source": account, "options": ["rbind", "ro"]}),
+        kernel("sysfs", "/sys", &sys),
+        json!({"destination": "/var/run/secrets/kubernetes.io/serviceaccount", "type": "bind", "source": pod.account, "options": ["rbind", "ro"]}),
     ];
-    let volumes = pod["volumes"].as_array().unwrap();
-    for mount in pod["containers"][0]["volumeMounts"].as_array().unwrap() {
-        let volume = volumes.iter().find(|v| v["name"] == mount["name"]).unwrap();
-        let Some(source) = volume["hostPath"]["path"].as_str() else {
-            continue;
-        };
+    for mount in container["volumeMounts"].as_array().unwrap() {
+        let name = mount["name"].as_str().unwrap();
         let shared = match mount["mountPropagation"].as_str() {
             Some("HostToContainer") => "rslave",
             Some("Bidirectional") => "rshared",
             _ => "rprivate",
         };
-        mounts.push(json!({"destination": mount["mountPath"], "type": "bind", "source": source, "options": ["rbind", shared]}));
+        mounts.push(json!({"destination": mount["mountPath"], "type": "bind", "source": pod.host_path(name), "options": ["rbind", shared]}));
     }
     mounts
 }
