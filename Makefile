@@ -4,8 +4,9 @@ HYPHA := $(or $(CARGO_TARGET_DIR),target)/release/hypha
 ROUTING ?= vxlan
 NODES ?= 3
 LAB ?= demo
+SECONDS ?= 60
 
-.PHONY: help setup build lab lab-down test test-kernels test-conformance bench check fmt clean
+.PHONY: help setup build lab lab-down test test-kernels test-conformance bench fuzz check fmt clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +38,9 @@ bench: ## Measure data path and control path against kernel networking and the g
 	@cargo xtask build --purpose lab
 	@cargo run --quiet --release --package hypha-bench
 	@cargo bench --package hypha-tables
+
+fuzz: ## Feed every parser of outside input with what libFuzzer makes up, a minute each (SECONDS=60)
+	@cargo xtask fuzz --seconds $(SECONDS)
 
 check: ## Look at the sources only: format, clippy, tidy, dependencies
 	@cargo xtask check
