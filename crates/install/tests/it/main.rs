@@ -4,6 +4,7 @@
 
 mod applying;
 mod cluster;
+mod corpus;
 mod oracle;
 mod rendering;
 mod rights;
