@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -14,31 +15,50 @@ const LOOK: Duration = Duration::from_secs(1);
 const MOST: u64 = 4 << 20;
 const KINDS: [&str; 2] = ["CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy"];
 
-/// What tells a version of a file from another.
-type Stamp = (u64, Option<SystemTime>);
+/// What tells versions of the files from others: length and time of each.
+type Stamps = BTreeMap<PathBuf, (u64, Option<SystemTime>)>;
+
+/// What was read of the files.
+#[derive(Default)]
+struct Files {
+    stamps: Stamps,
+    /// The policies of each file.
+    rows: BTreeMap<PathBuf, Vec<PolicyObject>>,
+    /// What is wrong with them.
+    problems: Vec<String>,
+}
 
 /// Keeps the table of file policies as the files in `directory` are, until `stop`.
 pub async fn follow(tables: Tables, directory: PathBuf, health: Component, stop: Stop) {
-    let mut known: Option<BTreeMap<PathBuf, Stamp>> = None;
+    let mut known: Option<Arc<Files>> = None;
+    // A version counts once two looks have seen it: one look may fall between an editor's emptying a file and its filling it.
+    let mut seen: Option<Stamps> = None;
     loop {
-        let (dir, before) = (directory.clone(), known.clone());
-        let looked = tokio::task::spawn_blocking(move || look(&dir, before.as_ref())).await;
-        match looked {
-            Ok(Ok(Some((stamps, rows, problems)))) => {
+        let (dir, before, last) = (directory.clone(), known.clone(), seen.take());
+        let looked = tokio::task::spawn_blocking(move || {
+            let stamps = look(&dir)?;
+            let read = match &before {
+                None => Some(read(&stamps, &BTreeMap::new())),
+                Some(before) if before.stamps == stamps || last.as_ref() != Some(&stamps) => None,
+                Some(before) => Some(read(&stamps, &before.rows)),
+            };
+            std::io::Result::Ok((stamps, read))
+        });
+        match looked.await {
+            Ok(Ok((stamps, None))) => seen = Some(stamps),
+            Ok(Ok((_, Some(files)))) => {
+                let rows: Vec<_> = files.rows.values().flatten().cloned().collect();
                 let count = rows.len();
                 take(&tables, &tables.policies, rows);
-                known = Some(stamps);
-                match problems.first() {
-                    None => health.ok(format!("{count} policies from files")),
-                    Some(first) => {
-                        problems
-                            .iter()
-                            .for_each(|problem| tracing::warn!("{problem}"));
-                        health.degraded(first.clone());
-                    }
+                for problem in &files.problems {
+                    tracing::warn!("{problem}");
                 }
+                match files.problems.first() {
+                    None => health.ok(format!("{count} policies from files")),
+                    Some(first) => health.degraded(first.clone()),
+                }
+                known = Some(Arc::new(files));
             }
-            Ok(Ok(None)) => {}
             Ok(Err(error)) => {
                 health.degraded(format!(
                     "static-cnp-path={} cannot be read: {error}",
@@ -69,13 +89,8 @@ fn finish(tables: &Tables) {
     txn.commit();
 }
 
-type Found = (BTreeMap<PathBuf, Stamp>, Vec<PolicyObject>, Vec<String>);
-
-/// What the files hold, with what is wrong with them; none if they are as `before`.
-fn look(
-    directory: &Path,
-    before: Option<&BTreeMap<PathBuf, Stamp>>,
-) -> std::io::Result<Option<Found>> {
+/// The policy files that are in the directory.
+fn look(directory: &Path) -> std::io::Result<Stamps> {
     let mut stamps = BTreeMap::new();
     for entry in std::fs::read_dir(directory)? {
         let path = entry?.path();
@@ -87,31 +102,52 @@ fn look(
             stamps.insert(path, (about.len(), about.modified().ok()));
         }
     }
-    if before == Some(&stamps) {
-        return Ok(None);
-    }
-    let (mut rows, mut problems) = (Vec::new(), Vec::new());
-    for (path, (len, _)) in &stamps {
-        let read = if *len > MOST {
+    Ok(stamps)
+}
+
+/// What the files hold. One that cannot be read has in force what it said `before`.
+fn read(stamps: &Stamps, before: &BTreeMap<PathBuf, Vec<PolicyObject>>) -> Files {
+    let mut files = Files {
+        stamps: stamps.clone(),
+        ..Files::default()
+    };
+    for (path, (len, _)) in stamps {
+        let text = if *len > MOST {
             Err(format!("it has {len} bytes, {MOST} are read"))
         } else {
-            std::fs::read_to_string(path)
-                .map_err(|error| error.to_string())
-                .and_then(|text| objects(&text))
+            std::fs::read_to_string(path).map_err(|error| error.to_string())
         };
-        match read {
+        let rows = match text.and_then(|text| objects(&text)) {
             Ok(objects) => {
+                let mut rows = Vec::new();
                 for (index, object) in objects.into_iter().enumerate() {
                     match row(path, index, object) {
                         Ok(row) => rows.push(row),
-                        Err(why) => problems.push(format!("policy file {}: {why}", path.display())),
+                        Err(why) => files.blame(path, &why),
                     }
                 }
+                rows
             }
-            Err(why) => problems.push(format!("policy file {}: {why}", path.display())),
-        }
+            Err(why) => {
+                let rows = before.get(path).cloned().unwrap_or_default();
+                let kept = match rows.len() {
+                    0 => String::new(),
+                    kept => format!("; {kept} policies stay in force as it said them before"),
+                };
+                files.blame(path, &format!("{why}{kept}"));
+                rows
+            }
+        };
+        files.rows.insert(path.clone(), rows);
     }
-    Ok(Some((stamps, rows, problems)))
+    files
+}
+
+impl Files {
+    fn blame(&mut self, path: &Path, why: &str) {
+        self.problems
+            .push(format!("policy file {}: {why}", path.display()));
+    }
 }
 
 /// The objects of a YAML file; a list counts as what it holds.
@@ -166,18 +202,29 @@ mod tests {
         );
         write("notes.txt", "not read");
         write("b.yml", "a: [");
-        let (stamps, rows, problems) = look(dir.path(), None).unwrap().unwrap();
-        assert_eq!(rows.len(), 1);
-        assert_eq!(rows[0].key.as_str(), "a.yaml#0");
-        assert!(rows[0].json.contains("endpointSelector"));
+        let files = read(&look(dir.path()).unwrap(), &BTreeMap::new());
+        let rows = |files: &Files| files.rows.values().flatten().cloned().collect::<Vec<_>>();
+        assert_eq!(rows(&files).len(), 1);
+        assert_eq!(rows(&files)[0].key.as_str(), "a.yaml#0");
+        assert!(rows(&files)[0].json.contains("endpointSelector"));
+        let problems = &files.problems;
         assert_eq!(problems.len(), 2, "{problems:?}");
         assert!(problems[0].contains("a.yaml") && problems[0].contains("accepted"));
-        assert!(look(dir.path(), Some(&stamps)).unwrap().is_none());
         write(
             "b.yml",
             "kind: CiliumClusterwideNetworkPolicy\nmetadata: {name: all}\nspec: {endpointSelector: {}, egress: [{}]}\n",
         );
-        let (_, rows, problems) = look(dir.path(), Some(&stamps)).unwrap().unwrap();
-        assert_eq!((rows.len(), problems.len()), (2, 1));
+        let stamps = look(dir.path()).unwrap();
+        assert_ne!(stamps, files.stamps);
+        let files = read(&stamps, &files.rows);
+        assert_eq!((rows(&files).len(), files.problems.len()), (2, 1));
+        write("b.yml", "kind: [");
+        let broken = read(&look(dir.path()).unwrap(), &files.rows);
+        assert_eq!(rows(&broken), rows(&files), "as it said before");
+        assert!(
+            broken.problems[1].contains("1 policies stay in force"),
+            "{:?}",
+            broken.problems
+        );
     }
 }
