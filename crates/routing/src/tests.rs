@@ -70,6 +70,7 @@ fn local() -> LocalNode {
             ],
             default_route: true,
         }],
+        policy_audit: None,
     }
 }
 

@@ -62,8 +62,9 @@ mod tests {
             0285e000-0295e000 r--p 0265d000 fe:00 1011 /usr/local/bin/hypha\n\
             7f0000000000-7f0000001000 r-xp 00000000 fe:00 7 /usr/lib/libc.so.6\n\
             7f0000001000-7f0000002000 r-xp 00000000 00:00 0 [vdso]\n";
-        let found: Vec<_> = code_of(maps, "/usr/local/bin/hypha").collect();
-        assert_eq!(found, [0xce9000..0x285e000]);
+        let mut found = code_of(maps, "/usr/local/bin/hypha");
+        assert_eq!(found.next(), Some(0xce9000..0x285e000));
+        assert_eq!(found.next(), None);
     }
 
     #[test]

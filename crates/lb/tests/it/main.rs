@@ -13,6 +13,7 @@ mod l2;
 mod limits;
 mod maglev;
 mod model;
+mod options;
 mod parse;
 mod redirect;
 mod sim;
