@@ -320,7 +320,7 @@ fn e2e_input_settings_pools_and_ranges() {
     }
     assert_eq!(sh.ok("cilium config view"), before);
 
-    sh.has("cilium status", &["Cilium:             OK"]);
+    sh.has("cilium status --wait", &["Cilium:             OK"]);
 
     // What came into the settings by another way, everybody says.
     let patch = |key: &str, value: &str| {
