@@ -1,9 +1,9 @@
 //! Policies of Cilium's kinds.
-use super::{cidr, cidr_with_except, expression, namespace, port_number};
+use super::{cidr, cidr_with_except, expression, namespace, port_number, selecting};
 use hypha_policy::rule::Direction;
 use proptest::prelude::*;
 use proptest::sample::select;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 fn pair() -> impl Strategy<Value = (&'static str, &'static str)> {
     select(vec![
@@ -32,17 +32,8 @@ fn pair() -> impl Strategy<Value = (&'static str, &'static str)> {
 fn selector() -> impl Strategy<Value = Value> {
     let labels = prop::collection::vec(pair(), 0..3);
     let expressions = prop::collection::vec(expression(true), 1..3);
-    (labels, prop::option::weighted(0.25, expressions)).prop_map(|(labels, expressions)| {
-        let labels: Map<String, Value> = labels
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), json!(value)))
-            .collect();
-        let mut selector = json!({"matchLabels": labels});
-        if let Some(expressions) = expressions {
-            selector["matchExpressions"] = json!(expressions);
-        }
-        selector
-    })
+    (labels, prop::option::weighted(0.25, expressions))
+        .prop_map(|(labels, expressions)| selecting(labels, expressions))
 }
 
 fn cidr_set() -> impl Strategy<Value = Value> {

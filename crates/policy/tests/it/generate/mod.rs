@@ -44,21 +44,24 @@ fn expression(sourced: bool) -> impl Strategy<Value = Value> {
     })
 }
 
+fn selecting(labels: Vec<(&str, &str)>, expressions: Option<Vec<Value>>) -> Value {
+    let labels: Map<String, Value> = labels
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), json!(value)))
+        .collect();
+    let mut selector = json!({"matchLabels": labels});
+    if let Some(expressions) = expressions {
+        selector["matchExpressions"] = json!(expressions);
+    }
+    selector
+}
+
 /// A selector of plain labels.
 fn plain_selector(pairs: &'static [(&'static str, &'static str)]) -> impl Strategy<Value = Value> {
     let labels = prop::collection::vec(select(pairs.to_vec()), 0..2);
     let expressions = prop::collection::vec(expression(false), 0..2);
-    (labels, prop::option::weighted(0.3, expressions)).prop_map(|(labels, expressions)| {
-        let labels: Map<String, Value> = labels
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), json!(value)))
-            .collect();
-        let mut selector = json!({"matchLabels": labels});
-        if let Some(expressions) = expressions {
-            selector["matchExpressions"] = json!(expressions);
-        }
-        selector
-    })
+    (labels, prop::option::weighted(0.3, expressions))
+        .prop_map(|(labels, expressions)| selecting(labels, expressions))
 }
 
 fn pods() -> impl Strategy<Value = Value> {
