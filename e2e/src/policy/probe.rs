@@ -118,18 +118,28 @@ pub fn whole_table(stage: &Stage, ipv4: bool) -> Vec<Cell> {
                 if kind == Kind::Sctp && !(from.is_pod() && to.is_pod()) {
                     continue;
                 }
-                let ports = if kind == Kind::Icmp { &[0][..] } else { &PORTS };
-                cells.extend(ports.iter().map(|port| Cell {
-                    source,
-                    destination,
-                    kind,
-                    port: *port,
-                    ipv4,
-                }));
+                cells.extend(at_ports(source, destination, kind, ipv4));
             }
         }
     }
     cells
+}
+
+/// A question for each port that is asked about; echo has none.
+fn at_ports(
+    source: usize,
+    destination: usize,
+    kind: Kind,
+    ipv4: bool,
+) -> impl Iterator<Item = Cell> {
+    let ports = if kind == Kind::Icmp { &[0][..] } else { &PORTS };
+    ports.iter().map(move |&port| Cell {
+        source,
+        destination,
+        kind,
+        port,
+        ipv4,
+    })
 }
 
 /// What concerns nodes: between them, from and to the outside, between a node and pods.
@@ -150,14 +160,7 @@ pub fn host_table(stage: &Stage, ipv4: bool) -> Vec<Cell> {
                 continue;
             }
             for kind in [Kind::Tcp, Kind::Udp, Kind::Icmp] {
-                let ports = if kind == Kind::Icmp { &[0][..] } else { &PORTS };
-                cells.extend(ports.iter().map(|port| Cell {
-                    source,
-                    destination,
-                    kind,
-                    port: *port,
-                    ipv4,
-                }));
+                cells.extend(at_ports(source, destination, kind, ipv4));
             }
         }
     }
