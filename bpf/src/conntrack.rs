@@ -9,7 +9,7 @@ use wire::{
 
 use crate::{
     clock, config,
-    flow::{Code, Drop, Flow, OK, State, attempt, read_inner},
+    flow::{Code, Drop, Flow, OK, State, attempt},
     maps::{self, Maps},
     policy::{self, End},
     skb::Skb,
@@ -23,12 +23,12 @@ impl<F: Maps> Flow<F> {
         self.between(from, to);
         if self.h.icmp == Icmp::Error {
             core::hint::cold_path();
-            read_inner::<F>(self.skb.0, self.state);
-            return attempt!(track_error::<F>(self.skb.0, self.state));
+            F::read_inner(self.skb);
+            return attempt!(F::track_error(self.skb));
         }
         let code = track::<F>(self.skb.0, self.state);
         if code == ASK {
-            return attempt!(ask_and_track::<F>(self.skb.0, self.state));
+            return attempt!(F::ask_and_track(self.skb));
         }
         attempt!(code)
     }
@@ -158,8 +158,8 @@ fn judge<F: Maps>(state: &mut State<F>, entry: &mut CtEntry) {
 
 /// Asks, and goes on from there. The rows are looked up between two looks at the connection, and not in the midst of one: the
 /// verifier would follow every way through them for every way to them.
-#[inline(never)]
-fn ask_and_track<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+#[inline(always)]
+pub fn ask_and_track<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     state.code = OK;
     policy::ask::<F>(skb, state);
     state.asked = true;
@@ -174,8 +174,8 @@ pub fn is_tracked<F: Maps>(proto: u8) -> bool {
 
 /// An ICMP error belongs to the connection of the packet inside it, and changes nothing there. It passes if that is known, as do
 /// those that a sender must hear of; others are asked about.
-#[inline(never)]
-fn track_error<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+#[inline(always)]
+pub fn track_error<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let (key, _) = F::ct_key(&state.inner.tuple);
     let known = F::ct().get_ptr_mut(&key).is_some();
     state.opened(if known {

@@ -114,6 +114,10 @@ pub struct State<F: Maps> {
     pub direction: u8,
     /// How its row was found.
     pub matched: u8,
+    /// Of the record to write.
+    pub kind: u8,
+    pub subtype: u8,
+    pub line: u16,
 }
 
 /// A packet, and what was found out about it.
@@ -223,22 +227,22 @@ fn read_headers<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
 }
 
 /// Reads the packet inside an ICMP error into the state; false if it cannot be read: it then is of no protocol.
-#[inline(never)]
-pub fn read_inner<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> bool {
+#[inline(always)]
+pub fn read_inner<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let skb = Skb(skb);
     // The inner headers lie deeper than `linearise` looks.
     if !skb.pull(256) {
         state.inner = Headers::empty();
-        return false;
+        return DropReason::InvalidPacket as u8;
     }
     match wire::headers::embedded::<F, Skb>(&skb, &state.h) {
         Ok(inner) => {
             state.inner = inner;
-            true
+            OK
         }
-        Err(_) => {
+        Err(e) => {
             state.inner = Headers::empty();
-            false
+            malformed(e) as u8
         }
     }
 }
@@ -261,7 +265,7 @@ impl<F: Maps> Flow<F> {
 
     /// Ends the program: a pass is already counted, a drop is counted and reported here.
     #[inline(always)]
-    pub fn finish(&self, outcome: Outcome) -> i32 {
+    pub fn finish(&mut self, outcome: Outcome) -> i32 {
         match outcome {
             Ok(verdict) => verdict,
             Err(drop) => {
@@ -282,7 +286,7 @@ impl<F: Maps> Flow<F> {
 
     /// Counts a forwarded packet and reports it if it is worth it.
     #[inline(always)]
-    pub fn forwarded(&self, point: TracePoint, direction: Direction) {
+    pub fn forwarded(&mut self, point: TracePoint, direction: Direction) {
         maps::count(0, direction, self.skb.len(), line!() as u16, self.hook.file);
         if self.report || config::reports_all() {
             self.emit(EventKind::Trace, point as u8, 0);
@@ -291,36 +295,32 @@ impl<F: Maps> Flow<F> {
 
     /// Reports that a packet came in, at the level that wants it.
     #[inline(always)]
-    pub fn received(&self, point: TracePoint) {
+    pub fn received(&mut self, point: TracePoint) {
         if config::reports_receive() {
             self.emit(EventKind::Trace, point as u8, 0);
         }
     }
 
     #[inline(always)]
-    fn emit(&self, kind: EventKind, subtype: u8, line: u16) {
-        emit::<F>(
-            self.skb.0,
-            self.state,
-            u32::from(kind as u8) << 8 | u32::from(subtype),
-            line,
-        );
+    fn emit(&mut self, kind: EventKind, subtype: u8, line: u16) {
+        (self.kind, self.subtype, self.line) = (kind as u8, subtype, line);
+        F::report(self.skb);
     }
 }
 
-/// Writes a record into the ring. `what` is kind and subtype.
+/// Writes a record into the ring.
 #[inline(never)]
-pub fn emit<F: Maps>(skb: *mut __sk_buff, state: &State<F>, what: u32, line: u16) {
+pub fn emit<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let skb = Skb(skb);
     let Some(mut record) = maps::events().reserve::<FlowEvent>(0) else {
         maps::count(
             abi::LOST_EVENTS,
             Direction::Unknown,
             0,
-            line,
+            state.line,
             state.hook.file,
         );
-        return;
+        return OK;
     };
     let h = &state.h;
     let is_icmp = h.tuple.proto == F::ICMP;
@@ -331,8 +331,8 @@ pub fn emit<F: Maps>(skb: *mut __sk_buff, state: &State<F>, what: u32, line: u16
     };
     record.write(FlowEvent {
         time: clock::exact(),
-        kind: (what >> 8) as u8,
-        subtype: what as u8,
+        kind: state.kind,
+        subtype: state.subtype,
         ct_status: state.status as u8,
         flags: state.event_flags,
         endpoint: state.endpoint,
@@ -346,7 +346,7 @@ pub fn emit<F: Maps>(skb: *mut __sk_buff, state: &State<F>, what: u32, line: u16
         dst: F::widen(h.tuple.dst),
         sport: h.tuple.sport.to_ne_bytes(),
         dport: dport.to_ne_bytes(),
-        line,
+        line: state.line,
         file: state.hook.file,
         ext_error: 0,
         origin: state.origin,
@@ -355,4 +355,5 @@ pub fn emit<F: Maps>(skb: *mut __sk_buff, state: &State<F>, what: u32, line: u16
         pad: 0,
     });
     record.submit(NO_WAKEUP);
+    OK
 }

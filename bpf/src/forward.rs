@@ -28,7 +28,7 @@ const TUNNEL_TTL: u8 = 64;
 impl<F: Maps> Flow<F> {
     /// Into a pod of this node, past the host's stack: directly if the program runs on the `ingress` of a device.
     #[inline(always)]
-    pub fn to_endpoint(&self, to: &EndpointInfo, ingress: bool) -> Outcome {
+    pub fn to_endpoint(&mut self, to: &EndpointInfo, ingress: bool) -> Outcome {
         self.age()?;
         self.into_pod(to)?;
         let direct = ingress
@@ -46,14 +46,14 @@ impl<F: Maps> Flow<F> {
 
     /// Into a pod of this node from the egress of a device, where the pod's own end cannot be reached directly.
     #[inline(always)]
-    pub fn to_endpoint_device(&self, to: &EndpointInfo) -> Outcome {
+    pub fn to_endpoint_device(&mut self, to: &EndpointInfo) -> Outcome {
         self.into_pod(to)?;
         // SAFETY: a helper call.
         Ok(unsafe { bpf_redirect(to.ifindex, 0) } as i32)
     }
 
     #[inline(always)]
-    fn into_pod(&self, to: &EndpointInfo) -> Result<(), Drop> {
+    fn into_pod(&mut self, to: &EndpointInfo) -> Result<(), Drop> {
         if !self.skb.write_macs(to.mac, to.node_mac) {
             return Err(drop_because!(ErrorWritingToPacket));
         }
@@ -63,14 +63,14 @@ impl<F: Maps> Flow<F> {
 
     /// To a process of this node.
     #[inline(always)]
-    pub fn to_host(&self) -> Outcome {
+    pub fn to_host(&mut self) -> Outcome {
         self.forwarded(TracePoint::ToHost, Direction::Egress);
         Ok(PASS)
     }
 
     /// Up the node's stack, which routes it; the mark tells later programs who sent it.
     #[inline(always)]
-    pub fn to_stack(&self) -> Outcome {
+    pub fn to_stack(&mut self) -> Outcome {
         self.skb.set_mark(mark::with_identity(self.src_id));
         self.forwarded(TracePoint::ToStack, Direction::Egress);
         Ok(PASS)

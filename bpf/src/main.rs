@@ -6,6 +6,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod calls;
 mod clock;
 mod config;
 mod conntrack;

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use wire::{Family, V4, V6};
 
 use crate::{
+    calls::Calls,
     config::Settings,
     flow::State,
     routes::{Route, SLOTS},
@@ -60,7 +61,7 @@ static ROUTES4: PerCpuArray<Route<V4>> = PerCpuArray::with_max_entries(SLOTS, 0)
 static ROUTES6: PerCpuArray<Route<V6>> = PerCpuArray::with_max_entries(SLOTS, 0);
 
 /// The family's own maps and settings.
-pub trait Maps: Family + Settings {
+pub trait Maps: Family + Settings + Calls {
     fn ct() -> &'static LruHashMap<Self::CtKey, CtEntry>;
     fn snat() -> &'static LruHashMap<Self::SnatKey, Self::SnatEntry>;
     fn fragments() -> &'static LruHashMap<Self::FragKey, FragValue>;

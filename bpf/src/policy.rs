@@ -210,8 +210,8 @@ fn ask_end<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) {
         if state.code != OK && audits {
             state.event_flags |= event_flags::AUDITED;
         }
-        let kind = u32::from(EventKind::PolicyVerdict as u8) << 8 | u32::from(state.code);
-        emit::<F>(skb, state, kind, 0);
+        (state.kind, state.subtype, state.line) = (EventKind::PolicyVerdict as u8, state.code, 0);
+        emit::<F>(skb, state);
         state.event_flags &= !event_flags::AUDITED;
     }
     if audits {

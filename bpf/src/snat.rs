@@ -12,7 +12,7 @@ use wire::{
 
 use crate::{
     clock, config,
-    flow::{Code, Drop, Flow, OK, State, attempt, drop_because, read_inner},
+    flow::{Code, Drop, Flow, OK, State, attempt, drop_because},
     maps::Maps,
     skb::{L3, MANGLED_0, PSEUDO_HEADER, RECOMPUTE, Skb},
 };
@@ -65,14 +65,14 @@ impl<F: Maps> Flow<F> {
     /// A pod reports an error about a packet that had come back through a mapping.
     #[inline(always)]
     fn masquerade_error(&mut self) -> Result<(), Drop> {
-        if !read_inner::<F>(self.skb.0, self.state) {
+        if F::read_inner(self.skb) != OK {
             return Err(drop_because!(InvalidPacket));
         }
         if !find::<F>(self.state, snat_flags::OUT) {
             return Err(drop_because!(NatNoMapping));
         }
         self.event_flags |= event_flags::SNAT;
-        attempt!(rewrite_inner_destination::<F>(self.skb.0, self.state))?;
+        attempt!(F::rewrite_inner_destination(self.skb))?;
         attempt!(rewrite_source::<F>(self.skb.0, self.state))
     }
 
@@ -81,13 +81,11 @@ impl<F: Maps> Flow<F> {
     pub fn unmasquerade(&mut self) -> Result<bool, Drop> {
         let is_error = self.h.icmp == Icmp::Error;
         // Somebody on the way may report an error about a masqueraded packet.
-        if is_error && !read_inner::<F>(self.skb.0, self.state)
-            || !find::<F>(self.state, snat_flags::IN)
-        {
+        if is_error && F::read_inner(self.skb) != OK || !find::<F>(self.state, snat_flags::IN) {
             return Ok(false);
         }
         if is_error {
-            attempt!(rewrite_inner_source::<F>(self.skb.0, self.state))?;
+            attempt!(F::rewrite_inner_source(self.skb))?;
         }
         attempt!(rewrite_destination::<F>(self.skb.0, self.state))?;
         self.event_flags |= event_flags::SNAT;
@@ -208,13 +206,13 @@ fn rewrite_destination<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Co
     code
 }
 
-#[inline(never)]
-fn rewrite_inner_source<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
+#[inline(always)]
+pub fn rewrite_inner_source<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     rewrite_inner(Skb(skb), state, End::Source)
 }
 
-#[inline(never)]
-fn rewrite_inner_destination<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
+#[inline(always)]
+pub fn rewrite_inner_destination<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     rewrite_inner(Skb(skb), state, End::Destination)
 }
 

@@ -1,0 +1,70 @@
+//! Calls of which the verifier follows the way once for a program, and not once for every way to each call: functions that are
+//! global know nothing of their callers, and callers nothing of what comes of them but a number. All that both know lies in the
+//! packet's state.
+use abi::DropReason;
+use aya_ebpf::bindings::__sk_buff;
+use wire::{V4, V6};
+
+use crate::{
+    conntrack,
+    flow::{self, Code, State},
+    maps::Maps,
+    skb::Skb,
+    snat,
+};
+
+/// Gives each `module::function(skb, state)` a global function for each family, and those one name.
+macro_rules! calls {
+    ($($(#[$doc:meta])* $name:ident: $module:ident::$function:ident as $v4:ident, $v6:ident;)*) => {
+        /// The family's global functions. They write into the packet's state.
+        pub trait Calls {
+            $($(#[$doc])* fn $name(skb: Skb) -> Code;)*
+        }
+        calls!(V4: $($name $module $function $v4)*);
+        calls!(V6: $($name $module $function $v6)*);
+    };
+    ($family:ident: $($name:ident $module:ident $function:ident $global:ident)*) => {
+        impl Calls for $family {
+            $(
+                #[inline(always)]
+                fn $name(skb: Skb) -> Code {
+                    $global(skb.0) as Code
+                }
+            )*
+        }
+        $(
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $global(skb: *mut __sk_buff) -> u32 {
+                with_state::<$family>(skb, $module::$function)
+            }
+        )*
+    };
+}
+
+calls! {
+    /// Reads the packet inside an ICMP error into the state. If it cannot be read it then is of no protocol.
+    read_inner: flow::read_inner as read_inner4, read_inner6;
+    /// Writes the record that the state tells of into the ring.
+    report: flow::emit as report4, report6;
+    /// Asks policy about the packet, and goes on to its connection.
+    ask_and_track: conntrack::ask_and_track as ask_and_track4, ask_and_track6;
+    /// Finds the connection of the packet inside an ICMP error.
+    track_error: conntrack::track_error as track_error4, track_error6;
+    /// Writes the target over the source of the packet inside an ICMP error.
+    rewrite_inner_source: snat::rewrite_inner_source as rewrite_inner_source4, rewrite_inner_source6;
+    /// Writes the target over the destination of the packet inside an ICMP error.
+    rewrite_inner_destination: snat::rewrite_inner_destination as rewrite_inner_destination4, rewrite_inner_destination6;
+}
+
+#[inline(always)]
+fn with_state<F: Maps>(
+    skb: *mut __sk_buff,
+    function: impl FnOnce(*mut __sk_buff, &mut State<F>) -> Code,
+) -> u32 {
+    match F::state() {
+        Some(state) => u32::from(function(skb, state)),
+        // The map has a place for every CPU; the verifier does not know.
+        None => DropReason::InvalidPacket as u32,
+    }
+}
