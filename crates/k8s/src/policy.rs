@@ -11,7 +11,10 @@ use serde::{
     Deserialize, Deserializer, Serialize,
     de::{MapAccess, Visitor},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
 use std::{
     borrow::Cow,
     collections::BTreeMap,
@@ -81,8 +84,8 @@ kinds! {
 #[derive(Clone, Debug)]
 pub struct Object<K: Kind> {
     metadata: ObjectMeta,
-    /// All but the metadata.
-    says: Map<String, Value>,
+    /// All but the metadata, as it was written: whoever enforces it reads it, once.
+    says: Says,
     kind: PhantomData<K>,
 }
 
@@ -97,11 +100,14 @@ impl<'de, K: Kind> Deserialize<'de> for Object<K> {
     }
 }
 
+/// Members by name.
+type Says = BTreeMap<String, Box<RawValue>>;
+
 /// Metadata and the rest, in one pass: a policy may be large.
 struct Parts;
 
 impl<'de> Visitor<'de> for Parts {
-    type Value = (ObjectMeta, Map<String, Value>);
+    type Value = (ObjectMeta, Says);
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
@@ -168,7 +174,8 @@ impl<K: Kind> Object<K> {
     /// What its condition `Valid` says.
     #[must_use]
     pub fn said(&self) -> Option<Said> {
-        let conditions = self.says.get("status")?.get("conditions")?.as_array()?;
+        let status: Value = serde_json::from_str(self.says.get("status")?.get()).ok()?;
+        let conditions = status.get("conditions")?.as_array()?;
         let valid = conditions.iter().find(|one| one["type"] == "Valid")?;
         Some(Said {
             valid: valid["status"] == "True",
@@ -179,14 +186,10 @@ impl<K: Kind> Object<K> {
 
 impl<K: Kind> From<Object<K>> for model::PolicyObject {
     fn from(object: Object<K>) -> Self {
-        let Object { metadata, says, .. } = object;
-        let key = key(&metadata);
-        let mut kept = Map::new();
-        for (name, value) in says {
-            if !matches!(name.as_str(), "apiVersion" | "kind" | "status") {
-                kept.insert(name, value);
-            }
-        }
+        let Object {
+            metadata, mut says, ..
+        } = object;
+        says.retain(|name, _| !matches!(name.as_str(), "apiVersion" | "kind" | "status"));
         let about = [
             ("name", json!(metadata.name)),
             ("namespace", json!(metadata.namespace)),
@@ -198,11 +201,12 @@ impl<K: Kind> From<Object<K>> for model::PolicyObject {
             .filter(|(_, value)| !value.is_null())
             .map(|(name, value)| (name.to_owned(), value))
             .collect();
-        kept.insert("metadata".to_owned(), Value::Object(about));
+        // Names and texts can always be written as JSON.
+        says.extend(to_raw_value(&about).map(|about| ("metadata".to_owned(), about)));
         Self {
-            key,
+            key: key(&metadata),
             kind: Text::shared(K::KIND),
-            json: Value::Object(kept).to_string().into(),
+            json: serde_json::to_string(&says).unwrap_or_default().into(),
         }
     }
 }
