@@ -9,9 +9,11 @@ pub mod error;
 pub mod events;
 pub mod identity;
 pub mod lease;
+mod lenient;
 mod limit;
 mod objects;
 pub mod policy;
+pub mod service;
 mod watch;
 pub mod write;
 

@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
 use kube::Resource;
-use model::{NamedPort, PoolNames, RemoteEndpoint, Text};
+use model::{HostPort, NamedPort, PoolNames, Protocol, RemoteEndpoint, Text};
 use serde::Deserialize;
 use serde_json::Value;
 use std::{
@@ -215,6 +215,9 @@ struct Container {
 struct ContainerPort {
     name: String,
     container_port: u16,
+    host_port: u16,
+    #[serde(rename = "hostIP")]
+    host_ip: String,
     protocol: String,
 }
 
@@ -234,6 +237,24 @@ impl PodSpec {
             });
         let all: BTreeSet<NamedPort> = named.collect();
         all.into_iter().collect()
+    }
+}
+
+impl PodSpec {
+    /// Ports on the host. Init containers have none: the others' ports would be taken while they run.
+    fn host_ports(&self) -> Box<[HostPort]> {
+        let ports = self.containers.iter().flat_map(|one| &one.ports);
+        let on_host = ports.filter(|port| port.host_port != 0).filter_map(|port| {
+            let address: Option<IpAddr> = port.host_ip.parse().ok();
+            Some(HostPort {
+                // The unspecified address means every address.
+                address: address.filter(|ip| !ip.is_unspecified()),
+                host_port: port.host_port,
+                port: port.container_port,
+                protocol: Protocol::parse(&port.protocol)?,
+            })
+        });
+        on_host.collect()
     }
 }
 
@@ -397,8 +418,13 @@ impl From<crd::CiliumNode> for model::CiliumNode {
 
 impl From<Pod> for model::Pod {
     fn from(object: Pod) -> Self {
+        let ready = object.is_ready();
         let status = object.status;
         Self {
+            created: crate::service::created(&object.metadata),
+            ready,
+            terminating: object.metadata.deletion_timestamp.is_some(),
+            host_ports: object.spec.host_ports(),
             finished: matches!(status.phase.as_str(), "Succeeded" | "Failed"),
             addresses: parsed(
                 status

@@ -1,6 +1,7 @@
 //! Watches of policies and of what policies refer to.
 //!
 //! Objects are kept as they stand, without status and bookkeeping: a status that somebody writes changes no row.
+use crate::service::{SERVICE_NAME, Service};
 use crate::watch::{Presence, Watcher};
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -25,8 +26,6 @@ use std::{
 
 /// Endpoint slices that the controller of Kubernetes did not write for a service's pods.
 const MANUAL: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
-/// Label of an endpoint slice: its service.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Starts the watches of all policies, and of what they refer to.
 pub fn follow(watcher: &Watcher, tables: &PolicyTables, with_kubernetes: bool) {
@@ -74,6 +73,9 @@ macro_rules! kinds {
 kinds! {
     Cilium "CiliumNetworkPolicy" NamespaceResourceScope, "cilium.io" "v2" "ciliumnetworkpolicies";
     Clusterwide "CiliumClusterwideNetworkPolicy" ClusterResourceScope, "cilium.io" "v2" "ciliumclusterwidenetworkpolicies";
+    Redirect "CiliumLocalRedirectPolicy" NamespaceResourceScope, "cilium.io" "v2" "ciliumlocalredirectpolicies";
+    L2Announcement "CiliumL2AnnouncementPolicy" ClusterResourceScope, "cilium.io" "v2alpha1" "ciliuml2announcementpolicies";
+    LoadBalancerPool "CiliumLoadBalancerIPPool" ClusterResourceScope, "cilium.io" "v2" "ciliumloadbalancerippools";
     Group "CiliumCIDRGroup" ClusterResourceScope, "cilium.io" "v2alpha1" "ciliumcidrgroups";
     Kubernetes "NetworkPolicy" NamespaceResourceScope, "networking.k8s.io" "v1" "networkpolicies";
     Admin "AdminNetworkPolicy" ClusterResourceScope, "policy.networking.k8s.io" "v1alpha1" "adminnetworkpolicies";
@@ -101,7 +103,7 @@ impl<'de, K: Kind> Deserialize<'de> for Object<K> {
 }
 
 /// Members by name.
-type Says = BTreeMap<String, Box<RawValue>>;
+pub(crate) type Says = BTreeMap<String, Box<RawValue>>;
 
 /// Metadata and the rest, in one pass: a policy may be large.
 struct Parts;
@@ -171,6 +173,11 @@ impl<K: Kind> Object<K> {
         self.metadata.uid.as_deref().unwrap_or_default()
     }
 
+    /// Its metadata, and all else that it says.
+    pub(crate) fn into_parts(self) -> (ObjectMeta, Says) {
+        (self.metadata, self.says)
+    }
+
     /// What its condition `Valid` says.
     #[must_use]
     pub fn said(&self) -> Option<Said> {
@@ -211,27 +218,12 @@ impl<K: Kind> From<Object<K>> for model::PolicyObject {
     }
 }
 
-fn key(metadata: &ObjectMeta) -> Text {
+pub(crate) fn key(metadata: &ObjectMeta) -> Text {
     let name = metadata.name.as_deref().unwrap_or_default();
     match metadata.namespace.as_deref() {
         Some(namespace) if !namespace.is_empty() => format!("{namespace}/{name}").into(),
         _ => name.into(),
     }
-}
-
-/// A service, with only what is read.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Service {
-    #[serde(default)]
-    metadata: ObjectMeta,
-    #[serde(default)]
-    spec: ServiceSpec,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct ServiceSpec {
-    selector: Option<BTreeMap<String, String>>,
 }
 
 /// An endpoint slice, with only what is read.
@@ -282,23 +274,14 @@ macro_rules! resource {
     };
 }
 
-resource!(Service, "Service", "", "services");
+pub(crate) use resource;
+
 resource!(
     EndpointSlice,
     "EndpointSlice",
     "discovery.k8s.io",
     "endpointslices"
 );
-
-impl From<Service> for model::Service {
-    fn from(object: Service) -> Self {
-        Self {
-            key: key(&object.metadata),
-            labels: object.metadata.labels.unwrap_or_default().into(),
-            selector: object.spec.selector.unwrap_or_default().into(),
-        }
-    }
-}
 
 impl From<EndpointSlice> for model::ManualEndpoints {
     fn from(object: EndpointSlice) -> Self {

@@ -1,5 +1,5 @@
 //! What Kubernetes says about pods and namespaces; only the fields that something reads.
-use crate::{LabelMap, NamedPort, Text};
+use crate::{HostPort, LabelMap, NamedPort, Text};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -27,6 +27,8 @@ pub struct Pod {
     pub service_account: Text,
     /// Labels of the object.
     pub labels: LabelMap,
+    /// When it was created, in seconds.
+    pub created: i64,
     /// Pools that its annotations ask for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pools: Option<Box<PoolNames>>,
@@ -35,6 +37,13 @@ pub struct Pod {
     /// Ports of its containers that have names.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     pub ports: Box<[NamedPort]>,
+    /// Ports of its containers on the host.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub host_ports: Box<[HostPort]>,
+    /// Condition `Ready`.
+    pub ready: bool,
+    /// It was asked to end.
+    pub terminating: bool,
     /// The pod ran to its end (`Succeeded`, `Failed`): its addresses may belong to another pod by now.
     pub finished: bool,
 }

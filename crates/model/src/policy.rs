@@ -1,6 +1,6 @@
 //! Policies as they stand in the API server or a file, and what they refer to by name. Nothing of a policy is understood
 //! here: whoever enforces it reads its text.
-use crate::{LabelMap, Text};
+use crate::{Service, Text};
 use serde::Serialize;
 use std::net::IpAddr;
 use tables::{Db, DuplicateTable, Row, Table, TableDef};
@@ -14,17 +14,6 @@ pub struct PolicyObject {
     pub kind: Text,
     /// The object as JSON: name, namespace, UID, labels, and what it says.
     pub json: Box<str>,
-}
-
-/// A service that policies may name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Service {
-    /// `namespace/name`.
-    pub key: Text,
-    /// Labels of the object.
-    pub labels: LabelMap,
-    /// The pods behind it; empty where somebody else says what is behind it.
-    pub selector: LabelMap,
 }
 
 /// Addresses behind a service that no controller wrote for pods.
@@ -50,7 +39,7 @@ macro_rules! keyed {
     };
 }
 
-keyed!(PolicyObject, Service, ManualEndpoints);
+keyed!(PolicyObject, ManualEndpoints);
 
 /// Input, from Kubernetes and from files: policies and what they refer to.
 #[derive(Clone, Debug)]
@@ -69,7 +58,7 @@ pub struct PolicyTables {
     pub groups: Table<PolicyObject>,
     /// Policies of the node's own files; whoever reads them writes this table, and finishes its initialiser.
     pub files: Table<PolicyObject>,
-    /// Services.
+    /// Services: the table of [`ServiceTables`](crate::ServiceTables).
     pub services: Table<Service>,
     /// What is behind services without a selector.
     pub manual_endpoints: Table<ManualEndpoints>,
@@ -79,7 +68,7 @@ pub struct PolicyTables {
 pub const FILES: &str = "files";
 
 impl PolicyTables {
-    pub(crate) fn register(db: &Db) -> Result<Self, DuplicateTable> {
+    pub(crate) fn register(db: &Db, services: &Table<Service>) -> Result<Self, DuplicateTable> {
         let mut files = TableDef::new("static-policies");
         files.initializer(FILES);
         Ok(Self {
@@ -90,7 +79,7 @@ impl PolicyTables {
             baseline: watched(db, "baseline-admin-network-policies")?,
             groups: watched(db, "cidr-groups")?,
             files: db.register(files)?,
-            services: watched(db, "services")?,
+            services: services.clone(),
             manual_endpoints: watched(db, "manual-endpoints")?,
         })
     }

@@ -105,6 +105,8 @@ pub struct Tables {
     pub allocations: Table<Allocation>,
     /// Input, from Kubernetes and files: policies, and what they refer to.
     pub policies: crate::PolicyTables,
+    /// Input, from Kubernetes: services, what is behind them, and what else says how they are served.
+    pub services: crate::ServiceTables,
     /// Desired: rows of `cilium_ipcache`.
     pub prefixes: Table<Prefix>,
     /// Desired: routes of the main table.
@@ -141,6 +143,7 @@ impl Tables {
         let endpoints_by_address =
             endpoints.unique_index("address", |e: &Endpoint| e.addresses().collect::<Vec<_>>());
         let endpoints_by_pod = endpoints.index("pod", |e: &Endpoint| [e.pod.to_string()]);
+        let services = crate::ServiceTables::register(&db)?;
         Ok(Self {
             node_objects: db.register(from_kubernetes("node-objects"))?,
             cilium_nodes: db.register(from_kubernetes("cilium-nodes"))?,
@@ -166,7 +169,8 @@ impl Tables {
             endpoints_by_pod,
             departures: db.register(TableDef::new("departures"))?,
             allocations: db.register(TableDef::new("allocations"))?,
-            policies: crate::PolicyTables::register(&db)?,
+            policies: crate::PolicyTables::register(&db, &services.services)?,
+            services,
             prefixes: db.register(desired("prefixes"))?,
             routes: db.register(desired("routes"))?,
             db,

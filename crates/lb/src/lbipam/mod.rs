@@ -4,10 +4,11 @@ mod pool;
 mod share;
 
 pub use manager::{Change, Manager, PoolStatus, Totals, Write};
+pub use model::service::Families;
 pub use pool::{Block, Pool};
 
 use crate::annotations::AddressNotes;
-use crate::input::Protocol;
+use crate::input::{Protocol, Service, ServiceType, TrafficPolicy};
 use model::{LabelMap, Text};
 use std::net::IpAddr;
 
@@ -45,18 +46,6 @@ impl DefaultIpam {
     }
 }
 
-/// How many families a service has (`ipFamilyPolicy`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Families {
-    /// One.
-    #[default]
-    Single,
-    /// Both where the cluster has both.
-    PreferDual,
-    /// Both.
-    RequireDual,
-}
-
 /// A service, as far as its addresses are concerned.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
@@ -86,6 +75,34 @@ pub struct Request {
     pub selector: LabelMap,
     /// Addresses in its status.
     pub ingress: Vec<IpAddr>,
+}
+
+impl From<&Service> for Request {
+    fn from(service: &Service) -> Self {
+        Self {
+            key: service.key.clone(),
+            created: service.created,
+            labels: service.labels.clone(),
+            annotations: service.annotations.clone(),
+            load_balancer: service.kind == ServiceType::LoadBalancer,
+            class: service.class.clone(),
+            address: service.wanted_address.clone(),
+            families: service.families,
+            ipv6: service.ipv6.clone(),
+            ports: service
+                .ports
+                .iter()
+                .map(|port| (port.protocol, port.port))
+                .collect(),
+            local: service.external_policy == TrafficPolicy::Local,
+            selector: service.selector.clone(),
+            ingress: service
+                .ingress
+                .iter()
+                .map(|ingress| ingress.address)
+                .collect(),
+        }
+    }
 }
 
 /// What the cluster has.

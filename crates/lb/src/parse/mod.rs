@@ -8,7 +8,7 @@ use crate::redirect::{From, Redirect, RedirectPort};
 use crate::selector::{Selector, Test};
 use cursor::At;
 use ipnet::IpNet;
-use model::Text;
+use model::{Declared, Text};
 use regex::Regex;
 use serde_json::Value;
 use std::{collections::BTreeSet, fmt, net::IpAddr};
@@ -37,6 +37,38 @@ impl fmt::Display for Wrong {
 impl std::error::Error for Wrong {}
 
 type Result<T> = std::result::Result<T, Wrong>;
+
+/// Reads what a CiliumLocalRedirectPolicy declares.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn redirect_of(declared: &Declared) -> Result<Redirect> {
+    redirect(&declared.key, declared.created, &spec(declared)?)
+}
+
+/// Reads what a CiliumLoadBalancerIPPool declares.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn pool_of(declared: &Declared) -> Result<Pool> {
+    pool(&declared.key, declared.created, &spec(declared)?)
+}
+
+/// Reads what a CiliumL2AnnouncementPolicy declares.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn l2_policy_of(declared: &Declared) -> Result<l2::Policy> {
+    l2_policy(&declared.key, &spec(declared)?)
+}
+
+fn spec(declared: &Declared) -> Result<Value> {
+    serde_json::from_str(&declared.spec).map_err(|error| Wrong {
+        path: "spec".to_owned(),
+        what: error.to_string(),
+        accepted: "an object".to_owned(),
+    })
+}
 
 /// Reads the `spec` of a CiliumLoadBalancerIPPool.
 ///

@@ -170,6 +170,7 @@ fn service(dice: &mut Dice, key: &str) -> Service {
         publish_not_ready: dice.rare(6),
         health_check_port: 0,
         class: Text::default(),
+        ..Service::default()
     }
 }
 
@@ -222,6 +223,7 @@ fn slice(dice: &mut Dice, key: &str) -> Slice {
         annotations: kit::labels(&notes),
         ports: ports.to_vec(),
         endpoints: dice.some(5, endpoint),
+        ..Slice::default()
     }
 }
 

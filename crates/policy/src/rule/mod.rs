@@ -7,6 +7,7 @@ mod labels;
 pub use entity::Entity;
 pub use inputs::{CidrGroup, NamedPort, NamedPorts, Service};
 pub use labels::{LabelSelector, Requirement, Test};
+pub use model::Protocol;
 
 use ipnet::IpNet;
 use std::fmt;
@@ -314,42 +315,6 @@ pub enum Traffic {
     Ports(Vec<PortMatch>),
     /// What one of these matches.
     Icmp(Vec<IcmpMatch>),
-}
-
-/// A transport protocol with ports that rules can name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    /// TCP
-    Tcp,
-    /// UDP
-    Udp,
-    /// SCTP
-    Sctp,
-}
-
-impl Protocol {
-    /// Every one.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::Udp, Self::Sctp];
-
-    /// The number in the IP header.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-
-    /// The name in upper case.
-    #[must_use]
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-            Self::Sctp => "SCTP",
-        }
-    }
 }
 
 /// Number of ICMP in the IPv4 header.
