@@ -89,6 +89,15 @@ mod inner {
         }
     }
 
+    /// Places of a Maglev table; at least one.
+    #[inline(always)]
+    pub fn maglev_size() -> u32 {
+        match setting!(maglev_size) {
+            0 => 1,
+            size => size,
+        }
+    }
+
     #[inline(always)]
     pub fn ipv4() -> bool {
         setting!(ipv4) != 0

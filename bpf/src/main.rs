@@ -18,6 +18,7 @@ mod neigh;
 mod policy;
 mod programs;
 mod routes;
+mod service;
 mod skb;
 mod snat;
 

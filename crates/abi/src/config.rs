@@ -11,6 +11,16 @@ pub enum Routing {
     Tunnel = 1,
 }
 
+/// How a packet carries its frontend to the node of the backend ([`DatapathConfig::dsr_dispatch`]).
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DsrDispatch {
+    /// An IPv4 option, an IPv6 destination option.
+    Option = 0,
+    /// An option of a Geneve tunnel.
+    Geneve = 1,
+}
+
 /// How many packets are reported ([`DatapathConfig::aggregation`]).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,6 +41,8 @@ pub enum Aggregation {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct DatapathConfig {
+    /// Cookie of the node's own network namespace.
+    pub host_netns: u64,
     /// Tunnel device; zero without a tunnel.
     pub tunnel_ifindex: u32,
     /// Seconds between two reports of a busy connection.
@@ -69,6 +81,20 @@ pub struct DatapathConfig {
     pub host_firewall: u8,
     /// UDP port of the tunnel, host order; zero without one. The host firewall lets it in.
     pub tunnel_port: u16,
+    /// 1: services are translated.
+    pub services: u8,
+    /// 1: sockets of pods are left alone; their packets are translated.
+    pub sock_host_only: u8,
+    /// 1: what a frontend without backends gets is dropped without an answer.
+    pub no_backend_drops: u8,
+    /// A [`DsrDispatch`].
+    pub dsr_dispatch: u8,
+    /// First node port, host order.
+    pub node_port_min: u16,
+    /// Last node port, host order.
+    pub node_port_max: u16,
+    /// Places of a Maglev table.
+    pub maglev_size: u32,
     /// Prefix length of `native4`.
     pub native4_len: u32,
     /// Prefix length of `native6`.

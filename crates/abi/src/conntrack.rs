@@ -29,8 +29,10 @@ pub struct CtKey4 {
     pub port_b: [u8; 2],
     /// IP protocol.
     pub proto: u8,
+    /// One of [`ct_scope`].
+    pub scope: u8,
     /// Always zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
 }
 
 /// Key of [`crate::names::CT6`]; see [`CtKey4`].
@@ -60,8 +62,18 @@ pub struct CtKey6 {
     pub port_b: [u8; 2],
     /// IP protocol.
     pub proto: u8,
+    /// One of [`ct_scope`].
+    pub scope: u8,
     /// Always zero.
-    pub pad: [u8; 3],
+    pub pad: [u8; 2],
+}
+
+/// Values of the `scope` field of the keys.
+pub mod ct_scope {
+    /// A connection as its packets show it.
+    pub const CONNECTION: u8 = 0;
+    /// A client's connection to a frontend, which remembers the backend. What comes of it has an entry of the other scope.
+    pub const SERVICE: u8 = 1;
 }
 
 /// Bits of [`CtEntry::flags`].
@@ -82,6 +94,12 @@ pub mod ct_flags {
     pub const TUNNEL: u16 = 0x40;
     /// The source is masqueraded.
     pub const SNAT: u16 = 0x80;
+    /// The connection came by a frontend at this node from outside.
+    pub const NODE_PORT: u16 = 0x100;
+    /// Another node passed the connection on: answers go straight to the client, with the frontend's address.
+    pub const DSR: u16 = 0x200;
+    /// A pod reached itself by a frontend.
+    pub const LOOPBACK: u16 = 0x400;
 }
 
 /// Value of the conntrack maps.
@@ -107,12 +125,12 @@ pub struct CtEntry {
     pub reply_tcp: u8,
     /// Security identity of the side that opened.
     pub src_id: u32,
-    /// Security identity of the other side.
+    /// Security identity of the other side; in an entry of [`ct_scope::SERVICE`] the number of the backend.
     pub dst_id: u32,
     /// Value of [`crate::names::POLICY_EPOCH`] when policy last allowed the connection: egress of the side that opened, ingress of
     /// the other. Zero where it was not asked, or denied it since.
     pub epochs: [u32; 2],
-    /// Service the connection came through; zero is none.
+    /// Frontend that the connection came by, [`LbService::id`](crate::LbService::id); zero is none.
     pub rev_nat: u16,
     /// Number of the local endpoint that the entry belongs to.
     pub endpoint: u16,

@@ -12,13 +12,14 @@ mod drop;
 mod endpoint;
 mod event;
 pub mod identity;
+mod lb;
 pub mod mark;
 pub mod names;
 mod nat;
 mod policy;
 
-pub use config::{Aggregation, DatapathConfig, Routing};
-pub use conntrack::{CtEntry, CtKey4, CtKey6, CtStatus, ct_flags};
+pub use config::{Aggregation, DatapathConfig, DsrDispatch, Routing};
+pub use conntrack::{CtEntry, CtKey4, CtKey6, CtStatus, ct_flags, ct_scope};
 pub use drop::DropReason;
 pub use endpoint::{
     EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue, LocalEndpoint, endpoint_flags, family,
@@ -28,6 +29,12 @@ pub use event::{
     Direction, EventKind, FlowEvent, LOST_EVENTS, MetricsValue, TracePoint, event_flags,
     metrics_index, source_file,
 };
+pub use lb::{
+    L2Key4, L2Key6, LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4,
+    LbBackend6, LbFrontend4, LbFrontend6, LbKey4, LbKey6, LbMaglevChunk, LbMaglevKey, LbService,
+    LbSkipKey4, LbSkipKey6, LbSockKey4, LbSockKey6, LbSourceKey4, LbSourceKey6, MAGLEV_CHUNK,
+    lb_algorithm, lb_flags, lb_scope, lb_state,
+};
 pub use nat::{
     FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags,
 };
@@ -35,4 +42,4 @@ pub use policy::{PolicyKey, PolicyMatch, PolicyValue, policy_origin, policy_verd
 
 /// Bumped by hand whenever a key, value or event changes its layout or meaning: pinned maps of another version are
 /// not adopted but made anew.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;

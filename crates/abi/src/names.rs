@@ -22,6 +22,44 @@ pub const FRAG6: &str = "cilium_ipv6_frag_datagrams";
 pub const POLICY: &str = "cilium_policy";
 /// One number, the policy epoch: with another one every connection is asked about anew.
 pub const POLICY_EPOCH: &str = "cilium_policy_epoch";
+/// IPv4 frontends and their slots: [`crate::LbKey4`] → [`crate::LbService`].
+pub const LB4_SERVICES: &str = "cilium_lb4_services_v2";
+/// IPv6 frontends and their slots: [`crate::LbKey6`] → [`crate::LbService`].
+pub const LB6_SERVICES: &str = "cilium_lb6_services_v2";
+/// IPv4 backends by number: `u32` → [`crate::LbBackend4`].
+pub const LB4_BACKENDS: &str = "cilium_lb4_backends_v3";
+/// IPv6 backends by number: `u32` → [`crate::LbBackend6`].
+pub const LB6_BACKENDS: &str = "cilium_lb6_backends_v3";
+/// IPv4 frontends by number: `u16` → [`crate::LbFrontend4`].
+pub const LB4_REVERSE: &str = "cilium_lb4_reverse_nat";
+/// IPv6 frontends by number: `u16` → [`crate::LbFrontend6`].
+pub const LB6_REVERSE: &str = "cilium_lb6_reverse_nat";
+/// What IPv4 sockets think they talk to: [`crate::LbSockKey4`] → [`crate::LbFrontend4`].
+pub const LB4_REVERSE_SK: &str = "cilium_lb4_reverse_sk";
+/// What IPv6 sockets think they talk to: [`crate::LbSockKey6`] → [`crate::LbFrontend6`].
+pub const LB6_REVERSE_SK: &str = "cilium_lb6_reverse_sk";
+/// Backends that IPv4 clients keep: [`crate::LbAffinityKey4`] → [`crate::LbAffinity`].
+pub const LB4_AFFINITY: &str = "cilium_lb4_affinity";
+/// Backends that IPv6 clients keep: [`crate::LbAffinityKey6`] → [`crate::LbAffinity`].
+pub const LB6_AFFINITY: &str = "cilium_lb6_affinity";
+/// Backends at which frontends may keep their clients: [`crate::LbAffinityMatch`] → `u8`.
+pub const LB_AFFINITY_MATCH: &str = "cilium_lb_affinity_match";
+/// Longest-prefix match of the clients of IPv4 frontends: [`crate::LbSourceKey4`] → `u8`.
+pub const LB4_SOURCE_RANGES: &str = "cilium_lb4_source_range";
+/// Longest-prefix match of the clients of IPv6 frontends: [`crate::LbSourceKey6`] → `u8`.
+pub const LB6_SOURCE_RANGES: &str = "cilium_lb6_source_range";
+/// Maglev tables of IPv4 frontends: [`crate::LbMaglevKey`] → [`crate::LbMaglevChunk`].
+pub const LB4_MAGLEV: &str = "cilium_lb4_maglev";
+/// Maglev tables of IPv6 frontends: [`crate::LbMaglevKey`] → [`crate::LbMaglevChunk`].
+pub const LB6_MAGLEV: &str = "cilium_lb6_maglev";
+/// Who is not translated, IPv4: [`crate::LbSkipKey4`] → `u8`.
+pub const SKIP_LB4: &str = "cilium_skip_lb4";
+/// Who is not translated, IPv6: [`crate::LbSkipKey6`] → `u8`.
+pub const SKIP_LB6: &str = "cilium_skip_lb6";
+/// IPv4 addresses that this node answers for: [`crate::L2Key4`] → `u64`.
+pub const L2_RESPONDER4: &str = "cilium_l2_responder_v4";
+/// IPv6 addresses that this node answers for: [`crate::L2Key6`] → `u64`.
+pub const L2_RESPONDER6: &str = "cilium_l2_responder_v6";
 /// Packets and bytes by reason and direction, per CPU: [`crate::metrics_index`] → [`crate::MetricsValue`].
 pub const METRICS: &str = "cilium_metrics";
 /// The ring buffer of [`crate::FlowEvent`] records.
@@ -30,7 +68,7 @@ pub const EVENTS: &str = "cilium_events";
 pub const CONFIG_GLOBAL: &str = "CONFIG";
 
 /// Every pinned map.
-pub const MAPS: [&str; 13] = [
+pub const MAPS: [&str; 32] = [
     LXC,
     LXC_IFINDEX,
     IPCACHE,
@@ -42,6 +80,25 @@ pub const MAPS: [&str; 13] = [
     FRAG6,
     POLICY,
     POLICY_EPOCH,
+    LB4_SERVICES,
+    LB6_SERVICES,
+    LB4_BACKENDS,
+    LB6_BACKENDS,
+    LB4_REVERSE,
+    LB6_REVERSE,
+    LB4_REVERSE_SK,
+    LB6_REVERSE_SK,
+    LB4_AFFINITY,
+    LB6_AFFINITY,
+    LB_AFFINITY_MATCH,
+    LB4_SOURCE_RANGES,
+    LB6_SOURCE_RANGES,
+    LB4_MAGLEV,
+    LB6_MAGLEV,
+    SKIP_LB4,
+    SKIP_LB6,
+    L2_RESPONDER4,
+    L2_RESPONDER6,
     METRICS,
     EVENTS,
 ];

@@ -71,6 +71,12 @@ pub struct MapSizes {
     pub fragments: u32,
     /// Rows of network policy, of all subjects together.
     pub policy: u32,
+    /// Services with their slots, backends and what belongs to them, per family and map.
+    pub services: u32,
+    /// Chunks of Maglev tables, per family: a table of the default size has 64.
+    pub maglev: u32,
+    /// Sockets that talk to services, per family.
+    pub sockets: u32,
     /// Bytes of the event ring, a power of two and at least a page.
     pub events_bytes: u32,
 }
@@ -84,6 +90,9 @@ impl Default for MapSizes {
             nat: 524_288,
             fragments: 8_192,
             policy: 262_144,
+            services: 65_536,
+            maglev: 262_144,
+            sockets: 65_536,
             events_bytes: 1 << 19,
         }
     }
@@ -172,6 +181,9 @@ impl MapSpec {
     }
 }
 
+/// Addresses that are announced, with their devices, per family.
+const L2_ENTRIES: u32 = 4096;
+
 /// Entries of the metrics map: one per reason and direction.
 const METRICS_ENTRIES: u32 = 1024;
 
@@ -180,8 +192,11 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
     use MapKind::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
     use abi::{
         CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FragKey4, FragKey6, FragValue,
-        IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue, SnatEntry4,
-        SnatEntry6, SnatKey4, SnatKey6,
+        IpcacheKey, IpcacheValue, L2Key4, L2Key6, LbAffinity, LbAffinityKey4, LbAffinityKey6,
+        LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4, LbKey6,
+        LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6, LbSockKey4, LbSockKey6,
+        LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue,
+        SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
     };
     [
         MapSpec::of::<EndpointKey, EndpointInfo>(names::LXC, Hash, sizes.endpoints),
@@ -195,6 +210,25 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
         MapSpec::of::<FragKey6, FragValue>(names::FRAG6, LruHash, sizes.fragments),
         MapSpec::of::<PolicyKey, PolicyValue>(names::POLICY, LpmTrie, sizes.policy),
         MapSpec::of::<u32, u32>(names::POLICY_EPOCH, Array, 1),
+        MapSpec::of::<LbKey4, LbService>(names::LB4_SERVICES, Hash, sizes.services),
+        MapSpec::of::<LbKey6, LbService>(names::LB6_SERVICES, Hash, sizes.services),
+        MapSpec::of::<u32, LbBackend4>(names::LB4_BACKENDS, Hash, sizes.services),
+        MapSpec::of::<u32, LbBackend6>(names::LB6_BACKENDS, Hash, sizes.services),
+        MapSpec::of::<u16, LbFrontend4>(names::LB4_REVERSE, Hash, sizes.services),
+        MapSpec::of::<u16, LbFrontend6>(names::LB6_REVERSE, Hash, sizes.services),
+        MapSpec::of::<LbSockKey4, LbFrontend4>(names::LB4_REVERSE_SK, LruHash, sizes.sockets),
+        MapSpec::of::<LbSockKey6, LbFrontend6>(names::LB6_REVERSE_SK, LruHash, sizes.sockets),
+        MapSpec::of::<LbAffinityKey4, LbAffinity>(names::LB4_AFFINITY, LruHash, sizes.services),
+        MapSpec::of::<LbAffinityKey6, LbAffinity>(names::LB6_AFFINITY, LruHash, sizes.services),
+        MapSpec::of::<LbAffinityMatch, u8>(names::LB_AFFINITY_MATCH, Hash, sizes.services),
+        MapSpec::of::<LbSourceKey4, u8>(names::LB4_SOURCE_RANGES, LpmTrie, sizes.services),
+        MapSpec::of::<LbSourceKey6, u8>(names::LB6_SOURCE_RANGES, LpmTrie, sizes.services),
+        MapSpec::of::<LbMaglevKey, LbMaglevChunk>(names::LB4_MAGLEV, Hash, sizes.maglev),
+        MapSpec::of::<LbMaglevKey, LbMaglevChunk>(names::LB6_MAGLEV, Hash, sizes.maglev),
+        MapSpec::of::<LbSkipKey4, u8>(names::SKIP_LB4, Hash, sizes.services),
+        MapSpec::of::<LbSkipKey6, u8>(names::SKIP_LB6, Hash, sizes.services),
+        MapSpec::of::<L2Key4, u64>(names::L2_RESPONDER4, Hash, L2_ENTRIES),
+        MapSpec::of::<L2Key6, u64>(names::L2_RESPONDER6, Hash, L2_ENTRIES),
         MapSpec::of::<u32, MetricsValue>(names::METRICS, PerCpuArray, METRICS_ENTRIES),
         MapSpec::of::<(), ()>(names::EVENTS, RingBuf, sizes.events_bytes),
     ]

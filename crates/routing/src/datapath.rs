@@ -30,6 +30,7 @@ pub fn datapath_config(plan: &Plan, local: &LocalNode, pair: &HostPair) -> Datap
     let node6 = local.primary(true);
     let flag = u8::from;
     DatapathConfig {
+        host_netns: 0,
         tunnel_ifindex: pair.tunnel_ifindex,
         report_interval: plan.events.interval,
         ct_tcp: plan.timeouts.tcp,
@@ -53,6 +54,13 @@ pub fn datapath_config(plan: &Plan, local: &LocalNode, pair: &HostPair) -> Datap
         coarse_clock: 0,
         host_firewall: 0,
         tunnel_port: plan.tunnel.map_or(0, |(_, port)| port),
+        services: 0,
+        sock_host_only: 0,
+        no_backend_drops: 0,
+        dsr_dispatch: abi::DsrDispatch::Option as u8,
+        node_port_min: 0,
+        node_port_max: 0,
+        maglev_size: 0,
         native4_len,
         native6_len,
         node_ipv4: octets4(node4),

@@ -1,7 +1,7 @@
 //! What differs between IPv4 and IPv6.
 use abi::{
     CtKey4, CtKey6, EndpointKey, FragKey4, FragKey6, IpcacheKey, SnatEntry4, SnatEntry6, SnatKey4,
-    SnatKey6, identity,
+    SnatKey6, ct_scope, identity,
 };
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, transmute};
 
@@ -106,7 +106,8 @@ macro_rules! keys {
                 port_a: port_a.to_ne_bytes(),
                 port_b: port_b.to_ne_bytes(),
                 proto: t.proto,
-                pad: [0; 3],
+                scope: ct_scope::CONNECTION,
+                pad: [0; 2],
             };
             (key, from_b)
         }

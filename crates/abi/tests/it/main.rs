@@ -6,8 +6,11 @@ use std::fmt::Write;
 
 use abi::{
     CtEntry, CtKey4, CtKey6, DatapathConfig, EndpointInfo, EndpointKey, FlowEvent, FragKey4,
-    FragKey6, FragValue, IpcacheKey, IpcacheValue, LocalEndpoint, MetricsValue, PolicyKey,
-    PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
+    FragKey6, FragValue, IpcacheKey, IpcacheValue, L2Key4, L2Key6, LbAffinity, LbAffinityKey4,
+    LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4,
+    LbKey6, LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6, LbSockKey4, LbSockKey6,
+    LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue, SnatEntry4,
+    SnatEntry6, SnatKey4, SnatKey6,
 };
 use expect_test::expect_file;
 
@@ -36,8 +39,8 @@ fn layout() {
         LocalEndpoint { info, ipv4, ipv6 }
         IpcacheKey { prefix_len, cluster_id, pad, family, ip }
         IpcacheValue { sec_id, tunnel, flags, key, pad }
-        CtKey4 { a, b, port_a, port_b, proto, pad }
-        CtKey6 { a, b, port_a, port_b, proto, pad }
+        CtKey4 { a, b, port_a, port_b, proto, scope, pad }
+        CtKey6 { a, b, port_a, port_b, proto, scope, pad }
         CtEntry {
             expires, created, last_report, flags, orig_tcp, reply_tcp, src_id, dst_id, epochs, rev_nat, endpoint, ifindex,
             packets, bytes,
@@ -55,12 +58,33 @@ fn layout() {
         }
         PolicyKey { prefix_len, subject, remote, direction, proto, port }
         PolicyValue { verdict, l4_len, pad, precedence, origin }
+        LbService { backend, affinity, count, id, flags, algorithm, serving }
+        LbKey4 { addr, port, proto, scope, slot, pad }
+        LbKey6 { addr, port, proto, scope, slot, pad }
+        LbBackend4 { addr, port, proto, state }
+        LbBackend6 { addr, port, proto, state }
+        LbFrontend4 { addr, port, id }
+        LbFrontend6 { addr, port, id }
+        LbMaglevKey { id, chunk }
+        LbMaglevChunk { backends }
+        LbAffinityMatch { backend, id, pad }
+        LbAffinity { backend, used }
+        LbAffinityKey4 { client, id, by_cookie, pad }
+        LbAffinityKey6 { client, id, by_cookie, pad }
+        LbSourceKey4 { prefix_len, id, pad, addr }
+        LbSourceKey6 { prefix_len, id, pad, addr }
+        LbSockKey4 { cookie, addr, port, pad }
+        LbSockKey6 { cookie, addr, port, pad }
+        LbSkipKey4 { netns, addr, port, proto, pad }
+        LbSkipKey6 { netns, addr, port, proto, pad }
+        L2Key4 { addr, ifindex }
+        L2Key6 { addr, ifindex }
         MetricsValue { packets, bytes, line, file }
         DatapathConfig {
-            tunnel_ifindex, report_interval, ct_tcp, ct_tcp_syn, ct_tcp_fin, ct_any, snat_min, snat_max,
+            host_netns, tunnel_ifindex, report_interval, ct_tcp, ct_tcp_syn, ct_tcp_fin, ct_any, snat_min, snat_max,
             routing, aggregation, ipv4, ipv6, masquerade4, masquerade6, host_legacy, accounting, coarse_clock,
-            host_firewall, tunnel_port,
-            native4_len, native6_len, node_ipv4, router_ipv4, native4, node_ipv6, router_ipv6, native6,
+            host_firewall, tunnel_port, services, sock_host_only, no_backend_drops, dsr_dispatch, node_port_min, node_port_max,
+            maglev_size, native4_len, native6_len, node_ipv4, router_ipv4, native4, node_ipv6, router_ipv6, native6,
         }
     }
     expect_file!["./layout.txt"].assert_eq(&out);

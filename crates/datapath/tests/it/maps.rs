@@ -122,7 +122,8 @@ fn ct4(here: &Place, n: u16, expires: u32, flags: u16) -> CtKey4 {
         port_a: 80u16.to_be_bytes(),
         port_b: n.to_be_bytes(),
         proto: 6,
-        pad: [0; 3],
+        scope: 0,
+        pad: [0; 2],
     };
     let entry = CtEntry {
         expires,
@@ -257,7 +258,8 @@ fn a_removed_endpoint_takes_its_connections_along() {
             port_a: [0; 2],
             port_b: [0; 2],
             proto: 17,
-            pad: [0; 3],
+            scope: 0,
+            pad: [0; 2],
         };
         key.a[0] = 0xFC;
         let entry = CtEntry {

@@ -61,6 +61,9 @@ impl Place {
                 nat: 8192,
                 fragments: 64,
                 policy: 8192,
+                services: 1024,
+                maglev: 64,
+                sockets: 1024,
                 events_bytes: 1 << 16,
             },
             attach: AttachMode::Auto,
@@ -109,6 +112,7 @@ fn object() -> Object {
 /// A config as the agent would give.
 pub fn config() -> DatapathConfig {
     DatapathConfig {
+        host_netns: 0,
         tunnel_ifindex: 0,
         report_interval: 5,
         ct_tcp: 8000,
@@ -128,6 +132,13 @@ pub fn config() -> DatapathConfig {
         coarse_clock: 0,
         host_firewall: 0,
         tunnel_port: 0,
+        services: 1,
+        sock_host_only: 0,
+        no_backend_drops: 0,
+        dsr_dispatch: abi::DsrDispatch::Option as u8,
+        node_port_min: 30000,
+        node_port_max: 32767,
+        maglev_size: 251,
         native4_len: 8,
         native6_len: 64,
         node_ipv4: [192, 168, 10, 100],
