@@ -278,13 +278,15 @@ impl Planner {
             let Some(frontend) = holder(&self.claims, key) else {
                 continue;
             };
-            let problem = Problem::Full {
+            let full = |placed| Problem::Full {
                 frontend: *key,
-                placed: match room {
-                    Room::Some(placed) => Some(*placed),
-                    Room::All | Room::None => None,
-                },
+                placed,
                 wanted: frontend.selection.used.len(),
+            };
+            let problem = match room {
+                Room::NoTable => Problem::NoTable(*key),
+                Room::Some(placed) => full(Some(*placed)),
+                Room::All | Room::None => full(None),
             };
             all.push((frontend.owner.clone(), problem));
         }

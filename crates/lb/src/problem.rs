@@ -23,6 +23,8 @@ pub enum Problem {
     },
     /// A node port outside the range of node ports.
     OutOfRange(u16),
+    /// The map of Maglev tables is full: backends are chosen at random.
+    NoTable(FrontendKey),
     /// A map is full: so many backends of so many have found room.
     Full {
         /// What is served in part, or not at all.
@@ -46,13 +48,17 @@ impl fmt::Display for Problem {
             Self::OutOfRange(port) => {
                 write!(f, "node port {port} is outside node-port-range")
             }
+            Self::NoTable(frontend) => write!(
+                f,
+                "{frontend} has no Maglev table, its backends are chosen at random: the map is full; lower bpf-lb-maglev-table-size, or choose maglev by annotation for fewer services"
+            ),
             Self::Full {
                 frontend,
                 placed: None,
                 ..
             } => write!(
                 f,
-                "{frontend} is not served: the service map is full; raise bpf-lb-map-max"
+                "{frontend} is not served: a map is full; raise bpf-lb-map-max"
             ),
             Self::Full {
                 frontend,

@@ -12,6 +12,8 @@ pub type BackendId = u32;
 /// A row, with its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Row {
+    /// The address has frontends.
+    Address(IpAddr),
     /// A frontend: slot 0 of its key.
     Frontend(FrontendKey, Master),
     /// A further slot of a frontend, from 1.
@@ -25,8 +27,8 @@ pub enum Row {
     /// A client of this range may (or may not) use the frontend; the longest prefix counts. Whom no range has, may if the
     /// frontend's ranges are those that are refused.
     Source(FrontendId, IpNet, bool),
-    /// The Maglev table of a frontend.
-    Maglev(FrontendId, Arc<[BackendId]>),
+    /// The Maglev table of a frontend; the second field says which family's map. What a restored one holds does not matter.
+    Maglev(FrontendId, bool, Arc<[BackendId]>),
     /// What this pod sends to the frontend is not translated.
     Skip(Text, FrontendKey),
 }
@@ -34,6 +36,8 @@ pub enum Row {
 /// The key of a row.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RowKey {
+    /// See [`Row::Address`].
+    Address(IpAddr),
     /// See [`Row::Frontend`].
     Frontend(FrontendKey),
     /// See [`Row::Slot`].

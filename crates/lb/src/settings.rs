@@ -32,10 +32,16 @@ impl Forwarding {
 /// How much the kernel's maps hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Rows of frontends and their slots, per family.
+    /// Rows of addresses, frontends and their slots, per family.
     pub services: usize,
     /// Rows of backends, per family.
     pub backends: usize,
+    /// Rows of session affinity.
+    pub affinity: usize,
+    /// Source ranges, per family.
+    pub sources: usize,
+    /// Maglev tables, per family.
+    pub tables: usize,
 }
 
 impl Default for Limits {
@@ -43,6 +49,9 @@ impl Default for Limits {
         Self {
             services: 65_536,
             backends: 65_536,
+            affinity: 65_536,
+            sources: 65_536,
+            tables: 65_536,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What the kernel holds, and how it gets from there to what it should hold, one write after the other.
 //!
-//! The order of writes: backends, what belongs to a frontend's number, its slots, the frontend's row, and only then what is
+//! The order of writes: backends, addresses and what belongs to a frontend's number, its slots, the frontend's row, and only then what is
 //! no longer needed. So a frontend's row never counts a slot that is missing, and no slot names a backend that is missing.
 mod restore;
 
@@ -12,7 +12,7 @@ use crate::settings::{Limits, Settings};
 use ipnet::IpNet;
 use model::Text;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 /// A frontend as the kernel has it.
 #[derive(Debug, Default)]
@@ -41,11 +41,43 @@ struct Held {
     written: Option<State>,
 }
 
+/// An address with frontends as the kernel has it.
+#[derive(Debug, Default)]
+struct Address {
+    /// How many frontends it has.
+    users: u32,
+    written: bool,
+}
+
+/// Rows in the maps, by family where there is a map for each.
+#[derive(Debug, Default)]
+struct Used {
+    services: [usize; 2],
+    backends: [usize; 2],
+    affinity: usize,
+    sources: [usize; 2],
+    tables: [usize; 2],
+}
+
+impl Used {
+    fn release(&mut self, freed: &Self) {
+        for family in [0, 1] {
+            self.services[family] -= freed.services[family];
+            self.backends[family] -= freed.backends[family];
+            self.sources[family] -= freed.sources[family];
+            self.tables[family] -= freed.tables[family];
+        }
+        self.affinity -= freed.affinity;
+    }
+}
+
 /// How much of a frontend there was room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     /// All of it.
     All,
+    /// All but its Maglev table.
+    NoTable,
     /// This many of its backends.
     Some(usize),
     /// None.
@@ -67,8 +99,10 @@ struct Writes {
     freed: Vec<FrontendId>,
     /// Backends whose users have changed.
     backends: BTreeSet<BackendKey>,
-    /// Rows of the service map that go, by family: there is room only once they have gone.
-    rows_freed: [usize; 2],
+    /// Addresses whose frontends have changed.
+    addresses: BTreeSet<IpAddr>,
+    /// Rows that go: there is room only once they have gone.
+    rows_freed: Used,
     /// Tables worked out in this flush: frontends of a service share them.
     made: BTreeMap<Contents, Arc<[BackendId]>>,
 }
@@ -79,11 +113,11 @@ pub(crate) struct Kernel {
     frontends: BTreeMap<FrontendKey, Installed>,
     backends: BTreeMap<BackendKey, Held>,
     names: BTreeMap<BackendId, BackendKey>,
+    addresses: BTreeMap<IpAddr, Address>,
     skips: BTreeSet<(Text, FrontendKey)>,
     ids: IdPool,
     backend_ids: IdPool,
-    /// Rows in the service map and in the backend map, by family.
-    rows: [(usize, usize); 2],
+    rows: Used,
     limits: Limits,
     shape: Shape,
     /// Rows from before that nothing refers to.
@@ -97,10 +131,11 @@ impl Kernel {
             frontends: BTreeMap::new(),
             backends: BTreeMap::new(),
             names: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             skips: BTreeSet::new(),
             ids: IdPool::new(u32::from(FrontendId::MAX), settings.rest),
             backend_ids: IdPool::new(u32::MAX, settings.rest),
-            rows: [(0, 0); 2],
+            rows: Used::default(),
             limits: settings.limits,
             shape: settings.maglev,
             orphans: Vec::new(),
@@ -199,7 +234,7 @@ impl Kernel {
                     freed.push(held.id);
                     self.names.remove(&held.id);
                     self.backends.remove(&key);
-                    self.rows[family(key.address)].1 -= 1;
+                    writes.rows_freed.backends[family(key.address)] += 1;
                 }
                 Some(state) if held.written != Some(state) => {
                     held.written = Some(state);
@@ -208,6 +243,7 @@ impl Kernel {
                 Some(_) => {}
             }
         }
+        self.settle_addresses(&mut writes);
         for part in [
             writes.first,
             writes.tables,
@@ -219,24 +255,44 @@ impl Kernel {
         ] {
             ops.extend(part);
         }
-        for (rows, freed) in self.rows.iter_mut().zip(writes.rows_freed) {
-            rows.0 -= freed;
-        }
+        self.rows.release(&writes.rows_freed);
         freed.into_iter().for_each(|id| self.backend_ids.give(id));
         for id in writes.freed {
             self.ids.give(u32::from(id));
         }
     }
 
-    /// Backends that have been restored and that no frontend has asked for.
+    /// The rows that say which addresses have frontends: there before the first, gone after the last.
+    fn settle_addresses(&mut self, writes: &mut Writes) {
+        for address in std::mem::take(&mut writes.addresses) {
+            let Some(held) = self.addresses.get_mut(&address) else {
+                continue;
+            };
+            if held.users == 0 {
+                if held.written {
+                    writes.last.push(Op::Delete(RowKey::Address(address)));
+                }
+                self.addresses.remove(&address);
+                writes.rows_freed.services[family(address)] += 1;
+            } else if !held.written {
+                held.written = true;
+                writes.first.push(Op::Put(Row::Address(address)));
+            }
+        }
+    }
+
+    /// Backends and addresses that have been restored and that no frontend has asked for.
     pub(crate) fn forget_unused(&mut self, ops: &mut Vec<Op>) {
         let unused = self
             .backends
             .iter()
             .filter(|(_, held)| held.users == [0; 4]);
         let backends = unused.map(|(key, _)| *key).collect();
+        let unused = self.addresses.iter().filter(|(_, held)| held.users == 0);
+        let addresses = unused.map(|(address, _)| *address).collect();
         let writes = Writes {
             backends,
+            addresses,
             ..Writes::default()
         };
         self.finish(writes, ops);
@@ -244,31 +300,44 @@ impl Kernel {
 
     /// The backends there is room for. Those that serve come before those that only keep connections.
     fn fit<'a>(&self, frontend: &'a Frontend) -> Option<(&'a [Backend], &'a [Backend])> {
-        let (services, _) = self.rows[family(frontend.key.address)];
-        let own = self
-            .frontends
-            .get(&frontend.key)
-            .map_or(0, |installed| installed.slots.len() + 1);
+        let key = &frontend.key;
+        let installed = self.frontends.get(key);
+        let own = installed.map_or(0, |installed| installed.slots.len() + 1);
+        let address = usize::from(!self.addresses.contains_key(&key.address));
         let slots = (self.limits.services + own)
-            .checked_sub(services + 1)?
+            .checked_sub(self.rows.services[family(key.address)] + 1 + address)?
             .min(usize::from(u16::MAX));
-        let mut room =
-            [0, 1].map(|family| self.limits.backends.saturating_sub(self.rows[family].1));
-        let mut places = |backends: &[Backend], most: usize| {
+        let nets = frontend.ranges.iter().flat_map(|ranges| &ranges.nets);
+        let new = |net: &&IpNet| installed.is_none_or(|own| !own.ranges.contains_key(net));
+        let sources = self.rows.sources[family(key.address)] + nets.filter(new).count();
+        if sources > self.limits.sources && frontend.ranges.is_some() {
+            return None;
+        }
+        let mut room = [0, 1].map(|family| {
+            self.limits
+                .backends
+                .saturating_sub(self.rows.backends[family])
+        });
+        let mut sticky = self.limits.affinity.saturating_sub(self.rows.affinity);
+        let kept_by = |id: BackendId| installed.is_some_and(|own| own.affinity.contains(&id));
+        let mut places = |backends: &[Backend], most: usize, affinity: bool| {
             let fits = |backend: &&Backend| {
                 let room = &mut room[family(backend.key.address)];
-                if self.backends.contains_key(&backend.key) {
-                    return true;
+                let held = self.backends.get(&backend.key);
+                let row = usize::from(held.is_none());
+                let stick = usize::from(affinity && !held.is_some_and(|held| kept_by(held.id)));
+                if *room < row || sticky < stick {
+                    return false;
                 }
-                let fits = *room > 0;
-                *room -= usize::from(fits);
-                fits
+                *room -= row;
+                sticky -= stick;
+                true
             };
             backends.iter().take(most).take_while(fits).count()
         };
         let selection = &frontend.selection;
-        let used = places(&selection.used, slots);
-        let kept = places(&selection.kept, usize::MAX);
+        let used = places(&selection.used, slots, frontend.affinity.is_some());
+        let kept = places(&selection.kept, usize::MAX, false);
         Some((&selection.used[..used], &selection.kept[..kept]))
     }
 
@@ -304,40 +373,51 @@ impl Kernel {
                 .first
                 .push(Op::Put(Row::Reverse(id, key.address, key.port)));
         }
-        settle_ranges(&mut installed, id, frontend, writes);
-        settle_affinity(
-            &mut installed,
-            id,
-            frontend.affinity.is_some(),
-            &ids,
-            writes,
-        );
-        self.settle_table(&mut installed, id, frontend, used, &ids, writes);
+        let own = family(key.address);
+        self.rows.sources[own] += settle_ranges(&mut installed, id, frontend, writes);
+        let sticky = frontend.affinity.is_some();
+        self.rows.affinity += settle_affinity(&mut installed, id, sticky, &ids, writes);
+        let algorithm = self.settle_table(&mut installed, id, frontend, used, &ids, writes);
         let before = installed.slots.len();
         settle_slots(&mut installed, key, &ids, writes);
-        self.rows[family(key.address)].0 += ids.len().saturating_sub(before);
+        self.rows.services[own] += ids.len().saturating_sub(before);
         let master = Master {
             id,
             count: ids.len() as u16,
             serving,
             flags: frontend.flags,
             affinity: frontend.affinity.unwrap_or_default(),
-            algorithm: frontend.algorithm,
+            algorithm,
         };
+        if installed.master.is_none() {
+            self.rows.services[own] += 1;
+            self.use_address(key.address).users += 1;
+        }
+        writes.addresses.insert(key.address);
         if installed.master != Some(master) {
-            if installed.master.is_none() {
-                self.rows[family(key.address)].0 += 1;
-            }
             installed.master = Some(master);
             writes.masters.push(Op::Put(Row::Frontend(key, master)));
         }
         self.frontends.insert(key, installed);
-        if ids.len() == frontend.selection.used.len() {
+        if ids.len() < frontend.selection.used.len() {
+            Room::Some(ids.len())
+        } else if algorithm == frontend.algorithm {
             Room::All
         } else {
-            Room::Some(ids.len())
+            Room::NoTable
         }
     }
+
+    /// The address's entry, whose row counts from now on.
+    fn use_address(&mut self, address: IpAddr) -> &mut Address {
+        let rows = &mut self.rows.services[family(address)];
+        self.addresses.entry(address).or_insert_with(|| {
+            *rows += 1;
+            Address::default()
+        })
+    }
+
+    /// Makes the table, or removes it; the algorithm that works with what there is.
 
     fn settle_table(
         &mut self,
@@ -347,13 +427,20 @@ impl Kernel {
         used: &[Backend],
         ids: &[BackendId],
         writes: &mut Writes,
-    ) {
+    ) -> Algorithm {
+        let (ipv6, own) = (frontend.key.address.is_ipv6(), family(frontend.key.address));
         if frontend.algorithm != Algorithm::Maglev || used.is_empty() {
             if installed.maglev.take().is_some() {
-                let key = RowKey::Maglev(id, frontend.key.address.is_ipv6());
-                writes.last.push(Op::Delete(key));
+                writes.last.push(Op::Delete(RowKey::Maglev(id, ipv6)));
+                writes.rows_freed.tables[own] += 1;
             }
-            return;
+            return frontend.algorithm;
+        }
+        if installed.maglev.is_none() {
+            if self.rows.tables[own] >= self.limits.tables {
+                return Algorithm::Random;
+            }
+            self.rows.tables[own] += 1;
         }
         let mut contents: Contents = ids
             .iter()
@@ -364,12 +451,13 @@ impl Kernel {
         if let Some(Some(known)) = &installed.maglev
             && **known == contents
         {
-            return;
+            return Algorithm::Maglev;
         }
         if let Some(table) = writes.made.get(&contents) {
-            writes.tables.push(Op::Put(Row::Maglev(id, table.clone())));
+            let row = Row::Maglev(id, ipv6, table.clone());
+            writes.tables.push(Op::Put(row));
             installed.maglev = Some(Some(Arc::new(contents)));
-            return;
+            return Algorithm::Maglev;
         }
         let names: Vec<String> = used.iter().map(|backend| backend.key.to_string()).collect();
         let shares = names
@@ -381,9 +469,11 @@ impl Kernel {
             .into_iter()
             .map(|place| ids[place as usize])
             .collect();
-        writes.tables.push(Op::Put(Row::Maglev(id, table.clone())));
+        let row = Row::Maglev(id, ipv6, table.clone());
+        writes.tables.push(Op::Put(row));
         writes.made.insert(contents.clone(), table);
         installed.maglev = Some(Some(Arc::new(contents)));
+        Algorithm::Maglev
     }
 
     fn remove(&mut self, key: &FrontendKey, writes: &mut Writes) {
@@ -414,7 +504,16 @@ impl Kernel {
         if installed.reverse {
             delete(RowKey::Reverse(id, ipv6));
         }
-        writes.rows_freed[family(key.address)] += installed.slots.len() + 1;
+        if let Some(held) = self.addresses.get_mut(&key.address) {
+            held.users -= 1;
+            writes.addresses.insert(key.address);
+        }
+        let own = family(key.address);
+        let freed = &mut writes.rows_freed;
+        freed.services[own] += installed.slots.len() + 1;
+        freed.sources[own] += installed.ranges.len();
+        freed.tables[own] += usize::from(installed.maglev.is_some());
+        freed.affinity += installed.affinity.len();
         writes.freed.push(id);
     }
 
@@ -422,7 +521,7 @@ impl Kernel {
         writes.backends.insert(backend.key);
         let (ids, rows, names) = (&mut self.backend_ids, &mut self.rows, &mut self.names);
         let held = self.backends.entry(backend.key).or_insert_with(|| {
-            rows[family(backend.key.address)].1 += 1;
+            rows.backends[family(backend.key.address)] += 1;
             // There are more numbers than any map has rows.
             let id = ids.take().unwrap_or_default();
             names.insert(id, backend.key);
@@ -490,16 +589,17 @@ fn settle_slots(
             .last
             .push(Op::Delete(RowKey::Slot(key, index as u16 + 1)));
     }
-    writes.rows_freed[family(key.address)] += old.len().saturating_sub(slots.len());
+    writes.rows_freed.services[family(key.address)] += old.len().saturating_sub(slots.len());
     installed.slots = slots;
 }
 
+/// Gives how many rows there are more of for the time being.
 fn settle_ranges(
     installed: &mut Installed,
     id: FrontendId,
     frontend: &Frontend,
     writes: &mut Writes,
-) {
+) -> usize {
     let wanted: BTreeMap<IpNet, bool> = match &frontend.ranges {
         Some(ranges) => ranges.nets.iter().map(|net| (*net, !ranges.deny)).collect(),
         None => BTreeMap::new(),
@@ -516,30 +616,38 @@ fn settle_ranges(
         .filter(|net| !wanted.contains_key(net))
     {
         writes.last.push(Op::Delete(RowKey::Source(id, *net)));
+        writes.rows_freed.sources[family(frontend.key.address)] += 1;
     }
+    let known = &installed.ranges;
+    let more = wanted.keys().filter(|net| !known.contains_key(net)).count();
     installed.ranges = wanted;
+    more
 }
 
+/// Gives how many rows there are more of for the time being.
 fn settle_affinity(
     installed: &mut Installed,
     id: FrontendId,
     on: bool,
     ids: &[BackendId],
     writes: &mut Writes,
-) {
+) -> usize {
     let wanted: BTreeSet<BackendId> = ids.iter().copied().filter(|_| on).collect();
     for backend in wanted.difference(&installed.affinity) {
         writes.first.push(Op::Put(Row::Affinity(id, *backend)));
     }
     for backend in installed.affinity.difference(&wanted) {
         writes.last.push(Op::Delete(RowKey::Affinity(id, *backend)));
+        writes.rows_freed.affinity += 1;
     }
+    let more = wanted.difference(&installed.affinity).count();
     installed.affinity = wanted;
+    more
 }
 
-const fn family(address: std::net::IpAddr) -> usize {
+const fn family(address: IpAddr) -> usize {
     match address {
-        std::net::IpAddr::V4(_) => 0,
-        std::net::IpAddr::V6(_) => 1,
+        IpAddr::V4(_) => 0,
+        IpAddr::V6(_) => 1,
     }
 }

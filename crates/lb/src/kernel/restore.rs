@@ -12,6 +12,7 @@ impl Kernel {
             match row {
                 Row::Backend(id, key, state) => self.restore_backend(*id, *key, *state),
                 Row::Frontend(key, master) => self.restore_frontend(*key, *master, &mut owners),
+                Row::Address(address) => self.use_address(*address).written = true,
                 _ => {}
             }
         }
@@ -40,7 +41,7 @@ impl Kernel {
                 .orphans
                 .push(RowKey::Backend(id, key.address.is_ipv6()));
         }
-        self.rows[family(key.address)].1 += 1;
+        self.rows.backends[family(key.address)] += 1;
         self.names.insert(id, key);
         let held = Held {
             id,
@@ -59,7 +60,8 @@ impl Kernel {
         if !self.ids.adopt(u32::from(master.id)) {
             return self.orphans.push(RowKey::Frontend(key));
         }
-        self.rows[family(key.address)].0 += usize::from(master.count) + 1;
+        self.rows.services[family(key.address)] += usize::from(master.count) + 1;
+        self.use_address(key.address).users += 1;
         owners.insert(master.id, key);
         let installed = Installed {
             master: Some(master),
@@ -72,7 +74,7 @@ impl Kernel {
     fn restore_part(&mut self, row: Row, owners: &BTreeMap<FrontendId, FrontendKey>) {
         let owner = |id: FrontendId| owners.get(&id).copied();
         match row {
-            Row::Backend(..) | Row::Frontend(..) => {}
+            Row::Backend(..) | Row::Frontend(..) | Row::Address(_) => {}
             Row::Skip(pod, key) => {
                 self.skips.insert((pod, key));
             }
@@ -98,36 +100,45 @@ impl Kernel {
                 );
             }
             Row::Affinity(id, backend) => {
-                self.adopt(owner(id), RowKey::Affinity(id, backend), |_, frontend| {
+                let key = RowKey::Affinity(id, backend);
+                let adopted = self.adopt(owner(id), key, |_, frontend| {
                     frontend.affinity.insert(backend);
                 });
+                self.rows.affinity += usize::from(adopted);
             }
             Row::Source(id, net, allow) => {
-                self.adopt(owner(id), RowKey::Source(id, net), |_, frontend| {
+                let own = owner(id).filter(|key| key.address.is_ipv6() == net.addr().is_ipv6());
+                let adopted = self.adopt(own, RowKey::Source(id, net), |_, frontend| {
                     frontend.ranges.insert(net, allow);
                 });
+                self.rows.sources[family(net.addr())] += usize::from(adopted);
             }
-            Row::Maglev(id, table) => {
-                // Which family's map it stands in, its backends say.
-                let first = table.first().and_then(|backend| self.names.get(backend));
-                let ipv6 = first.is_some_and(|key| key.address.is_ipv6());
-                self.adopt(owner(id), RowKey::Maglev(id, ipv6), |_, frontend| {
+            Row::Maglev(id, ipv6, _) => {
+                let own = owner(id).filter(|key| key.address.is_ipv6() == ipv6);
+                let adopted = self.adopt(own, RowKey::Maglev(id, ipv6), |_, frontend| {
                     frontend.maglev = Some(None);
                 });
+                self.rows.tables[usize::from(ipv6)] += usize::from(adopted);
             }
         }
     }
 
-    /// Gives a row to the frontend it belongs to; one that belongs to none is removed.
+    /// Gives a row to the frontend it belongs to, if there is one; one that belongs to none is removed.
     fn adopt(
         &mut self,
         owner: Option<FrontendKey>,
         row: RowKey,
         give: impl FnOnce(&FrontendKey, &mut Installed),
-    ) {
+    ) -> bool {
         match owner.and_then(|key| Some((key, self.frontends.get_mut(&key)?))) {
-            Some((key, frontend)) => give(&key, frontend),
-            None => self.orphans.push(row),
+            Some((key, frontend)) => {
+                give(&key, frontend);
+                true
+            }
+            None => {
+                self.orphans.push(row);
+                false
+            }
         }
     }
 }

@@ -203,7 +203,7 @@ fn maglev_outside_random_inside_and_shared_by_the_service_s_frontends() {
     let tables: Vec<_> = ops
         .iter()
         .filter_map(|op| match op {
-            Op::Put(Row::Maglev(_, table)) => Some(table),
+            Op::Put(Row::Maglev(_, _, table)) => Some(table),
             _ => None,
         })
         .collect();

@@ -9,13 +9,14 @@ use std::sync::Arc;
 
 #[derive(Clone, Debug, Default)]
 pub struct Sim {
+    pub addresses: BTreeSet<IpAddr>,
     pub masters: BTreeMap<FrontendKey, Master>,
     pub slots: BTreeMap<(FrontendKey, u16), BackendId>,
     pub backends: BTreeMap<BackendId, (BackendKey, State)>,
     pub reverse: BTreeMap<(FrontendId, bool), (IpAddr, u16)>,
     pub affinity: BTreeSet<(FrontendId, BackendId)>,
     pub sources: BTreeMap<(FrontendId, IpNet), bool>,
-    pub tables: BTreeMap<FrontendId, Arc<[BackendId]>>,
+    pub tables: BTreeMap<(FrontendId, bool), Arc<[BackendId]>>,
     pub skips: BTreeSet<(Text, FrontendKey)>,
 }
 
@@ -60,6 +61,9 @@ impl Sim {
 
     fn put(&mut self, row: Row) {
         match row {
+            Row::Address(address) => {
+                self.addresses.insert(address);
+            }
             Row::Frontend(key, master) => {
                 self.masters.insert(key, master);
             }
@@ -79,8 +83,8 @@ impl Sim {
             Row::Source(id, net, allow) => {
                 self.sources.insert((id, net), allow);
             }
-            Row::Maglev(id, table) => {
-                self.tables.insert(id, table);
+            Row::Maglev(id, ipv6, table) => {
+                self.tables.insert((id, ipv6), table);
             }
             Row::Skip(pod, key) => {
                 self.skips.insert((pod, key));
@@ -90,20 +94,21 @@ impl Sim {
 
     fn delete(&mut self, key: &RowKey) -> bool {
         match key {
+            RowKey::Address(address) => self.addresses.remove(address),
             RowKey::Frontend(key) => self.masters.remove(key).is_some(),
             RowKey::Slot(key, slot) => self.slots.remove(&(*key, *slot)).is_some(),
             RowKey::Backend(id, _) => self.backends.remove(id).is_some(),
             RowKey::Reverse(id, ipv6) => self.reverse.remove(&(*id, *ipv6)).is_some(),
             RowKey::Affinity(id, backend) => self.affinity.remove(&(*id, *backend)),
             RowKey::Source(id, net) => self.sources.remove(&(*id, *net)).is_some(),
-            RowKey::Maglev(id, _) => self.tables.remove(id).is_some(),
+            RowKey::Maglev(id, ipv6) => self.tables.remove(&(*id, *ipv6)).is_some(),
             RowKey::Skip(pod, key) => self.skips.remove(&(pod.clone(), *key)),
         }
     }
 
     /// Every row of everything.
     pub fn rows(&self) -> Vec<Row> {
-        let mut rows = Vec::new();
+        let mut rows: Vec<_> = self.addresses.iter().copied().map(Row::Address).collect();
         rows.extend(
             self.masters
                 .iter()
@@ -137,7 +142,7 @@ impl Sim {
         rows.extend(
             self.tables
                 .iter()
-                .map(|(id, table)| Row::Maglev(*id, table.clone())),
+                .map(|((id, ipv6), table)| Row::Maglev(*id, *ipv6, table.clone())),
         );
         rows.extend(
             self.skips
@@ -161,6 +166,9 @@ impl Sim {
             if master.id == 0 || !ids.insert(master.id) {
                 return Err(format!("{key} has number {}, like another", master.id));
             }
+            if !self.addresses.contains(&key.address) {
+                return Err(format!("nobody looks for {key}: its address is missing"));
+            }
             if let Some(slot) =
                 (1..=master.count).find(|slot| !self.slots.contains_key(&(*key, *slot)))
             {
@@ -173,7 +181,7 @@ impl Sim {
             if master.algorithm == Algorithm::Maglev && master.count > 0 {
                 let table = self
                     .tables
-                    .get(&master.id)
+                    .get(&(master.id, key.address.is_ipv6()))
                     .ok_or(format!("{key} has no table"))?;
                 table
                     .iter()
@@ -203,7 +211,7 @@ impl Sim {
                 sources: sources.map(|((_, net), allow)| (*net, *allow)).collect(),
                 table: self
                     .tables
-                    .get(&master.id)
+                    .get(&(master.id, key.address.is_ipv6()))
                     .map(|table| table.iter().map(key_of).collect()),
             };
             assert_eq!(
@@ -229,7 +237,12 @@ impl Sim {
         );
         assert!(self.affinity.iter().all(|(id, _)| ids.contains(id)));
         assert!(self.sources.keys().all(|(id, _)| ids.contains(id)));
-        assert!(self.tables.keys().all(|id| ids.contains(id)));
+        assert!(self.tables.keys().all(|(id, _)| ids.contains(id)));
+        assert!(
+            self.addresses
+                .iter()
+                .all(|ip| self.masters.keys().any(|key| key.address == *ip))
+        );
         Whole {
             frontends: self.masters.iter().map(frontend).collect(),
             backends: self.backends.values().copied().collect(),
