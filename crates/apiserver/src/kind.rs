@@ -67,13 +67,29 @@ pub trait Others {
     fn networks(&self) -> &Networks;
 }
 
-/// What services get their addresses and ports from.
+/// What services get their addresses and ports from, and where the server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Networks {
     /// Cluster addresses, one range for each family; the first one's family is the default of services.
     pub service_cidrs: Vec<ipnet::IpNet>,
     /// Node ports.
     pub node_ports: std::ops::RangeInclusive<u16>,
+    /// Where nodes and pods reach the server, at most once for each family: the endpoints of its own service. None: it is not told.
+    pub server: Vec<std::net::SocketAddr>,
+}
+
+impl Networks {
+    /// Addresses that nobody but the server's own service gets: the first of each range that it has.
+    pub fn own_addresses(&self) -> Vec<std::net::IpAddr> {
+        let cidrs = self.service_cidrs.iter().enumerate();
+        let wanted = cidrs.filter(|(i, cidr)| {
+            let reached = |at: &std::net::SocketAddr| at.is_ipv4() == cidr.addr().is_ipv4();
+            self.server.iter().any(reached) || self.server.is_empty() && *i == 0
+        });
+        // The hosts of an IPv6 range begin with the range's own address.
+        let first = |cidr: &ipnet::IpNet| cidr.hosts().find(|ip| *ip != cidr.network());
+        wanted.filter_map(|(_, cidr)| first(cidr)).collect()
+    }
 }
 
 impl Default for Networks {
@@ -83,6 +99,7 @@ impl Default for Networks {
         Self {
             service_cidrs: vec![v4.into(), ipnet::Ipv6Net::new_assert(v6, 112).into()],
             node_ports: 30_000..=32_767,
+            server: Vec::new(),
         }
     }
 }

@@ -21,6 +21,11 @@ pub(super) struct Taken {
 }
 
 impl Taken {
+    /// Adds addresses that are somebody's whether there is a service with them or not.
+    pub(super) fn reserve(&mut self, addresses: Vec<IpAddr>) {
+        self.addresses.extend(addresses);
+    }
+
     /// Adds what a service has.
     pub(super) fn add(&mut self, service: &Value) {
         let spec = &service["spec"];

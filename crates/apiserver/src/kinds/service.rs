@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::super::kind::{Others, Strategy};
 use super::super::object::{Key, child_mut, set_default};
+use super::super::store::own::is_own_service;
 use super::super::validate::{FieldErrors, check_dns_label, check_dns_subdomain};
 use super::allocate::{self, Taken};
 use super::podspec;
@@ -202,6 +203,9 @@ impl Strategy for ServiceStrategy {
     ) {
         let own = Key::of(new);
         let mut taken = Taken::default();
+        if !is_own_service(&own) {
+            taken.reserve(others.networks().own_addresses());
+        }
         others.each("services", &mut |service| {
             if Key::of(service) != own {
                 taken.add(service);

@@ -1,7 +1,7 @@
 //! The patch formats of the protocol: plain values in, a plain value out.
 
 mod json_patch;
-mod merge;
+pub(super) mod merge;
 mod strategic;
 
 use serde_json::Value;

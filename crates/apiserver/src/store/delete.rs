@@ -106,10 +106,7 @@ impl Store {
             })
             .inspect(|_| {
                 self.after_write();
-                if *key == Key::namespaced("default", "kubernetes") {
-                    // The server's own service comes back at once.
-                    self.make_initial();
-                }
+                self.keep_own_after(kind, key);
             })
     }
 

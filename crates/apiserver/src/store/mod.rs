@@ -10,6 +10,7 @@ mod gc;
 mod journal;
 mod list;
 mod memory;
+pub(super) mod own;
 mod watch;
 mod write;
 
@@ -57,7 +58,7 @@ pub struct StoreOptions {
     pub history: usize,
     /// The file that keeps the objects; `None`: they end with the process.
     pub data: Option<PathBuf>,
-    /// What services get their addresses and ports from.
+    /// What services get their addresses and ports from, and where the server itself is.
     pub networks: Networks,
 }
 
@@ -115,12 +116,13 @@ impl Store {
         };
         store.sync_definitions();
         store.make_initial();
+        store.keep_own();
         store
     }
 
     /// Makes what has to be there and is not.
     fn make_initial(&self) {
-        for (table, namespace, object) in initial_objects(&self.networks) {
+        for (table, namespace, object) in initial_objects() {
             let Ok(kind) = self.kind(table) else {
                 continue;
             };
@@ -294,23 +296,11 @@ impl Store {
 }
 
 /// What is there from the start: table, namespace, object.
-fn initial_objects(networks: &Networks) -> Vec<(&'static str, &'static str, serde_json::Value)> {
+fn initial_objects() -> Vec<(&'static str, &'static str, serde_json::Value)> {
     let mut objects: Vec<_> = INITIAL_NAMESPACES
         .iter()
         .map(|name| ("namespaces", "", json!({ "metadata": { "name": name } })))
         .collect();
-    // The server's own service, at the first address of the range.
-    if let Some(address) = networks
-        .service_cidrs
-        .first()
-        .and_then(|cidr| cidr.hosts().next())
-    {
-        let service = json!({
-            "metadata": { "name": "kubernetes", "labels": { "component": "apiserver", "provider": "kubernetes" } },
-            "spec": { "clusterIP": address, "ports": [{ "name": "https", "port": 443, "targetPort": 6443 }] },
-        });
-        objects.push(("services", "default", service));
-    }
     for (name, value) in [
         ("system-cluster-critical", 2_000_000_000),
         ("system-node-critical", 2_000_001_000),

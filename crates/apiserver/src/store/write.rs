@@ -219,6 +219,7 @@ impl Store {
             record(kind, &shown, &mut new, part, options);
             if let Commit::Done(stored) = self.commit(kind, key, &old, new, options.dry_run)? {
                 self.after_write();
+                self.keep_own_after_user(kind, key, options);
                 return Ok(stored);
             }
         }
@@ -250,6 +251,7 @@ impl Store {
             };
             if let Some(done) = done {
                 self.after_write();
+                self.keep_own_after_user(kind, key, options);
                 return Ok(done);
             }
         }

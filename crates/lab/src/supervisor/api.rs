@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use apiserver::StoreOptions;
 use apiserver::tls::Authority;
 use kube::Client;
 
@@ -50,9 +49,14 @@ pub(super) async fn start(
         .zip(network.topology.nodes.first())
         .context("a lab has a node")?;
     let inside = SocketAddr::new(machine.primary(), API_PORT);
+    // On all addresses of the node, of both families where it has both.
+    let any = match machine.addresses().any(|ip| ip.is_ipv6()) {
+        true => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        false => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+    };
     let inner = host
         .ns
-        .run(|| bind(inside))
+        .run(|| bind(SocketAddr::new(any, API_PORT)))
         .context("cannot enter the first node")??;
     let outer = bind_outside(&dir.data_file("port")?)?;
     let outside = outer
@@ -84,21 +88,15 @@ fn told(
     addresses: impl Iterator<Item = IpAddr>,
     nodes: &[Arc<Node>],
 ) -> anyhow::Result<Told> {
-    // The service `kubernetes` has the first address of every range.
-    let store = StoreOptions::default();
-    let cidrs = store.networks.service_cidrs.iter();
-    let service = cidrs.map(|cidr| match cidr.network() {
-        IpAddr::V4(ip) => IpAddr::from(Ipv4Addr::from_bits(ip.to_bits() | 1)),
-        IpAddr::V6(ip) => IpAddr::from(Ipv6Addr::from_bits(ip.to_bits() | 1)),
-    });
     let kubelets = nodes.iter().filter_map(|node| {
         let address = *node.addresses.first()?;
         Some((node.name.clone(), address, node.holder().clone()))
     });
+    let addresses = addresses.map(|ip| SocketAddr::new(ip, API_PORT));
     Ok(Told {
         objects: dir.objects()?,
         pki: dir.data_file("pki")?,
-        names: addresses.chain(service).map(|ip| ip.to_string()).collect(),
+        addresses: addresses.collect(),
         kubelets: kubelets.collect(),
     })
 }

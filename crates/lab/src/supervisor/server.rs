@@ -3,7 +3,7 @@
 
 use std::fs::OpenOptions;
 use std::io;
-use std::net::{IpAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use apiserver::kind::Networks;
 use apiserver::tls::TlsOptions;
 use apiserver::{ApiServer, ServerOptions, StoreOptions};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,19 +46,35 @@ pub(super) struct Told {
     pub(super) objects: PathBuf,
     /// Where keys and certificates are.
     pub(super) pki: PathBuf,
-    /// What its certificate names.
-    pub(super) names: Vec<String>,
+    /// Where nodes and pods reach it, once for each family of the lab.
+    pub(super) addresses: Vec<SocketAddr>,
     /// The nodes: name, address of the kubelet, process that holds the namespaces.
     pub(super) kubelets: Vec<(String, IpAddr, ProcId)>,
 }
 
 impl Told {
-    /// The authority that signs its certificate, and those of its clients.
+    /// The authority that signs its certificate, and those of its clients. The certificate names where it is, and its service.
     pub(super) fn tls(&self) -> TlsOptions {
+        let addresses = self.addresses.iter().map(SocketAddr::ip);
+        let service = self.networks().own_addresses();
         TlsOptions {
             dir: Some(self.pki.clone()),
-            names: self.names.clone(),
+            names: addresses.chain(service).map(|ip| ip.to_string()).collect(),
         }
+    }
+
+    /// Services have addresses of the lab's families alone.
+    fn networks(&self) -> Networks {
+        let mut networks = Networks {
+            server: self.addresses.clone(),
+            ..Networks::default()
+        };
+        let has = |cidr: &IpNet| {
+            let same = |at: &SocketAddr| at.is_ipv4() == cidr.addr().is_ipv4();
+            self.addresses.iter().any(same)
+        };
+        networks.service_cidrs.retain(has);
+        networks
     }
 }
 
@@ -158,6 +176,7 @@ async fn serve(told: Told) -> anyhow::Result<()> {
     let tls = told.tls();
     let options = ServerOptions {
         store: StoreOptions {
+            networks: told.networks(),
             data: Some(told.objects),
             ..StoreOptions::default()
         },
@@ -186,4 +205,35 @@ fn taken(stream: impl AsFd) -> anyhow::Result<tokio::net::TcpListener> {
     let copied = stream.as_fd().try_clone_to_owned().map(TcpListener::from);
     let why = "this role is started by the supervisor, with its listeners";
     super::api::into_tokio(copied.context(why)?).context(why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_have_the_families_of_the_lab() {
+        let told = |addresses: &[&str]| Told {
+            objects: PathBuf::new(),
+            pki: PathBuf::new(),
+            addresses: addresses.iter().map(|at| at.parse().unwrap()).collect(),
+            kubelets: Vec::new(),
+        };
+        let (v4, v6) = ("192.168.10.100:6443", "[fd00:10::100]:6443");
+        for (addresses, families, names) in [
+            (
+                &[v4, v6][..],
+                &[true, false][..],
+                &["192.168.10.100", "fd00:10::100", "10.96.0.1", "fd00:96::1"][..],
+            ),
+            (&[v4], &[true], &["192.168.10.100", "10.96.0.1"]),
+            (&[v6], &[false], &["fd00:10::100", "fd00:96::1"]),
+        ] {
+            let told = told(addresses);
+            let cidrs = told.networks().service_cidrs;
+            let found: Vec<bool> = cidrs.iter().map(|c| c.addr().is_ipv4()).collect();
+            assert_eq!(found, families);
+            assert_eq!(told.tls().names, names);
+        }
+    }
 }
