@@ -5,7 +5,7 @@ use super::{
     shape,
     value::{PortRange, Ratio, words},
 };
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::{collections::BTreeMap, time::Duration};
 
 words! {
@@ -124,6 +124,62 @@ words! {
     }
 }
 
+words! {
+    /// How a backend is chosen.
+    LbAlgorithm, "random or maglev" {
+        /// Any of them.
+        Random = "random",
+        /// By consistent hashing, alike on all nodes.
+        Maglev = "maglev",
+    }
+}
+
+words! {
+    /// How packets from outside get to a backend on another node.
+    LbMode, "snat, dsr or hybrid" {
+        /// With this node's address as source.
+        Snat = "snat",
+        /// With the client's address: the backend's node answers by itself.
+        Dsr = "dsr",
+        /// `dsr` for TCP, `snat` for the rest.
+        Hybrid = "hybrid",
+    }
+}
+
+words! {
+    /// How the other node learns the frontend's address where it answers by itself.
+    DsrDispatch, "opt or geneve (ipip is not built)" {
+        /// From an IPv4 option or an IPv6 extension header.
+        Opt = "opt",
+        /// From an option of a Geneve tunnel.
+        Geneve = "geneve",
+    }
+}
+
+words! {
+    /// Whether services are balanced in XDP.
+    LbAcceleration, "disabled, native, best-effort or testing-only" {
+        /// They are not.
+        Disabled = "disabled",
+        /// In the devices' drivers.
+        Native = "native",
+        /// In the drivers that can.
+        BestEffort = "best-effort",
+        /// In the network stack.
+        Generic = "testing-only" | "generic",
+    }
+}
+
+words! {
+    /// What clients of a service without backends get.
+    NoBackend, "reject or drop" {
+        /// An answer at once.
+        Reject = "reject",
+        /// No answer.
+        Drop = "drop",
+    }
+}
+
 settings! {
     /// Every setting of the agent with its value.
     Settings of "agent", checked by check;
@@ -234,6 +290,57 @@ settings! {
     /// First and last port of services on nodes; masquerading uses the ports above.
     "node-port-range" node_port_range: PortRange = PortRange { first: 30000, last: 32767 };
 
+    /// Serve all services: the node needs no kube-proxy. When off, none is served.
+    "kube-proxy-replacement" kube_proxy_replacement: bool = false;
+    /// Address and port of GET /healthz for what asks kube-proxy for it, as 0.0.0.0:10256; nothing: not served.
+    "kube-proxy-replacement-healthz-bind-address" kube_proxy_replacement_healthz_bind_address: String [shape::LISTEN] = String::new();
+    /// Serve services whose label service.kubernetes.io/service-proxy-name has this value; nothing: those without that label.
+    "k8s-service-proxy-name" k8s_service_proxy_name: String = String::new();
+    /// Translate the sockets of the host alone. The packets of pods are translated one by one: for those that redirect their own connections.
+    "bpf-lb-sock-hostns-only" bpf_lb_sock_hostns_only: bool = false;
+    /// How a backend is chosen for what comes from outside.
+    "bpf-lb-algorithm" bpf_lb_algorithm: LbAlgorithm = LbAlgorithm::Random;
+    /// Services may choose their algorithm by the annotation service.cilium.io/lb-algorithm.
+    "bpf-lb-algorithm-annotation" bpf_lb_algorithm_annotation: bool = false;
+    /// How packets from outside get to a backend on another node: with this node's address (snat), with the client's (dsr), or with the client's for TCP alone (hybrid).
+    "bpf-lb-mode" bpf_lb_mode: LbMode = LbMode::Snat;
+    /// Services may choose their mode by the annotation service.cilium.io/forwarding-mode.
+    "bpf-lb-mode-annotation" bpf_lb_mode_annotation: bool = false;
+    /// How the node of the backend learns the frontend's address in the mode dsr: by an IP option (opt), or from the tunnel (geneve).
+    "bpf-lb-dsr-dispatch" bpf_lb_dsr_dispatch: DsrDispatch = DsrDispatch::Opt;
+    /// Balance what comes from outside in XDP.
+    "bpf-lb-acceleration" bpf_lb_acceleration: LbAcceleration = LbAcceleration::Disabled;
+    /// Places of a Maglev table: about 100 for each backend of the largest service, the same on all nodes.
+    "bpf-lb-maglev-table-size" bpf_lb_maglev_table_size: u32 [shape::MAGLEV] = 16_381;
+    /// Seed of Maglev tables, the same on all nodes.
+    "bpf-lb-maglev-hash-seed" bpf_lb_maglev_hash_seed: String [shape::SEED] = "JLfvgnHc2kaSUFaI".to_owned();
+    /// Rows of each map of services: one for each address, frontend and slot of a frontend, per family.
+    "bpf-lb-map-max" bpf_lb_map_max: u32 [shape::SOME] = 65_536;
+    /// Serve addresses in the cluster to what comes from outside, too.
+    "bpf-lb-external-clusterip" bpf_lb_external_clusterip: bool = false;
+    /// Check source ranges of services at all that is served to the outside, not at addresses of load balancers alone.
+    "bpf-lb-source-range-all-types" bpf_lb_source_range_all_types: bool = false;
+    /// Ranges of the node's addresses at which node ports are served; nothing: the first of each device and family.
+    "nodeport-addresses" nodeport_addresses: Vec<IpNet> = Vec::new();
+    /// Clients keep their backend where a service says so.
+    "enable-session-affinity" enable_session_affinity: bool = true;
+    /// Refuse clients outside the source ranges of a service.
+    "enable-svc-source-range-check" enable_svc_source_range_check: bool = true;
+    /// Prefer the backends that EndpointSlices hint at.
+    "enable-service-topology" enable_service_topology: bool = false;
+    /// Follow internalTrafficPolicy of services.
+    "enable-internal-traffic-policy" enable_internal_traffic_policy: bool = true;
+    /// Backends that are about to end serve where nothing else does.
+    "enable-k8s-terminating-endpoint" enable_k8s_terminating_endpoint: bool = true;
+    /// Answer health checks of load balancers at the healthCheckNodePort of services.
+    "enable-health-check-nodeport" enable_health_check_nodeport: bool = true;
+    /// Follow CiliumLocalRedirectPolicies.
+    "enable-local-redirect-policy" enable_local_redirect_policy: bool = false;
+    /// Services of one family may have backends of the other.
+    "enable-nat46x64-gateway" enable_nat46x64_gateway: bool = false;
+    /// What clients of a service without backends get: an answer at once (reject), or none (drop).
+    "service-no-backend-response" service_no_backend_response: NoBackend = NoBackend::Reject;
+
     /// Devices that join the node to its network; eth+ means all whose names begin with eth. Nothing: those of the default routes.
     "devices" devices: Vec<String> [shape::DEVICES] = Vec::new();
     /// MTU of pods; 0: the smallest of the devices'.
@@ -320,6 +427,18 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
     {
         return conflict(
             "auto-create-cilium-node-resource is false, but ipam needs the CiliumNode; accepted with it: kubernetes, crd",
+        );
+    }
+    if settings.bpf_lb_map_max < 256 {
+        return conflict("bpf-lb-map-max is below 256, which leaves no room for services");
+    }
+    let direct = settings.bpf_lb_mode != LbMode::Snat || settings.bpf_lb_mode_annotation;
+    if direct
+        && settings.bpf_lb_dsr_dispatch == DsrDispatch::Geneve
+        && settings.tunnel_protocol != TunnelProtocol::Geneve
+    {
+        return conflict(
+            "bpf-lb-dsr-dispatch is geneve, but tunnel-protocol is vxlan; accepted with it: opt",
         );
     }
     if settings.bpf_policy_map_max < 256 {

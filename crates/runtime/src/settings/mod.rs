@@ -9,8 +9,9 @@ mod value;
 
 pub use define::{Key, Keyed};
 pub use keys::{
-    AllowLocalhost, CidrMatchMode, DatapathMode, IdentityAllocation, IdentityManagement, IpamMode,
-    MonitorAggregation, PolicyMode, RoutingMode, Settings, TunnelProtocol,
+    AllowLocalhost, CidrMatchMode, DatapathMode, DsrDispatch, IdentityAllocation,
+    IdentityManagement, IpamMode, LbAcceleration, LbAlgorithm, LbMode, MonitorAggregation,
+    NoBackend, PolicyMode, RoutingMode, Settings, TunnelProtocol,
 };
 pub use load::{Layer, Loaded, Origin, Remote, load, load_all};
 pub use operator::{OperatorSettings, SliceMode};

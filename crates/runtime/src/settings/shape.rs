@@ -31,6 +31,24 @@ pub(super) const SOME: Shape = Shape {
     accepted: "a number from 1 to 4294967295",
     fits: |text| within(text, 1, u64::from(u32::MAX)),
 };
+/// Places of a table of consistent hashing.
+pub(super) const MAGLEV: Shape = Shape {
+    accepted: "251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521 or 131071",
+    fits: |text| {
+        let sizes = [
+            "251", "509", "1021", "2039", "4093", "8191", "16381", "32749", "65521", "131071",
+        ];
+        sizes.contains(&text)
+    },
+};
+/// Twelve bytes.
+pub(super) const SEED: Shape = Shape {
+    accepted: "16 letters of base64, as `head -c12 /dev/urandom | base64` prints",
+    fits: |text| {
+        let letter = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
+        text.len() == 16 && text.bytes().all(letter)
+    },
+};
 /// Name of a cluster or pool.
 pub(super) const NAME: Shape = Shape {
     accepted: "at most 32 lower case letters, digits and hyphens, the first and last no hyphen",
@@ -218,6 +236,16 @@ mod tests {
         check(&MASK6, &["64", "128"], &["0", "129"]);
         check(&MTU, &["0", "1280", "9000"], &["1", "1279", "70000"]);
         check(&COUNTS, &["", "a=1", "a=1, b=2"], &["a", "a=x", "a=-1"]);
+    }
+
+    #[test]
+    fn tables_of_consistent_hashing() {
+        check(&MAGLEV, &["251", "131071"], &["", "0", "250", "16384"]);
+        check(
+            &SEED,
+            &["JLfvgnHc2kaSUFaI", "0123456789+/AbCd"],
+            &["", "short", "JLfvgnHc2kaSUFa=", "JLfvgnHc2kaSUFaIJ"],
+        );
     }
 
     #[test]
