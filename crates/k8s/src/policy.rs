@@ -75,7 +75,7 @@ kinds! {
     Clusterwide "CiliumClusterwideNetworkPolicy" ClusterResourceScope, "cilium.io" "v2" "ciliumclusterwidenetworkpolicies";
     Redirect "CiliumLocalRedirectPolicy" NamespaceResourceScope, "cilium.io" "v2" "ciliumlocalredirectpolicies";
     L2Announcement "CiliumL2AnnouncementPolicy" ClusterResourceScope, "cilium.io" "v2alpha1" "ciliuml2announcementpolicies";
-    LoadBalancerPool "CiliumLoadBalancerIPPool" ClusterResourceScope, "cilium.io" "v2" "ciliumloadbalancerippools";
+    LoadBalancerPool "CiliumLoadBalancerIPPool" ClusterResourceScope, "cilium.io" "v2alpha1" "ciliumloadbalancerippools";
     Group "CiliumCIDRGroup" ClusterResourceScope, "cilium.io" "v2alpha1" "ciliumcidrgroups";
     Kubernetes "NetworkPolicy" NamespaceResourceScope, "networking.k8s.io" "v1" "networkpolicies";
     Admin "AdminNetworkPolicy" ClusterResourceScope, "policy.networking.k8s.io" "v1alpha1" "adminnetworkpolicies";

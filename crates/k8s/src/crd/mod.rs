@@ -11,6 +11,7 @@ mod policy;
 mod pool;
 mod rule;
 mod schema;
+mod service;
 
 pub use endpoint::{
     AddressPair, CiliumEndpoint, EndpointEncryption, EndpointIdentity, EndpointNetworking,
@@ -133,6 +134,9 @@ pub const ALL: &[Crd] = &[
     policy::CIDR_GROUP,
     pool::CRD,
     node_config::CRD,
+    service::POOL,
+    service::L2_ANNOUNCEMENT,
+    service::LOCAL_REDIRECT,
 ];
 
 impl Crd {

@@ -2,7 +2,7 @@
 use super::{
     AGE, Column, Crd, Scope,
     rule::rule,
-    schema::{Object, list, map, text},
+    schema::{Object, conditions, list, map, text},
 };
 use serde_json::{Value, json};
 
@@ -54,22 +54,9 @@ fn policy(about: &'static str) -> Value {
 }
 
 fn status() -> Value {
-    let condition = Object::new("A condition.")
-        .required("type", text(), "What is said.")
-        .required("status", text(), "True, False or Unknown.")
-        .optional(
-            "lastTransitionTime",
-            json!({"type": "string", "format": "date-time"}),
-            "Since when.",
-        )
-        .optional("reason", text(), "Why, in a word.")
-        .optional("message", text(), "Why, for people.");
-    let mut conditions = list(condition.build());
-    conditions["x-kubernetes-list-type"] = "map".into();
-    conditions["x-kubernetes-list-map-keys"] = json!(["type"]);
     let open = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
     Object::new("What is known of the policy.")
-        .optional("conditions", conditions, "What is known of the policy.")
+        .optional("conditions", conditions(), "What is known of the policy.")
         .optional(
             "derivativePolicies",
             map(open),

@@ -74,6 +74,24 @@ pub fn label_selector() -> Value {
         .build()
 }
 
+/// The conditions of a status, one of each type.
+pub fn conditions() -> Value {
+    let condition = Object::new("A condition.")
+        .required("type", text(), "What is said.")
+        .required("status", text(), "True, False or Unknown.")
+        .optional(
+            "lastTransitionTime",
+            json!({"type": "string", "format": "date-time"}),
+            "Since when.",
+        )
+        .optional("reason", text(), "Why, in a word.")
+        .optional("message", text(), "Why, for people.");
+    let mut all = list(condition.build());
+    all["x-kubernetes-list-type"] = "map".into();
+    all["x-kubernetes-list-map-keys"] = json!(["type"]);
+    all
+}
+
 /// An object with named fields.
 #[derive(Debug)]
 pub struct Object {

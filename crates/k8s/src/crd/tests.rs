@@ -35,6 +35,12 @@ fn names_are_those_that_people_type() {
     assert_eq!(short["ciliumclusterwidenetworkpolicies"], ["ccnp"]);
     assert_eq!(short["ciliumcidrgroups"], ["ccg"]);
     assert_eq!(short["ciliumendpointslices"], ["ces"]);
+    assert_eq!(
+        short["ciliumloadbalancerippools"],
+        ["ippools", "ippool", "lbippool", "lbippools"]
+    );
+    assert_eq!(short["ciliuml2announcementpolicies"], ["l2announcement"]);
+    assert_eq!(short["ciliumlocalredirectpolicies"], ["clrp"]);
 }
 
 /// Every node of a structural schema has a type, or says that anything goes.
@@ -218,5 +224,38 @@ fn policies_may_have_every_field_and_no_other() {
         }
         let denied = &rule["ingressDeny"]["items"]["properties"]["toPorts"]["items"]["properties"];
         assert_eq!(denied.as_object().map(serde_json::Map::len), Some(1));
+    }
+}
+
+#[test]
+fn what_says_how_services_are_served_may_have_every_field() {
+    let selector = json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "a", "operator": "Exists"}]});
+    let status = json!({"conditions": [{"type": "a", "status": "True", "reason": "r", "message": "m", "lastTransitionTime": "t"}]});
+    let ports = json!([{"name": "dns", "port": "53", "protocol": "UDP"}]);
+    let samples = [
+        (
+            service::POOL,
+            json!({"blocks": [{"cidr": "192.0.2.0/24"}, {"start": "192.0.3.1", "stop": "192.0.3.9"}],
+                "serviceSelector": selector, "allowFirstLastIPs": "No", "disabled": true}),
+            status.clone(),
+        ),
+        (
+            service::L2_ANNOUNCEMENT,
+            json!({"externalIPs": true, "loadBalancerIPs": true, "interfaces": ["^eth"], "nodeSelector": selector,
+                "serviceSelector": selector}),
+            status,
+        ),
+        (
+            service::LOCAL_REDIRECT,
+            json!({"redirectFrontend": {"addressMatcher": {"ip": "192.0.2.1", "toPorts": ports},
+                    "serviceMatcher": {"serviceName": "a", "namespace": "b", "toPorts": ports}},
+                "redirectBackend": {"localEndpointSelector": selector, "toPorts": ports},
+                "skipRedirectFromBackend": true, "description": "d"}),
+            json!({"ok": true}),
+        ),
+    ];
+    for (crd, spec, status) in samples {
+        let schema = (crd.schema)();
+        known(&schema, &json!({"spec": spec, "status": status}), crd.kind);
     }
 }
