@@ -88,6 +88,9 @@ pub fn datapath(
     }
     report.replaced = opened.activate().context("putting the programs in place")?;
     attach(&opened, plan, local, &pair)?;
+    if settings.enable_host_firewall {
+        know_older_connections(&opened, options.config.ct_tcp);
+    }
     router_routes(&mut handle, plan, local, &pair)?;
     Ok(Kernel {
         datapath: Arc::new(opened),
@@ -95,6 +98,27 @@ pub fn datapath(
         mtus,
         pair,
     })
+}
+
+/// The node's connections from before its firewall go on as what they are. Where that cannot be had, they may be taken for incoming.
+fn know_older_connections(datapath: &Datapath, lifetime: u32) {
+    let adopted = datapath
+        .conntrack()
+        .map_err(anyhow::Error::from)
+        .and_then(|conntrack| crate::policy::adopt_older(&conntrack, lifetime));
+    match adopted {
+        Ok(0) => {}
+        Ok(connections) => {
+            tracing::info!(connections, "the node's connections from before are known")
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            tracing::warn!(
+                error,
+                "who opened the node's connections from before is not known"
+            );
+        }
+    }
 }
 
 fn make_devices(

@@ -6,12 +6,14 @@ mod core;
 mod explain;
 mod files;
 mod inputs;
+mod older;
 mod proposal;
 mod report;
 mod subjects;
 mod writer;
 
 pub use files::follow as follow_files;
+pub use older::adopt as adopt_older;
 pub use subjects::{HOST as HOST_SUBJECT, HOST_ENDPOINT};
 
 use crate::endpoint::{Enforcer, Grant};

@@ -1,10 +1,16 @@
 //! Connections of both families.
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use abi::{CtEntry, CtKey4, CtKey6, ct_flags};
+use wire::{
+    Family, Tuple, V4, V6,
+    conntrack::{ACK, SYN},
+    headers::TCP,
+};
+use zerocopy::transmute;
 
 use super::{Nat, TypedMap};
-use crate::Result;
+use crate::{Result, sys::Record};
 
 /// The conntrack maps of both families, and the masquerade mappings that go with their entries.
 #[derive(Clone, Debug)]
@@ -97,6 +103,31 @@ impl Conntrack {
         (crate::sys::monotonic_nanoseconds() / 1_000_000_000) as u32
     }
 
+    /// Enters a TCP connection that `source` has opened before any program looked, to live for `lifetime` seconds. One that was seen to
+    /// be opened stays as it is; one that was taken for the other side's is put right. Whether anything was written.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn adopt(
+        &self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        lifetime: u32,
+    ) -> Result<bool> {
+        let ports = [source, destination].map(|end| end.port().to_be());
+        match (source.ip(), destination.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let ends = [transmute!(src.octets()), transmute!(dst.octets())];
+                adopt(&self.v4, V4::ct_key(&tcp(ends, ports)), lifetime)
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let ends = [transmute!(src.octets()), transmute!(dst.octets())];
+                adopt(&self.v6, V6::ct_key(&tcp(ends, ports)), lifetime)
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Hands every connection to `each`, IPv4 first, without holding all of them in memory.
     ///
     /// # Errors
@@ -135,4 +166,39 @@ impl Conntrack {
         self.for_each(|_| count += 1)?;
         Ok(count)
     }
+}
+
+fn tcp<F: Family>([src, dst]: [F::Addr; 2], [sport, dport]: [u16; 2]) -> Tuple<F> {
+    Tuple {
+        src,
+        dst,
+        sport,
+        dport,
+        proto: TCP,
+    }
+}
+
+fn adopt<K: Record>(
+    map: &TypedMap<K, CtEntry>,
+    (key, from_b): (K, bool),
+    lifetime: u32,
+) -> Result<bool> {
+    let now = Conntrack::now();
+    let opener = if from_b { ct_flags::FROM_B } else { 0 };
+    let is_right =
+        |known: &CtEntry| known.flags & ct_flags::FROM_B == opener || known.orig_tcp & SYN != 0;
+    let known = map.get(&key)?.filter(|known| now <= known.expires);
+    if known.is_some_and(|known| is_right(&known)) {
+        return Ok(false);
+    }
+    let entry = CtEntry {
+        expires: now.saturating_add(lifetime),
+        created: now,
+        last_report: now,
+        flags: opener | ct_flags::SEEN_NON_SYN | ct_flags::SEEN_REPLY,
+        orig_tcp: SYN | ACK,
+        reply_tcp: SYN | ACK,
+        ..CtEntry::default()
+    };
+    map.put(&key, &entry).map(|()| true)
 }

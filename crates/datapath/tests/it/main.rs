@@ -18,5 +18,6 @@ mod attach;
 mod devices;
 mod events;
 mod maps;
+mod older;
 mod open;
 mod programs;
