@@ -25,6 +25,8 @@ use crate::report::{Report, percentile};
 const LIMIT: Duration = Duration::from_secs(60);
 /// Changes of one policy that are timed.
 const POLICY_CHANGES: u32 = 200;
+/// Changes of a policy with many rows.
+const LARGE_CHANGES: u32 = 41;
 
 /// What the process measured: milliseconds, and MB.
 #[derive(Default, Serialize, Deserialize)]
@@ -33,6 +35,7 @@ struct Measured {
     rows: u64,
     label_changes: Vec<f64>,
     policy_changes: Vec<f64>,
+    large_changes: Vec<f64>,
     memory: f64,
 }
 
@@ -78,6 +81,12 @@ pub fn measure(report: &mut Report) -> Result<()> {
             "ms",
             percentile(&m.policy_changes, 0.99),
             50.0,
+        ),
+        (
+            "3000-entries-replaced/p50",
+            "ms",
+            percentile(&m.large_changes, 0.5),
+            15.0,
         ),
         ("memory", "MB", m.memory, 150.0),
     ];
@@ -156,6 +165,11 @@ async fn task(datapath: &Datapath) -> Result<Measured> {
         m.policy_changes.push(cluster.change_policy(round).await?);
     }
     m.memory = crate::scale::resident();
+    for round in 0..LARGE_CHANGES {
+        m.large_changes.push(cluster.replace_large(round).await?);
+    }
+    // The first one is new: nothing is replaced.
+    m.large_changes.remove(0);
     stopper.stop();
     Ok(m)
 }
@@ -257,6 +271,25 @@ impl Cluster {
         self.tables
             .cilium_endpoints
             .insert(&mut txn, remote(id, n)?)?;
+        let revision = txn.commit();
+        self.enforced(revision).await?;
+        Ok(millis(began))
+    }
+
+    /// A policy about one pod of this node with many rows gets all others.
+    async fn replace_large(&self, round: u32) -> Result<f64> {
+        let first = 10_000 + usize::try_from(round % 2)?;
+        let mut object = super::large("large", super::LARGE, first);
+        object["metadata"]["namespace"] = "team-0".into();
+        object["spec"]["endpointSelector"] = serde_json::json!({"matchLabels": {"pod": "0"}});
+        let row = PolicyObject {
+            key: "team-0/large".into(),
+            kind: "CiliumNetworkPolicy".into(),
+            json: object.to_string().into(),
+        };
+        let began = Instant::now();
+        let mut txn = self.tables.db.write();
+        self.tables.policies.cilium.insert(&mut txn, row)?;
         let revision = txn.commit();
         self.enforced(revision).await?;
         Ok(millis(began))

@@ -24,6 +24,8 @@ use tables::{ChangeKind, ChangeTracker, Db, DuplicateTable, Row, Table, TableDef
 
 /// How many conditions are written at the same time.
 const WRITES: usize = 8;
+/// How long to rest after a change before looking: nodes enforce it at this moment, and what follows at once is judged along with it.
+const REST: Duration = Duration::from_millis(50);
 /// Until what could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 const VALID: &str = "the policy can be used";
@@ -119,7 +121,7 @@ pub(crate) async fn judge(context: Context, stop: Stop) {
         tell(&health, &kinds, open);
         let next = async {
             tokio::select! {
-                () = watch.changed(seen) => {}
+                () = watch.changed(seen) => tokio::time::sleep(REST).await,
                 () = tokio::time::sleep(AGAIN), if open > 0 => {}
             }
         };
