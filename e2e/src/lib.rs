@@ -1,6 +1,6 @@
 //! What the end-to-end tests share: a lab with its namespaces at hand ([`cluster`]), traffic that counts every byte, packet and
-//! connection ([`load`]), the CNI protocol spoken directly ([`plugin`]), network policy tried with packets ([`policy`]), and what the kernel holds of
-//! a node ([`kernel`]).
+//! connection ([`load`]), the CNI protocol spoken directly ([`plugin`]), network policy tried with packets ([`policy`]), services tried from
+//! everywhere ([`services`]), and what the kernel holds of a node ([`kernel`]).
 //!
 //! It is a test's code: where something is missing it panics with one line that says what.
 #![forbid(unsafe_code)]
@@ -10,6 +10,7 @@ pub mod kernel;
 pub mod load;
 pub mod plugin;
 pub mod policy;
+pub mod services;
 
 use std::path::PathBuf;
 

@@ -12,3 +12,4 @@ mod leaks;
 mod matrix;
 mod policy;
 mod restarts;
+mod services;

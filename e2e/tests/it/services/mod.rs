@@ -1,0 +1,3 @@
+//! Services, with real clients and packets.
+
+mod matrix;
