@@ -3,7 +3,7 @@ use crate::input::Protocol;
 use crate::settings::Forwarding;
 use ipnet::IpNet;
 use model::Text;
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 /// Whom a frontend serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +34,32 @@ impl fmt::Display for FrontendKey {
         match self.scope {
             Scope::External => Ok(()),
             Scope::Internal => f.write_str("/i"),
+        }
+    }
+}
+
+impl FromStr for FrontendKey {
+    type Err = String;
+
+    /// As it is printed: `10.0.0.1:80`, `[fd00::1]:53/UDP`, `192.0.2.1:80/TCP/i`. Without a protocol TCP is meant.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (rest, scope) = match text.strip_suffix("/i") {
+            Some(rest) => (rest, Scope::Internal),
+            None => (text, Scope::External),
+        };
+        let (place, protocol) = rest.split_once('/').unwrap_or((rest, "TCP"));
+        let place = place.parse::<std::net::SocketAddr>().ok();
+        let protocol = Protocol::parse(&protocol.to_ascii_uppercase());
+        match (place, protocol) {
+            (Some(place), Some(protocol)) => Ok(Self {
+                address: place.ip(),
+                port: place.port(),
+                protocol,
+                scope,
+            }),
+            _ => Err(format!(
+                "{text:?} is no frontend; accepted: an address and a port as 10.96.0.10:53, [fd00::10]:53/UDP or 192.0.2.1:30080/TCP/i"
+            )),
         }
     }
 }

@@ -31,6 +31,6 @@ mod settings;
 mod world;
 
 pub use ids::IdPool;
-pub use planner::{Change, Diff, Left, Planner};
+pub use planner::{Change, Diff, Left, Planner, Usage};
 pub use problem::Problem;
 pub use settings::{Forwarding, Limits, Settings};

@@ -5,7 +5,7 @@ use crate::input::{Mark, Node, Pod, Service, Slice};
 use crate::kernel::{Kernel, Room};
 use crate::problem::Problem;
 use crate::redirect::Redirect;
-use crate::rows::{BackendId, Master, Op, Row};
+use crate::rows::{BackendId, FrontendId, Master, Op, Row};
 use crate::settings::Settings;
 use crate::world::World;
 use model::Text;
@@ -35,10 +35,27 @@ pub enum Change {
 pub struct Left {
     /// The frontend.
     pub frontend: FrontendKey,
+    /// The number that it has, or had until now; none where it had none.
+    pub id: Option<FrontendId>,
     /// The backend.
     pub backend: BackendKey,
     /// The state in which it keeps its connections; none: it is gone.
     pub kept: Option<State>,
+}
+
+/// Rows in the maps, by family (IPv4 first) where there is a map for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Addresses, frontends and their slots.
+    pub services: [usize; 2],
+    /// Backends.
+    pub backends: [usize; 2],
+    /// Session affinity.
+    pub affinity: usize,
+    /// Source ranges.
+    pub sources: [usize; 2],
+    /// Maglev tables.
+    pub tables: [usize; 2],
 }
 
 /// What a flush asks for.
@@ -144,11 +161,16 @@ impl Planner {
             .iter()
             .map(|key| (*key, holder(&self.claims, key)))
             .collect();
+        let ids: BTreeMap<FrontendKey, FrontendId> = self
+            .before
+            .keys()
+            .filter_map(|key| Some((*key, self.kernel.master(key)?.id)))
+            .collect();
         let mut diff = Diff::default();
         let rooms = self.kernel.settle(&wanted, skips, last, &mut diff.ops);
         let later = self.touched.first().map(|next| self.before.split_off(next));
         let before = std::mem::replace(&mut self.before, later.unwrap_or_default());
-        diff.left = left(before, &self.claims);
+        diff.left = left(before, &ids, &self.claims);
         for (key, room) in rooms {
             if room == Room::All {
                 self.cramped.remove(&key);
@@ -249,6 +271,18 @@ impl Planner {
         self.kernel.backend_id(key)
     }
 
+    /// Every row that the kernel has as of the last flush, in no order. Maglev tables are empty.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        self.kernel.rows()
+    }
+
+    /// How much of each map is used.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        self.kernel.usage()
+    }
+
     /// What is wrong now, and with whom.
     #[must_use]
     pub fn problems(&self) -> Vec<(Owner, Problem)> {
@@ -304,6 +338,7 @@ fn holder<'a>(
 /// Who got new connections before, and does no longer.
 fn left(
     before: BTreeMap<FrontendKey, Arc<crate::frontend::Selection>>,
+    ids: &BTreeMap<FrontendKey, FrontendId>,
     claims: &BTreeMap<FrontendKey, Vec<Frontend>>,
 ) -> Vec<Left> {
     let mut all = Vec::new();
@@ -322,6 +357,7 @@ fn left(
             let mut kept = now.iter().flat_map(|now| &now.kept);
             all.push(Left {
                 frontend,
+                id: ids.get(&frontend).copied(),
                 backend: backend.key,
                 kept: kept
                     .find(|kept| kept.key == backend.key)

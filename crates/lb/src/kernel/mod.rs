@@ -7,6 +7,7 @@ mod restore;
 use crate::frontend::{Algorithm, Backend, BackendKey, Frontend, FrontendKey, State, flags};
 use crate::ids::IdPool;
 use crate::maglev::Shape;
+use crate::planner::Usage;
 use crate::rows::{BackendId, FrontendId, Master, Op, Row, RowKey};
 use crate::settings::{Limits, Settings};
 use ipnet::IpNet;
@@ -49,17 +50,7 @@ struct Address {
     written: bool,
 }
 
-/// Rows in the maps, by family where there is a map for each.
-#[derive(Debug, Default)]
-struct Used {
-    services: [usize; 2],
-    backends: [usize; 2],
-    affinity: usize,
-    sources: [usize; 2],
-    tables: [usize; 2],
-}
-
-impl Used {
+impl Usage {
     fn release(&mut self, freed: &Self) {
         for family in [0, 1] {
             self.services[family] -= freed.services[family];
@@ -102,7 +93,7 @@ struct Writes {
     /// Addresses whose frontends have changed.
     addresses: BTreeSet<IpAddr>,
     /// Rows that go: there is room only once they have gone.
-    rows_freed: Used,
+    rows_freed: Usage,
     /// Tables worked out in this flush: frontends of a service share them.
     made: BTreeMap<Contents, Arc<[BackendId]>>,
 }
@@ -117,7 +108,7 @@ pub(crate) struct Kernel {
     skips: BTreeSet<(Text, FrontendKey)>,
     ids: IdPool,
     backend_ids: IdPool,
-    rows: Used,
+    rows: Usage,
     limits: Limits,
     shape: Shape,
     /// Rows from before that nothing refers to.
@@ -135,7 +126,7 @@ impl Kernel {
             skips: BTreeSet::new(),
             ids: IdPool::new(u32::from(FrontendId::MAX), settings.rest),
             backend_ids: IdPool::new(u32::MAX, settings.rest),
-            rows: Used::default(),
+            rows: Usage::default(),
             limits: settings.limits,
             shape: settings.maglev,
             orphans: Vec::new(),
@@ -155,6 +146,41 @@ impl Kernel {
     /// A backend's number.
     pub(crate) fn backend_id(&self, key: &BackendKey) -> Option<BackendId> {
         self.backends.get(key).map(|held| held.id)
+    }
+
+    /// How much of each map is used.
+    pub(crate) const fn usage(&self) -> Usage {
+        self.rows
+    }
+
+    /// Every row, in no order; tables are empty.
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        let addresses = self.addresses.keys().copied().map(Row::Address);
+        let backends = self.backends.iter().filter_map(|(key, held)| {
+            let state = held.written?;
+            Some(Row::Backend(held.id, *key, state))
+        });
+        let skips = self.skips.iter().cloned();
+        let skips = skips.map(|(pod, key)| Row::Skip(pod, key));
+        let mut rows: Vec<Row> = addresses.chain(backends).chain(skips).collect();
+        for (key, installed) in &self.frontends {
+            let Some(master) = installed.master else {
+                continue;
+            };
+            let id = master.id;
+            rows.push(Row::Frontend(*key, master));
+            rows.push(Row::Reverse(id, key.address, key.port));
+            let slots = (1..).zip(&installed.slots);
+            rows.extend(slots.map(|(slot, backend)| Row::Slot(*key, slot, *backend)));
+            let affinity = installed.affinity.iter();
+            rows.extend(affinity.map(|backend| Row::Affinity(id, *backend)));
+            let ranges = installed.ranges.iter();
+            rows.extend(ranges.map(|(net, allow)| Row::Source(id, *net, *allow)));
+            if installed.maglev.is_some() {
+                rows.push(Row::Maglev(id, key.address.is_ipv6(), Arc::default()));
+            }
+        }
+        rows
     }
 
     /// The next generation of numbers.

@@ -86,3 +86,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn frontends_are_read_as_they_are_printed() {
+    for text in [
+        "10.96.0.1:80/TCP",
+        "[fd00::1]:53/UDP",
+        "192.0.2.1:30080/SCTP/i",
+    ] {
+        assert_eq!(key(text).to_string(), text);
+    }
+    assert_eq!(key("10.96.0.1:80"), key("10.96.0.1:80/tcp"));
+    for bad in [
+        "",
+        "10.96.0.1",
+        "10.96.0.1:80/X",
+        "web:80",
+        "10.96.0.1:80/TCP/e",
+    ] {
+        let refused = bad.parse::<hypha_lb::frontend::FrontendKey>();
+        assert!(refused.unwrap_err().contains("accepted"), "{bad}");
+    }
+}

@@ -79,6 +79,15 @@ fn settle(planner: &mut Planner, sim: &mut Sim, dice: &mut Dice) {
     panic!("it never ends");
 }
 
+/// Rows in an order, without the contents of tables.
+fn texts(rows: Vec<Row>) -> BTreeSet<String> {
+    let shown = |row| match row {
+        Row::Maglev(id, ipv6, _) => format!("table {id} {ipv6}"),
+        row => format!("{row:?}"),
+    };
+    rows.into_iter().map(shown).collect()
+}
+
 fn meaning(ops: &[Op]) -> Whole {
     let mut sim = Sim::default();
     sim.run(ops);
@@ -112,6 +121,8 @@ proptest! {
         settle(&mut planner, &mut sim, &mut dice);
         let (scratch, ops) = from_scratch(&settings, &world, Vec::new(), false);
         prop_assert_eq!(sim.whole(), meaning(&ops));
+        prop_assert_eq!(texts(planner.rows()), texts(sim.rows()));
+        prop_assert_eq!(planner.usage(), sim.usage());
         prop_assert!(planner.frontends().eq(scratch.frontends()));
         prop_assert_eq!(planner.problems(), scratch.problems());
         prop_assert!(planner.flush().ops.is_empty(), "nothing changed, nothing is written");
@@ -135,6 +146,9 @@ proptest! {
         let numbers: Vec<_> = sim.masters.iter().map(|(key, master)| (*key, master.id)).collect();
         let ids: Vec<_> = sim.backends.iter().map(|(id, (key, _))| (*id, *key)).collect();
         let (mut next, ops) = from_scratch(&settings, &world, sim.rows(), dice.rare(2));
+        let mut after = sim.clone();
+        after.run(&ops);
+        prop_assert_eq!((texts(next.rows()), next.usage()), (texts(after.rows()), after.usage()));
         let tables_only = |op: &Op| matches!(op, Op::Put(Row::Maglev(..)));
         if !torn {
             prop_assert!(ops.iter().all(tables_only), "{ops:?}");

@@ -1,5 +1,5 @@
 //! Short ways to write services, slices, nodes and pods.
-use hypha_lb::frontend::{BackendKey, FrontendKey, Scope};
+use hypha_lb::frontend::{BackendKey, FrontendKey};
 use hypha_lb::input::{
     Endpoint, HostPort, Ingress, Node, Pod, Protocol, Service, ServicePort, ServiceType, Slice,
     SlicePort, TrafficPolicy,
@@ -172,18 +172,7 @@ pub fn planned(
 
 /// `10.96.0.1:80`, `[fd00::1]:53/UDP` or `192.0.2.11:30080/TCP/i`.
 pub fn key(text: &str) -> FrontendKey {
-    let mut parts = text.split('/');
-    let place: std::net::SocketAddr = parts.next().unwrap().parse().unwrap();
-    FrontendKey {
-        address: place.ip(),
-        port: place.port(),
-        protocol: Protocol::parse(parts.next().unwrap_or_default()).unwrap(),
-        scope: if parts.next() == Some("i") {
-            Scope::Internal
-        } else {
-            Scope::External
-        },
-    }
+    text.parse().unwrap()
 }
 
 pub fn backend(text: &str) -> BackendKey {

@@ -1,4 +1,5 @@
 //! A kernel of maps: takes writes one by one and looks after each whether packets would find their way.
+use hypha_lb::Usage;
 use hypha_lb::frontend::{Algorithm, BackendKey, FrontendKey, State, flags};
 use hypha_lb::rows::{BackendId, FrontendId, Master, Op, Row, RowKey};
 use ipnet::IpNet;
@@ -150,6 +151,33 @@ impl Sim {
                 .map(|(pod, key)| Row::Skip(pod.clone(), *key)),
         );
         rows
+    }
+
+    /// How many rows there are of each sort.
+    pub fn usage(&self) -> Usage {
+        let mut usage = Usage {
+            affinity: self.affinity.len(),
+            ..Usage::default()
+        };
+        let family = |ip: &IpAddr| usize::from(ip.is_ipv6());
+        for ip in self
+            .addresses
+            .iter()
+            .chain(self.masters.keys().map(|key| &key.address))
+            .chain(self.slots.keys().map(|(key, _)| &key.address))
+        {
+            usage.services[family(ip)] += 1;
+        }
+        for (key, _) in self.backends.values() {
+            usage.backends[family(&key.address)] += 1;
+        }
+        for (_, net) in self.sources.keys() {
+            usage.sources[family(&net.addr())] += 1;
+        }
+        for (_, ipv6) in self.tables.keys() {
+            usage.tables[usize::from(*ipv6)] += 1;
+        }
+        usage
     }
 
     /// What must hold after every single write.
