@@ -1,5 +1,6 @@
 //! Services tried from everywhere: who asks, what is asked, and what must come of it.
 
+pub mod load;
 mod stage;
 
 pub use stage::{BACKENDS, Stage, Way};

@@ -106,7 +106,7 @@ impl Stage {
     pub fn outside(&self, node: &'static str) -> Vec<Question> {
         let mut all = Vec::new();
         for service in &self.services {
-            let expected = service.from_outside(node);
+            let expected = service.for_outsiders(node);
             for (kind, ip) in service.addresses() {
                 if kind != "ClusterIP" {
                     service.ask(&mut all, OUTSIDE, kind, ip, PORT, expected);
@@ -139,7 +139,7 @@ impl Stage {
             let is_pod = client != node;
             for service in &self.services {
                 for (kind, ip) in service.addresses() {
-                    let expected = service.from_inside(kind, node, is_pod);
+                    let expected = service.for_insiders(kind, node, is_pod);
                     service.ask(&mut all, client, kind, ip, PORT, expected);
                 }
                 if !service.local {
@@ -251,7 +251,7 @@ impl Service {
     }
 
     /// `externalTrafficPolicy: Local` serves only where the backend is; another node than the backend's shows itself.
-    fn from_outside(&self, entry: &str) -> Expected {
+    fn for_outsiders(&self, entry: &str) -> Expected {
         match (self.node == entry, self.local) {
             (true, _) => Expected::Answer(self.backend, Source::Client),
             (false, false) => Expected::Answer(self.backend, Source::Node),
@@ -260,7 +260,7 @@ impl Service {
     }
 
     /// `internalTrafficPolicy: Local` is about the cluster's address alone: by the others the cluster has everything.
-    fn from_inside(&self, kind: &str, node: &str, is_pod: bool) -> Expected {
+    fn for_insiders(&self, kind: &str, node: &str, is_pod: bool) -> Expected {
         if kind == "ClusterIP" && self.local && self.node != node {
             return Expected::Nothing;
         }

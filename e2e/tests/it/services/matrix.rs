@@ -17,7 +17,11 @@ fn check(way: Way, args: &[&str]) {
     let mut asked: BTreeMap<String, usize> = BTreeMap::new();
     let mut round = |questions: Vec<Question>, by: &str| {
         for question in &questions {
-            let family = if question.frontend.is_ipv4() { "ipv4" } else { "ipv6" };
+            let family = if question.frontend.is_ipv4() {
+                "ipv4"
+            } else {
+                "ipv6"
+            };
             let line = format!(
                 "{:8} {by:10} {:28} {:?} {family}",
                 question.client, question.name, question.protocol

@@ -1,3 +1,4 @@
 //! Services, with real clients and packets.
 
 mod matrix;
+mod rolling;
