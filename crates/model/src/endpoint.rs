@@ -192,6 +192,9 @@ pub struct Endpoint {
     /// Its own setting of whether what policy denies is forwarded and told; none: as for the whole node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy_audit: Option<bool>,
+    /// Whether policy decides on what it receives, and on what it sends.
+    #[serde(default)]
+    pub enforcing: [bool; 2],
 }
 
 /// A deleted endpoint of which something is still in the kernel: its device, its connections. Its addresses are nobody's,

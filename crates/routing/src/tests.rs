@@ -71,6 +71,7 @@ fn local() -> LocalNode {
             default_route: true,
         }],
         policy_audit: None,
+        enforcing: [false; 2],
     }
 }
 

@@ -54,6 +54,7 @@ impl Manager {
                 .ok_or_else(|| ApiError::new(ErrorCode::Conflict, "no endpoint number is free"))?;
             let grant = self.enforcer().realise(&wanted);
             (wanted.subject, wanted.flags) = (grant.subject, grant.flags);
+            wanted.enforcing = grant.enforcing;
             let endpoint = Arc::new(wanted);
             let realised = self.realise(&endpoint);
             drop(grant);
@@ -230,5 +231,6 @@ fn describe(attachment: Attachment, request: &EndpointRequest) -> Result<Endpoin
         subject: 0,
         flags: 0,
         policy_audit: None,
+        enforcing: [false; 2],
     })
 }

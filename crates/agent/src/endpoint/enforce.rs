@@ -18,6 +18,8 @@ pub struct Grant {
     pub subject: u32,
     /// Further bits of `abi::endpoint_flags` for the endpoint's record.
     pub flags: u16,
+    /// Whether policy decides on what the endpoint receives, and on what it sends.
+    pub enforcing: [bool; 2],
     /// All policies are known. If not, an endpoint that is new goes on, since nothing passes until they are; one that runs keeps
     /// the identity that it had.
     pub settled: bool,

@@ -217,6 +217,7 @@ impl Manager {
         }
         next.subject = grant.subject;
         next.flags = grant.flags;
+        next.enforcing = grant.enforcing;
         if next == **before {
             return Become::Same;
         }

@@ -201,9 +201,15 @@ fn object(tables: &Tables, snapshot: &Snapshot, endpoint: &Endpoint, uid: &str) 
     let local = tables.local_node.iter(snapshot).next();
     let node = local.and_then(|local| local.primary(false).or_else(|| local.primary(true)));
     let text = |ip: Option<IpAddr>| ip.map(|ip| ip.to_string()).unwrap_or_default();
-    let direction = || crd::EndpointPolicyDirection {
-        enforcing: false,
-        state: "disabled".to_owned(),
+    let audits = endpoint.flags & abi::endpoint_flags::POLICY_AUDIT != 0;
+    let direction = |decides: bool| crd::EndpointPolicyDirection {
+        enforcing: decides && !audits,
+        state: match (decides, audits) {
+            (false, _) => "disabled",
+            (true, true) => "non-enforcing",
+            (true, false) => "enforcing",
+        }
+        .to_owned(),
     };
     let pod = &endpoint.pod;
     let identifiers = [
@@ -247,8 +253,8 @@ fn object(tables: &Tables, snapshot: &Snapshot, endpoint: &Endpoint, uid: &str) 
             })
             .collect(),
         policy: Some(crd::EndpointPolicy {
-            ingress: direction(),
-            egress: direction(),
+            ingress: direction(endpoint.enforcing[0]),
+            egress: direction(endpoint.enforcing[1]),
         }),
         state: endpoint.state.text().to_owned(),
     };
@@ -297,6 +303,7 @@ mod tests {
             subject: 0,
             flags: 0,
             policy_audit: None,
+            enforcing: [false; 2],
         }
     }
 
@@ -335,8 +342,31 @@ mod tests {
         let mut other = endpoint();
         other.attachment.container = "d".to_owned();
         assert!(!is_of(status, &other));
+        assert_eq!(status["policy"]["ingress"]["state"], "disabled");
         assert!(contains(status, status));
         assert!(!contains(status, &json!({"state": "creating"})));
+    }
+
+    #[test]
+    fn the_object_says_whether_policy_decides() {
+        let tables = Tables::new().unwrap();
+        let policy = |flags| {
+            let endpoint = Endpoint {
+                enforcing: [true, false],
+                flags,
+                ..endpoint()
+            };
+            object(&tables, &tables.db.snapshot(), &endpoint, "u")["status"]["policy"].clone()
+        };
+        let egress = json!({"enforcing": false, "state": "disabled"});
+        assert_eq!(
+            policy(0),
+            json!({"ingress": {"enforcing": true, "state": "enforcing"}, "egress": egress})
+        );
+        assert_eq!(
+            policy(abi::endpoint_flags::POLICY_AUDIT),
+            json!({"ingress": {"enforcing": false, "state": "non-enforcing"}, "egress": egress})
+        );
     }
 
     #[test]

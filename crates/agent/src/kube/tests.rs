@@ -274,6 +274,7 @@ pub(super) fn endpoint(id: u16) -> model::Endpoint {
         subject: 0,
         flags: 0,
         policy_audit: None,
+        enforcing: [false; 2],
     }
 }
 

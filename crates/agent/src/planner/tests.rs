@@ -79,6 +79,7 @@ fn endpoint(id: u16, pod: &str, ip: &str) -> Endpoint {
         subject: 0,
         flags: 0,
         policy_audit: None,
+        enforcing: [false; 2],
     }
 }
 

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use model::{FILES, Labels, POLICY, Tables, UsedPrefix};
 use policy::{
     Settings, parse,
-    resolve::{Change, Engine, Subject, localhost_row},
+    resolve::{Change, Enforcement, Engine, Subject, localhost_row},
     rule::NamedPorts,
 };
 use std::{
@@ -106,6 +106,8 @@ pub struct Core {
     staged: BTreeMap<Name, Staged>,
     /// What each subject that is behind enforces.
     behind_at: BTreeMap<u32, u64>,
+    /// For which subjects policy decides on what they receive, and on what they send, as endpoints were told.
+    told: BTreeMap<u32, [bool; 2]>,
     /// All inputs were known once, and the kernel's rows follow the engine.
     complete: bool,
     /// The first step was taken: subjects from before a restart are known.
@@ -142,6 +144,7 @@ impl Core {
             cache,
             staged: BTreeMap::new(),
             behind_at: BTreeMap::new(),
+            told: BTreeMap::new(),
             complete: false,
             heard_once: false,
             missing: "",
@@ -164,6 +167,7 @@ impl Core {
             ..Next::default()
         };
         let changes = self.changes(heard, tables, snapshot, now);
+        let is_news = !changes.is_empty() || !self.complete;
         self.apply(changes);
         self.tell_ranges(tables);
         if !self.complete {
@@ -173,6 +177,9 @@ impl Core {
             self.writer.repair(&self.engine);
         }
         self.note_behind(&mut next);
+        if self.complete && is_news {
+            self.note_enforcing(&mut next);
+        }
         let waits = [
             (!self.staged.is_empty()).then_some(LOOK),
             (!self.complete).then_some(LOOK * 10),
@@ -400,6 +407,31 @@ impl Core {
         self.behind_at
             .extend(new.into_iter().map(|subject| (subject, after)));
         self.behind_at.retain(|subject, _| !over.contains(subject));
+    }
+
+    /// Notes for whom policy has begun to decide, or ceased to: their endpoints say so.
+    fn note_enforcing(&mut self, next: &mut Next) {
+        let numbers = self.engine.subjects().map(|(number, _)| number);
+        let now: BTreeMap<u32, [bool; 2]> = numbers
+            .map(|number| (number, self.decides(number)))
+            .collect();
+        let other = |(number, now): &(&u32, &[bool; 2])| self.told.get(number) != Some(now);
+        for (number, _) in now.iter().filter(other) {
+            next.refresh.extend(self.subjects.endpoints(*number));
+        }
+        self.told = now;
+    }
+
+    fn decides(&self, subject: u32) -> [bool; 2] {
+        let enforcement = self.engine.enforcement(subject);
+        enforcement.map_or([false; 2], |both| both.map(|one| one != Enforcement::Off))
+    }
+
+    /// Whether policy decides on what a subject's endpoints receive, and on what they send.
+    pub fn enforcing(&mut self, subject: u32) -> [bool; 2] {
+        let now = self.decides(subject);
+        self.told.insert(subject, now);
+        now
     }
 
     /// A number with its rows in the kernel, for an endpoint with this identity; keeps it until the hold is dropped. Before

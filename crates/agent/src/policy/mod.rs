@@ -253,6 +253,7 @@ impl Enforcer for Policy {
         Grant {
             subject,
             flags,
+            enforcing: core.enforcing(subject),
             settled: core.is_complete(),
             hold: Some(Box::new(hold)),
         }

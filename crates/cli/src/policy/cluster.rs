@@ -30,8 +30,10 @@ pub struct World {
     pub settings: Settings,
     /// Policy of nodes is enforced.
     pub host_firewall: bool,
-    /// What policy denies passes, and is told.
+    /// What policy denies passes, and is told, but of pods with a setting of their own.
     pub audit: bool,
+    /// Where each node may have policies in files; empty where none has.
+    pub node_files: String,
     /// Rules by address mean nodes, too.
     pub nodes_by_cidr: bool,
     /// Nodes have their labels in their identities.
@@ -77,6 +79,8 @@ pub struct Pod {
     pub labels: Labels,
     /// Its ports that have names.
     pub ports: NamedPorts,
+    /// What policy denies of it passes, and is told; none where its agent does not say, or policy has no say.
+    pub audit: Option<bool>,
 }
 
 impl Pod {
@@ -130,6 +134,7 @@ impl World {
             },
             host_firewall: get("enable-host-firewall") == "true",
             audit: get("policy-audit-mode") == "true",
+            node_files: get("static-cnp-path").to_owned(),
             nodes_by_cidr: get("policy-cidr-match-mode")
                 .split([',', ' '])
                 .any(|mode| mode == "nodes"),
@@ -158,6 +163,16 @@ impl World {
         self.nodes = nodes.iter().map(node).collect();
         let pods = list(client, "", "v1", "Pod", "pods").await?;
         self.pods = pods.iter().filter_map(|object| self.pod(object)).collect();
+        self.note_audits(
+            &list(
+                client,
+                "cilium.io",
+                "v2",
+                "CiliumEndpoint",
+                "ciliumendpoints",
+            )
+            .await?,
+        );
         let slices = list(
             client,
             "discovery.k8s.io",
@@ -175,6 +190,28 @@ impl World {
             .map(|object| service(object, &backends))
             .collect();
         Ok(())
+    }
+
+    /// Takes from what agents say of pods whether policy only watches them.
+    pub fn note_audits(&mut self, endpoints: &[Value]) {
+        let says = |object: &Value| {
+            let policy = &object["status"]["policy"];
+            let states = ["ingress", "egress"].map(|way| policy[way]["state"].as_str());
+            let has = |state| states.contains(&Some(state));
+            let audit = has("non-enforcing").then_some(true);
+            audit.or(has("enforcing").then_some(false))
+        };
+        let audits: BTreeMap<(&str, &str), bool> = endpoints
+            .iter()
+            .filter_map(|object| {
+                let metadata = &object["metadata"];
+                let pod = (metadata["namespace"].as_str()?, metadata["name"].as_str()?);
+                Some((pod, says(object)?))
+            })
+            .collect();
+        for pod in &mut self.pods {
+            pod.audit = audits.get(&(&*pod.namespace, &*pod.name)).copied();
+        }
     }
 
     async fn read_policies(
@@ -278,6 +315,7 @@ impl World {
                 .filter_map(|ip| ip["ip"].as_str()?.parse().ok())
                 .collect(),
             ports: named_ports(spec),
+            audit: None,
             namespace,
         })
     }

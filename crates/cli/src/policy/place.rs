@@ -110,6 +110,15 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// True if what policy denies of it passes, and is told.
+    #[must_use]
+    pub fn is_audited(&self, world: &World) -> bool {
+        match self {
+            Self::Pod(pod) => pod.audit.unwrap_or(world.audit),
+            _ => world.audit,
+        }
+    }
+
     /// As it is called in answers.
     #[must_use]
     pub fn name(&self) -> String {
@@ -292,6 +301,7 @@ mod tests {
             ips: vec!["10.7.1.12".parse().unwrap()],
             labels: world.labels_of("shop", "", &map(&[("app", "cart")])),
             ports: NamedPorts::new(),
+            audit: None,
         }];
         world
     }

@@ -3,6 +3,7 @@ use ::policy::rule::{NamedPort, Protocol};
 use clap::Parser;
 use expect_test::{Expect, expect};
 use model::LabelMap;
+use serde_json::json;
 
 use super::cluster::{Node, Pod, World};
 use super::{check, diff, files, manifest, why};
@@ -67,6 +68,7 @@ fn world() -> World {
                 .into_iter()
                 .filter(|_| class == "deathstar")
                 .collect(),
+            audit: None,
         })
         .into();
     world
@@ -98,6 +100,36 @@ fn ask(world: &World, words: &str) -> String {
 
 fn check_why(world: &World, words: &str, expected: &Expect) {
     expected.assert_eq(&ask(world, words));
+}
+
+#[test]
+fn why_knows_what_is_only_watched() {
+    let mut world = with(RULE);
+    let verdict = |world: &World| {
+        let says = ask(world, "default/xwing default/deathstar-1 80/TCP");
+        says.lines().nth(2).unwrap_or_default().to_owned()
+    };
+    let audited = "80/TCP: denied, but passes: audit mode is on for who denies it";
+    assert_eq!(verdict(&world), "80/TCP: denied");
+    world.audit = true;
+    assert_eq!(verdict(&world), audited);
+    let says = |name: &str, state: &str| {
+        json!({"metadata": {"namespace": "default", "name": name},
+            "status": {"policy": {"ingress": {"state": state}, "egress": {"state": "disabled"}}}})
+    };
+    // What a pod's agent says of it counts more than what holds for all.
+    world.note_audits(&[says("deathstar-1", "enforcing")]);
+    assert_eq!(verdict(&world), "80/TCP: denied");
+    world.audit = false;
+    world.note_audits(&[
+        says("deathstar-1", "non-enforcing"),
+        says("xwing", "disabled"),
+    ]);
+    assert_eq!(verdict(&world), audited);
+    world.note_audits(&[says("xwing", "non-enforcing")]);
+    assert_eq!(verdict(&world), "80/TCP: denied");
+    world.node_files = "/etc/policies".to_owned();
+    assert!(ask(&world, "default/xwing default/deathstar-1").contains("Note: nodes may have"));
 }
 
 #[test]

@@ -43,8 +43,6 @@ pub(super) struct Report {
     source_detail: String,
     destination: String,
     destination_detail: String,
-    /// True where what policy denies passes and is told.
-    audit: bool,
     answers: Vec<Answer>,
     notes: Vec<String>,
 }
@@ -55,6 +53,8 @@ struct Answer {
     traffic: Vec<String>,
     /// allowed, or denied
     verdict: &'static str,
+    /// True where it is denied, but passes: policy only watches those who deny it.
+    audited: bool,
     egress: Option<SideReport>,
     ingress: Option<SideReport>,
 }
@@ -141,7 +141,6 @@ pub(super) fn answer(world: &World, args: &WhyArgs) -> Result<Report> {
         source_detail: source.detail(),
         destination: destination.name(),
         destination_detail: destination.detail(),
-        audit: world.audit,
         answers,
         notes: notes(world, &[&source, &destination]),
     })
@@ -154,6 +153,12 @@ fn is_pod(place: &Place<'_>) -> bool {
 /// What makes an answer less than certain.
 fn notes(world: &World, places: &[&Place<'_>]) -> Vec<String> {
     let mut notes = Vec::new();
+    let files = &world.node_files;
+    if !files.is_empty() {
+        notes.push(format!(
+            "nodes may have policies of their own in {files}, which are not in this answer; `hypha dbg --node NODE policy get` lists those in force there, and -f FILE takes one in"
+        ));
+    }
     for (name, refused) in &world.refused {
         notes.push(format!("{name} is not in force: {refused}"));
     }
@@ -250,9 +255,15 @@ impl Asker<'_> {
     }
 
     fn answer(&self, traffic: Vec<String>, why: &Why) -> Answer {
+        let sides = [(&why.egress, self.source), (&why.ingress, self.destination)];
+        let audited = sides.iter().all(|(side, end)| {
+            let passes = side.as_ref().is_none_or(|side| side.decision.passes());
+            passes || end.is_audited(self.world)
+        });
         Answer {
             traffic,
             verdict: word(why.passes()),
+            audited: audited && !why.passes(),
             egress: why.egress.as_ref().map(|side| self.side(side)),
             ingress: why.ingress.as_ref().map(|side| self.side(side)),
         }
@@ -311,8 +322,8 @@ pub(super) fn text(report: &Report) -> String {
         report.source, report.source_detail, report.destination, report.destination_detail
     );
     for answer in &report.answers {
-        let audited = match report.audit && answer.verdict == "denied" {
-            true => ", but passes: policy-audit-mode is on",
+        let audited = match answer.audited {
+            true => ", but passes: audit mode is on for who denies it",
             false => "",
         };
         let _ = writeln!(

@@ -37,6 +37,23 @@ fn a_policy_is_in_the_kernel_with_the_step_that_sees_it() {
 }
 
 #[test]
+fn endpoints_hear_when_policy_begins_to_decide_and_only_then() {
+    let mut world = World::complete();
+    assert_eq!(world.core.enforcing(WEB), [false; 2]);
+    world.policy("a", from("db", 80));
+    assert_eq!(world.step().refresh, [2].into());
+    assert_eq!(world.core.enforcing(WEB), [true, false]);
+    world.policy("a", from("db", 81));
+    world.policy("b", from("other", 80));
+    assert!(world.step().refresh.is_empty());
+    world.drop_policy("a");
+    assert!(world.step().refresh.is_empty());
+    world.drop_policy("b");
+    assert_eq!(world.step().refresh, [2].into());
+    assert_eq!(world.core.enforcing(WEB), [false; 2]);
+}
+
+#[test]
 fn a_second_pod_of_an_identity_costs_no_write_and_the_last_takes_the_rows_along() {
     let mut world = World::complete();
     let writes = world.writes();
