@@ -28,9 +28,10 @@ pub enum Scalar {
 }
 
 /// An object.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Record<T> {
     /// Not there, or null.
+    #[default]
     Absent,
     /// It is there.
     Given(T),
@@ -45,12 +46,6 @@ pub enum List<T> {
     Items(Vec<T>),
     /// Something else.
     Odd,
-}
-
-impl<T> Default for Record<T> {
-    fn default() -> Self {
-        Self::Absent
-    }
 }
 
 impl<T> Default for List<T> {

@@ -1,5 +1,6 @@
 //! The start: lead, install, watch, work.
 use crate::{
+    addresses,
     controller::{self, Context},
     follow, identities,
     metrics::Metrics,
@@ -244,6 +245,7 @@ async fn lead(context: Context, stop: &Stop) -> Result<()> {
         follow::nodes(context.clone(), stop.clone()),
         identities::give(context.clone(), stop.clone()),
         policies::judge(context.clone(), stop.clone()),
+        addresses::give(context.clone(), stop.clone()),
         slices::write(context.clone(), stop.clone()),
         unmanaged::restart(context.clone(), stop.clone()),
         // The election goes on even if there is nothing to do.

@@ -1,4 +1,5 @@
 //! `hypha operator`: the cluster-wide work, done by one process of several.
+mod addresses;
 mod boot;
 pub mod cli;
 mod controller;

@@ -1,10 +1,12 @@
 //! Metrics of the operator, with the prefix `cilium_operator_`.
+use lb::lbipam::{PoolStatus, Totals};
+use model::Text;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::Registry,
 };
-use std::sync::atomic::AtomicU64;
+use std::{collections::BTreeMap, sync::atomic::AtomicU64};
 
 /// Labels of a run of a controller.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +49,58 @@ struct Allocation {
     subnet_id: &'static str,
 }
 
+/// Labels of a pool of addresses for services.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Pool {
+    pool: String,
+}
+
+/// Addresses of services.
+#[derive(Clone, Debug, Default)]
+struct Addresses {
+    conflicting: Gauge,
+    matching: Gauge,
+    unsatisfied: Gauge,
+    available: Family<Pool, Gauge>,
+    used: Family<Pool, Gauge>,
+}
+
+impl Addresses {
+    fn register(&self, all: &mut Registry) {
+        let gauges = [
+            (
+                "conflicting_pools_total",
+                "Pools that conflict",
+                &self.conflicting,
+            ),
+            (
+                "services_matching_total",
+                "Services that pools give addresses to",
+                &self.matching,
+            ),
+            (
+                "services_unsatisfied_total",
+                "Of them, those that have not what they ask for",
+                &self.unsatisfied,
+            ),
+        ];
+        for (name, help, gauge) in gauges {
+            all.register(name, help, gauge.clone());
+        }
+        let (free, used) = (self.available.clone(), self.used.clone());
+        all.register(
+            "ips_available_total",
+            "Addresses that are left in a pool",
+            free,
+        );
+        all.register(
+            "ips_used_total",
+            "Addresses of a pool that services have",
+            used,
+        );
+    }
+}
+
 /// How long giving ranges took.
 #[derive(Clone, Debug)]
 struct Allocations(Family<Allocation, Histogram, fn() -> Histogram>);
@@ -74,6 +128,7 @@ pub(crate) struct Metrics {
     allocations: Allocations,
     unmanaged: Gauge,
     leading: Gauge,
+    addresses: Addresses,
 }
 
 /// How identities are kept.
@@ -82,7 +137,10 @@ const CRD: &str = "crd";
 impl Metrics {
     /// A registry with all of them.
     pub fn registry(&self) -> Registry {
-        let mut all = Registry::with_prefix("cilium_operator");
+        let mut whole = Registry::default();
+        self.addresses
+            .register(whole.sub_registry_with_prefix("cilium_lbipam"));
+        let all = whole.sub_registry_with_prefix("cilium_operator");
         all.register(
             "controllers_group_runs",
             "Runs of controllers",
@@ -125,7 +183,7 @@ impl Metrics {
             self.unmanaged.clone(),
         );
         all.register("leader", "1 while this process leads", self.leading.clone());
-        all
+        whole
     }
 
     /// A controller ran.
@@ -182,6 +240,28 @@ impl Metrics {
                 identity_type,
             };
             self.identities.get_or_create(&labels).set(count);
+        }
+    }
+
+    /// Services got addresses out of these pools.
+    pub fn addresses(&self, totals: Totals, pools: &BTreeMap<Text, PoolStatus>) {
+        let count = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        let own = &self.addresses;
+        own.conflicting.set(count(totals.conflicting));
+        own.matching.set(count(totals.matching));
+        own.unsatisfied.set(count(totals.unsatisfied));
+        // A pool that is gone is no longer shown.
+        own.available.clear();
+        own.used.clear();
+        for (name, status) in pools {
+            let pool = Pool {
+                pool: name.to_string(),
+            };
+            let number = |number: u128| i64::try_from(number).unwrap_or(i64::MAX);
+            own.available
+                .get_or_create(&pool)
+                .set(number(status.available()));
+            own.used.get_or_create(&pool).set(number(status.used));
         }
     }
 

@@ -336,6 +336,14 @@ settings! {
     "enable-health-check-nodeport" enable_health_check_nodeport: bool = true;
     /// Follow CiliumLocalRedirectPolicies.
     "enable-local-redirect-policy" enable_local_redirect_policy: bool = false;
+    /// Answer neighbours that ask for addresses of services, as CiliumL2AnnouncementPolicies say.
+    "enable-l2-announcements" enable_l2_announcements: bool = false;
+    /// How long other nodes wait after the last sign of life of the node that answers.
+    "l2-announcements-lease-duration" l2_announcements_lease_duration: Duration = Duration::from_secs(15);
+    /// How long the node that answers tries to renew its lease before it stops answering.
+    "l2-announcements-renew-deadline" l2_announcements_renew_deadline: Duration = Duration::from_secs(5);
+    /// Time between two tries to get or renew a lease of announcements.
+    "l2-announcements-retry-period" l2_announcements_retry_period: Duration = Duration::from_secs(2);
     /// Services of one family may have backends of the other.
     "enable-nat46x64-gateway" enable_nat46x64_gateway: bool = false;
     /// What clients of a service without backends get: an answer at once (reject), or none (drop).
@@ -411,6 +419,16 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
         return conflict(
             "enable-ipv4 and enable-ipv6 are both false; pods need at least one family",
         );
+    }
+    let (lease, renew, retry) = (
+        settings.l2_announcements_lease_duration,
+        settings.l2_announcements_renew_deadline,
+        settings.l2_announcements_retry_period,
+    );
+    if lease <= renew || renew <= retry || retry.is_zero() {
+        return conflict(&format!(
+            "l2-announcements-lease-duration ({lease:?}) must be greater than l2-announcements-renew-deadline ({renew:?}), and that greater than l2-announcements-retry-period ({retry:?})"
+        ));
     }
     if settings.node_port_range.last == u16::MAX {
         return conflict("node-port-range leaves no ports for masquerading; end it below 65535");

@@ -14,7 +14,7 @@ pub use keys::{
     NoBackend, PolicyMode, RoutingMode, Settings, TunnelProtocol,
 };
 pub use load::{Layer, Loaded, Origin, Remote, load, load_all};
-pub use operator::{OperatorSettings, SliceMode};
+pub use operator::{LbServiceIpam, OperatorSettings, SliceMode};
 pub use value::{PortRange, Ratio, Value};
 
 /// A setting that cannot be used.

@@ -13,6 +13,18 @@ words! {
     }
 }
 
+words! {
+    /// Who gives addresses to services of the type LoadBalancer that name no class.
+    LbServiceIpam, "lbipam, nodeipam or none" {
+        /// Pools.
+        Pools = "lbipam",
+        /// Nodes: their own.
+        Nodes = "nodeipam",
+        /// Somebody else.
+        Nobody = "none",
+    }
+}
+
 settings! {
     /// Every setting of the operator with its value.
     OperatorSettings of "operator", checked by check;
@@ -87,6 +99,13 @@ settings! {
     "ces-write-qps-limit" ces_write_qps_limit: u32 = 0;
     /// Writes of slices that may follow each other at once after a pause; 0: by the number of nodes, 20, or 100 from 100 nodes on.
     "ces-write-qps-burst" ces_write_qps_burst: u32 = 0;
+
+    /// Give services of the type LoadBalancer addresses out of CiliumLoadBalancerIPPools, once there is one.
+    "enable-lb-ipam" enable_lb_ipam: bool = true;
+    /// Give services of the class io.cilium/node the addresses of nodes.
+    "enable-node-ipam" enable_node_ipam: bool = false;
+    /// Who gives addresses to services of the type LoadBalancer that name no class.
+    "default-lb-service-ipam" default_lb_service_ipam: LbServiceIpam = LbServiceIpam::Pools;
 
     /// Namespace of the agents' pods; nothing: that of k8s-namespace.
     "cilium-pod-namespace" cilium_pod_namespace: String [shape::OBJECT] = String::new();
