@@ -11,6 +11,7 @@ use axum::response::Response;
 use hypha_install::render;
 use k8s::crd::{self, Crd};
 use k8s::events::{About, Events};
+use k8s::lease::{Elector, LeaseSettings, Try};
 use k8s::write::{Meant, Objects};
 use k8s::{Presence, Watcher};
 use kube::api::{Api, ApiResource, DynamicObject, Patch, PatchParams};
@@ -264,6 +265,15 @@ fn operator_settings(mode: &str) -> OperatorSettings {
 
 /// Something of everything that the operator looks after.
 async fn fill(world: &World) {
+    let blocks = json!([{"cidr": "192.0.2.0/24"}]);
+    let pool = json!({"metadata": {"name": "blue"}, "spec": {"blocks": blocks}});
+    let (version, plural) = ("cilium.io/v2alpha1", "ciliumloadbalancerippools");
+    world
+        .create(version, "CiliumLoadBalancerIPPool", plural, pool)
+        .await;
+    let spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}]});
+    let service = json!({"metadata": {"name": "web", "namespace": "default"}, "spec": spec});
+    world.create("v1", "Service", "services", service).await;
     let taint = json!([{"key": "node.cilium.io/agent-not-ready", "effect": "NoExecute"}]);
     world
         .create(
@@ -336,13 +346,15 @@ async fn fill(world: &World) {
 async fn run_operator(mode: &'static str) -> (BTreeSet<Right>, BTreeSet<Right>) {
     let all = mode == "multi-pool";
     let management = if all { "operator" } else { "agent" };
-    let values = json!({"ipam": {"mode": mode}, "ciliumEndpointSlice": {"enabled": all}, "identityManagementMode": management});
+    let values = json!({"ipam": {"mode": mode}, "ciliumEndpointSlice": {"enabled": all}, "identityManagementMode": management,
+        "nodeIPAM": {"enabled": all}});
     let world = World::start(values, "cilium-operator").await;
     let (stopper, stop) = stop::channel();
     let mut settings = operator_settings(mode);
     for (key, value) in [
         ("enable-cilium-endpoint-slice", all.to_string().as_str()),
         ("identity-management-mode", management),
+        ("enable-node-ipam", all.to_string().as_str()),
     ] {
         settings.set(key, value, "test").unwrap();
     }
@@ -355,7 +367,7 @@ async fn run_operator(mode: &'static str) -> (BTreeSet<Right>, BTreeSet<Right>) 
     let settings = k8s::config::config_map(&client, "kube-system", "cilium-config");
     settings.await.unwrap();
     let last = Objects::of(&world.admin, &kind("CiliumPodIPPool"));
-    let others = Objects::within(&world.admin, &kind("CiliumNodeConfig"), "default");
+    let others = Objects::within(&world.admin, &kind("CiliumLocalRedirectPolicy"), "default");
     eventually("kinds are installed", || async {
         unless(
             last.list().await.is_ok() && others.list().await.is_ok(),
@@ -434,14 +446,15 @@ fn definitions_are_named_one_by_one() {
 }
 
 /// Kinds that the agent watches: nodes, pods, namespaces, what our kinds say of nodes, endpoints, slices and identities, four kinds
-/// of policies and groups, services and what is behind them.
-const WATCHES: usize = 13;
+/// of policies and groups, services and what is behind them, what is announced and what is redirected.
+const WATCHES: usize = 15;
 
 /// The agent itself needs a kernel; this asks what it asks, by the functions that it asks with.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     let world = World::start(
-        json!({"ipam": {"mode": "crd"}, "ciliumEndpointSlice": {"enabled": true}}),
+        json!({"ipam": {"mode": "crd"}, "ciliumEndpointSlice": {"enabled": true}, "localRedirectPolicy": true,
+            "l2announcements": {"enabled": true}}),
         "cilium",
     )
     .await;
@@ -465,6 +478,11 @@ async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     let _connection = k8s::watch_all(&client, &tables, &interest, &Health::default(), &stop);
     let watcher = Watcher::new(&client, &tables.db, &Health::default(), &stop);
     k8s::policy::follow(&watcher, &tables.policies, true);
+    let wanted = k8s::service::Wanted {
+        redirects: true,
+        l2: true,
+    };
+    k8s::service::follow(&watcher, &tables.services, wanted);
     // Slices are read in place of endpoints, where the settings say so.
     watcher.follow::<crd::CiliumEndpointSlice, _>(&tables.endpoint_slices, Presence::Always);
     let nodes: Api<k8s::Node> = Api::all(client.clone());
@@ -490,6 +508,25 @@ async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     let identity = json!({"metadata": {"name": "300"}, "security-labels": {"k8s:app": "x"}});
     identities.create(identity).await.unwrap();
     identities.get("300").await.unwrap();
+    let policies = Objects::of(&client, &kind("CiliumL2AnnouncementPolicy"));
+    let admins = Objects::of(&world.admin, &kind("CiliumL2AnnouncementPolicy"));
+    admins
+        .create(json!({"metadata": {"name": "all"}, "spec": {}}))
+        .await
+        .unwrap();
+    let status = json!({"conditions": []});
+    policies.merge_status("all", status).await.unwrap();
+    let lease = |identity: &str| LeaseSettings {
+        namespace: "kube-system".to_owned(),
+        name: "cilium-l2announce-default-web".to_owned(),
+        identity: identity.to_owned(),
+        duration: Duration::from_secs(15),
+        renew_deadline: Duration::from_secs(5),
+        retry_period: Duration::from_secs(2),
+    };
+    let mut elector = Elector::new(client.clone(), lease("n1"));
+    assert_eq!(elector.attempt().await, Try::Leading);
+    elector.release().await;
     let events = Events::new(&client, "cilium-agent");
     let about = About {
         kind: "Pod",

@@ -38,7 +38,6 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 - {value: clustermesh.useAPIServer, default: false, text: "clusters are not connected yet"}
 - {value: clustermesh.config.enabled, default: false, text: "clusters are not connected yet"}
 - {value: encryption.enabled, default: false, text: "packets between nodes are not encrypted yet"}
-- {value: l2announcements.enabled, default: false, key: enable-l2-announcements, text: "addresses of services are not announced yet"}
 - {value: bgpControlPlane.enabled, default: false, key: enable-bgp-control-plane, text: "routes are not announced by BGP yet"}
 - {value: gke.enabled, default: false, text: "there are no settings for this cloud; set routing and ipam yourself"}
 - {value: eni.enabled, default: false, text: "addresses do not come from this cloud yet"}
