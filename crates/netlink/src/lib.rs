@@ -20,6 +20,7 @@ mod qdisc;
 mod request;
 mod route;
 mod rule;
+pub mod sock_diag;
 pub mod sysctl;
 mod wire;
 
