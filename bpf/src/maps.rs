@@ -1,7 +1,7 @@
 //! The maps, and which of a pair belongs to which family.
 use abi::{
     CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FlowEvent, FragKey4, FragKey6, FragValue,
-    IpcacheKey, IpcacheValue, L2Key4, L2Key6, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue,
+    IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue,
     SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
 };
 use aya_ebpf::{
@@ -44,9 +44,9 @@ static POLICY: LpmTrie<[u8; size_of::<PolicyKey>() - 4], PolicyValue> =
 #[map(name = "cilium_policy_epoch")]
 static POLICY_EPOCH: Array<u32> = Array::pinned(1, 0);
 #[map(name = "cilium_l2_responder_v4")]
-static L2_RESPONDER4: HashMap<L2Key4, u64> = HashMap::pinned(4096, NO_PREALLOC);
+static L2_RESPONDER4: HashMap<L2Key4, L2Answers> = HashMap::pinned(4096, NO_PREALLOC);
 #[map(name = "cilium_l2_responder_v6")]
-static L2_RESPONDER6: HashMap<L2Key6, u64> = HashMap::pinned(4096, NO_PREALLOC);
+static L2_RESPONDER6: HashMap<L2Key6, L2Answers> = HashMap::pinned(4096, NO_PREALLOC);
 #[map(name = "cilium_metrics")]
 static METRICS: PerCpuArray<MetricsValue> = PerCpuArray::pinned(1024, 0);
 #[map(name = "cilium_events")]

@@ -157,6 +157,20 @@ pub struct LbAffinity {
     pub used: u32,
 }
 
+/// Value of the maps of addresses that this node answers for.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+pub struct L2Answers {
+    /// Answers so far.
+    pub answers: u64,
+    /// MAC address of the device: what is answered. All zeros: nothing is.
+    pub mac: [u8; 6],
+    /// Always zero.
+    pub pad: [u8; 2],
+}
+
 macro_rules! lb_types {
     ($key:ident, $backend:ident, $frontend:ident, $affinity:ident, $source:ident, $sock:ident, $skip:ident, $l2:ident,
      $addr:ty, $client:ty, $family:literal, $fixed:literal, $pad4:literal) => {
@@ -267,7 +281,7 @@ macro_rules! lb_types {
             pub pad: [u8; $pad4 - 1],
         }
 
-        #[doc = concat!("Key of the IPv", $family, " map of addresses that this node answers for (value `u64`: answers so far).")]
+        #[doc = concat!("Key of the IPv", $family, " map of addresses that this node answers for (value [`L2Answers`]).")]
         #[repr(C, align(4))]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, KnownLayout, Immutable)]
         pub struct $l2 {

@@ -192,7 +192,7 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
     use MapKind::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
     use abi::{
         CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FragKey4, FragKey6, FragValue,
-        IpcacheKey, IpcacheValue, L2Key4, L2Key6, LbAffinity, LbAffinityKey4, LbAffinityKey6,
+        IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LbAffinity, LbAffinityKey4, LbAffinityKey6,
         LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4, LbKey6,
         LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6, LbSockKey4, LbSockKey6,
         LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue,
@@ -227,8 +227,8 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
         MapSpec::of::<LbMaglevKey, LbMaglevChunk>(names::LB6_MAGLEV, Hash, sizes.maglev),
         MapSpec::of::<LbSkipKey4, u8>(names::SKIP_LB4, Hash, sizes.services),
         MapSpec::of::<LbSkipKey6, u8>(names::SKIP_LB6, Hash, sizes.services),
-        MapSpec::of::<L2Key4, u64>(names::L2_RESPONDER4, Hash, L2_ENTRIES),
-        MapSpec::of::<L2Key6, u64>(names::L2_RESPONDER6, Hash, L2_ENTRIES),
+        MapSpec::of::<L2Key4, L2Answers>(names::L2_RESPONDER4, Hash, L2_ENTRIES),
+        MapSpec::of::<L2Key6, L2Answers>(names::L2_RESPONDER6, Hash, L2_ENTRIES),
         MapSpec::of::<u32, MetricsValue>(names::METRICS, PerCpuArray, METRICS_ENTRIES),
         MapSpec::of::<(), ()>(names::EVENTS, RingBuf, sizes.events_bytes),
     ]

@@ -69,8 +69,15 @@ pub trait Family: Copy + core::fmt::Debug + Eq + 'static {
     fn endpoint_key(addr: Self::Addr) -> EndpointKey;
     /// Key of the address cache for exactly this address.
     fn ipcache_key(addr: Self::Addr) -> IpcacheKey;
-    /// Key of the conntrack map, and whether the packet comes from end `b` of it.
-    fn ct_key(tuple: &Tuple<Self>) -> (Self::CtKey, bool);
+    /// The address under which a pod meets itself, where a service leads it back: nobody else has it.
+    fn loopback() -> Self::Addr;
+    /// Key of a connection in the conntrack map, and whether the packet comes from end `b` of it.
+    #[inline(always)]
+    fn ct_key(tuple: &Tuple<Self>) -> (Self::CtKey, bool) {
+        Self::ct_key_of(tuple, ct_scope::CONNECTION)
+    }
+    /// As [`Family::ct_key`], for one of [`ct_scope`].
+    fn ct_key_of(tuple: &Tuple<Self>, scope: u8) -> (Self::CtKey, bool);
     /// Key of the masquerade map.
     fn snat_key(tuple: &Tuple<Self>, flags: u8) -> Self::SnatKey;
     /// Value of the masquerade map.
@@ -89,7 +96,7 @@ macro_rules! keys {
         type FragKey = $frag;
 
         #[inline(always)]
-        fn ct_key(t: &Tuple<Self>) -> ($ct, bool) {
+        fn ct_key_of(t: &Tuple<Self>, scope: u8) -> ($ct, bool) {
             let from_b = if t.src == t.dst {
                 u16::from_be(t.sport) > u16::from_be(t.dport)
             } else {
@@ -106,7 +113,7 @@ macro_rules! keys {
                 port_a: port_a.to_ne_bytes(),
                 port_b: port_b.to_ne_bytes(),
                 proto: t.proto,
-                scope: ct_scope::CONNECTION,
+                scope,
                 pad: [0; 2],
             };
             (key, from_b)
@@ -172,6 +179,12 @@ impl Family for V4 {
     #[inline(always)]
     fn zero() -> u32 {
         0
+    }
+
+    /// 169.254.42.1.
+    #[inline(always)]
+    fn loopback() -> u32 {
+        u32::from_ne_bytes([169, 254, 42, 1])
     }
 
     #[inline(always)]
@@ -246,6 +259,12 @@ impl Family for V6 {
     #[inline(always)]
     fn zero() -> [u64; 2] {
         [0; 2]
+    }
+
+    /// 100::a9fe:2a01, of the range whose packets every router discards.
+    #[inline(always)]
+    fn loopback() -> [u64; 2] {
+        [0x0100_u64 << 48, 0xA9FE_2A01].map(u64::to_be)
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@
 pub mod checksum;
 pub mod conntrack;
 mod family;
+pub mod hash;
 pub mod headers;
 pub mod policy;
 pub mod snat;

@@ -163,6 +163,7 @@ mod tests {
             pad: 0,
             precedence,
             origin,
+            decided: 0,
         }
     }
 

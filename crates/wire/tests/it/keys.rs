@@ -54,7 +54,10 @@ macro_rules! symmetric {
         let (a, b) = ((key.a.to_vec(), key.port_a), (key.b.to_vec(), key.port_b));
         prop_assert!(a <= b);
         prop_assert_eq!((a, b), if from_b { (dst, src) } else { (src, dst) });
-        prop_assert_eq!((key.proto, key.pad), (t.proto, [0; 3]));
+        prop_assert_eq!((key.proto, key.scope, key.pad), (t.proto, 0, [0; 2]));
+        // A service entry of the same tuple is another one.
+        let (service, _) = $family::ct_key_of(&t, abi::ct_scope::SERVICE);
+        prop_assert!(service.scope == 1 && service != key);
     }};
 }
 
