@@ -3,7 +3,8 @@
 //! One table serves the OpenAPI documents, the protobuf bodies of newer clients, and whoever checks or merges objects.
 //! The tables (`types/*.txt`) hold facts of the published API in the shortest form: a first line with OpenAPI package, group
 //! (`-`: core) and version; then a block per type. A block starts with the type's name (`!`: it is a kind; `atomic`: it is
-//! owned as a whole) and has a line for each field: JSON name, protobuf number, type (`?`: may be left out, `[]`: list, `{}`: map
+//! owned as a whole) and has a line for each field: JSON name, protobuf number, type (`?`: may be left out, `??`: and is when it
+//! is false or zero, `[]`: list, `{}`: map
 //! with string keys), then `map(keys)`, `set` or `atomic` for who owns list elements, `merge(key)`, `retain` and `replace` for strategic merge patches.
 //! A field named `~` is a struct whose fields stand in this one in JSON, but nested in protobuf.
 
@@ -84,6 +85,8 @@ pub struct Field {
     pub ty: Ty,
     /// It may not be left out.
     pub required: bool,
+    /// It is left out when it is false or zero, which mean the same.
+    pub omit_zero: bool,
     /// Who owns its elements.
     pub list: ListKind,
     /// Strategic merge patches merge this list (or map), elements by this key; an empty key: by their values.

@@ -53,9 +53,10 @@ fn of_field(field: &Field) -> Schema {
         _ => schema.list = field.list.clone(),
     }
     // An empty list of managers is more than none: it makes the server forget them.
-    schema.omit_empty = !field.required
-        && matches!(field.ty, Ty::List(_) | Ty::Map(_))
-        && field.name != "managedFields";
+    schema.omit_empty = field.omit_zero
+        || !field.required
+            && matches!(field.ty, Ty::List(_) | Ty::Map(_))
+            && field.name != "managedFields";
     schema.merge.clone_from(&field.merge);
     schema.replace = field.replace;
     schema

@@ -23,12 +23,12 @@ pub fn fit(value: &mut Value, schema: &Schema, typed: bool, report: &mut Report)
     walk(value, schema, typed, &Path::root(), report);
 }
 
-/// Takes out empty maps and lists of built-in kinds that may be left out: there, both mean the same.
+/// Takes out empty maps and lists of built-in kinds, false and zero, where they mean the same as a field that is left out.
 pub fn drop_empty(value: &mut Value, schema: &Schema) {
     let is_empty = |value: &Value| match value {
         Value::Object(map) => map.is_empty(),
         Value::Array(list) => list.is_empty(),
-        _ => false,
+        plain => *plain == false || *plain == 0,
     };
     match value {
         Value::Object(map) => map.retain(|name, value| {

@@ -66,7 +66,7 @@ pub struct Schema {
     pub items: Option<Arc<Schema>>,
     /// Who owns the elements of a list.
     pub list: ListKind,
-    /// Whether the field is left out when it is an empty map or list (built-in kinds).
+    /// Whether the field is left out when it is an empty map or list, or false or zero (built-in kinds).
     pub omit_empty: bool,
     /// Whether a map or struct is owned as a whole.
     pub atomic: bool,
@@ -322,6 +322,20 @@ mod tests {
             object,
             json!({"metadata": {"name": "p", "labels": {"a": ""}, "managedFields": []},
                 "spec": {"containers": [], "volumes": [{"name": "v", "emptyDir": {}}], "securityContext": {}, "tolerations": [{}]}})
+        );
+    }
+
+    /// So what a client that knows types sends back is what it got: old replica sets are found again.
+    #[test]
+    fn false_and_zero_are_left_out_where_they_say_nothing() {
+        let mut object = json!({"metadata": {"generation": 0}, "spec": {"hostNetwork": false, "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 0, "containers": [{"tty": false, "stdin": true, "ports": [{"hostPort": 0, "containerPort": 0}],
+                "volumeMounts": [{"readOnly": false}], "readinessProbe": {"periodSeconds": 0}}]}});
+        drop_empty(&mut object, &kinds::pod().schema());
+        assert_eq!(
+            object,
+            json!({"metadata": {}, "spec": {"automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0, "containers": [
+                {"stdin": true, "ports": [{"containerPort": 0}], "volumeMounts": [{}], "readinessProbe": {}}]}})
         );
     }
 

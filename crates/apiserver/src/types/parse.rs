@@ -141,6 +141,7 @@ fn plain(name: &str, ty: Ty) -> Field {
         name: name.to_owned(),
         ty,
         required: false,
+        omit_zero: false,
         list: ListKind::Unsaid,
         merge: None,
         retain_keys: false,
@@ -158,10 +159,12 @@ fn add(block: &mut Block, package: &str, packages: &BTreeMap<String, &str>, line
         block.embedded.push((number, of));
         return;
     }
-    let needed = ty.strip_prefix('?');
-    let ty = type_of(package, packages, needed.unwrap_or(ty));
-    let mut field = plain(name, ty);
-    field.required = needed.is_none();
+    let optional = ty.strip_prefix('?');
+    let plain_type = optional.and_then(|ty| ty.strip_prefix('?'));
+    let ty = plain_type.or(optional).unwrap_or(ty);
+    let mut field = plain(name, type_of(package, packages, ty));
+    field.required = optional.is_none();
+    field.omit_zero = plain_type.is_some();
     field.number = vec![number];
     for word in words {
         let argument = |of: &str| word.strip_prefix(of)?.strip_suffix(')');

@@ -194,7 +194,10 @@ fn add(
         }
         plain => {
             let value = value(plain, wire, depth)?;
-            let nothing = value.is_null() || (!field.required && is_empty_plain(plain, &value));
+            let zero = value == false || value == 0;
+            let nothing = value.is_null()
+                || (!field.required && is_empty_plain(plain, &value))
+                || (field.omit_zero && zero);
             if !nothing {
                 into.insert(name.clone(), value);
             }
@@ -203,8 +206,7 @@ fn add(
     Ok(())
 }
 
-/// Plain texts and structs that may be left out and are empty are not written in JSON. Numbers and booleans that may
-/// be left out are pointers where their zero means something, and then not written at all on the wire.
+/// Plain texts and structs that may be left out and are empty are not written in JSON.
 fn is_empty_plain(ty: &Ty, value: &Value) -> bool {
     match ty {
         Ty::Str | Ty::Bytes => value == "",
@@ -395,7 +397,9 @@ mod tests {
             .concat(),
         );
         let grace = vec![4 << 3, 30];
-        let spec = [volume, container, grace].concat();
+        // What is always on the wire, false or not: hostNetwork, and a deadline that has to be asked for.
+        let zeros = vec![11 << 3, 0, 5 << 3, 0];
+        let spec = [volume, container, grace, zeros].concat();
         let pod = decode(&body("v1", "Pod", &field(2, &spec))).unwrap();
         assert_eq!(
             pod["spec"]["volumes"],
@@ -406,6 +410,8 @@ mod tests {
             json!({"httpGet": {"port": "http"}})
         );
         assert_eq!(pod["spec"]["terminationGracePeriodSeconds"], 30);
+        assert_eq!(pod["spec"]["activeDeadlineSeconds"], 0);
+        assert!(pod["spec"].get("hostNetwork").is_none());
     }
 
     #[test]

@@ -8,6 +8,8 @@ mod api_schema;
 mod api_selector;
 #[path = "../../../../fuzz/checks/api_server.rs"]
 mod api_server;
+#[path = "../../../../fuzz/checks/protobuf.rs"]
+mod protobuf;
 
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -75,5 +77,6 @@ mod over {
         api_patch: 1000,
         api_selector: 1000,
         api_schema: 1000,
+        protobuf: 1000,
     }
 }
