@@ -1,25 +1,33 @@
-//! The fuzz target's check over the inputs that are kept.
+//! The fuzz targets' checks over the inputs that are kept.
 
+#[path = "../../../../fuzz/checks/dns.rs"]
+mod dns;
 #[path = "../../../../fuzz/checks/spdy.rs"]
-mod check;
+mod spdy;
+
+fn kept(target: &str, check: fn(&[u8])) {
+    let corpus = format!("{}/../../fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+    let files: Vec<_> = std::fs::read_dir(corpus).unwrap().collect();
+    assert!(files.len() >= 9);
+    for file in files {
+        check(&std::fs::read(file.unwrap().path()).unwrap());
+    }
+}
 
 #[test]
-fn kept_inputs_hold() {
-    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/spdy");
-    let files: Vec<_> = std::fs::read_dir(corpus)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    assert!(files.len() >= 9);
-    files
-        .iter()
-        .for_each(|path| check::run(&std::fs::read(path).unwrap()));
+fn kept_streams_hold() {
+    kept("spdy", spdy::run);
+}
+
+#[test]
+fn kept_questions_hold() {
+    kept("dns", dns::run);
 }
 
 proptest::proptest! {
     #[test]
     fn any_bytes_hold(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..600)) {
-        check::run(&bytes);
+        spdy::run(&bytes);
     }
 
     /// Heads of frames that are almost right reach further than bytes by chance.
@@ -28,6 +36,6 @@ proptest::proptest! {
         let bytes: Vec<u8> = frames.iter().flat_map(|(kind, flags, body)| {
             [&[0x80, 3, 0, *kind, *flags, 0, 0, body.len() as u8][..], body].concat()
         }).collect();
-        check::run(&bytes);
+        spdy::run(&bytes);
     }
 }
