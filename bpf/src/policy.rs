@@ -6,10 +6,11 @@
 //!
 //! What is known of a question lies in the packet's state: the verifier would follow every combination of it through registers.
 use abi::{
-    CtEntry, CtStatus, Direction, DropReason, EndpointInfo, EventKind, PolicyKey, endpoint_flags,
-    event_flags, identity, policy_origin,
+    CtEntry, CtStatus, Direction, DropReason, EndpointInfo, EventKind, PolicyKey, PolicyMatch,
+    PolicyValue, endpoint_flags, event_flags, identity, policy_origin,
 };
 use aya_ebpf::bindings::__sk_buff;
+use core::sync::atomic::{AtomicU32, Ordering};
 use wire::policy;
 
 use crate::{
@@ -202,9 +203,7 @@ fn ask_end<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) {
     state.endpoint = end.id;
     let audits = end.flags & (endpoint_flags::POLICY_AUDIT | endpoint_flags::POLICY_LOCKDOWN)
         == endpoint_flags::POLICY_AUDIT;
-    let is_first =
-        state.status as u8 == CtStatus::New as u8 || state.status as u8 == CtStatus::Reopened as u8;
-    let is_news = state.code != OK || is_first && state.origin != policy_origin::DEFAULT_ALLOW;
+    let is_news = state.code != OK || is_first(state) && state.origin != policy_origin::DEFAULT_ALLOW;
     if is_news && !state.reverse {
         state.event_flags |= event_flags::FORWARD;
         if state.code != OK && audits {
@@ -224,6 +223,22 @@ fn ask_end<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) {
         core::hint::cold_path();
         // The drop is this end's.
         state.hook.direction = Direction::from_index(u32::from(state.direction));
+    }
+}
+
+/// True if the packet begins something.
+#[inline(always)]
+fn is_first<F: Maps>(state: &State<F>) -> bool {
+    state.status as u8 == CtStatus::New as u8 || state.status as u8 == CtStatus::Reopened as u8
+}
+
+/// Counts a decision of the row. Packets of connections that live ask no row, so this costs them nothing.
+#[inline(always)]
+fn count(row: Option<&PolicyValue>) {
+    if let Some(row) = row {
+        let counter = (&raw const row.decided).cast_mut();
+        // SAFETY: aligned, and of a value in the map, which outlives the program; whoever else writes it does so by whole values.
+        unsafe { AtomicU32::from_ptr(counter) }.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -250,7 +265,15 @@ fn look_up<F: Maps>(state: &mut State<F>, subject: u32) {
     };
     let exact = maps::policy_row(&key);
     key.remote = identity::UNKNOWN;
-    let counts = policy::decide(exact, maps::policy_row(&key));
+    let anybody = maps::policy_row(&key);
+    let counts = policy::decide(exact, anybody);
+    if is_first(state) {
+        count(match counts.matched {
+            PolicyMatch::L3Only | PolicyMatch::L3L4 | PolicyMatch::L3Proto => exact,
+            PolicyMatch::L4Only | PolicyMatch::All | PolicyMatch::ProtoOnly => anybody,
+            PolicyMatch::None => None,
+        });
+    }
     (state.origin, state.matched) = (counts.origin, counts.matched as u8);
     state.code = policy::drop_reason(counts.verdict).map_or(OK, |reason| reason as u8);
 }

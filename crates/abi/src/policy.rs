@@ -83,6 +83,8 @@ pub struct PolicyValue {
     pub precedence: u32,
     /// Which rules the row came from: a number for events.
     pub origin: u32,
+    /// How often the row decided on a packet that begins something. Programs count; what is written anew begins at zero.
+    pub decided: u32,
 }
 
 /// By which parts of its key the row that counts was found ([`crate::FlowEvent::matched`]).

@@ -131,6 +131,9 @@ pub struct PolicyMapRow {
     pub verdict: String,
     /// The row with the greater one counts.
     pub precedence: u32,
+    /// How often it decided on a packet that begins something: a connection, or a try that it denies. Others ask no row.
+    #[serde(default)]
+    pub decided: u32,
     /// What it came from: rules as `CiliumNetworkPolicy shop/web: spec.ingress[0]`, else words.
     #[serde(default)]
     pub rules: Vec<String>,

@@ -303,6 +303,7 @@ impl Value {
             pad: 0,
             precedence: self.precedence,
             origin: self.origin,
+            decided: 0,
         }
     }
 

@@ -18,10 +18,11 @@ use std::{
 };
 use tables::{Read, Snapshot};
 
-/// How long a policy waits at most for the ranges that it names to have identities.
+/// How long a policy waits for the ranges that it names to have identities before what does not depend on them is enforced.
 const RANGES: Duration = Duration::from_secs(2);
-/// How often to look whether they have.
+/// How often to look whether they have: at first, and once they are late.
 const LOOK: Duration = Duration::from_millis(1);
+const LOOK_LATE: Duration = Duration::from_millis(100);
 /// Until rows that could not be written are tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How long others are kept waiting for policy at most after the start.
@@ -42,6 +43,8 @@ pub struct Options {
     pub audit: bool,
     /// Somebody reads policy files: they are waited for.
     pub files: bool,
+    /// Packets have such addresses: IPv4, IPv6.
+    pub families: [bool; 2],
 }
 
 /// Whose address the kernel's address cache says is whose.
@@ -66,6 +69,8 @@ struct Staged {
     /// The revision before it.
     after: u64,
     since: Instant,
+    /// It has waited for long: what does not depend on open ranges is in force.
+    late: bool,
 }
 
 /// What is to be done after a step.
@@ -181,7 +186,8 @@ impl Core {
             self.note_enforcing(&mut next);
         }
         let waits = [
-            (!self.staged.is_empty()).then_some(LOOK),
+            self.staged.values().any(|one| !one.late).then_some(LOOK),
+            (!self.staged.is_empty()).then_some(LOOK_LATE),
             (!self.complete).then_some(LOOK * 10),
             self.subjects.has_doomed().then_some(LOOK),
             (!self.writer.behind().is_empty()).then_some(AGAIN),
@@ -221,6 +227,7 @@ impl Core {
                             open: new.into_iter().collect(),
                             after: before,
                             since: now,
+                            late: false,
                         };
                         self.staged.insert(name, staged);
                     } else {
@@ -271,11 +278,12 @@ impl Core {
         }
     }
 
-    /// What has waited for identities and has them, or has waited long enough.
+    /// What has waited for identities and has them. Of what has waited for long, that which lets nobody in by mistake.
     fn ready(&mut self, tables: &Tables, snapshot: &Snapshot, now: Instant) -> Vec<Change> {
         let mut changes = Vec::new();
         for (name, mut staged) in std::mem::take(&mut self.staged) {
-            let is_open = |prefix: &IpNet| !self.is_cached(*prefix, tables, snapshot);
+            let late = now.duration_since(staged.since) >= RANGES;
+            let is_open = |prefix: &IpNet| !self.is_cached(*prefix, late, tables, snapshot);
             // There may be thousands, and this is asked every millisecond: what was there once is looked at again at the end.
             while staged.open.last().is_some_and(|prefix| !is_open(prefix)) {
                 staged.open.pop();
@@ -284,26 +292,42 @@ impl Core {
                 let all = self.engine.new_prefixes(&staged.change);
                 staged.open = all.into_iter().filter(is_open).collect();
             }
-            let late = now.duration_since(staged.since) >= RANGES;
-            if let (Some(prefix), true) = (staged.open.last(), late) {
-                tracing::warn!(policy = ?name, %prefix, "the range has no identity in the address cache yet; the policy is enforced without waiting on");
-            }
-            if staged.open.is_empty() || late {
+            let Some(prefix) = staged.open.last() else {
                 changes.push(staged.change);
-            } else {
-                self.staged.insert(name, staged);
+                continue;
+            };
+            if late && !staged.late {
+                tracing::warn!(policy = ?name, %prefix, "the range has no identity in the address cache yet; what leaves it out allows nothing until it has");
+                if let Change::Policy(policy) = &staged.change {
+                    let open: BTreeSet<IpNet> = staged.open.iter().copied().collect();
+                    let policy = policy.without_exceptions(|net| open.contains(net));
+                    changes.push(Change::Policy(policy));
+                }
+                staged.late = true;
             }
+            self.staged.insert(name, staged);
         }
         changes
     }
 
-    /// True if packets of the prefix have its identity.
-    fn is_cached(&self, prefix: IpNet, tables: &Tables, snapshot: &Snapshot) -> bool {
+    /// Ranges that are not in the address cache although policies have named them for long, and one that does.
+    #[must_use]
+    pub fn late(&self) -> Option<(&Name, IpNet)> {
+        let mut late = self.staged.iter().filter(|(_, staged)| staged.late);
+        late.find_map(|(name, staged)| Some((name, *staged.open.last()?)))
+    }
+
+    /// True if packets of the prefix have its identity, or none have such addresses. Who has waited for long takes another one for
+    /// it: the address is a pod's, or a node's.
+    fn is_cached(&self, prefix: IpNet, late: bool, tables: &Tables, snapshot: &Snapshot) -> bool {
+        if !self.options.families[usize::from(prefix.addr().is_ipv6())] {
+            return true;
+        }
         let Some(row) = tables.prefixes.get(snapshot, &prefix) else {
             return false;
         };
         let own = tables.prefix_identities.get(snapshot, &prefix);
-        let right = own.is_none_or(|own| own.identity == row.identity);
+        let right = late || own.is_none_or(|own| own.identity == row.identity);
         right && self.engine.knows(row.identity) && self.cache.identity(row) == Some(row.identity)
     }
 

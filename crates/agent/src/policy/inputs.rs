@@ -26,6 +26,16 @@ pub enum Name {
     Service(String, String),
 }
 
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Policy(name) => name.fmt(f),
+            Self::Group(name) => write!(f, "CiliumCIDRGroup {name}"),
+            Self::Service(namespace, name) => write!(f, "Service {namespace}/{name}"),
+        }
+    }
+}
+
 /// What became of a policy object, or of a group.
 #[derive(Clone, Debug)]
 pub struct Taken {

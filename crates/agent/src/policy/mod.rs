@@ -282,6 +282,7 @@ fn options(settings: &Settings) -> Options {
         lockdown: settings.enable_endpoint_lockdown_on_policy_overflow,
         audit: settings.policy_audit_mode,
         files: !settings.static_cnp_path.is_empty(),
+        families: [settings.enable_ipv4, settings.enable_ipv6],
     }
 }
 

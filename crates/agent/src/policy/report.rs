@@ -71,6 +71,11 @@ pub fn health(core: &Core, component: &Component) {
         };
         return component.degraded(format!("{why}; endpoints {behind:?} are {has}"));
     }
+    if let Some((name, range)) = core.late() {
+        return component.degraded(format!(
+            "{name} names {range}, which is not in the address cache: what it leaves out of others allows nothing until it is"
+        ));
+    }
     let refused = refused(core);
     let tail = match refused {
         0 => String::new(),
@@ -286,11 +291,11 @@ impl Policy {
         let mut rules: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         let known = rows.iter().filter_map(|(key, value)| {
             let key = Key::from_abi(key)?;
-            Some((key, RowValue::from_abi(value)))
+            Some((key, RowValue::from_abi(value), value.decided))
         });
         known
-            .filter(|(key, _)| only.is_none_or(|only| key.subject == only))
-            .map(|(key, value)| {
+            .filter(|(key, ..)| only.is_none_or(|only| key.subject == only))
+            .map(|(key, value, decided)| {
                 let labels = match key.remote {
                     ANYBODY => Vec::new(),
                     id => tables
@@ -317,6 +322,7 @@ impl Policy {
                     }
                     .to_owned(),
                     precedence: value.precedence,
+                    decided,
                     rules: rules.clone(),
                 })
             })

@@ -267,9 +267,9 @@ fn table(rows: &[PolicyMapRow], numeric: bool) -> String {
         }
         .into_iter();
         let mut rules = row.rules.iter();
-        // What passes is counted by reason and direction, not by row.
+        // What passes is counted by reason and direction, not by row: a row counts what it decides on as that begins.
         text.push_str(&format!(
-            "{}\t{}\t{}\t{}\tNONE\tdisabled\t-\t-\t{}\t{}\n",
+            "{}\t{}\t{}\t{}\tNONE\tdisabled\t-\t{}\t{}\t{}\n",
             if row.verdict == "allow" {
                 "Allow"
             } else {
@@ -282,6 +282,7 @@ fn table(rows: &[PolicyMapRow], numeric: bool) -> String {
             },
             labels.next().unwrap_or_default(),
             row.traffic,
+            row.decided,
             row.prefix,
             rules.next().map(String::as_str).unwrap_or_default(),
         ));

@@ -86,6 +86,20 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// The policy without those peers of allowing entries that leave out a range that is `open`: while nobody can tell its addresses
+    /// apart from the rest, they would be let in with it.
+    #[must_use]
+    pub fn without_exceptions(&self, is_open: impl Fn(&IpNet) -> bool) -> Self {
+        let mut policy = self.clone();
+        let sections = policy.rules.iter_mut().flat_map(|rule| &mut rule.sections);
+        for entry in sections.flat_map(|section| &mut section.entries) {
+            if let (Action::Allow, Peers::Of(peers)) = (entry.action, &mut entry.peers) {
+                peers.retain(|peer| !peer.exceptions().any(|net| is_open(&net)));
+            }
+        }
+        policy
+    }
+
     /// The labels by which users find the policy's rules, such as `k8s:io.cilium.k8s.policy.name=web`.
     #[must_use]
     pub fn labels(&self) -> Vec<String> {
@@ -276,6 +290,24 @@ pub enum Peer {
     },
     /// What stands behind services.
     Service(ServicePeer),
+}
+
+impl Peer {
+    /// Ranges that are left out.
+    fn exceptions(&self) -> impl Iterator<Item = IpNet> + '_ {
+        let (labels, except) = match self {
+            Self::Labels(selector) => (Some(selector), &[][..]),
+            Self::Cidr(range) => (None, &range.except[..]),
+            Self::Group { except, .. } | Self::Groups { except, .. } => (None, &except[..]),
+            Self::Nodes(_) | Self::Entity(_) | Self::Service(_) => (None, &[][..]),
+        };
+        let requirements = labels.into_iter().flat_map(|labels| &labels.requirements);
+        let outside = requirements.filter_map(|one| match one {
+            Requirement::Cidr { net, inside: false } => Some(*net),
+            _ => None,
+        });
+        except.iter().copied().chain(outside)
+    }
 }
 
 /// A range of addresses without some.

@@ -8,11 +8,11 @@ use super::writer::Behind;
 use crate::endpoint::Enforcer;
 use abi::{endpoint_flags::POLICY_AUDIT, identity::HOST};
 use ipnet::IpNet;
-use model::{Endpoint, PolicyObject, Prefix, PrefixIdentity, PrefixSource};
+use model::{Endpoint, PolicyObject};
 use policy::kernel::Verdict;
 use serde_json::json;
 use std::{collections::BTreeSet, time::Duration};
-use world::{DB, OTHER, WEB, World, from, identity, ingress, options};
+use world::{DB, OTHER, WEB, World, from, ingress, options};
 
 #[test]
 fn a_policy_is_in_the_kernel_with_the_step_that_sees_it() {
@@ -150,28 +150,7 @@ fn a_range_has_its_identity_before_the_rule_that_names_it_counts() {
     assert_eq!((world.core.revision, world.core.realized_by_all()), (2, 1));
     let snapshot = world.tables.db.snapshot();
     assert!(world.tables.used_prefixes.get(&snapshot, &net).is_some());
-    let mut txn = world.tables.db.write();
-    let own = ["cidr:10.1.0.0/16", "reserved:world"].map(str::to_owned);
-    let own = identity(local, own.into_iter().collect());
-    world.tables.identities.insert(&mut txn, own).unwrap();
-    let number = PrefixIdentity {
-        prefix: net,
-        identity: local,
-    };
-    world
-        .tables
-        .prefix_identities
-        .insert(&mut txn, number)
-        .unwrap();
-    let row = Prefix {
-        prefix: net,
-        identity: local,
-        tunnel: None,
-        source: PrefixSource::Generated,
-        owner: "".into(),
-    };
-    world.tables.prefixes.insert(&mut txn, row).unwrap();
-    txn.commit();
+    world.range(net, local);
     assert!(
         world.step().again.is_some(),
         "the address cache does not have it yet"
@@ -182,6 +161,59 @@ fn a_range_has_its_identity_before_the_rule_that_names_it_counts() {
     assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Allow);
     assert_eq!(world.ask(WEB, local, 80), Verdict::Deny);
     assert_eq!(world.core.realized_by_all(), 2);
+}
+
+#[test]
+fn what_leaves_out_a_range_that_gets_no_identity_lets_nobody_in() {
+    let mut world = World::complete();
+    let (wide, part) = (
+        "10.1.0.0/16".parse().unwrap(),
+        "10.1.7.0/24".parse().unwrap(),
+    );
+    let (wide_id, part_id) = (0x0100_0001, 0x0100_0002);
+    world.range(wide, wide_id);
+    world.kernel.0.lock().unwrap().cache.insert(wide, wide_id);
+    let spec = json!({
+        "endpointSelector": {"matchLabels": {"app": "web"}},
+        "ingress": [
+            {"fromCIDRSet": [{"cidr": "10.1.0.0/16", "except": ["10.1.7.0/24"]}]},
+            {"fromEndpoints": [{"matchLabels": {"app": "db"}}]},
+        ],
+    });
+    world.policy("a", spec);
+    world.step();
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Allow, "not yet");
+    assert!(world.core.late().is_none());
+    world.step_at(Duration::from_secs(3));
+    // Its addresses would have the identity of the rest.
+    assert_eq!(world.ask(WEB, wide_id, 80), Verdict::Unmatched);
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Unmatched);
+    assert_eq!(world.ask(WEB, DB, 80), Verdict::Allow);
+    assert_eq!(world.core.late().unwrap().1, part);
+    assert_eq!((world.core.revision, world.core.realized_by_all()), (1, 0));
+    world.range(part, part_id);
+    world.kernel.0.lock().unwrap().cache.insert(part, part_id);
+    world.step_at(Duration::from_secs(4));
+    assert_eq!(world.ask(WEB, wide_id, 80), Verdict::Allow);
+    assert_eq!(world.ask(WEB, part_id, 80), Verdict::Unmatched);
+    assert!(world.core.late().is_none());
+    assert_eq!(world.core.realized_by_all(), 1);
+}
+
+#[test]
+fn ranges_of_a_family_that_no_packet_has_are_not_waited_for() {
+    let mut world = World::complete();
+    world.restart(Options {
+        families: [true, false],
+        ..options()
+    });
+    world.step();
+    let spec = json!({
+        "endpointSelector": {"matchLabels": {"app": "web"}}, "ingress": [{"fromCIDR": ["fd00::/64"]}],
+    });
+    world.policy("a", spec);
+    assert!(world.step().again.is_none());
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Unmatched);
 }
 
 #[test]

@@ -5,8 +5,8 @@ use super::super::writer::Kernel;
 use abi::{PolicyKey, PolicyValue};
 use ipnet::IpNet;
 use model::{
-    Endpoint, Identity, IdentityKind, KUBERNETES, Labels, LocalNode, PolicyObject, Prefix, RESTORE,
-    Tables,
+    Endpoint, Identity, IdentityKind, KUBERNETES, Labels, LocalNode, PolicyObject, Prefix,
+    PrefixIdentity, PrefixSource, RESTORE, Tables,
 };
 use policy::{
     kernel::{Key, Map, Question, Value, Verdict},
@@ -136,6 +136,7 @@ pub fn options() -> Options {
         lockdown: false,
         audit: false,
         files: false,
+        families: [true; 2],
     }
 }
 
@@ -250,6 +251,29 @@ impl World {
         txn.commit();
     }
 
+    /// A range has a number, and the tables have its row.
+    pub fn range(&self, prefix: IpNet, id: u32) {
+        let own = [format!("cidr:{prefix}"), "reserved:world".to_owned()];
+        let own = identity(id, own.into_iter().collect());
+        let number = PrefixIdentity {
+            prefix,
+            identity: id,
+        };
+        let row = Prefix {
+            prefix,
+            identity: id,
+            tunnel: None,
+            source: PrefixSource::Generated,
+            owner: "".into(),
+        };
+        let tables = &self.tables;
+        let mut txn = tables.db.write();
+        tables.identities.insert(&mut txn, own).unwrap();
+        tables.prefix_identities.insert(&mut txn, number).unwrap();
+        tables.prefixes.insert(&mut txn, row).unwrap();
+        txn.commit();
+    }
+
     pub fn drop_policy(&self, name: &str) {
         let mut txn = self.tables.db.write();
         let key = format!("shop/{name}");
@@ -284,7 +308,7 @@ pub fn core(tables: &Tables, kernel: &Fake, options: Options, now: Instant) -> C
     )
 }
 
-pub fn identity(id: u32, labels: Labels) -> Identity {
+fn identity(id: u32, labels: Labels) -> Identity {
     Identity {
         id,
         labels,

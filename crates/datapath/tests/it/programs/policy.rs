@@ -57,6 +57,7 @@ impl Scene {
             pad: 0,
             precedence: u32::from(verdict == policy_verdict::DENY),
             origin,
+            decided: 0,
         };
         let put = self.datapath.policy().unwrap().put(&key, &value).unwrap();
         assert_eq!(put, Put::Written);
@@ -287,6 +288,41 @@ fn ask_one_way(scene: &Scene, way: &Way, ip: Ip) {
     for port in [5, 6] {
         (way.send)(scene, ip, port).dropped(DropReason::NoPolicyConfig, direction);
     }
+}
+
+#[test]
+fn a_row_counts_what_it_decides_on_as_that_begins() {
+    place(|here| {
+        let scene = Scene::new(here, native);
+        scene.subjects(0, SUBJECT2);
+        let counts = || {
+            let rows = scene.datapath.policy().unwrap().dump().unwrap();
+            rows.iter().map(|row| row.1.decided).collect::<Vec<_>>()
+        };
+        scene.row(
+            policy_verdict::DENY,
+            12,
+            key(SUBJECT2, Ingress, 0, port(TCP, 53)),
+        );
+        scene.allow(key(SUBJECT2, Ingress, POD1_ID, port(UDP, 53)));
+        let ip = Ip::V4;
+        let send = |port| scene.from_pod1(&udp(ip.pod1(), ip.pod2(), port));
+        send(1).passed();
+        assert_eq!(counts(), [0, 1]);
+        // The connection lives: its packets ask no row, or one that they have asked before.
+        send(1).passed();
+        scene.raise();
+        send(1).passed();
+        assert_eq!(counts(), [0, 1]);
+        send(2).passed();
+        let syn = Packet::tcp((ip.pod1(), 3), (ip.pod2(), 53), SYN).bytes();
+        for _ in 0..2 {
+            scene
+                .from_pod1(&syn)
+                .dropped(DropReason::PolicyDeny, Ingress);
+        }
+        assert_eq!(counts(), [2, 2]);
+    });
 }
 
 #[test]
