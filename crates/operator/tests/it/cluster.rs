@@ -124,7 +124,7 @@ impl Cluster {
     pub async fn installed(&self) {
         let (nodes, last) = (
             self.objects("CiliumNode"),
-            Objects::within(&self.client, &kind("CiliumNodeConfig"), "default"),
+            Objects::within(&self.client, &kind("CiliumLocalRedirectPolicy"), "default"),
         );
         eventually("kinds are installed", || async {
             nodes.list().await.map_err(|error| error.to_string())?;
