@@ -165,6 +165,8 @@ pub struct LbAffinity {
 pub struct L2Answers {
     /// Answers so far.
     pub answers: u64,
+    /// Until when it answers, in nanoseconds of the monotonic clock: another node may have taken over from an agent that is dead.
+    pub until: u64,
     /// MAC address of the device: what is answered. All zeros: nothing is.
     pub mac: [u8; 6],
     /// Always zero.
