@@ -202,7 +202,8 @@ fn ask_end<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) {
     state.endpoint = end.id;
     let audits = end.flags & (endpoint_flags::POLICY_AUDIT | endpoint_flags::POLICY_LOCKDOWN)
         == endpoint_flags::POLICY_AUDIT;
-    let is_news = state.code != OK || is_first(state) && state.origin != policy_origin::DEFAULT_ALLOW;
+    let is_news =
+        state.code != OK || is_first(state) && state.origin != policy_origin::DEFAULT_ALLOW;
     if is_news && !state.reverse {
         state.event_flags |= event_flags::FORWARD;
         if state.code != OK && audits {
