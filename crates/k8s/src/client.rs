@@ -142,7 +142,11 @@ async fn kubeconfig(path: &Path, context: Option<&str>) -> Result<Config, Client
         .map_err(fail)
 }
 
-fn from_config(config: Config, rate: Rate) -> Result<Client, ClientError> {
+/// A client as a configuration says; nothing is sent yet.
+///
+/// # Errors
+/// Its TLS or credentials cannot be used.
+pub fn from_config(config: Config, rate: Rate) -> Result<Client, ClientError> {
     connect(config, rate, PATIENCE)
 }
 

@@ -17,7 +17,7 @@ pub mod service;
 mod watch;
 pub mod write;
 
-pub use client::{ApiServer, ClientError, client, from_kubeconfig, server_version};
+pub use client::{ApiServer, ClientError, client, from_config, from_kubeconfig, server_version};
 pub use kube::Client;
 pub use limit::{Rate, ahead};
 pub use objects::{Namespace, Node, Pod};

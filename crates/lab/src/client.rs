@@ -14,5 +14,5 @@ pub fn connect(kubeconfig: &Path) -> anyhow::Result<Client> {
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(file, &options);
     let config = futures::executor::block_on(config).with_context(unusable)?;
-    Client::try_from(config).context("cannot make a client")
+    k8s::from_config(config, k8s::Rate::UNLIMITED).with_context(unusable)
 }

@@ -131,7 +131,7 @@ fn client(env: &BTreeMap<String, String>) -> anyhow::Result<Client> {
         let certificates = rustls_certificates(&pem)?;
         config.root_cert = Some(certificates);
     }
-    Client::try_from(config).context("cannot make a client")
+    Ok(k8s::from_config(config, k8s::Rate::UNLIMITED)?)
 }
 
 fn rustls_certificates(pem: &[u8]) -> anyhow::Result<Vec<Vec<u8>>> {
