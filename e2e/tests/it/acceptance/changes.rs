@@ -198,6 +198,19 @@ fn rollouts(sh: &Shell) {
         sh.ok("kubectl get deploy webpod -o jsonpath='{.spec.template.spec.containers[0].image}'"),
         "traefik/whoami"
     );
+    // What was there before is used again: no third set of replicas.
+    sh.ok("kubectl create deploy again --image=nginx && kubectl rollout status deploy/again --timeout=30s");
+    sh.ok("kubectl set image deploy/again nginx=traefik/whoami && kubectl rollout status deploy/again --timeout=30s");
+    sh.ok("kubectl rollout undo deploy/again && kubectl rollout status deploy/again --timeout=30s");
+    assert_eq!(
+        sh.ok("kubectl get rs -l app=again -o name").lines().count(),
+        2
+    );
+    sh.has(
+        "kubectl describe deploy again",
+        &["NewReplicaSet:", "(1/1 replicas created)"],
+    );
+    sh.ok("kubectl delete deploy again");
     sh.has(
         "kubectl rollout pause deploy/webpod && kubectl rollout resume deploy/webpod",
         &["paused", "resumed"],

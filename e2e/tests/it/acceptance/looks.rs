@@ -6,6 +6,7 @@ use super::table::Table;
 
 pub fn all(sh: &Shell, parts: &mut Parts) {
     parts.run("looking: get", || get(sh));
+    parts.run("looking: the API server's service", || own_service(sh));
     parts.run("looking: selects", || selects(sh));
     parts.run("looking: describe", || describe(sh));
     parts.run("looking: discovery", || discovery(sh));
@@ -115,6 +116,50 @@ fn get(sh: &Shell) {
     sh.has(
         "kubectl get pods -n kube-public",
         &["No resources found in kube-public namespace."],
+    );
+}
+
+/// The service by which pods find the API server: as in any cluster, and not to be got rid of.
+fn own_service(sh: &Shell) {
+    let shown = || {
+        let service = Table::of(&sh.ok("kubectl get svc kubernetes"));
+        let row = ["TYPE", "CLUSTER-IP", "EXTERNAL-IP", "PORT(S)"];
+        let row = row.map(|column| service.cell("kubernetes", column).to_owned());
+        assert_eq!(row, ["ClusterIP", "10.96.0.1", "<none>", "443/TCP"]);
+        let endpoints = Table::of(&sh.ok("kubectl get ep kubernetes"));
+        assert_eq!(
+            endpoints.cell("kubernetes", "ENDPOINTS"),
+            "192.168.10.100:6443"
+        );
+        sh.has(
+            "kubectl get endpointslices -l kubernetes.io/service-name=kubernetes",
+            &["IPv4", "6443", "192.168.10.100", "IPv6", "fd00:10::100"],
+        );
+    };
+    shown();
+    sh.ok("kubectl delete svc/kubernetes ep/kubernetes endpointslice/kubernetes");
+    sh.ok("kubectl patch ep kubernetes --type=merge -p '{\"subsets\":[]}'");
+    shown();
+    sh.fails(
+        "kubectl create svc clusterip greedy --clusterip=10.96.0.1 --tcp=80",
+        &["10.96.0.1", "already allocated"],
+    );
+    sh.has(
+        "kubectl exec curl-pod -- env",
+        &[
+            "KUBERNETES_SERVICE_HOST=10.96.0.1",
+            "KUBERNETES_SERVICE_PORT=443",
+        ],
+    );
+    // The way there, with what every pod has.
+    sh.has(
+        "kubectl exec curl-pod -- sh -c 'cd /var/run/secrets/kubernetes.io/serviceaccount && curl -s --max-time 5 --cacert ca.crt -H \"Authorization: Bearer $(cat token)\" https://192.168.10.100:6443/version'",
+        &["gitVersion"],
+    );
+    // To other nodes it is the entity kube-apiserver.
+    sh.until(
+        "kubectl exec -n kube-system $(kubectl get pod -n kube-system -l k8s-app=cilium --field-selector spec.nodeName=k8s-w1 -o name) -- cilium-dbg ip list",
+        &["192.168.10.100/32", "reserved:kube-apiserver"],
     );
 }
 
