@@ -19,6 +19,7 @@ mod ipam;
 mod monitor;
 pub mod path;
 mod policy;
+mod service;
 mod status;
 mod tables;
 
@@ -35,6 +36,10 @@ pub use policy::{
     CheckedPolicy, IdentityInfo, MAX_PROPOSAL, PolicyCheck, PolicyDiff, PolicyEffect, PolicyInfo,
     PolicyList, PolicyMapRow, PolicyProblem, PolicyProposal, PolicyRevision, PolicyStatus,
     RulePlace, SelectorInfo, VerdictChange, Why, WhyEnd, WhyQuery, WhySide,
+};
+pub use service::{
+    ServiceBackend, ServiceCandidate, ServiceInfo, ServiceList, ServiceProblem, ServiceWhy,
+    ServicesStatus,
 };
 pub use status::{
     AgentStatus, Component, ComponentState, IpamStatus, Masquerading, Routing, Setting,

@@ -36,6 +36,10 @@ pub const POLICY_WHY: &str = "/v1/policy/why";
 pub const POLICY_CHECK: &str = "/v1/policy/check";
 /// What policies would change.
 pub const POLICY_DIFF: &str = "/v1/policy/diff";
+/// All services, as the node serves them.
+pub const SERVICE: &str = "/v1/service";
+/// Why a frontend has its backends.
+pub const SERVICE_WHY: &str = "/v1/service/why";
 /// All identities.
 pub const IDENTITY: &str = "/v1/identity";
 
@@ -72,6 +76,16 @@ pub fn policy_map(subject: u32) -> String {
 /// The wait until the policies of a revision are enforced, for so many seconds.
 pub fn policy_wait(revision: u64, seconds: u64) -> String {
     format!("{POLICY_REVISION}?wait={revision}&timeout={seconds}")
+}
+
+/// One frontend, by its number.
+pub fn service(id: u16) -> String {
+    format!("{SERVICE}/{id}")
+}
+
+/// Why a frontend, or every frontend of a service `namespace/name`, has its backends.
+pub fn service_why(frontend: &str) -> String {
+    format!("{SERVICE_WHY}?frontend={}", escape(frontend))
 }
 
 /// One identity.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{DeviceMode, Family, PolicyStatus};
+use crate::{DeviceMode, Family, PolicyStatus, ServicesStatus};
 
 /// State of a part of the agent.
 #[derive(
@@ -150,6 +150,9 @@ pub struct AgentStatus {
     /// How policy is.
     #[serde(default)]
     pub policy: PolicyStatus,
+    /// How services are.
+    #[serde(default)]
+    pub services: ServicesStatus,
     /// Endpoints by the word of their state.
     #[serde(default)]
     pub endpoints: BTreeMap<String, u64>,
