@@ -178,3 +178,56 @@ impl Leases {
         change
     }
 }
+
+/// Bytes of an Ethernet header.
+const ETHERNET: usize = 14;
+/// The link-layer address of everybody, and of all IPv6 nodes.
+const BROADCAST: [u8; 6] = [0xFF; 6];
+const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+const ALL_NODES: [u8; 16] = [0xFF, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// Protocol number of ICMPv6.
+const ICMPV6: u8 = 58;
+
+/// The frame that tells all neighbours at once who has an address now: an ARP request for itself, or an unsolicited neighbour
+/// advertisement.
+#[must_use]
+pub fn announcement(address: IpAddr, mac: [u8; 6]) -> Vec<u8> {
+    match address {
+        IpAddr::V4(ip) => {
+            let mut frame = header(BROADCAST, mac, 0x0806);
+            // Ethernet, IPv4, their lengths, request.
+            frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+            frame.extend(mac);
+            frame.extend(ip.octets());
+            frame.extend([0; 6]);
+            frame.extend(ip.octets());
+            frame
+        }
+        IpAddr::V6(ip) => {
+            let mut frame = header(ALL_NODES_MAC, mac, 0x86DD);
+            // Neighbour advertisement with the flag to override what was known, and the option with the sender's address.
+            let mut body = vec![136, 0, 0, 0, 0x20, 0, 0, 0];
+            body.extend(ip.octets());
+            body.extend([2, 1]);
+            body.extend(mac);
+            let mut sum = wire::checksum::add(0, &ip.octets());
+            sum = wire::checksum::add(sum, &ALL_NODES);
+            sum = wire::checksum::add(sum, &[0, body.len() as u8, 0, ICMPV6]);
+            let check = !wire::checksum::fold(wire::checksum::add(sum, &body));
+            body[2..4].copy_from_slice(&check.to_be_bytes());
+            frame.extend([0x60, 0, 0, 0, 0, body.len() as u8, ICMPV6, 255]);
+            frame.extend(ip.octets());
+            frame.extend(ALL_NODES);
+            frame.extend(body);
+            frame
+        }
+    }
+}
+
+fn header(to: [u8; 6], from: [u8; 6], kind: u16) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(ETHERNET + 72);
+    frame.extend(to);
+    frame.extend(from);
+    frame.extend(kind.to_be_bytes());
+    frame
+}

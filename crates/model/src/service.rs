@@ -2,7 +2,7 @@
 use crate::{LabelMap, Protocol, Text};
 use serde::Serialize;
 use std::net::IpAddr;
-use tables::{Db, DuplicateTable, Row, Table, TableDef};
+use tables::{Db, DuplicateTable, Index, Row, Table, TableDef};
 
 /// Type of a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -233,6 +233,25 @@ pub struct Declared {
     pub conditions: Box<str>,
 }
 
+/// An address of a service that this node answers for, on one device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Announcement {
+    /// The address.
+    #[serde(rename = "IP")]
+    pub address: IpAddr,
+    /// Name of the device.
+    #[serde(rename = "NetworkInterface")]
+    pub device: Text,
+}
+
+impl Row for Announcement {
+    type Key = (IpAddr, Text);
+
+    fn key(&self) -> Self::Key {
+        (self.address, self.device.clone())
+    }
+}
+
 macro_rules! keyed {
     ($($type:ty),+) => {
         $(impl Row for $type {
@@ -254,25 +273,33 @@ pub struct ServiceTables {
     pub services: Table<Service>,
     /// EndpointSlices.
     pub slices: Table<Slice>,
+    /// Those by `namespace/name` of their service.
+    pub slices_by_service: Index<Slice, Text>,
     /// CiliumLocalRedirectPolicies.
     pub redirects: Table<Declared>,
     /// CiliumL2AnnouncementPolicies.
     pub l2_policies: Table<Declared>,
+    /// Which of their addresses this node answers for; whoever holds the leases writes it.
+    pub announcements: Table<Announcement>,
 }
 
 impl ServiceTables {
     pub(crate) fn register(db: &Db) -> Result<Self, DuplicateTable> {
+        let mut slices = watched("endpoint-slices");
+        let slices_by_service = slices.index("service", |row: &Slice| [row.service.clone()]);
         Ok(Self {
-            services: watched(db, "services")?,
-            slices: watched(db, "endpoint-slices")?,
-            redirects: watched(db, "local-redirect-policies")?,
-            l2_policies: watched(db, "l2-announcement-policies")?,
+            services: db.register(watched("services"))?,
+            slices: db.register(slices)?,
+            slices_by_service,
+            redirects: db.register(watched("local-redirect-policies"))?,
+            l2_policies: db.register(watched("l2-announcement-policies"))?,
+            announcements: db.register(TableDef::new("l2-announce"))?,
         })
     }
 }
 
-fn watched<T: Row>(db: &Db, name: &'static str) -> Result<Table<T>, DuplicateTable> {
+fn watched<T: Row>(name: &'static str) -> TableDef<T> {
     let mut def = TableDef::new(name);
     def.initializer(crate::KUBERNETES);
-    db.register(def)
+    def
 }

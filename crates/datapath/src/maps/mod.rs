@@ -6,6 +6,7 @@ mod endpoints;
 mod fragments;
 mod gc;
 mod ipcache;
+mod l2;
 mod lb;
 mod metrics;
 mod nat;
@@ -25,6 +26,7 @@ pub use endpoints::Endpoints;
 pub use fragments::{FragmentRow, Fragments};
 pub use gc::{GcFilter, GcStats};
 pub use ipcache::Ipcache;
+pub use l2::{L2Responder, L2Row};
 pub use lb::{Lb4, Lb6, LbFamily, LbMap, LbMaps};
 pub use metrics::{Metrics, MetricsRow};
 pub use nat::{Nat, NatRow};
@@ -186,6 +188,17 @@ impl Datapath {
     /// As [`Datapath::endpoints`].
     pub fn policy_epoch(&self) -> Result<PolicyEpoch> {
         Ok(PolicyEpoch::new(self.typed(names::POLICY_EPOCH)?))
+    }
+
+    /// Addresses of services that this node answers for.
+    ///
+    /// # Errors
+    /// As [`Datapath::endpoints`].
+    pub fn l2_responder(&self) -> Result<L2Responder> {
+        Ok(L2Responder::new(
+            self.typed(names::L2_RESPONDER4)?,
+            self.typed(names::L2_RESPONDER6)?,
+        ))
     }
 
     /// Packets and bytes by reason and direction.

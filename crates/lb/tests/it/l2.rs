@@ -144,3 +144,41 @@ fn whoever_wins_answers_and_whoever_loses_stops() {
         (1, 2, 0)
     );
 }
+
+#[test]
+fn neighbours_are_told_by_frames_that_they_understand() {
+    use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
+    let mac = [2, 0, 0, 0, 0, 7];
+    let arp = hypha_lb::l2::announcement(ip("192.0.2.7"), mac);
+    let parsed = PacketHeaders::from_ethernet_slice(&arp).unwrap();
+    let ethernet = parsed.link.unwrap().ethernet2().unwrap();
+    assert_eq!((ethernet.destination, ethernet.source), ([0xFF; 6], mac));
+    let Some(NetHeaders::Arp(request)) = parsed.net else {
+        panic!("no ARP");
+    };
+    assert_eq!(request.operation.0, 1);
+    assert_eq!(request.sender_hw_addr(), mac);
+    assert_eq!(request.sender_protocol_addr(), [192, 0, 2, 7]);
+    assert_eq!(request.target_protocol_addr(), [192, 0, 2, 7]);
+
+    let advertisement = hypha_lb::l2::announcement(ip("fd00::7"), mac);
+    let parsed = PacketHeaders::from_ethernet_slice(&advertisement).unwrap();
+    let ethernet = parsed.link.unwrap().ethernet2().unwrap();
+    assert_eq!(ethernet.destination, [0x33, 0x33, 0, 0, 0, 1]);
+    let Some(NetHeaders::Ipv6(header, _)) = parsed.net else {
+        panic!("no IPv6");
+    };
+    assert_eq!(header.hop_limit, 255);
+    assert_eq!(header.source_addr().to_string(), "fd00::7");
+    assert_eq!(header.destination_addr().to_string(), "ff02::1");
+    let Some(TransportHeader::Icmpv6(icmp)) = parsed.transport else {
+        panic!("no ICMPv6");
+    };
+    let payload = parsed.payload.slice();
+    let check = icmp
+        .icmp_type
+        .calc_checksum(header.source, header.destination, payload);
+    assert_eq!(check.unwrap(), icmp.checksum);
+    assert_eq!(payload[..16], header.source);
+    assert_eq!(payload[16..], [2, 1, 2, 0, 0, 0, 0, 7]);
+}
