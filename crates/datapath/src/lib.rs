@@ -30,7 +30,7 @@ pub use open::{MapFate, OpenOptions, OpenReport};
 pub use pins::ensure_bpffs;
 pub use record::RECORD_MAP;
 pub use spec::{MapKind, MapSizes};
-pub use sys::{ProgramInfo, share_heap, trim_heap, unload_code};
+pub use sys::{FrameSender, ProgramInfo, share_heap, trim_heap, unload_code};
 
 /// The datapath of one node.
 #[derive(Debug)]

@@ -8,6 +8,7 @@ mod attr;
 mod heap;
 mod link;
 mod map;
+mod packet;
 mod prog;
 
 use std::{
@@ -28,6 +29,7 @@ pub(crate) use map::{
     Batch, MapShape, delete, delete_batch, lookup, lookup_batch, map_create, map_freeze, map_info,
     next_key, update, update_batch,
 };
+pub use packet::FrameSender;
 pub use prog::ProgramInfo;
 pub(crate) use prog::{
     Classifier, Records, attached_links, btf_load, prog_info, prog_load, test_run,
