@@ -98,6 +98,29 @@ mod inner {
         }
     }
 
+    /// Cookie of the node's own network namespace; zero: it is the first one of the machine.
+    #[inline(always)]
+    pub fn host_netns() -> u64 {
+        setting!(host_netns)
+    }
+
+    /// True if sockets of pods are left alone.
+    #[inline(always)]
+    pub fn translates_host_only() -> bool {
+        setting!(sock_host_only) != 0
+    }
+
+    /// True if a refused call can be given an error of its own.
+    #[inline(always)]
+    pub fn refusal_says_why() -> bool {
+        setting!(refusal_says_why) != 0
+    }
+
+    #[inline(always)]
+    pub fn bind_protection() -> bool {
+        setting!(bind_protection) != 0
+    }
+
     #[inline(always)]
     pub fn ipv4() -> bool {
         setting!(ipv4) != 0

@@ -21,6 +21,7 @@ mod routes;
 mod service;
 mod skb;
 mod snat;
+mod sock;
 
 /// Some helpers are for programs under the GPL; the source is under Apache-2.0 as well.
 #[unsafe(link_section = "license")]

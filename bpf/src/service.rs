@@ -344,6 +344,17 @@ impl<F: Services> Frontend<F> {
     /// Number of the backend for a new connection; zero if there is none. `hash` is of the connection's tuple, for Maglev.
     #[inline(always)]
     pub fn choose(&self, client: &Client<F>, hash: u32) -> u32 {
+        let number = if self.service.algorithm == lb_algorithm::MAGLEV {
+            hash
+        } else {
+            random()
+        };
+        self.choose_by(client, number)
+    }
+
+    /// As [`Frontend::choose`]; `number` says which of them it is, whatever the algorithm.
+    #[inline(always)]
+    pub fn choose_by(&self, client: &Client<F>, number: u32) -> u32 {
         let service = self.service;
         let keeps = service.flags & lb_flags::AFFINITY != 0;
         if keeps && let Some(id) = self.kept(client) {
@@ -353,9 +364,9 @@ impl<F: Services> Frontend<F> {
             return 0;
         }
         let id = if service.algorithm == lb_algorithm::MAGLEV {
-            F::maglev(service.id, hash % config::maglev_size())
+            F::maglev(service.id, number % config::maglev_size())
         } else {
-            self.any()
+            self.in_slot((number % u32::from(service.count)) as u16 + 1)
         };
         if keeps && id != 0 {
             let used = clock::seconds();
@@ -386,13 +397,17 @@ impl<F: Services> Frontend<F> {
     }
 
     #[inline(always)]
-    fn any(&self) -> u32 {
-        // SAFETY: a helper call.
-        let random = unsafe { bpf_get_prandom_u32() as u32 };
-        let slot = (random % u32::from(self.service.count)) as u16 + 1;
+    fn in_slot(&self, slot: u16) -> u32 {
         match F::service(self.at, self.proto, self.scope, slot) {
             Some(row) => row.backend,
             None => 0,
         }
     }
+}
+
+/// Any number.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: a helper call.
+    unsafe { bpf_get_prandom_u32() as u32 }
 }

@@ -29,5 +29,6 @@ mod from_container;
 mod from_host;
 mod from_netdev;
 mod from_overlay;
+mod sock;
 mod to_container;
 mod to_netdev;

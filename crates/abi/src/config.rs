@@ -95,6 +95,12 @@ pub struct DatapathConfig {
     pub node_port_max: u16,
     /// Places of a Maglev table.
     pub maglev_size: u32,
+    /// 1: programs at sockets can say why they refuse a call (Linux 6.1). The loader finds that out and sets it.
+    pub refusal_says_why: u8,
+    /// 1: the node's processes cannot bind a port at which a service is served.
+    pub bind_protection: u8,
+    /// Always zero.
+    pub pad: [u8; 6],
     /// Prefix length of `native4`.
     pub native4_len: u32,
     /// Prefix length of `native6`.

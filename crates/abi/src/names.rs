@@ -56,9 +56,9 @@ pub const LB6_MAGLEV: &str = "cilium_lb6_maglev";
 pub const SKIP_LB4: &str = "cilium_skip_lb4";
 /// Who is not translated, IPv6: [`crate::LbSkipKey6`] → `u8`.
 pub const SKIP_LB6: &str = "cilium_skip_lb6";
-/// IPv4 addresses that this node answers for: [`crate::L2Key4`] → `u64`.
+/// IPv4 addresses that this node answers for: [`crate::L2Key4`] → [`crate::L2Answers`].
 pub const L2_RESPONDER4: &str = "cilium_l2_responder_v4";
-/// IPv6 addresses that this node answers for: [`crate::L2Key6`] → `u64`.
+/// IPv6 addresses that this node answers for: [`crate::L2Key6`] → [`crate::L2Answers`].
 pub const L2_RESPONDER6: &str = "cilium_l2_responder_v6";
 /// Packets and bytes by reason and direction, per CPU: [`crate::metrics_index`] → [`crate::MetricsValue`].
 pub const METRICS: &str = "cilium_metrics";
@@ -116,8 +116,29 @@ pub const FROM_OVERLAY: &str = "cil_from_overlay";
 /// `cilium_host`, egress: what the node's own processes send to pods.
 pub const FROM_HOST: &str = "cil_from_host";
 
-/// Every program of the object, all of them tc classifiers.
-pub const PROGRAMS: [&str; 6] = [
+/// A socket that connects, IPv4.
+pub const SOCK4_CONNECT: &str = "cil_sock4_connect";
+/// A socket that connects, IPv6.
+pub const SOCK6_CONNECT: &str = "cil_sock6_connect";
+/// A datagram to an address, IPv4.
+pub const SOCK4_SENDMSG: &str = "cil_sock4_sendmsg";
+/// A datagram to an address, IPv6.
+pub const SOCK6_SENDMSG: &str = "cil_sock6_sendmsg";
+/// Where a datagram comes from, IPv4.
+pub const SOCK4_RECVMSG: &str = "cil_sock4_recvmsg";
+/// Where a datagram comes from, IPv6.
+pub const SOCK6_RECVMSG: &str = "cil_sock6_recvmsg";
+/// Whom a socket is connected to, IPv4.
+pub const SOCK4_GETPEERNAME: &str = "cil_sock4_getpeername";
+/// Whom a socket is connected to, IPv6.
+pub const SOCK6_GETPEERNAME: &str = "cil_sock6_getpeername";
+/// A socket that was bound, IPv4.
+pub const SOCK4_POST_BIND: &str = "cil_sock4_post_bind";
+/// A socket that was bound, IPv6.
+pub const SOCK6_POST_BIND: &str = "cil_sock6_post_bind";
+
+/// The programs of devices: tc classifiers.
+pub const DEVICE_PROGRAMS: [&str; 6] = [
     FROM_CONTAINER,
     TO_CONTAINER,
     FROM_NETDEV,
@@ -125,3 +146,34 @@ pub const PROGRAMS: [&str; 6] = [
     FROM_OVERLAY,
     FROM_HOST,
 ];
+
+/// The programs of sockets, which are attached to a control group.
+pub const SOCK_PROGRAMS: [&str; 10] = [
+    SOCK4_CONNECT,
+    SOCK6_CONNECT,
+    SOCK4_SENDMSG,
+    SOCK6_SENDMSG,
+    SOCK4_RECVMSG,
+    SOCK6_RECVMSG,
+    SOCK4_GETPEERNAME,
+    SOCK6_GETPEERNAME,
+    SOCK4_POST_BIND,
+    SOCK6_POST_BIND,
+];
+
+/// Every program of the object.
+pub const PROGRAMS: [&str; DEVICE_PROGRAMS.len() + SOCK_PROGRAMS.len()] = all();
+
+const fn all() -> [&'static str; DEVICE_PROGRAMS.len() + SOCK_PROGRAMS.len()] {
+    let mut all = [""; DEVICE_PROGRAMS.len() + SOCK_PROGRAMS.len()];
+    let mut n = 0;
+    while n < all.len() {
+        all[n] = if n < DEVICE_PROGRAMS.len() {
+            DEVICE_PROGRAMS[n]
+        } else {
+            SOCK_PROGRAMS[n - DEVICE_PROGRAMS.len()]
+        };
+        n += 1;
+    }
+    all
+}

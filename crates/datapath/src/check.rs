@@ -40,7 +40,7 @@ pub enum Problem {
         /// The program.
         program: &'static str,
     },
-    /// The device of an attachment is gone.
+    /// The device or control group of an attachment is gone.
     DeviceGone {
         /// What it belonged to.
         owner: Owner,
@@ -84,7 +84,10 @@ impl fmt::Display for Problem {
                 write!(f, "{owner}: {program} is an old program")
             }
             Self::DeviceGone { owner, program } => {
-                write!(f, "{owner}: {program} is pinned, but its device is gone")
+                write!(
+                    f,
+                    "{owner}: {program} is pinned, but what it was attached to is gone"
+                )
             }
             Self::MapEntry { id, present: true } => write!(
                 f,
@@ -154,7 +157,7 @@ fn check_attachments(found: &[Attachment], endpoints: &BTreeMap<u16, &Expected>)
             Owner::Endpoint(id) if !endpoints.contains_key(id) => {
                 problems.push(Problem::Leaked { owner, program })
             }
-            _ if attachment.ifindex == 0 => problems.push(Problem::DeviceGone { owner, program }),
+            _ if attachment.gone => problems.push(Problem::DeviceGone { owner, program }),
             _ if !attachment.current => problems.push(Problem::OldProgram { owner, program }),
             _ => {}
         }

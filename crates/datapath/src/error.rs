@@ -33,6 +33,14 @@ pub enum Error {
         /// The directory.
         path: PathBuf,
     },
+    /// The directory is not a control group.
+    #[error(
+        "{} is not a control group: mount cgroup v2 there (mount -t cgroup2 none {})", path.display(), path.display()
+    )]
+    NotCgroup {
+        /// The directory.
+        path: PathBuf,
+    },
     /// The binary was built without the eBPF object.
     #[error(
         "this binary was built without the eBPF object (HYPHA_SKIP_BPF=1): run `cargo xtask build-bpf` and build it again"
@@ -58,7 +66,7 @@ pub enum Error {
     },
     /// The object lacks a program, or it is of another type.
     #[error(
-        "the eBPF object has no tc classifier {name}: it was built from another version, run `cargo xtask build-bpf`"
+        "the eBPF object has no program {name} of the kind that belongs to its hook: it was built from another version, run `cargo xtask build-bpf`"
     )]
     NoProgram {
         /// The program.

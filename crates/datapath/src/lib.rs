@@ -1,8 +1,8 @@
 //! The user-space half of the datapath: loads the eBPF programs, pins and attaches them, and reads and writes their maps.
 //!
 //! Everything that lets a node's pods talk lives in the kernel and stays there when this process ends: maps under
-//! `tc/globals/`, programs under `cilium/programs/`, links under `cilium/endpoints/<id>/links/` and
-//! `cilium/devices/<device>/links/` of the bpffs. [`Datapath::open`] adopts what it finds there, or replaces it so that no
+//! `tc/globals/`, programs under `cilium/programs/`, links under `cilium/endpoints/<id>/links/`,
+//! `cilium/devices/<device>/links/` and `cilium/socketlb/links/cgroup/` of the bpffs. [`Datapath::open`] adopts what it finds there, or replaces it so that no
 //! packet is lost.
 
 mod attach;
@@ -30,7 +30,7 @@ pub use open::{MapFate, OpenOptions, OpenReport};
 pub use pins::ensure_bpffs;
 pub use record::RECORD_MAP;
 pub use spec::{MapKind, MapSizes};
-pub use sys::{FrameSender, ProgramInfo, share_heap, trim_heap, unload_code};
+pub use sys::{FrameSender, ProgramInfo, netns_cookie, share_heap, trim_heap, unload_code};
 
 /// The datapath of one node.
 #[derive(Debug)]

@@ -11,15 +11,15 @@ use std::{
 };
 
 use abi::{DatapathConfig, names};
-use aya_obj::{EbpfSectionKind, Function, ProgramSection, btf::Btf};
+use aya_obj::{EbpfSectionKind, Function, btf::Btf};
 use zerocopy::IntoBytes;
 
 use crate::{
     Error, Object, Result,
-    object::Program,
+    object::{self, Program},
     pins, probes,
     spec::MapSpec,
-    sys::{self, Classifier, MapShape, Records},
+    sys::{self, MapShape, NewProgram, Records},
 };
 
 fn failed<E: StdError + Send + Sync + 'static>(op: &'static str) -> impl FnOnce(E) -> Error {
@@ -43,6 +43,7 @@ pub(crate) fn load(
     let mut parsed = aya_obj::Object::parse(object.bytes()).map_err(failed("parse"))?;
     let config = DatapathConfig {
         coarse_clock: probes::has_coarse_clock().into(),
+        refusal_says_why: probes::has_refusal_reasons().into(),
         ..*config
     };
     let globals = HashMap::from([(names::CONFIG_GLOBAL, (config.as_bytes(), true))]);
@@ -179,7 +180,8 @@ fn load_program(
 ) -> Result<Program> {
     let missing = || Error::NoProgram { name };
     let program = parsed.programs.get(name).ok_or_else(missing)?;
-    if !matches!(program.section, ProgramSection::SchedClassifier) {
+    let kind = object::kind(name);
+    if !object::is_of(&program.section, kind) {
         return Err(missing());
     }
     let function = parsed
@@ -188,8 +190,9 @@ fn load_program(
         .ok_or_else(missing)?;
     let (functions, lines) = type_records(function);
     let records = |bytes, count, size| Records { bytes, count, size };
-    let classifier = Classifier {
+    let program = NewProgram {
         name,
+        kind,
         instructions: &function.instructions,
         license: &program.license,
         btf: btf.map(|fd| {
@@ -206,7 +209,7 @@ fn load_program(
             (fd, functions, lines)
         }),
     };
-    match sys::prog_load(&classifier) {
+    match sys::prog_load(&program) {
         Ok(fd) => Program::new(name, fd),
         Err((source, log)) => Err(Error::Program {
             name,

@@ -4,7 +4,14 @@ use std::{
     sync::Arc,
 };
 
-use crate::{Error, Result, digest::digest, sys};
+use abi::names;
+use aya_obj::{ProgramSection, generated::bpf_attach_type};
+
+use crate::{
+    Error, Result,
+    digest::digest,
+    sys::{self, AttachType, Kind},
+};
 
 static EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/hypha.bpf.o"));
 const EMBEDDED_DIGEST: [u8; 16] = include!(concat!(env!("OUT_DIR"), "/digest.rs"));
@@ -79,6 +86,39 @@ impl std::fmt::Debug for Object {
     }
 }
 
+/// What kind of program it is that has this name.
+pub(crate) fn kind(program: &str) -> Kind {
+    let at = match program {
+        names::SOCK4_CONNECT => AttachType::Connect4,
+        names::SOCK6_CONNECT => AttachType::Connect6,
+        names::SOCK4_SENDMSG => AttachType::SendMsg4,
+        names::SOCK6_SENDMSG => AttachType::SendMsg6,
+        names::SOCK4_RECVMSG => AttachType::RecvMsg4,
+        names::SOCK6_RECVMSG => AttachType::RecvMsg6,
+        names::SOCK4_GETPEERNAME => AttachType::GetPeerName4,
+        names::SOCK6_GETPEERNAME => AttachType::GetPeerName6,
+        names::SOCK4_POST_BIND => return Kind::Sock(AttachType::PostBind4),
+        names::SOCK6_POST_BIND => return Kind::Sock(AttachType::PostBind6),
+        _ => return Kind::Classifier,
+    };
+    Kind::SockAddr(at)
+}
+
+/// Whether a program of this section of an object is of a kind.
+pub(crate) fn is_of(section: &ProgramSection, kind: Kind) -> bool {
+    let same = |found: bpf_attach_type, wanted: AttachType| found as u32 == wanted as u32;
+    match (section, kind) {
+        (ProgramSection::SchedClassifier, Kind::Classifier) => true,
+        (ProgramSection::CgroupSock { attach_type }, Kind::Sock(at)) => {
+            same((*attach_type).into(), at)
+        }
+        (ProgramSection::CgroupSockAddr { attach_type }, Kind::SockAddr(at)) => {
+            same((*attach_type).into(), at)
+        }
+        _ => false,
+    }
+}
+
 /// A program in the kernel.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
@@ -89,7 +129,11 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn new(name: &'static str, fd: OwnedFd) -> Result<Self> {
-        let info = sys::prog_info(fd.as_fd()).map_err(Error::bpf("look at program", name))?;
+        let failed = || Error::bpf("look at program", name);
+        let info = sys::prog_info(fd.as_fd()).map_err(failed())?;
+        if sys::prog_kind(fd.as_fd()).map_err(failed())? != kind(name).number() {
+            return Err(Error::NoProgram { name });
+        }
         Ok(Self {
             name,
             fd: Arc::new(fd),

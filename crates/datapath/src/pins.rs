@@ -38,6 +38,7 @@ impl Pins {
             pins.programs(),
             pins.endpoints(),
             pins.devices(),
+            pins.sockets(),
         ] {
             make_dir(&dir)?;
         }
@@ -71,6 +72,10 @@ impl Pins {
 
     pub(crate) fn devices(&self) -> PathBuf {
         self.root.join("cilium/devices")
+    }
+
+    pub(crate) fn sockets(&self) -> PathBuf {
+        self.root.join("cilium/socketlb")
     }
 }
 

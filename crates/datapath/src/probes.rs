@@ -1,7 +1,7 @@
 //! What the running kernel has, and what is used where it lacks something.
 use crate::{
     rtnl,
-    sys::{self, AttachType, Classifier, MapShape},
+    sys::{self, AttachType, Kind, MapShape, NewProgram},
 };
 
 /// A feature of the kernel.
@@ -19,6 +19,8 @@ pub enum Feature {
     Btf,
     /// Ring buffers.
     RingBuffer,
+    /// `bpf_set_retval` at sockets.
+    RefusalReasons,
     /// VXLAN devices.
     Vxlan,
     /// Geneve devices.
@@ -27,13 +29,14 @@ pub enum Feature {
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Tcx,
         Self::RedirectPeer,
         Self::RedirectNeigh,
         Self::Netkit,
         Self::Btf,
         Self::RingBuffer,
+        Self::RefusalReasons,
         Self::Vxlan,
         Self::Geneve,
     ];
@@ -48,6 +51,7 @@ impl Feature {
             Self::Netkit => "netkit",
             Self::Btf => "btf",
             Self::RingBuffer => "ringbuf",
+            Self::RefusalReasons => "refusal_reasons",
             Self::Vxlan => "vxlan",
             Self::Geneve => "geneve",
         }
@@ -69,6 +73,9 @@ impl Feature {
                 "no type information (CONFIG_DEBUG_INFO_BTF): verifier messages and bpftool dumps name no types"
             }
             Self::RingBuffer => "no BPF ring buffer (Linux 5.8): the programs cannot be loaded",
+            Self::RefusalReasons => {
+                "no error numbers from programs at sockets (Linux 6.1): clients of a service without backends see EPERM, not EHOSTUNREACH"
+            }
             Self::Vxlan => {
                 "no VXLAN devices (CONFIG_VXLAN): use tunnel-protocol geneve or routing-mode native"
             }
@@ -83,11 +90,12 @@ impl Feature {
     pub fn is_there(self) -> bool {
         match self {
             Self::Tcx => has_tcx(),
-            Self::RedirectPeer => has_helper(155),
-            Self::RedirectNeigh => has_helper(152),
+            Self::RedirectPeer => has_helper(Kind::Classifier, 155),
+            Self::RedirectNeigh => has_helper(Kind::Classifier, 152),
             Self::Netkit => has_netkit(),
             Self::Btf => std::path::Path::new("/sys/kernel/btf/vmlinux").exists(),
             Self::RingBuffer => has_ring_buffer(),
+            Self::RefusalReasons => has_refusal_reasons(),
             Self::Vxlan => rtnl::knows_device_kind("vxlan"),
             Self::Geneve => rtnl::knows_device_kind("geneve"),
         }
@@ -143,11 +151,16 @@ fn has_netkit() -> bool {
 
 /// `bpf_ktime_get_coarse_ns` (Linux 5.11).
 pub(crate) fn has_coarse_clock() -> bool {
-    has_helper(160)
+    has_helper(Kind::Classifier, 160)
 }
 
-/// Whether classifiers may call a helper: loads a program that calls it with zeros.
-fn has_helper(number: u8) -> bool {
+/// `bpf_set_retval` for programs at sockets (Linux 6.1).
+pub(crate) fn has_refusal_reasons() -> bool {
+    has_helper(Kind::SockAddr(AttachType::Connect4), 187)
+}
+
+/// Whether programs of a kind may call a helper: loads one that calls it with zeros.
+fn has_helper(kind: Kind, number: u8) -> bool {
     const SET: u8 = 0xB7;
     const CALL: u8 = 0x85;
     const EXIT: u8 = 0x95;
@@ -157,13 +170,15 @@ fn has_helper(number: u8) -> bool {
         [SET, 3, 0, 0, 0, 0, 0, 0],
         [SET, 4, 0, 0, 0, 0, 0, 0],
         [CALL, 0, 0, 0, number, 0, 0, 0],
+        [SET, 0, 0, 0, 1, 0, 0, 0],
         [EXIT, 0, 0, 0, 0, 0, 0, 0],
     ];
     let Ok(instructions) = aya_obj::copy_instructions(code.as_flattened()) else {
         return false;
     };
-    let program = Classifier {
+    let program = NewProgram {
         name: "probe",
+        kind,
         instructions: &instructions,
         license: c"GPL",
         btf: None,

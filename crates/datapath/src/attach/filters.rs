@@ -85,6 +85,7 @@ impl Attacher {
             owner: owner.named(ifindex),
             program,
             ifindex,
+            gone: ifindex == 0,
             mechanism: Mechanism::Clsact,
             program_id,
             link_id: None,
@@ -95,7 +96,10 @@ impl Attacher {
             let Some(filter) = tc.filter(ifindex, point).map_err(failed())? else {
                 continue;
             };
-            if let Some(program) = names::PROGRAMS.into_iter().find(|p| *p == filter.name) {
+            if let Some(program) = names::DEVICE_PROGRAMS
+                .into_iter()
+                .find(|p| *p == filter.name)
+            {
                 found.push(attachment(program, ifindex, filter.program_id));
             }
         }

@@ -1,7 +1,8 @@
-//! Attaching programs to devices: by links (tcx, netkit) where the kernel has them, else by clsact filters.
+//! Attaching programs to devices: by links (tcx, netkit) where the kernel has them, else by clsact filters. To sockets: by links.
 mod filters;
 mod owner;
 mod replace;
+mod sockets;
 mod tc;
 
 use std::{
@@ -57,6 +58,8 @@ pub enum Mechanism {
     Clsact,
     /// By a netkit link.
     Netkit,
+    /// By a link of a control group.
+    Cgroup,
 }
 
 impl fmt::Display for Mechanism {
@@ -65,6 +68,7 @@ impl fmt::Display for Mechanism {
             Self::Tcx => "tcx",
             Self::Clsact => "clsact",
             Self::Netkit => "netkit",
+            Self::Cgroup => "cgroup",
         })
     }
 }
@@ -87,8 +91,11 @@ pub struct Attachment {
     pub owner: Owner,
     /// The program.
     pub program: &'static str,
-    /// The device, zero once it is gone; for [`names::FROM_CONTAINER`] on netkit the pod's end, as numbered in its namespace.
+    /// The device, zero once it is gone, and for sockets; for [`names::FROM_CONTAINER`] on netkit the pod's end, as numbered in its
+    /// namespace.
     pub ifindex: u32,
+    /// The device or the control group is gone.
+    pub gone: bool,
     /// How it is attached.
     pub mechanism: Mechanism,
     /// Number of the program that runs.
@@ -190,7 +197,7 @@ impl Attacher {
         for hook in hooks {
             let one = match hook.point.mechanism(self.mechanism) {
                 Mechanism::Clsact => self.attach_filter(&dir, hook)?,
-                Mechanism::Tcx | Mechanism::Netkit => self.attach_link(&dir, hook)?,
+                _ => self.attach_link(&dir, hook)?,
             };
             done = done.max(one);
         }
@@ -234,7 +241,7 @@ impl Attacher {
     /// The pin of another owner whose link holds the hook: an endpoint that came back under another number.
     fn foreign_pin(&self, hook: &Hook<'_>) -> Result<Option<PathBuf>> {
         for owner in owner::all(&self.pins)? {
-            let path = owner.dir(&self.pins).join(owner::LINKS).join(hook.program);
+            let path = owner.links(&self.pins).join(hook.program);
             if find_link(&path, hook)?.is_some() {
                 return Ok(Some(path));
             }
@@ -246,8 +253,9 @@ impl Attacher {
     pub(crate) fn detach(&self, owner: &Owner) -> Result<bool> {
         let dir = owner.dir(&self.pins);
         self.drop_filters(&dir, None)?;
-        for name in pins::names(&dir.join(owner::LINKS))? {
-            drop_link(&dir.join(owner::LINKS).join(name))?;
+        let links = owner.links(&self.pins);
+        for name in pins::names(&links)? {
+            drop_link(&links.join(name))?;
         }
         pins::remove_dir(&dir)
     }
@@ -257,7 +265,7 @@ impl Attacher {
         for owner in owner::all(&self.pins)? {
             let dir = owner.dir(&self.pins);
             for name in names::PROGRAMS {
-                found.extend(self.link_attachment(&owner, &dir, name)?);
+                found.extend(self.link_attachment(&owner, name)?);
             }
             for ifindex in owner::filter_devices(&dir)? {
                 found.extend(self.filter_attachments(&owner, ifindex)?);
@@ -270,25 +278,22 @@ impl Attacher {
         self.program(name).is_some_and(|p| p.id == id)
     }
 
-    fn link_attachment(
-        &self,
-        owner: &Owner,
-        dir: &Path,
-        program: &'static str,
-    ) -> Result<Option<Attachment>> {
-        let path = dir.join(owner::LINKS).join(program);
+    fn link_attachment(&self, owner: &Owner, program: &'static str) -> Result<Option<Attachment>> {
+        let path = owner.links(&self.pins).join(program);
         let Some(link) = pins::open(&path)? else {
             return Ok(None);
         };
         let state = sys::link_info(link.as_fd()).map_err(Error::pin("look at", &path))?;
         let mechanism = match state.attach_type {
             Some(AttachType::NetkitPeer | AttachType::NetkitPrimary) => Mechanism::Netkit,
+            _ if *owner == Owner::Sockets => Mechanism::Cgroup,
             _ => Mechanism::Tcx,
         };
         Ok(Some(Attachment {
             owner: owner.named(state.ifindex),
             program,
             ifindex: state.ifindex,
+            gone: state.is_gone(),
             mechanism,
             program_id: state.prog_id,
             link_id: Some(state.id),

@@ -11,6 +11,8 @@ use crate::{
 
 /// Directory of an owner's links.
 pub(super) const LINKS: &str = "links";
+/// Directory, in that of the links, of those of a control group.
+const CGROUP: &str = "cgroup";
 /// Directories of this prefix and an ifindex record on which device an owner has filters: those cannot be pinned.
 const FILTERS: &str = "clsact_";
 
@@ -21,6 +23,8 @@ pub enum Owner {
     Endpoint(u16),
     /// A device, by its name.
     Device(String),
+    /// The sockets of a control group.
+    Sockets,
 }
 
 impl fmt::Display for Owner {
@@ -28,6 +32,7 @@ impl fmt::Display for Owner {
         match self {
             Self::Endpoint(id) => write!(f, "endpoint {id}"),
             Self::Device(name) => write!(f, "device {name}"),
+            Self::Sockets => write!(f, "sockets"),
         }
     }
 }
@@ -37,6 +42,16 @@ impl Owner {
         match self {
             Self::Endpoint(id) => pins.endpoints().join(id.to_string()),
             Self::Device(name) => pins.devices().join(pin_name(name)),
+            Self::Sockets => pins.sockets(),
+        }
+    }
+
+    /// Where its links are pinned.
+    pub(super) fn links(&self, pins: &Pins) -> PathBuf {
+        let links = self.dir(pins).join(LINKS);
+        match self {
+            Self::Sockets => links.join(CGROUP),
+            _ => links,
         }
     }
 
@@ -73,7 +88,7 @@ pub(super) fn filter_devices(dir: &Path) -> Result<Vec<u32>> {
         .collect())
 }
 
-/// Every owner that has a directory; devices under the directory's name.
+/// Every owner that may have attachments; devices under the directory's name.
 pub(super) fn all(pins: &Pins) -> Result<Vec<Owner>> {
     let mut endpoints: Vec<u16> = pins::names(&pins.endpoints())?
         .iter()
@@ -85,5 +100,6 @@ pub(super) fn all(pins: &Pins) -> Result<Vec<Owner>> {
         .into_iter()
         .map(Owner::Endpoint)
         .chain(devices.into_iter().map(Owner::Device))
+        .chain([Owner::Sockets])
         .collect())
 }

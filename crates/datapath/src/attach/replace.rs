@@ -36,8 +36,8 @@ impl Attacher {
         let mut replaced = Replaced::default();
         for owner in owner::all(&self.pins)? {
             let dir = owner.dir(&self.pins);
-            for name in pins::names(&dir.join(owner::LINKS))? {
-                self.replace_link(&owner, &dir, &name, &mut replaced)?;
+            for name in pins::names(&owner.links(&self.pins))? {
+                self.replace_link(&owner, &name, &mut replaced)?;
             }
             for ifindex in owner::filter_devices(&dir)? {
                 self.replace_filters(&owner, &dir, ifindex, &mut replaced)?;
@@ -46,14 +46,8 @@ impl Attacher {
         Ok(replaced)
     }
 
-    fn replace_link(
-        &self,
-        owner: &Owner,
-        dir: &Path,
-        name: &str,
-        replaced: &mut Replaced,
-    ) -> Result<()> {
-        let path = dir.join(owner::LINKS).join(name);
+    fn replace_link(&self, owner: &Owner, name: &str, replaced: &mut Replaced) -> Result<()> {
+        let path = owner.links(&self.pins).join(name);
         let Some(program) = self.program(name) else {
             replaced.stale(owner, name);
             return drop_link(&path);
@@ -62,8 +56,8 @@ impl Attacher {
             return Ok(());
         };
         let state = sys::link_info(link.as_fd()).map_err(Error::pin("look at", &path))?;
-        if state.ifindex == 0 {
-            replaced.stale(owner, &format!("{name}: the device is gone"));
+        if state.is_gone() {
+            replaced.stale(owner, &format!("{name}: what it was attached to is gone"));
             return pins::remove(&path).map(drop);
         }
         let old = state.prog_id != program.id;
@@ -125,9 +119,7 @@ impl Attacher {
                 }
                 Ok(())
             }
-            Mechanism::Tcx | Mechanism::Netkit => {
-                drop_link(&dir.join(owner::LINKS).join(hook.program))
-            }
+            _ => drop_link(&dir.join(owner::LINKS).join(hook.program)),
         }
     }
 }

@@ -40,7 +40,7 @@ pub(super) struct Filter {
 
 impl Filter {
     pub(super) fn is_ours(&self) -> bool {
-        names::PROGRAMS.contains(&self.name.as_str())
+        names::DEVICE_PROGRAMS.contains(&self.name.as_str())
     }
 }
 

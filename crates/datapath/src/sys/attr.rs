@@ -67,9 +67,9 @@ attr! {
     }
 }
 attr! {
-    /// `BPF_LINK_CREATE` for a device hook.
+    /// `BPF_LINK_CREATE` for a device or a control group.
     LinkCreate {
-        prog_fd: u32, target_ifindex: u32, attach_type: u32, flags: u32, relative: u32, pad: u32, expected_revision: u64,
+        prog_fd: u32, target: u32, attach_type: u32, flags: u32, relative: u32, pad: u32, expected_revision: u64,
     }
 }
 attr! {
@@ -87,8 +87,8 @@ attr! {
     }
 }
 attr! {
-    /// `struct bpf_link_info` of a device hook.
-    LinkInfo { kind: u32, id: u32, prog_id: u32, pad: u32, ifindex: u32, attach_type: u32, }
+    /// `struct bpf_link_info`; `what` depends on the kind.
+    LinkInfo { kind: u32, id: u32, prog_id: u32, pad: u32, what: [u32; 4], }
 }
 attr! {
     /// `struct bpf_prog_info`, as far as it is read.

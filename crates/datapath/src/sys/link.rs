@@ -1,4 +1,4 @@
-//! Links: the attachment of a program to a device.
+//! Links: the attachment of a program to a device or a control group.
 use std::{
     io,
     os::fd::{BorrowedFd, OwnedFd},
@@ -13,21 +13,31 @@ use super::{AttachType, Command, attr, bpf, bpf_fd, info, raw};
 pub(crate) struct LinkState {
     pub(crate) id: u32,
     pub(crate) prog_id: u32,
-    /// Zero once the device is gone.
+    /// Of a device's link; zero once the device is gone.
     pub(crate) ifindex: u32,
-    /// `None`: not a device link of a kind known here.
+    /// Of a control group's link; zero once that is gone.
+    pub(crate) cgroup: u64,
+    /// `None`: not a link of a kind known here.
     pub(crate) attach_type: Option<AttachType>,
 }
 
-/// Attaches `prog` to a device, behind what is attached there already. The attachment lives as long as the descriptor or a pin.
+impl LinkState {
+    /// What it was attached to is no more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.ifindex == 0 && self.cgroup == 0
+    }
+}
+
+/// Attaches `prog` to a device (its ifindex) or a control group (its descriptor), behind what is attached there already. The
+/// attachment lives as long as the descriptor or a pin.
 pub(crate) fn link_create(
     prog: BorrowedFd<'_>,
-    ifindex: u32,
+    target: u32,
     attach_type: AttachType,
 ) -> io::Result<OwnedFd> {
     let mut attr = attr::LinkCreate {
         prog_fd: raw(prog),
-        target_ifindex: ifindex,
+        target,
         attach_type: attach_type as u32,
         flags: 0,
         relative: 0,
@@ -37,7 +47,7 @@ pub(crate) fn link_create(
     bpf_fd(Command::LinkCreate, &mut attr)
 }
 
-/// Puts `prog` in the place of the link's program, between two packets.
+/// Puts `prog` in the place of the link's program, between two packets or calls.
 pub(crate) fn link_update(link: BorrowedFd<'_>, prog: BorrowedFd<'_>) -> io::Result<()> {
     let mut attr = attr::LinkUpdate {
         link_fd: raw(link),
@@ -59,19 +69,26 @@ pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkState> {
+    const CGROUP: u32 = 3;
     const TCX: u32 = 11;
     const NETKIT: u32 = 13;
     let mut found = attr::LinkInfo::new_zeroed();
     info(link, &mut found)?;
-    let attach_type = if matches!(found.kind, TCX | NETKIT) {
-        AttachType::from_u32(found.attach_type)
-    } else {
-        None
+    let [first, second, third, _] = found.what;
+    let (ifindex, cgroup, attach_type) = match found.kind {
+        TCX | NETKIT => (first, 0, AttachType::from_u32(second)),
+        CGROUP => (
+            0,
+            u64::from(second) << 32 | u64::from(first),
+            AttachType::from_u32(third),
+        ),
+        _ => (0, 0, None),
     };
     Ok(LinkState {
         id: found.id,
         prog_id: found.prog_id,
-        ifindex: found.ifindex,
+        ifindex,
+        cgroup,
         attach_type,
     })
 }

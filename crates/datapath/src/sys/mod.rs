@@ -32,7 +32,7 @@ pub(crate) use map::{
 pub use packet::FrameSender;
 pub use prog::ProgramInfo;
 pub(crate) use prog::{
-    Classifier, Records, attached_links, btf_load, prog_info, prog_load, test_run,
+    Kind, NewProgram, Records, attached_links, btf_load, prog_info, prog_kind, prog_load, test_run,
 };
 
 /// `enum bpf_cmd`.
@@ -59,9 +59,19 @@ pub(crate) enum Command {
     LinkDetach = 34,
 }
 
-/// Where a program can be attached to a device by a link (`enum bpf_attach_type`).
+/// Where a program can be attached by a link, to a device or a control group (`enum bpf_attach_type`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AttachType {
+    Connect4 = 10,
+    Connect6 = 11,
+    PostBind4 = 12,
+    PostBind6 = 13,
+    SendMsg4 = 14,
+    SendMsg6 = 15,
+    RecvMsg4 = 19,
+    RecvMsg6 = 20,
+    GetPeerName4 = 29,
+    GetPeerName6 = 30,
     TcxIngress = 46,
     TcxEgress = 47,
     NetkitPrimary = 54,
@@ -69,7 +79,17 @@ pub(crate) enum AttachType {
 }
 
 impl AttachType {
-    pub(crate) const ALL: [Self; 4] = [
+    pub(crate) const ALL: [Self; 14] = [
+        Self::Connect4,
+        Self::Connect6,
+        Self::PostBind4,
+        Self::PostBind6,
+        Self::SendMsg4,
+        Self::SendMsg6,
+        Self::RecvMsg4,
+        Self::RecvMsg6,
+        Self::GetPeerName4,
+        Self::GetPeerName6,
         Self::TcxIngress,
         Self::TcxEgress,
         Self::NetkitPrimary,
@@ -164,6 +184,37 @@ fn name_text(name: &[u8]) -> String {
 /// A record that can be taken from and given to the kernel as bytes.
 pub trait Record: FromBytes + IntoBytes + Immutable + Copy {}
 impl<T: FromBytes + IntoBytes + Immutable + Copy> Record for T {}
+
+/// Number of the calling thread's network namespace, as the programs know it; `None` where the kernel does not tell (before 5.14).
+///
+/// # Errors
+/// When there is no socket to ask by.
+pub fn netns_cookie() -> io::Result<Option<u64>> {
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+    let socket = std::net::UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0))
+        .or_else(|_| std::net::UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)))?;
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: `cookie` and `len` are live, and `len` is the size of `cookie`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        return Ok(Some(cookie));
+    }
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(libc::ENOPROTOOPT) {
+        Ok(None)
+    } else {
+        Err(error)
+    }
+}
 
 /// The clock of the programs' times.
 pub(crate) fn monotonic_nanoseconds() -> u64 {

@@ -10,8 +10,35 @@ use zerocopy::FromZeros;
 
 use super::{AttachType, Command, address, address_mut, attr, bpf, bpf_fd, info, name_text, raw};
 
-/// `BPF_PROG_TYPE_SCHED_CLS`.
-const CLASSIFIER: u32 = 3;
+/// Kinds of program, and where a program of a control group may be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// tc classifier.
+    Classifier,
+    /// Of a control group, about a socket.
+    Sock(AttachType),
+    /// Of a control group, about a socket and an address.
+    SockAddr(AttachType),
+}
+
+impl Kind {
+    /// `enum bpf_prog_type`.
+    pub(crate) fn number(self) -> u32 {
+        match self {
+            Self::Classifier => 3,
+            Self::Sock(_) => 9,
+            Self::SockAddr(_) => 18,
+        }
+    }
+
+    fn attach_type(self) -> u32 {
+        match self {
+            Self::Classifier => 0,
+            Self::Sock(at) | Self::SockAddr(at) => at as u32,
+        }
+    }
+}
+
 /// More maps than any program of ours uses.
 const MAX_MAPS: usize = 64;
 
@@ -34,18 +61,19 @@ pub struct ProgramInfo {
     pub run_time_ns: u64,
 }
 
+/// `enum bpf_prog_type` of a program.
+pub(crate) fn prog_kind(prog: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut found = attr::ProgInfo::new_zeroed();
+    info(prog, &mut found)?;
+    Ok(found.kind)
+}
+
 pub(crate) fn prog_info(prog: BorrowedFd<'_>) -> io::Result<ProgramInfo> {
     let mut ids = [0u32; MAX_MAPS];
     let mut found = attr::ProgInfo::new_zeroed();
     found.nr_map_ids = MAX_MAPS as u32;
     found.map_ids = address_mut(&mut ids);
     info(prog, &mut found)?;
-    if found.kind != CLASSIFIER {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "not a tc classifier program",
-        ));
-    }
     Ok(ProgramInfo {
         id: found.id,
         name: name_text(&found.name),
@@ -69,10 +97,11 @@ pub(crate) struct Records<'a> {
     pub(crate) size: usize,
 }
 
-/// A classifier to load.
+/// A program to load.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Classifier<'a> {
+pub(crate) struct NewProgram<'a> {
     pub(crate) name: &'a str,
+    pub(crate) kind: Kind,
     /// Eight bytes each.
     pub(crate) instructions: &'a [bpf_insn],
     pub(crate) license: &'a CStr,
@@ -80,10 +109,11 @@ pub(crate) struct Classifier<'a> {
     pub(crate) btf: Option<(BorrowedFd<'a>, Records<'a>, Records<'a>)>,
 }
 
-impl Classifier<'_> {
+impl NewProgram<'_> {
     fn attr(&self) -> attr::ProgLoad {
         let mut attr = attr::ProgLoad::new_zeroed();
-        attr.prog_type = CLASSIFIER;
+        attr.prog_type = self.kind.number();
+        attr.expected_attach_type = self.kind.attach_type();
         attr.insn_cnt = self.instructions.len() as u32;
         attr.insns = address(self.instructions);
         attr.license = address(self.license.to_bytes_with_nul());
@@ -102,8 +132,8 @@ impl Classifier<'_> {
     }
 }
 
-/// Loads a classifier. When the verifier refuses it, it is asked again for its words.
-pub(crate) fn prog_load(program: &Classifier<'_>) -> Result<OwnedFd, (io::Error, String)> {
+/// Loads a program. When the verifier refuses it, it is asked again for its words.
+pub(crate) fn prog_load(program: &NewProgram<'_>) -> Result<OwnedFd, (io::Error, String)> {
     const LOG: usize = 16 << 20;
     let mut attr = program.attr();
     let first = match bpf_fd(Command::ProgLoad, &mut attr) {

@@ -21,3 +21,4 @@ mod maps;
 mod older;
 mod open;
 mod programs;
+mod sock;

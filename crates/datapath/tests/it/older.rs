@@ -24,10 +24,9 @@ fn write(here: &Place, entry: &CtEntry) {
     let map = Map::LruHashMap(pin);
     let mut map: HashMap<_, [u8; size_of::<CtKey4>()], [u8; size_of::<CtEntry>()]> =
         map.try_into().unwrap();
-    let key = key.as_bytes().try_into().unwrap();
+    let key: [u8; size_of::<CtKey4>()] = key.as_bytes().try_into().unwrap();
     let entry: [u8; size_of::<CtEntry>()] = entry.as_bytes().try_into().unwrap();
-    map.insert::<[u8; size_of::<CtKey4>()]>(key, entry, 0)
-        .unwrap();
+    map.insert(key, entry, 0).unwrap();
 }
 
 #[test]

@@ -17,10 +17,10 @@ fn setting(name: &str, default: u64) -> u64 {
 }
 
 /// Random numbers that are the same in every run (SplitMix64).
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn next(&mut self) -> u64 {
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -29,15 +29,15 @@ impl Dice {
     }
 
     /// Below `n`.
-    fn below(&mut self, n: usize) -> usize {
+    pub fn below(&mut self, n: usize) -> usize {
         (self.next() % n as u64) as usize
     }
 
-    fn one_in(&mut self, n: usize) -> bool {
+    pub fn one_in(&mut self, n: usize) -> bool {
         self.below(n) == 0
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len())]
     }
 }
@@ -226,7 +226,7 @@ fn fuzz(change: fn(&mut DatapathConfig), by_stack: bool, seed: u64) {
             // Most of what is reported would find the ring full.
             config.aggregation = abi::Aggregation::Medium as u8;
         });
-        for (n, program) in names::PROGRAMS.into_iter().enumerate() {
+        for (n, program) in names::DEVICE_PROGRAMS.into_iter().enumerate() {
             let ifindex = match program {
                 names::FROM_CONTAINER | names::TO_CONTAINER => scene.lxc1,
                 _ => scene.eth0,

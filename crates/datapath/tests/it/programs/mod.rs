@@ -5,7 +5,7 @@ mod scene;
 mod connections;
 mod fragments;
 mod from_container;
-mod fuzz;
+pub mod fuzz;
 mod masquerade;
 mod neighbours;
 mod node;
