@@ -12,6 +12,19 @@ pub fn all(sh: &Shell, parts: &mut Parts) {
     parts.run("inside containers: waits", || waits(sh));
 }
 
+/// The container's terminal is as large as the person's, whenever that changes.
+fn resizes(sh: &Shell) {
+    let inside = "for size in '30 100' '50 133' '30 100'; do until [ \"$(stty size)\" = \"$size\" ]; do sleep 0.05; done; done; echo followed";
+    sh.file("inside.sh", inside);
+    sh.file(
+        "resize.sh",
+        "here=$(tty)\nstty rows 30 cols 100\n\
+         (while sleep 0.2; do stty -F $here rows 50 cols 133; sleep 0.2; stty -F $here rows 30 cols 100; done) &\n\
+         kubectl exec -it curl-pod -- sh -c \"$(cat inside.sh)\"\nkill $!\n",
+    );
+    sh.has(&at_a_terminal("bash resize.sh"), &["followed"]);
+}
+
 /// A command line as if typed at a terminal.
 fn at_a_terminal(line: &str) -> String {
     format!("script -qec \"{line}\" /dev/null")
@@ -32,6 +45,7 @@ fn exec(sh: &Shell) {
         &at_a_terminal("kubectl exec -it curl-pod -- sh -c 'tty; stty size'"),
         &["/dev/pts/"],
     );
+    resizes(sh);
     // A shell in which somebody types.
     let typed = format!(
         "(sleep 0.3; echo 'echo $((6*7)) on $(hostname)'; sleep 0.3; echo exit) | {}",
@@ -171,6 +185,7 @@ pub fn old(sh: &Shell) {
         &at_a_terminal("kubectl exec -it curl-pod -- tty"),
         &["/dev/pts/"],
     );
+    resizes(sh);
     sh.file("old.txt", "old words\n");
     sh.ok("kubectl cp old.txt curl-pod:/tmp/old.txt && kubectl cp curl-pod:/tmp/old.txt back.txt && cmp old.txt back.txt");
     let forward = sh.start("kubectl port-forward deploy/webpod :80");
