@@ -1,7 +1,7 @@
 //! The agent's parts, for whoever serves or shows them.
 use crate::{
     addresses::Addresses, endpoint::Manager, metrics::Requests, monitor::Monitor, policy::Policy,
-    sweep::SharedStats,
+    services::Services, sweep::SharedStats,
 };
 use datapath::Datapath;
 use k8s::Connection;
@@ -43,6 +43,8 @@ pub struct Agent {
     pub manager: Arc<Manager>,
     /// Who may talk to whom.
     pub policy: Policy,
+    /// Services.
+    pub services: Services,
     /// What was decided at start.
     pub facts: Facts,
     /// The API server.
@@ -76,6 +78,7 @@ impl Agent {
         addresses: Arc<Addresses>,
         manager: Arc<Manager>,
         policy: Policy,
+        services: Services,
         facts: Facts,
         connection: watch::Receiver<Connection>,
     ) -> Self {
@@ -87,6 +90,7 @@ impl Agent {
             addresses,
             manager,
             policy,
+            services,
             facts,
             connection,
             monitor: Monitor::new(),

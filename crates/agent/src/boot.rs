@@ -9,10 +9,14 @@ use crate::{
         identity::{Identities, Keeper, KeeperOptions, Labeller},
         ranges::Shared,
     },
-    machine, node, plan,
+    machine,
+    namespaces::Namespaces,
+    node, plan,
     policy::Policy,
     remote::{self, Heard},
-    serve, setup,
+    serve,
+    services::Services,
+    setup,
     state::{self, StateFile},
 };
 use anyhow::{Context, Result, bail};
@@ -84,6 +88,7 @@ pub fn run(loaded: Loaded, heard: Heard, started: Instant) -> Result<()> {
 
 /// What needs more capabilities than the agent keeps.
 fn prepare(settings: &Settings) -> Result<()> {
+    crate::l2::prepare(settings);
     state::private_dir(Path::new(&settings.state_dir))?;
     state::private_dir(&Path::new(&settings.state_dir).join(STATE))?;
     datapath::ensure_bpffs(Path::new(&settings.bpf_root))
@@ -259,6 +264,7 @@ fn assemble(
     )?;
     let policy = Policy::new(&tables, &datapath, &loaded.settings)?;
     manager.enforce_by(Arc::new(policy.clone()));
+    let services = Services::new(&tables, &datapath, &loaded.settings, Namespaces)?;
     let agent = Agent::new(
         loaded,
         tables,
@@ -267,6 +273,7 @@ fn assemble(
         addresses,
         Arc::new(manager),
         policy,
+        services,
         facts,
         connection,
     );

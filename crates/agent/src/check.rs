@@ -37,6 +37,7 @@ fn compare(agent: &Agent) -> anyhow::Result<CheckReport> {
     ipcache(agent, &snapshot, &mut report)?;
     pods(agent, &snapshot, &endpoints, &mut report);
     policy(agent, &mut report)?;
+    services(agent, &mut report)?;
     report
         .findings
         .sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| a.cmp(b)));
@@ -57,6 +58,24 @@ fn policy(agent: &Agent, report: &mut CheckReport) -> anyhow::Result<()> {
             ),
             "the row in the kernel is not what the policies ask for".to_owned(),
             "the agent's log says why; a restart writes all rows anew",
+        ));
+    }
+    Ok(())
+}
+
+/// The rows of services are those that the plan has.
+fn services(agent: &Agent, report: &mut CheckReport) -> anyhow::Result<()> {
+    let (rows, odd) = agent.services.differences().map_err(anyhow::Error::msg)?;
+    report
+        .checked
+        .insert("service-rows".to_owned(), rows as u64);
+    for what in odd {
+        report.findings.push(finding(
+            Severity::Error,
+            "service-row",
+            "maps of services".to_owned(),
+            what,
+            "the agent's log says why; a restart writes what is missing and removes what is too much",
         ));
     }
     Ok(())

@@ -70,6 +70,7 @@ pub async fn serve(agent: Arc<Agent>, listener: TcpListener, stop: Stop) {
         agent.requests.0.clone(),
     );
     policy::register(&mut all, agent.policy.times());
+    services::register(&mut all, agent.services.delay());
     all.register_collector(Box::new(Source(agent)));
     let router = Router::new()
         .route("/metrics", get(answer))
@@ -104,6 +105,7 @@ impl fmt::Debug for Source {
 }
 
 mod policy;
+mod services;
 
 type Labels<'a> = Vec<(&'static str, String)>;
 
@@ -143,6 +145,7 @@ impl Collector for Source {
         sweeps(agent, &mut out)?;
         reconcilers(agent, &mut out)?;
         policy::policy(agent, &mut out)?;
+        services::services(agent, &mut out)?;
         tables(agent, &mut out)
     }
 }

@@ -62,7 +62,7 @@ pub fn map_sizes(settings: &Settings, memory: u64) -> MapSizes {
     }
     sizes.fragments = settings.bpf_fragments_map_max;
     sizes.policy = settings.bpf_policy_map_max;
-    sizes
+    crate::services::settings::sizes(settings, sizes)
 }
 
 /// How programs are attached.

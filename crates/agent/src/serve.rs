@@ -8,6 +8,7 @@ use crate::{
     metrics,
     policy::follow_files,
     rest,
+    services::{serve_checks, serve_healthz},
     sweep::Sweeper,
     targets::{IpcacheTarget, RouteTarget},
 };
@@ -63,6 +64,7 @@ pub async fn run(
     follow: Option<Follow>,
     stop: Stop,
 ) -> Result<()> {
+    crate::l2::start(&agent, &client, &stop);
     reconcilers(&agent, client, &stop)?;
     background(&agent, departed, &stop)?;
     let socket = listen(&agent).await?;
@@ -166,6 +168,14 @@ fn background(
         .policy
         .spawn(refresh, component("policy"), stop.clone())
         .context("starting the policy task")?;
+    agent
+        .services
+        .spawn(&agent.datapath, component("services"), stop.clone())
+        .context("starting the task of services")?;
+    if settings.kube_proxy_replacement && settings.enable_health_check_nodeport {
+        let checks = component("health-check-ports");
+        tokio::spawn(serve_checks(agent.services.clone(), checks, stop.clone()));
+    }
     if !settings.static_cnp_path.is_empty() {
         tokio::spawn(follow_files(
             agent.tables.clone(),
@@ -297,6 +307,18 @@ async fn side_servers(agent: &Arc<Agent>, stop: &Stop) -> Result<()> {
             )
         })?;
         tokio::spawn(rest::serve_health(agent.clone(), listener, stop.clone()));
+    }
+    let healthz = &settings.kube_proxy_replacement_healthz_bind_address;
+    if settings.kube_proxy_replacement && !healthz.is_empty() {
+        let address = runtime::listen_address(healthz);
+        let listener = TcpListener::bind(&address).await.with_context(|| {
+            format!("listening at {address} (kube-proxy-replacement-healthz-bind-address)")
+        })?;
+        tokio::spawn(serve_healthz(
+            agent.services.clone(),
+            listener,
+            stop.clone(),
+        ));
     }
     if !settings.prometheus_serve_addr.is_empty() {
         let address = runtime::listen_address(&settings.prometheus_serve_addr);

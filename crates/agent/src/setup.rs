@@ -60,12 +60,13 @@ pub fn datapath(
     if !changed.is_empty() {
         tracing::info!(parameters = changed.join(" "), "kernel parameters set");
     }
+    let config = abi::DatapathConfig {
+        host_firewall: settings.enable_host_firewall.into(),
+        ..routing::datapath_config(plan, local, &pair)
+    };
     let options = OpenOptions {
         bpffs: settings.bpf_root.clone().into(),
-        config: abi::DatapathConfig {
-            host_firewall: settings.enable_host_firewall.into(),
-            ..routing::datapath_config(plan, local, &pair)
-        },
+        config: crate::services::settings::config(settings, host_netns(), config),
         sizes: map_sizes(settings, machine::memory()),
         attach: attach_mode(settings),
         object: object(settings)?,
@@ -162,6 +163,11 @@ fn make_devices(
         net_mac: Mac(host.net_mac),
         tunnel_ifindex,
     })
+}
+
+/// Number of the node's own network namespace; zero where the kernel does not tell.
+fn host_netns() -> u64 {
+    datapath::netns_cookie().ok().flatten().unwrap_or_default()
 }
 
 /// The programs: those built in, unless a file is named.

@@ -52,7 +52,7 @@ pub fn status(agent: &Agent) -> AgentStatus {
         routing: routing(agent),
         attach_mode: match agent.datapath.mechanism() {
             Mechanism::Clsact => "Legacy TC",
-            Mechanism::Tcx | Mechanism::Netkit => "TCX",
+            _ => "TCX",
         }
         .to_owned(),
         device_mode: crate::rest::device_mode(agent.loaded.settings.datapath_mode),
@@ -67,6 +67,9 @@ pub fn status(agent: &Agent) -> AgentStatus {
             .unwrap_or_default(),
         masquerading: masquerading(agent),
         policy: agent.policy.status(),
+        services: agent
+            .services
+            .status(&agent.loaded.settings, local.map(|local| &**local)),
         endpoints,
         cni_config: agent
             .cni_config

@@ -39,6 +39,8 @@ pub struct Left {
     pub id: Option<FrontendId>,
     /// The backend.
     pub backend: BackendKey,
+    /// The number that it has, or had until now; none where it had none.
+    pub backend_id: Option<BackendId>,
     /// The state in which it keeps its connections; none: it is gone.
     pub kept: Option<State>,
 }
@@ -161,16 +163,12 @@ impl Planner {
             .iter()
             .map(|key| (*key, holder(&self.claims, key)))
             .collect();
-        let ids: BTreeMap<FrontendKey, FrontendId> = self
-            .before
-            .keys()
-            .filter_map(|key| Some((*key, self.kernel.master(key)?.id)))
-            .collect();
+        let numbers = self.numbers();
         let mut diff = Diff::default();
         let rooms = self.kernel.settle(&wanted, skips, last, &mut diff.ops);
         let later = self.touched.first().map(|next| self.before.split_off(next));
         let before = std::mem::replace(&mut self.before, later.unwrap_or_default());
-        diff.left = left(before, &ids, &self.claims);
+        diff.left = left(before, &numbers, &self.claims);
         for (key, room) in rooms {
             if room == Room::All {
                 self.cramped.remove(&key);
@@ -184,6 +182,16 @@ impl Planner {
         let gives_room = |op: &Op| matches!(op, Op::Delete(_));
         diff.again = !last || (!self.cramped.is_empty() && diff.ops.iter().any(gives_room));
         diff
+    }
+
+    /// The numbers of those that may lose each other.
+    fn numbers(&self) -> Numbers {
+        let frontends = self.before.keys();
+        let frontends = frontends.filter_map(|key| Some((*key, self.kernel.master(key)?.id)));
+        let backends = self.before.values().flat_map(|selection| &selection.used);
+        let backends =
+            backends.filter_map(|backend| Some((backend.key, self.backend_id(&backend.key)?)));
+        (frontends.collect(), backends.collect())
     }
 
     /// Begins the next generation: numbers that were given back rest for some of them. Call it about once a minute.
@@ -271,6 +279,12 @@ impl Planner {
         self.kernel.backend_id(key)
     }
 
+    /// What it plans by.
+    #[must_use]
+    pub const fn settings(&self) -> &Settings {
+        &self.world.settings
+    }
+
     /// Every row that the kernel has as of the last flush, in no order. Maglev tables are empty.
     #[must_use]
     pub fn rows(&self) -> Vec<Row> {
@@ -328,6 +342,12 @@ impl Planner {
     }
 }
 
+/// Numbers of frontends and backends.
+type Numbers = (
+    BTreeMap<FrontendKey, FrontendId>,
+    BTreeMap<BackendKey, BackendId>,
+);
+
 fn holder<'a>(
     claims: &'a BTreeMap<FrontendKey, Vec<Frontend>>,
     key: &FrontendKey,
@@ -338,7 +358,7 @@ fn holder<'a>(
 /// Who got new connections before, and does no longer.
 fn left(
     before: BTreeMap<FrontendKey, Arc<crate::frontend::Selection>>,
-    ids: &BTreeMap<FrontendKey, FrontendId>,
+    numbers: &Numbers,
     claims: &BTreeMap<FrontendKey, Vec<Frontend>>,
 ) -> Vec<Left> {
     let mut all = Vec::new();
@@ -357,8 +377,9 @@ fn left(
             let mut kept = now.iter().flat_map(|now| &now.kept);
             all.push(Left {
                 frontend,
-                id: ids.get(&frontend).copied(),
+                id: numbers.0.get(&frontend).copied(),
                 backend: backend.key,
+                backend_id: numbers.1.get(&backend.key).copied(),
                 kept: kept
                     .find(|kept| kept.key == backend.key)
                     .map(|kept| kept.state),

@@ -9,6 +9,20 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 
 /// Names, without the prefix `cilium_`; counters get `_total` when they are written out.
 pub mod names {
+    /// `services_events{action}`: services that came (`add`), changed (`update`), went (`delete`).
+    pub const SERVICE_EVENTS: &str = "services_events";
+    /// `service_implementation_delay{action}`: seconds from a change that was heard to the kernel.
+    pub const SERVICE_DELAY: &str = "service_implementation_delay";
+    /// `services_frontends{type}`: frontends in the kernel.
+    pub const SERVICE_FRONTENDS: &str = "services_frontends";
+    /// `services_backends`: backends in the kernel.
+    pub const SERVICE_BACKENDS: &str = "services_backends";
+    /// `services_rows_written`: rows of services written and removed.
+    pub const SERVICE_ROWS: &str = "services_rows_written";
+    /// `services_problems`: what cannot be done as objects ask.
+    pub const SERVICE_PROBLEMS: &str = "services_problems";
+    /// `services_map_pressure{map_name}`: share of a map of services that is used.
+    pub const SERVICE_PRESSURE: &str = "services_map_pressure";
     /// `version{version,revision,arch}`: 1.
     pub const VERSION: &str = "version";
     /// `endpoint`: endpoints.

@@ -65,6 +65,11 @@ impl Follow {
         let watcher = Watcher::new(&self.client, &self.tables.db, health, stop);
         let with_kubernetes = settings.enable_k8s_networkpolicy;
         k8s::policy::follow(&watcher, &self.tables.policies, with_kubernetes);
+        let wanted = k8s::service::Wanted {
+            redirects: settings.enable_local_redirect_policy,
+            l2: settings.enable_l2_announcements,
+        };
+        k8s::service::follow(&watcher, &self.tables.services, wanted);
         if interest.slices {
             tokio::spawn(Slices::new(&self.tables).run(stop.clone()));
         }

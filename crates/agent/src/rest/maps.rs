@@ -108,7 +108,7 @@ fn rows(agent: &Agent, name: &str, only: &Only) -> datapath::Result<Vec<MapRow>>
             .map(metrics_row)
             .collect(),
         // The fragment maps and the ring have no rows that mean something for longer than a moment.
-        _ => Vec::new(),
+        name => super::services::rows(datapath, name)?.unwrap_or_default(),
     })
 }
 

@@ -5,6 +5,7 @@ mod monitor;
 mod options;
 mod policy;
 mod pools;
+mod services;
 mod tables;
 
 use crate::{agent::Agent, check, serve::healthy, status};
@@ -117,6 +118,9 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/policy/why", get(policy::why))
         .route("/v1/policy/check", post(policy::check))
         .route("/v1/policy/diff", post(policy::diff))
+        .route("/v1/service", get(services::list))
+        .route("/v1/service/why", get(services::why))
+        .route("/v1/service/{id}", get(services::one))
         .route("/v1/identity", get(policy::identities))
         .route("/v1/identity/{id}", get(policy::identity))
         .route("/v1/ip", get(tables::ips))

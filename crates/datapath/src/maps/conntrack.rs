@@ -60,11 +60,17 @@ impl Connection {
 /// A key of either family, with its entry, as a connection.
 pub(super) trait Flow: Copy {
     fn connection(&self, entry: &CtEntry) -> Connection;
+    /// One of [`abi::ct_scope`].
+    fn scope(&self) -> u8;
 }
 
 macro_rules! flow {
     ($key:ident) => {
         impl Flow for $key {
+            fn scope(&self) -> u8 {
+                self.scope
+            }
+
             fn connection(&self, entry: &CtEntry) -> Connection {
                 let a = (IpAddr::from(self.a), u16::from_be_bytes(self.port_a));
                 let b = (IpAddr::from(self.b), u16::from_be_bytes(self.port_b));
@@ -157,6 +163,15 @@ impl Conntrack {
         Ok(all)
     }
 
+    /// Deletes those that `which` takes by themselves and their [scope](abi::ct_scope), ended or not; how many.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_where(&self, mut which: impl FnMut(&Connection, u8) -> bool) -> Result<usize> {
+        let removed = remove_where(&self.v4, &mut which)?;
+        Ok(removed + remove_where(&self.v6, &mut which)?)
+    }
+
     /// Number of connections.
     ///
     /// # Errors
@@ -201,4 +216,18 @@ fn adopt<K: Record>(
         ..CtEntry::default()
     };
     map.put(&key, &entry).map(|()| true)
+}
+
+fn remove_where<K: Flow + crate::sys::Record>(
+    map: &TypedMap<K, CtEntry>,
+    which: &mut impl FnMut(&Connection, u8) -> bool,
+) -> Result<usize> {
+    let mut keys = Vec::new();
+    map.for_each_batch(|batch, entries| {
+        let all = batch.iter().zip(entries);
+        let taken = all.filter(|(key, entry)| which(&key.connection(entry), key.scope()));
+        keys.extend(taken.map(|(key, _)| *key));
+        Ok(())
+    })?;
+    map.remove_all(&keys)
 }

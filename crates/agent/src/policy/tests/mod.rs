@@ -192,8 +192,9 @@ fn what_leaves_out_a_range_that_gets_no_identity_lets_nobody_in() {
     assert_eq!(world.core.late().unwrap().1, part);
     assert_eq!((world.core.revision, world.core.realized_by_all()), (1, 0));
     world.range(part, part_id);
+    assert!(world.step_at(Duration::from_secs(4)).again.is_some());
     world.kernel.0.lock().unwrap().cache.insert(part, part_id);
-    world.step_at(Duration::from_secs(4));
+    world.step_at(Duration::from_secs(5));
     assert_eq!(world.ask(WEB, wide_id, 80), Verdict::Allow);
     assert_eq!(world.ask(WEB, part_id, 80), Verdict::Unmatched);
     assert!(world.core.late().is_none());
