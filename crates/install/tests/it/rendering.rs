@@ -144,6 +144,9 @@ fn settings_follow_the_values() {
         ("enable-ipv6-masquerade", "false"),
         ("bpf-map-dynamic-size-ratio", "0.0025"),
         ("operator-prometheus-serve-addr", ":9963"),
+        ("kube-proxy-replacement", "false"),
+        ("bpf-lb-mode", "snat"),
+        ("bpf-lb-maglev-table-size", "16381"),
     ] {
         assert_eq!(default.get(key).map(String::as_str), Some(value), "{key}");
     }
@@ -152,7 +155,7 @@ fn settings_follow_the_values() {
         "mtu",
         "prometheus-serve-addr",
         "cluster-pool-ipv6-cidr",
-        "kube-proxy-replacement",
+        "nodeport-addresses",
     ] {
         assert_eq!(default.get(absent), None, "{absent}");
     }
@@ -282,8 +285,8 @@ fn pods_are_shaped_by_values() {
 #[test]
 fn nothing_is_silent() {
     let lines = told(
-        json!({"kubeProxyReplacement": true, "hubble": {"enabled": true, "relay": {"enabled": true}},
-        "bpf": {"hostRouting": true, "masquerade": false}, "egressMasqueradeInterfaces": "eth+", "maglev": {"tableSize": 65521}}),
+        json!({"nodePort": {"enabled": true}, "hubble": {"enabled": true, "relay": {"enabled": true}},
+        "bpf": {"hostRouting": true, "masquerade": false}, "egressMasqueradeInterfaces": "eth+", "loadBalancer": {"acceleration": "native"}}),
     );
     let names: Vec<&str> = lines
         .iter()
@@ -293,8 +296,8 @@ fn nothing_is_silent() {
     assert_eq!(
         names,
         [
-            "kubeProxyReplacement",
-            "maglev.tableSize",
+            "nodePort.enabled",
+            "loadBalancer.acceleration",
             "egressMasqueradeInterfaces",
             "bpf.masquerade",
             "bpf.hostRouting",
@@ -304,7 +307,7 @@ fn nothing_is_silent() {
     );
     assert_eq!(
         lines[0],
-        "kubeProxyReplacement=true has no effect: services are not balanced yet; keep kube-proxy"
+        "nodePort.enabled=true has no effect: services of all types are served, or none: set kubeProxyReplacement"
     );
 }
 

@@ -61,6 +61,8 @@ fn values(spec: &LabSpec, api: &str) -> anyhow::Result<Value> {
         "ipam": {"mode": "kubernetes"},
         "ipv4": {"enabled": v4},
         "ipv6": {"enabled": v6},
+        // Nobody else serves services here.
+        "kubeProxyReplacement": true,
         "devices": ["eth0"],
         "routingMode": if native { "native" } else { "tunnel" },
         "tunnelProtocol": if spec.routing == Routing::Geneve { "geneve" } else { "vxlan" },

@@ -3,17 +3,9 @@ Values that are accepted though Hypha does not do what they ask for yet: the pat
 to say, the key under which the settings have it, and what whoever sets it should know.
 */}}
 {{- define "hypha.notYet" -}}
-- {value: kubeProxyReplacement, default: "false", key: kube-proxy-replacement, text: "services are not balanced yet; keep kube-proxy"}
-- {value: nodePort.enabled, default: false, key: enable-node-port, text: "services are not balanced yet; keep kube-proxy"}
-- {value: externalIPs.enabled, default: false, key: enable-external-ips, text: "services are not balanced yet; keep kube-proxy"}
-- {value: loadBalancer.mode, default: snat, key: bpf-lb-mode, text: "services are not balanced yet"}
-- {value: loadBalancer.algorithm, default: random, key: bpf-lb-algorithm, text: "services are not balanced yet"}
-- {value: loadBalancer.acceleration, default: disabled, key: bpf-lb-acceleration, text: "services are not balanced yet"}
-- {value: loadBalancer.dsrDispatch, default: opt, key: bpf-lb-dsr-dispatch, text: "services are not balanced yet"}
-- {value: maglev.tableSize, default: 16381, key: bpf-lb-maglev-table-size, text: "services are not balanced yet"}
-- {value: maglev.hashSeed, default: "", key: bpf-lb-maglev-hash-seed, text: "services are not balanced yet"}
-- {value: bpf.lbMapMax, default: 65536, key: bpf-lb-map-max, text: "services are not balanced yet"}
-- {value: bpf.lbExternalClusterIP, default: false, key: bpf-lb-external-clusterip, text: "services are not balanced yet"}
+- {value: nodePort.enabled, default: false, text: "services of all types are served, or none: set kubeProxyReplacement"}
+- {value: externalIPs.enabled, default: false, text: "services of all types are served, or none: set kubeProxyReplacement"}
+- {value: loadBalancer.acceleration, default: disabled, key: bpf-lb-acceleration, text: "services are translated by the programs at the devices; there is none in the driver yet"}
 - {value: bpf.policyMapMax, default: 16384, key: bpf-policy-map-max, text: "one map serves all pods of a node: the number is that of its rows"}
 - {value: identityAllocationMode, default: crd, key: identity-allocation-mode, text: "identities do not come from a key-value store"}
 - {value: endpointRoutes.enabled, default: false, key: enable-endpoint-routes, text: "pods have no routes of their own yet; the programs deliver to them"}
