@@ -298,6 +298,10 @@ settings! {
     "k8s-service-proxy-name" k8s_service_proxy_name: String = String::new();
     /// Translate the sockets of the host alone. The packets of pods are translated one by one: for those that redirect their own connections.
     "bpf-lb-sock-hostns-only" bpf_lb_sock_hostns_only: bool = false;
+    /// Root of the control groups (cgroup v2) of all processes of the node: services are translated at their sockets.
+    "cgroup-root" cgroup_root: String [shape::PATH] = "/run/cilium/cgroupv2".to_owned();
+    /// Processes of the node cannot bind a port at which a service is served there.
+    "node-port-bind-protection" node_port_bind_protection: bool = true;
     /// How a backend is chosen for what comes from outside.
     "bpf-lb-algorithm" bpf_lb_algorithm: LbAlgorithm = LbAlgorithm::Random;
     /// Services may choose their algorithm by the annotation service.cilium.io/lb-algorithm.
