@@ -320,6 +320,7 @@ mod tests {
                 prefix: 24,
                 verdict: verdict.into(),
                 rules: texts(rules),
+                decided: remote / 1000,
                 ..PolicyMapRow::default()
             }
         };
@@ -341,14 +342,14 @@ mod tests {
         ];
         expect![[r#"
             POLICY   DIRECTION   LABELS (source:key[=value])            PORT/PROTO   PROXY PORT   AUTH TYPE   BYTES   PACKETS   PREFIX   RULES
-            Deny     Ingress     ANY                                    53/UDP       NONE         disabled    -       -         24       CiliumNetworkPolicy shop/dns: spec.ingressDeny[0]
-            Allow    Ingress     k8s:app=cart                           80/TCP       NONE         disabled    -       -         24       CiliumNetworkPolicy shop/web: spec.ingress[0]
+            Deny     Ingress     ANY                                    53/UDP       NONE         disabled    -       0         24       CiliumNetworkPolicy shop/dns: spec.ingressDeny[0]
+            Allow    Ingress     k8s:app=cart                           80/TCP       NONE         disabled    -       21        24       CiliumNetworkPolicy shop/web: spec.ingress[0]
                                  k8s:io.kubernetes.pod.namespace=shop
         "#]].assert_eq(&table(&rows, false));
         expect![[r#"
             POLICY   DIRECTION   IDENTITY   PORT/PROTO   PROXY PORT   AUTH TYPE   BYTES   PACKETS   PREFIX   RULES
-            Deny     Ingress     0          53/UDP       NONE         disabled    -       -         24       CiliumNetworkPolicy shop/dns: spec.ingressDeny[0]
-            Allow    Ingress     21565      80/TCP       NONE         disabled    -       -         24       CiliumNetworkPolicy shop/web: spec.ingress[0]
+            Deny     Ingress     0          53/UDP       NONE         disabled    -       0         24       CiliumNetworkPolicy shop/dns: spec.ingressDeny[0]
+            Allow    Ingress     21565      80/TCP       NONE         disabled    -       21        24       CiliumNetworkPolicy shop/web: spec.ingress[0]
         "#]].assert_eq(&table(&rows, true));
     }
 
