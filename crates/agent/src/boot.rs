@@ -49,6 +49,7 @@ const BLOCKING_THREADS: usize = 4;
 /// Whatever prevents the start, and settings that turn out to be out of date.
 pub fn run(loaded: Loaded, heard: Heard, started: Instant) -> Result<()> {
     prepare(&loaded.settings)?;
+    let namespaces = helper(&loaded.settings);
     let kept = caps::drop_unneeded()?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -69,7 +70,7 @@ pub fn run(loaded: Loaded, heard: Heard, started: Instant) -> Result<()> {
         let signal = stop::signalled();
         let client = k8s::client(&api_server(&loaded.settings), rate(&loaded.settings)).await?;
         let changed = remote::changed(heard.clone(), loaded.settings.clone(), client.clone());
-        let work = start(loaded, heard, client, started, stop);
+        let work = start(loaded, heard, client, namespaces, started, stop);
         tokio::select! {
             name = signal => {
                 tracing::info!(signal = name.context("installing signal handlers")?, "stopping; the datapath goes on without the agent");
@@ -100,10 +101,22 @@ fn prepare(settings: &Settings) -> Result<()> {
     Ok(())
 }
 
+/// What enters the pods' namespaces for the agent; without it, clients in pods of backends that are gone are not helped.
+fn helper(settings: &Settings) -> Namespaces {
+    if !settings.kube_proxy_replacement {
+        return Namespaces::default();
+    }
+    Namespaces::start().unwrap_or_else(|error| {
+        tracing::warn!("{error:#}");
+        Namespaces::default()
+    })
+}
+
 async fn start(
     loaded: Loaded,
     heard: Heard,
     client: Client,
+    namespaces: Namespaces,
     started: Instant,
     stop: Stop,
 ) -> Result<()> {
@@ -187,6 +200,7 @@ async fn start(
         facts,
         state_path,
         identities,
+        namespaces,
         connection,
     )?;
     let departed = agent.1;
@@ -247,6 +261,7 @@ fn assemble(
     facts: Facts,
     state_path: PathBuf,
     identities: Identities,
+    namespaces: Namespaces,
     connection: watch::Receiver<Connection>,
 ) -> Result<Assembled> {
     let addresses = Arc::new(Addresses::new(tables.clone(), &local));
@@ -264,7 +279,7 @@ fn assemble(
     )?;
     let policy = Policy::new(&tables, &datapath, &loaded.settings)?;
     manager.enforce_by(Arc::new(policy.clone()));
-    let services = Services::new(&tables, &datapath, &loaded.settings, Namespaces)?;
+    let services = Services::new(&tables, &datapath, &loaded.settings, namespaces)?;
     let agent = Agent::new(
         loaded,
         tables,

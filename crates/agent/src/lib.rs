@@ -13,7 +13,7 @@ mod l2;
 mod machine;
 mod metrics;
 mod monitor;
-mod namespaces;
+pub mod namespaces;
 mod node;
 mod plan;
 mod planner;
@@ -33,8 +33,10 @@ pub mod scale {
     pub use crate::{
         controllers::plan_loop,
         endpoint::{Enforcer, Grant},
+        namespaces::Namespaces,
         plan::routing_plan,
         planner::{Planner, desired},
         policy::Policy,
+        services::Services,
     };
 }

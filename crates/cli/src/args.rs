@@ -14,9 +14,10 @@ use crate::dbg::DbgArgs;
 use crate::install::node::{self, NodeArgs};
 use crate::install::{InstallArgs, UninstallArgs, UpgradeArgs};
 use crate::policy::PolicyArgs;
+use crate::service::ServiceArgs;
 use crate::status::StatusArgs;
 use crate::version::VersionArgs;
-use crate::{config, connectivity, dbg, error, install, output, policy, status, version};
+use crate::{config, connectivity, dbg, error, install, output, policy, service, status, version};
 
 /// Networking, security and observability for Kubernetes
 #[derive(Debug, Parser)]
@@ -47,8 +48,13 @@ pub enum Command {
     Status(StatusArgs),
     /// Who may talk to whom, by which rule, and what a policy would change
     Policy(PolicyArgs),
+    /// Which backends a service has, and why
+    Service(ServiceArgs),
     /// Look into one node: its agent's state, the kernel's maps, live events
     Dbg(DbgArgs),
+    /// What enters pods' network namespaces for an agent
+    #[command(hide = true, name = agent::namespaces::COMMAND)]
+    AgentNamespaces,
     /// What an agent's pod does to its node before the agent starts
     #[command(hide = true)]
     NodeSetup(NodeArgs),
@@ -90,7 +96,9 @@ impl Command {
             Self::Config(args) => config::run(&args),
             Self::Status(args) => status::run(&args),
             Self::Policy(args) => policy::run(&args),
+            Self::Service(args) => service::run(&args),
             Self::Dbg(args) => dbg::run(&args),
+            Self::AgentNamespaces => agent::namespaces::help(),
             Self::NodeSetup(args) => node::run(&args),
             Self::Connectivity(ConnectivityCommand::Test(args)) => {
                 connectivity::command::run(&args)

@@ -14,6 +14,7 @@ mod names;
 mod operator;
 mod output;
 mod policy;
+mod service;
 mod settings;
 mod status;
 mod table;

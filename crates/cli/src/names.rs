@@ -43,10 +43,13 @@ pub fn canonical(arguments: Vec<OsString>, in_node: impl Fn() -> bool) -> Vec<Os
         .into_owned();
     let rest: Vec<OsString> = arguments.collect();
     let first = rest.first().map(|word| word.to_string_lossy().into_owned());
-    // Both have `policy`; the questions are ours, what the node has is the agent's.
+    // Both have `policy` and `service`; the questions are ours, what the node has is the agent's.
     let second = rest.get(1).map(|word| word.to_string_lossy().into_owned());
-    let asks = first.as_deref() == Some("policy")
-        && second.is_some_and(|word| QUESTIONS.contains(&word.as_str()));
+    let asks = match first.as_deref() {
+        Some("policy") => second.is_some_and(|word| QUESTIONS.contains(&word.as_str())),
+        Some("service") => second.as_deref() == Some("why"),
+        _ => false,
+    };
     let debug = match name.as_str() {
         _ if asks => false,
         "cilium-dbg" => first.as_deref() != Some("completion"),

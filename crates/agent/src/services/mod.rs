@@ -29,8 +29,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
-use tables::Read;
+use tables::{Read, Revision};
 use tokio::sync::{mpsc, watch};
+
+/// Least time between two looks at how everything is.
+const TELL: Duration = Duration::from_millis(250);
 
 /// What the health-check node ports answer, by port.
 pub type Checks = Arc<BTreeMap<u16, HealthCheck>>;
@@ -47,6 +50,8 @@ struct Shared {
     /// From a change that was heard to the rows in the kernel.
     delay: Histogram,
     checks: watch::Sender<Checks>,
+    /// Up to which revision of the tables the kernel has everything.
+    settled: watch::Sender<Revision>,
     namespaces: Namespaces,
     /// What cannot be done for clients of backends that are gone; empty where everything can.
     clients: Mutex<String>,
@@ -89,6 +94,7 @@ impl Services {
             enabled,
             delay: Histogram::new(steps),
             checks: watch::Sender::default(),
+            settled: watch::Sender::new(Revision::ZERO),
             namespaces,
             clients: Mutex::default(),
         }))
@@ -112,6 +118,12 @@ impl Services {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         Vec::from_iter((!told.is_empty()).then(|| told.clone()))
+    }
+
+    /// Up to which revision of the tables the kernel has everything, as it grows.
+    #[must_use]
+    pub fn settled(&self) -> watch::Receiver<Revision> {
+        self.0.settled.subscribe()
     }
 
     /// Times from a change that was heard to the rows in the kernel.
@@ -156,14 +168,25 @@ impl Services {
             .and(tables.pods.watch())
             .and(tables.endpoints.watch())
             .and(tables.local_node.watch());
+        let mut told: Option<Instant> = None;
         loop {
             let snapshot = tables.db.snapshot();
             let seen = snapshot.revision();
-            let next = self.step(&snapshot, health);
+            let mut next = self.step(&snapshot);
             drop(snapshot);
             if !next.left.is_empty() {
                 // Only the end of the agent ends the receiver.
                 let _ = left.send(next.left);
+            }
+            if next.again != Some(Duration::ZERO) {
+                // It looks through everything: not after every single change.
+                let rest = told.map_or(Duration::ZERO, |at| TELL.saturating_sub(at.elapsed()));
+                if rest.is_zero() {
+                    report::health(&mut self.core(), self.0.enabled, health);
+                    told = Some(Instant::now());
+                } else {
+                    next.again = Some(next.again.map_or(rest, |again| again.min(rest)));
+                }
             }
             let more = async {
                 match next.again {
@@ -183,14 +206,12 @@ impl Services {
         }
     }
 
-    fn step(&self, snapshot: &tables::Snapshot, health: &Component) -> Next {
+    fn step(&self, snapshot: &tables::Snapshot) -> Next {
         let started = Instant::now();
         let mut core = self.core();
         let next = core.step(&self.0.tables, snapshot, started);
         let settled = next.again.is_none();
-        if settled {
-            report::health(&mut core, self.0.enabled, health);
-        }
+        let complete = core.missing().is_none();
         let checks = (next.wrote || !core.inputs.checked.is_empty()).then(|| core.health_checks());
         drop(core);
         if let Some(checks) = checks {
@@ -199,6 +220,9 @@ impl Services {
                 *known = Arc::new(checks);
                 changed
             });
+        }
+        if settled && complete {
+            self.0.settled.send_replace(snapshot.revision());
         }
         if next.wrote {
             self.0.delay.observe(started.elapsed().as_secs_f64());

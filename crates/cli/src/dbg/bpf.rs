@@ -5,7 +5,7 @@ use clap::Subcommand;
 use nix::time::{ClockId, clock_gettime};
 
 use super::conntrack::{self, Expiry};
-use super::{maps, policy};
+use super::{lb, maps, policy};
 use crate::error::Usage;
 use crate::output::OutputArgs;
 use crate::table::Table;
@@ -31,6 +31,9 @@ pub enum BpfCommand {
     /// Packets and bytes by reason and direction
     #[command(subcommand)]
     Metrics(ListCommand),
+    /// Services: frontends, slots, backends
+    #[command(subcommand)]
+    Lb(lb::LbCommand),
     /// What is allowed and denied
     #[command(subcommand)]
     Policy(policy::BpfPolicyCommand),
@@ -126,6 +129,7 @@ pub fn run(agents: &mut [Agent], command: &BpfCommand) -> Result<()> {
         BpfCommand::Tunnel(ListCommand::List(output)) => {
             show(agents, output, tunnel_rows, |rows| maps::tunnels(rows))
         }
+        BpfCommand::Lb(command) => lb::run(agents, command),
         BpfCommand::Policy(command) => policy::run_bpf(agents, command),
         BpfCommand::Metrics(ListCommand::List(output)) => {
             show(agents, output, one(abi::names::METRICS), |rows| {
@@ -154,7 +158,7 @@ fn monotonic_ns() -> u64 {
 }
 
 /// The rows of the maps of both families; a family that is off has no map.
-fn both(agent: &mut Agent, names: [&str; 2]) -> Result<Vec<MapRow>> {
+pub(super) fn both(agent: &mut Agent, names: [&str; 2]) -> Result<Vec<MapRow>> {
     let mut rows = Vec::new();
     let mut missing = None;
     for name in names {

@@ -6,12 +6,15 @@ mod endpoint;
 mod event;
 mod fields;
 mod identity;
+mod lb;
 mod maps;
 mod metrics;
 mod monitor;
 mod places;
 mod policy;
+mod replacement;
 mod report;
+mod service;
 mod state;
 mod status;
 
@@ -44,6 +47,9 @@ enum DbgCommand {
     /// Rules that are enforced, their selectors, their revision
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// What is served, and by whom
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
     /// What is in the kernel's maps, in each map's own layout
     #[command(subcommand)]
     Bpf(bpf::BpfCommand),
@@ -83,6 +89,7 @@ pub fn run(args: &DbgArgs) -> Result<()> {
         DbgCommand::Endpoint(command) => endpoint::run(agents, command),
         DbgCommand::Identity(command) => identity::run(agents, command),
         DbgCommand::Policy(command) => policy::run(agents, command),
+        DbgCommand::Service(command) => service::run(agents, command),
         DbgCommand::Bpf(command) => bpf::run(agents, command),
         DbgCommand::Map(command) => bpf::run_map(agents, command),
         DbgCommand::Ip(command) => state::run_ip(agents, command),

@@ -1,8 +1,11 @@
 //! The text of `dbg status`.
 use std::fmt::Write as _;
 
-use api::{AgentStatus, Component, ComponentState, Family, IpamStatus, PolicyStatus};
+use api::{
+    AgentStatus, Component, ComponentState, Family, IpamStatus, PolicyStatus, ServicesStatus,
+};
 
+use super::replacement;
 use crate::table::{Table, align};
 
 /// Which lists the report has.
@@ -33,6 +36,8 @@ pub fn text(status: &AgentStatus, detail: Detail) -> String {
         match *label {
             "IPAM" if detail.addresses => out.push_str(&addresses(status)),
             "Controller Status" if detail.controllers => out.push_str(&controllers(status)),
+            // What the agent serves stands before its encryption, as users know it.
+            "Hubble" if detail.modules => out.push_str(&replacement::details(&status.services)),
             "Modules Health" if detail.modules => out.push_str(&modules(status)),
             _ => {}
         }
@@ -48,7 +53,7 @@ fn lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
             "Kubernetes",
             component(status, "kubernetes").unwrap_or_else(disabled),
         ),
-        ("KubeProxyReplacement", "False".into()),
+        ("KubeProxyReplacement", replacement::line(&status.services)),
         (
             "Host firewall",
             if status.policy.host_firewall {
