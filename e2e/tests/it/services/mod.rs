@@ -1,4 +1,8 @@
 //! Services, with real clients and packets.
 
+mod ipam;
+mod l2;
 mod matrix;
 mod rolling;
+mod socket;
+mod tables;
