@@ -106,11 +106,15 @@ pub(crate) async fn judge(context: Context, stop: Stop) {
         .watch()
         .and(known.clusterwide.watch())
         .and(known.kubernetes.watch());
+    let options = parse::Options {
+        node_selector_labels: context.settings.enable_node_selector_labels,
+        ..parse::Options::default()
+    };
     loop {
         let snapshot = known.db.snapshot();
         let seen = tables::Read::revision(&snapshot);
         for kind in &mut kinds {
-            kind.look(&snapshot);
+            kind.look(&snapshot, options);
         }
         drop(snapshot);
         let work = stream::iter(&mut kinds).for_each(|kind| kind.write(&context));
@@ -169,7 +173,7 @@ impl Followed {
     }
 
     /// Judges what has changed.
-    fn look(&mut self, snapshot: &tables::Snapshot) {
+    fn look(&mut self, snapshot: &tables::Snapshot, options: parse::Options) {
         for change in self.tracker.changes(snapshot) {
             let row = change.row;
             let key = row.object.key.clone();
@@ -178,7 +182,7 @@ impl Followed {
             if change.kind == ChangeKind::Delete {
                 continue;
             }
-            let said = verdict(self.kind, &row.object);
+            let said = verdict(self.kind, &row.object, options);
             if !said.valid {
                 self.invalid.insert(key.clone());
             }
@@ -208,12 +212,8 @@ impl Followed {
 }
 
 /// What the parsers say of an object.
-fn verdict(kind: PolicyKind, object: &PolicyObject) -> Said {
+fn verdict(kind: PolicyKind, object: &PolicyObject, options: parse::Options) -> Said {
     let value: Value = serde_json::from_str(&object.json).unwrap_or_default();
-    // Whether nodes have their labels in their identities is a matter of each agent's settings.
-    let options = parse::Options {
-        node_selector_labels: true,
-    };
     match parse::policy_of_kind(kind, &value, options) {
         Ok(_) => Said {
             valid: true,

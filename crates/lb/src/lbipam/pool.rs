@@ -80,6 +80,28 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// What stands for a pool of which nobody can tell what it says: every address may come from it, so that services keep what
+    /// they have, and none is given.
+    #[must_use]
+    pub fn unreadable(name: &str) -> Self {
+        let whole = |ipv6, last| Block {
+            ipv6,
+            first: 0,
+            last,
+            cidr: false,
+            text: "(unreadable)".to_owned(),
+        };
+        Self {
+            name: Text::from(name),
+            // Nobody conflicts with it.
+            created: i64::MAX,
+            blocks: vec![whole(false, u128::from(u32::MAX)), whole(true, u128::MAX)],
+            selector: Selector::default(),
+            first_last: true,
+            disabled: true,
+        }
+    }
+
     /// First and last number of each block that may be given, and whether they are IPv6.
     pub(super) fn ranges(&self) -> impl Iterator<Item = (bool, u128, u128)> + '_ {
         self.blocks.iter().map(|block| {

@@ -2,7 +2,7 @@
 use super::{Known, NodeRow, ServiceRow, status};
 use lb::{
     lbipam::{
-        Change, DefaultIpam, Manager, PoolStatus, Request, Setup, Totals, Unsatisfied, Write,
+        Change, DefaultIpam, Manager, Pool, PoolStatus, Request, Setup, Totals, Unsatisfied, Write,
     },
     node_ipam::{self, NodeFacts},
 };
@@ -60,6 +60,8 @@ pub struct Keeper {
     pools: ChangeTracker<Declared>,
     nodes: ChangeTracker<NodeRow>,
     slices: ChangeTracker<Slice>,
+    /// Pools of which some version could be read.
+    read: BTreeSet<Text>,
     /// What pools came to.
     statuses: BTreeMap<Text, PoolStatus>,
     /// Services that may have other addresses of nodes by now.
@@ -89,6 +91,7 @@ impl Keeper {
             pools: known.db.track(&known.pools),
             nodes: known.db.track(&known.nodes),
             slices: known.db.track(&known.slices),
+            read: BTreeSet::new(),
             statuses: BTreeMap::new(),
             dirty: BTreeSet::new(),
             open: BTreeMap::new(),
@@ -163,13 +166,21 @@ impl Keeper {
             self.open.remove(&place);
             if change.kind == ChangeKind::Delete {
                 self.statuses.remove(&key);
+                self.read.remove(&key);
                 self.manager.apply(Change::Pool(key, None));
                 continue;
             }
             match lb::parse::pool_of(change.row) {
-                Ok(pool) => self.manager.apply(Change::Pool(key, Some(pool))),
+                Ok(pool) => {
+                    self.read.insert(key.clone());
+                    self.manager.apply(Change::Pool(key, Some(pool)));
+                }
                 // What it said before stays in force: services would lose addresses that they have.
                 Err(wrong) => {
+                    if !self.read.contains(&key) {
+                        let pool = Pool::unreadable(&key);
+                        self.manager.apply(Change::Pool(key, Some(pool)));
+                    }
                     let why = wrong.to_string();
                     let wanted = status::refused(&why);
                     if !status::said(&change.row.conditions, &wanted) {
@@ -253,8 +264,8 @@ impl Keeper {
                 };
                 self.open.insert(place, open);
             }
+            self.statuses.insert(name, found);
         }
-        self.statuses.insert(name, found);
     }
 
     fn want_of_nodes(&mut self, known: &Known, snapshot: &Snapshot, key: &Text) {

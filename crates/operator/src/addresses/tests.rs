@@ -188,6 +188,25 @@ fn a_pool_that_cannot_be_read_is_told_and_keeps_what_it_gave() {
 }
 
 #[test]
+fn a_new_leader_takes_nothing_away_on_account_of_a_pool_that_it_cannot_read() {
+    let mut world = World::new(&[]);
+    let has = json!({"loadBalancer": {"ingress": [{"ip": "198.51.100.9"}]}, "conditions": [
+        {"type": "cilium.io/IPAMRequestSatisfied", "status": "True", "reason": "satisfied"}]});
+    world.service("web", json!({}), has);
+    world.service("late", json!({}), json!({}));
+    world.pool(
+        "red",
+        json!([{"start": "192.0.2.9", "stop": "fd00::1"}]),
+        json!([]),
+    );
+    let writes = world.writes();
+    let of: Vec<_> = writes.iter().map(|(_, key, _)| key.as_str()).collect();
+    assert_eq!(of, ["red", "shop/late"]);
+    assert_eq!(writes[1].2["conditions"][0]["reason"], "no_pool");
+    assert_eq!(writes[1].2["loadBalancer"], Value::Null);
+}
+
+#[test]
 fn services_with_addresses_of_nodes() {
     let mut world = World::new(&[("enable-node-ipam", "true"), ("enable-ipv6", "false")]);
     let address = |kind: &str, ip: &str| json!([{"type": kind, "address": ip}]);
