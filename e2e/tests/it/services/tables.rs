@@ -1,5 +1,7 @@
 //! Services from `kubectl` to the tables of every node, and what the node's tools say of them.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::Duration;
 
 use hypha_e2e::cluster::{Cluster, pod_yaml};
@@ -224,4 +226,81 @@ fn tools(cluster: &Cluster, address: &str) {
     );
     let told = why("web");
     assert!(!told.ok() && told.stderr.contains("accepted"), "{told:?}");
+}
+
+/// A client with a connected socket: says what it hears, and how it ends.
+const CONNECTED: &str = r"
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as own:
+    own.settimeout(2)
+    own.connect((sys.argv[1], 80))
+    own.send(b'hostname')
+    print(own.recv(1024).decode().strip(), flush=True)
+    own.settimeout(40)
+    try:
+        print('heard', own.recv(1024), flush=True)
+    except OSError as error:
+        print('ended', error.errno, flush=True)
+";
+
+/// A pod that answers datagrams.
+const ANSWERS: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: back, labels: {app: back}}
+spec:
+  nodeName: node2
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: c
+    image: registry.k8s.io/e2e-test-images/agnhost:2.40
+    args: [netexec, --http-port=8080, --udp-port=8080]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: back}
+spec:
+  selector: {app: back}
+  ports:
+  - {protocol: UDP, port: 80, targetPort: 8080}
+";
+
+/// Clients on the host and in a pod are told when the backend that their sockets are connected to is gone.
+#[test]
+fn e2e_services_connected_sockets() {
+    if skip_unless_root() {
+        return;
+    }
+    let cluster = Cluster::up("e2e-connected", &[]);
+    cluster
+        .lab
+        .apply(&format!("{ANSWERS}---\n{}", pod_yaml("ask", "node1")));
+    let address = cluster.kubectl(&["get", "svc", "back", "-o", "jsonpath={.spec.clusterIP}"]);
+    wait_until("the backend is served", READY, || {
+        let all = services(&cluster, "node1");
+        let back = of(&all, "service default/back", "ClusterIP");
+        back.iter().any(|one| used(one) == 1).then_some(())
+    });
+    let clients = ["ask", "node1"].map(|client| {
+        let mut command = cluster
+            .lab
+            .exec_command(client, &["python3", "-c", CONNECTED, &address]);
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("a client");
+        let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
+        let first = lines.next().expect("a line").expect("a line");
+        assert_eq!(first, "back", "{client}");
+        (client, child, lines)
+    });
+    cluster.lab.delete_pod("back");
+    for (client, mut child, mut lines) in clients {
+        let last = lines.next().expect("a line").expect("a line");
+        let status = dbg(&cluster, "node1", &["status", "--verbose"]);
+        let ended = format!("ended {}", nix::libc::ECONNABORTED);
+        assert!(
+            last == ended || status.contains("CONFIG_INET_DIAG_DESTROY"),
+            "{client}: {last}\n{status}"
+        );
+        assert!(child.wait().expect("its end").success());
+    }
+    cluster.assert_clean();
 }
