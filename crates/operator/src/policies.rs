@@ -292,7 +292,7 @@ mod tests {
             let mut txn = known.db.write();
             known.cilium.insert(&mut txn, Judged::from(object)).unwrap();
             txn.commit();
-            followed.look(&known.db.snapshot());
+            followed.look(&known.db.snapshot(), parse::Options::default());
             std::mem::take(&mut followed.open).into_values().next()
         };
         let right = json!({"endpointSelector": {}, "ingress": [{}]});
@@ -302,5 +302,12 @@ mod tests {
         let wrong = json!({"endpointSelector": {}, "ingress": [{"fromEntities": ["nobody"]}]});
         let refused = look(wrong, status(&verdict.said)).unwrap();
         assert!(!refused.said.valid && refused.said.message.contains("spec.ingress[0]"));
+        // Agents with these settings refuse it, too.
+        let nodes = json!({"endpointSelector": {}, "ingress": [{"fromNodes": [{}]}]});
+        let refused = look(nodes, Value::Null).unwrap();
+        assert!(
+            refused.said.message.contains("enable-node-selector-labels"),
+            "{refused:?}"
+        );
     }
 }

@@ -277,6 +277,7 @@ fn options(settings: &Settings) -> Options {
         },
         parse: parse::Options {
             node_selector_labels: settings.enable_node_selector_labels,
+            always_default_deny: !settings.enable_non_default_deny_policies,
         },
         host_firewall: settings.enable_host_firewall,
         lockdown: settings.enable_endpoint_lockdown_on_policy_overflow,

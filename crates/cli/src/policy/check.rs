@@ -98,6 +98,7 @@ pub(super) fn check(documents: &[Document], world: Option<&World>) -> Result<Vec
     let options = world.map_or(
         Options {
             node_selector_labels: true,
+            always_default_deny: false,
         },
         World::options,
     );

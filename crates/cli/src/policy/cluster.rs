@@ -38,6 +38,8 @@ pub struct World {
     pub nodes_by_cidr: bool,
     /// Nodes have their labels in their identities.
     pub node_labels: bool,
+    /// What rules say of default deny does not count.
+    pub always_default_deny: bool,
     /// Families of addresses: IPv4, IPv6.
     pub families: [bool; 2],
     /// Pods that have an address of their own.
@@ -139,6 +141,7 @@ impl World {
                 .split([',', ' '])
                 .any(|mode| mode == "nodes"),
             node_labels: get("enable-node-selector-labels") == "true",
+            always_default_deny: get("enable-non-default-deny-policies") == "false",
             families: [get("enable-ipv4") != "false", get("enable-ipv6") == "true"],
             filter: LabelFilter::parse(get("labels"))?,
             ..Self::default()
@@ -150,6 +153,7 @@ impl World {
     pub fn options(&self) -> Options {
         Options {
             node_selector_labels: self.node_labels,
+            always_default_deny: self.always_default_deny,
         }
     }
 

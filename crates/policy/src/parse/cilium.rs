@@ -109,7 +109,9 @@ fn section(
         }
     }
     Ok(Section {
-        default_deny: default_deny(rule, direction)?.unwrap_or(given > 0),
+        default_deny: default_deny(rule, direction)?
+            .filter(|_| !context.options.always_default_deny)
+            .unwrap_or(given > 0),
         entries,
     })
 }

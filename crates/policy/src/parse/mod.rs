@@ -22,6 +22,9 @@ use std::{cell::RefCell, fmt};
 pub struct Options {
     /// Nodes have their labels in their identities (`enable-node-selector-labels`), so that rules may select them.
     pub node_selector_labels: bool,
+    /// What rules say of `enableDefaultDeny` does not count (`enable-non-default-deny-policies=false`): who has entries in a direction
+    /// denies what none allows.
+    pub always_default_deny: bool,
 }
 
 /// Something in an object that cannot be taken as it is.

@@ -210,6 +210,15 @@ fn default_deny_comes_with_entries_unless_it_is_said() {
         ),
         [false, true]
     );
+    let always = Options {
+        always_default_deny: true,
+        ..Options::default()
+    };
+    let object = cnp(json!({"endpointSelector": {}, "ingress": [{}],
+        "enableDefaultDeny": {"ingress": false, "egress": true}}));
+    let rule = policy(&object, always).unwrap().rules.remove(0);
+    let denies = rule.sections.map(|section| section.default_deny);
+    assert_eq!(denies, [true, false], "what the rule says does not count");
 }
 
 #[test]

@@ -437,6 +437,7 @@ pub struct Ask {
 pub fn policy(object: &Value) -> Policy {
     let options = parse::Options {
         node_selector_labels: true,
+        always_default_deny: false,
     };
     match parse::policy(object, options) {
         Ok(policy) => policy,

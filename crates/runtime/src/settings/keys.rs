@@ -258,6 +258,8 @@ settings! {
     "enable-host-firewall" enable_host_firewall: bool = false;
     /// What rules on addresses match beside what is outside the cluster: nodes, or nothing.
     "policy-cidr-match-mode" policy_cidr_match_mode: CidrMatchMode = CidrMatchMode::World;
+    /// Take what rules say of enableDefaultDeny. When off, a rule with entries in a direction denies there what no rule allows.
+    "enable-non-default-deny-policies" enable_non_default_deny_policies: bool = true;
     /// Enforce the NetworkPolicies of Kubernetes.
     "enable-k8s-networkpolicy" enable_k8s_networkpolicy: bool = true;
     /// Directory with files of policies for this node alone; nothing: there are none.

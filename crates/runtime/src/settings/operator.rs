@@ -85,6 +85,8 @@ settings! {
     "identity-management-mode" identity_management_mode: IdentityManagement = IdentityManagement::Agent;
     /// Which labels make a pod's identity, as for the agents.
     "labels" labels: String = String::new();
+    /// Rules may select nodes by their labels, as for the agents.
+    "enable-node-selector-labels" enable_node_selector_labels: bool = false;
     /// Numbers from 128 to 255 for pods with the label io.cilium.fixed-identity, as for the agents.
     "fixed-identity-mapping" fixed_identity_mapping: String = String::new();
     /// Name of this cluster, part of every pod's identity.
