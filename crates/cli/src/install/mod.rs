@@ -110,7 +110,7 @@ pub fn uninstall(args: &UninstallArgs) -> Result<()> {
             text += &format!("⚠️  {left} stays\n");
         }
         text += "ℹ️  Custom resource definitions and their objects stay: kubectl delete crd -l io.cilium.k8s.crd.schema.version\n";
-        text += "ℹ️  Nodes keep what pods use, and the CNI configuration: hypha node-setup uninstall-cni on a node takes that away\n";
+        text += "ℹ️  Nodes keep what pods use, services as they were, and the CNI configuration: hypha node-setup uninstall-cni and release-sockets on a node take that away\n";
         output::write_out(&text)?;
         if args.wait {
             gone(&release.client, release.namespace, args.wait_duration).await?;

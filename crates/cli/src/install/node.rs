@@ -54,6 +54,12 @@ enum Step {
         #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin")]
         plugins: PathBuf,
     },
+    /// Stop translating services at sockets, on a node that is left for good
+    ReleaseSockets {
+        /// Where the bpf file system is mounted
+        #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+        bpf_root: PathBuf,
+    },
 }
 
 /// Does one step and says what was done.
@@ -88,6 +94,7 @@ pub fn run(args: &NodeArgs) -> Result<()> {
                 plugin.display()
             )
         }
+        Step::ReleaseSockets { bpf_root } => released(bpf_root)?,
     };
     output::write_out(&format!("{done}\n"))
 }
@@ -107,6 +114,18 @@ fn mounted(
     mount(Some(kind), at, Some(kind), MsFlags::empty(), options)
         .with_context(|| format!("mounting {what} at {}", at.display()))?;
     Ok(format!("mounted {what} at {}", at.display()))
+}
+
+/// Unpins what holds the programs at sockets. Connections stay as they are.
+fn released(bpf_root: &Path) -> Result<String> {
+    let pins = bpf_root.join("cilium/socketlb");
+    match fs::remove_dir_all(&pins) {
+        Ok(()) => Ok("services are no longer translated at sockets".to_owned()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Ok("services were not translated at sockets".to_owned())
+        }
+        Err(error) => Err(error).with_context(|| format!("removing {}", pins.display())),
+    }
 }
 
 fn beside_this() -> Result<PathBuf> {
@@ -156,6 +175,18 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn sockets_are_released_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let links = dir.path().join("cilium/socketlb/links/cgroup");
+        fs::create_dir_all(&links).unwrap();
+        fs::write(links.join("cil_sock4_connect"), "").unwrap();
+        assert!(released(dir.path()).unwrap().contains("no longer"));
+        assert!(!dir.path().join("cilium/socketlb").exists());
+        assert!(dir.path().join("cilium").exists());
+        assert!(released(dir.path()).unwrap().contains("were not"));
+    }
 
     #[test]
     fn the_plugin_is_replaced_as_a_whole() {
