@@ -9,8 +9,9 @@ use crate::{
     conntrack,
     flow::{self, Code, State},
     maps::Maps,
+    refuse,
     skb::Skb,
-    snat,
+    snat, translate,
 };
 
 /// Gives each `module::function(skb, state)` a global function for each family, and those one name.
@@ -51,10 +52,32 @@ calls! {
     ask_and_track: conntrack::ask_and_track as ask_and_track4, ask_and_track6;
     /// Finds the connection of the packet inside an ICMP error.
     track_error: conntrack::track_error as track_error4, track_error6;
+    /// Finds the frontend that the packet is for, and the backend that its connection has.
+    serve: translate::serve as serve4, serve6;
+    /// Finds the backend that an ICMP error to a frontend is for.
+    serve_error: translate::serve_error as serve_error4, serve_error6;
+    /// Chooses a backend.
+    choose: translate::choose as choose4, choose6;
+    /// Sends the packet to the backend.
+    translate: translate::translate as translate4, translate6;
+    /// Gives an answer to a frontend's client the frontend's address.
+    unserve: translate::unserve as unserve4, unserve6;
+    /// Turns a packet that nobody serves into its refusal; returns the verdict.
+    refuse: refuse::refuse as refuse4, refuse6;
     /// Writes the target over the source of the packet inside an ICMP error.
     rewrite_inner_source: snat::rewrite_inner_source as rewrite_inner_source4, rewrite_inner_source6;
     /// Writes the target over the destination of the packet inside an ICMP error.
     rewrite_inner_destination: snat::rewrite_inner_destination as rewrite_inner_destination4, rewrite_inner_destination6;
+}
+
+/// The packet as an argument that every function uses: callers would else pass nothing to those that do not, which the verifier refuses.
+#[inline(always)]
+fn needed(mut skb: *mut __sk_buff) -> *mut __sk_buff {
+    // SAFETY: moves a register onto itself.
+    unsafe {
+        core::arch::asm!("{0} = {0}", inout(reg) skb, options(nomem, nostack, preserves_flags))
+    };
+    skb
 }
 
 #[inline(always)]
@@ -62,6 +85,7 @@ fn with_state<F: Maps>(
     skb: *mut __sk_buff,
     function: impl FnOnce(*mut __sk_buff, &mut State<F>) -> Code,
 ) -> u32 {
+    let skb = needed(skb);
     match F::state() {
         Some(state) => u32::from(function(skb, state)),
         // The map has a place for every CPU; the verifier does not know.

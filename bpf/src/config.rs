@@ -89,6 +89,18 @@ mod inner {
         }
     }
 
+    /// True if services are translated.
+    #[inline(always)]
+    pub fn services() -> bool {
+        setting!(services) != 0
+    }
+
+    /// True if what a frontend without backends gets is answered.
+    #[inline(always)]
+    pub fn refuses() -> bool {
+        setting!(no_backend_drops) == 0
+    }
+
     /// Places of a Maglev table; at least one.
     #[inline(always)]
     pub fn maglev_size() -> u32 {

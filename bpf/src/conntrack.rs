@@ -36,17 +36,30 @@ impl<F: Maps> Flow<F> {
     /// The status of the packet's connection, which is left as it is.
     #[inline(always)]
     pub fn peek(&mut self) {
-        let (key, from_b) = F::ct_key(&self.h.tuple);
-        if let Some(entry) = F::ct().get_ptr_mut(&key) {
-            // SAFETY: as in `track`.
-            let entry = unsafe { &*entry };
-            let orig = (entry.flags & ct_flags::FROM_B != 0) == from_b;
-            self.status = if orig {
-                CtStatus::Established
-            } else {
-                CtStatus::Reply
-            };
+        if self.h.icmp == Icmp::Error {
+            core::hint::cold_path();
+            if F::read_inner(self.skb) == OK {
+                is_known_error::<F>(self.state);
+            }
+        } else {
+            peek::<F>(self.state);
         }
+    }
+}
+
+#[inline(never)]
+fn peek<F: Maps>(state: &mut State<F>) {
+    let (key, from_b) = F::ct_key(&state.h.tuple);
+    if let Some(entry) = F::ct().get_ptr_mut(&key) {
+        // SAFETY: as in `track`.
+        let entry = unsafe { &*entry };
+        let orig = (entry.flags & ct_flags::FROM_B != 0) == from_b;
+        state.status = if orig {
+            CtStatus::Established
+        } else {
+            state.front = entry.rev_nat;
+            CtStatus::Reply
+        };
     }
 }
 
@@ -60,13 +73,7 @@ fn track<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     if !is_tracked::<F>(state.h.tuple.proto) {
         return DropReason::CtUnknownL4Protocol as u8;
     }
-    let segment = Segment {
-        proto: state.h.tuple.proto,
-        tcp_flags: state.h.tcp_flags,
-        from_b,
-        len: Skb(skb).len(),
-        now: clock::seconds(),
-    };
+    let segment = segment(skb, state, from_b);
     // SAFETY: see `CtEntry` on concurrent writers; the entry outlives this program.
     let found = F::ct()
         .get_ptr_mut(&key)
@@ -89,10 +96,36 @@ fn track<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     state.status = seen.status;
     state.report = seen.report;
     state.known_by(live);
+    if config::services() && live.rev_nat | state.by != 0 {
+        note_frontend::<F>(state, live);
+    }
     if config::accounting() {
         account(live, &segment);
     }
     OK
+}
+
+/// What of the packet matters to an entry of it.
+#[inline(always)]
+pub fn segment<F: Maps>(skb: *mut __sk_buff, state: &State<F>, from_b: bool) -> Segment {
+    Segment {
+        proto: state.h.tuple.proto,
+        tcp_flags: state.h.tcp_flags,
+        from_b,
+        len: Skb(skb).len(),
+        now: clock::seconds(),
+    }
+}
+
+/// The connection came by a frontend, or the packet does. What a pod sends to a backend itself is no service's any more.
+#[inline(never)]
+fn note_frontend<F: Maps>(state: &mut State<F>, entry: &mut CtEntry) {
+    core::hint::cold_path();
+    if state.status as u8 == CtStatus::Reply as u8 {
+        state.front = entry.rev_nat;
+    } else if entry.rev_nat != state.by && (state.by != 0 || state.hook.is_first()) {
+        entry.rev_nat = state.by;
+    }
 }
 
 /// Makes the entry of a connection in place of none, or of one that has ended.
@@ -119,6 +152,8 @@ fn begin<F: Maps>(
     }
     let mut entry = open(segment, &config::timeouts(), state.src_id, state.dst_id);
     entry.epochs = state.epochs;
+    entry.rev_nat = state.by;
+    entry.flags |= state.opening;
     if config::accounting() {
         account(&mut entry, segment);
     }
@@ -176,8 +211,7 @@ pub fn is_tracked<F: Maps>(proto: u8) -> bool {
 /// those that a sender must hear of; others are asked about.
 #[inline(always)]
 pub fn track_error<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    let (key, _) = F::ct_key(&state.inner.tuple);
-    let known = F::ct().get_ptr_mut(&key).is_some();
+    let known = is_known_error::<F>(state);
     state.opened(if known {
         CtStatus::Related
     } else {
@@ -187,6 +221,22 @@ pub fn track_error<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
         policy::ask::<F>(skb, state);
     }
     state.code
+}
+
+/// Whether the connection of the packet inside an error is known. If that packet is a client's, the error goes on under the name of
+/// the frontend that it was sent to.
+#[inline(never)]
+fn is_known_error<F: Maps>(state: &mut State<F>) -> bool {
+    let (key, from_b) = F::ct_key(&state.inner.tuple);
+    let Some(entry) = F::ct().get_ptr_mut(&key) else {
+        return false;
+    };
+    // SAFETY: as in `track`.
+    let entry = unsafe { &*entry };
+    if (entry.flags & ct_flags::FROM_B != 0) == from_b {
+        state.front = entry.rev_nat;
+    }
+    true
 }
 
 impl<F: Maps> State<F> {

@@ -77,6 +77,17 @@ pub struct Hook {
     pub direction: Direction,
 }
 
+impl Hook {
+    /// True where packets come from their sender, whatever program sees them later.
+    #[inline(always)]
+    pub fn is_first(self) -> bool {
+        self.file == FROM_CONTAINER
+    }
+}
+
+/// Index of the pods' program in [`abi::source_file`].
+pub const FROM_CONTAINER: u8 = 1;
+
 /// What was found out about a packet. It lies in per-CPU map memory and not on the stack, which is too small for two IPv6 headers; and
 /// the verifier, which follows every value it can know, forgets what goes through a map: paths that differ only in what
 /// they found in the headers become one again.
@@ -84,8 +95,18 @@ pub struct State<F: Maps> {
     pub h: Headers<F>,
     /// The packet inside an ICMP error.
     pub inner: Headers<F>,
-    /// What masquerading writes over an end of the packet.
+    /// What is written over an end of the packet.
     pub target: Target<F>,
+    /// Number of the frontend that the packet was sent to, for the entry of its connection; zero is none.
+    pub by: u16,
+    /// Number of the frontend as whose the packet, an answer, goes on; zero: as its sender's own.
+    pub front: u16,
+    /// Flags of [`abi::ct_flags`] for the entry of a new connection.
+    pub opening: u16,
+    /// Whoever sends the packet is in the cluster.
+    pub inside: bool,
+    /// There are frontends at the destination: the way there is not remembered.
+    pub may_be_served: bool,
     pub hook: Hook,
     pub src_id: u32,
     pub dst_id: u32,
@@ -155,6 +176,8 @@ pub fn tell<F: Maps>(
     state.hook = hook;
     state.endpoint = endpoint;
     (state.src_id, state.dst_id) = (0, 0);
+    (state.by, state.front, state.opening) = (0, 0, 0);
+    (state.inside, state.may_be_served) = (false, false);
     (state.status, state.report) = (CtStatus::Unknown, false);
     (state.reverse, state.asked, state.code) = (false, false, OK);
     (state.origin, state.direction, state.matched) = (0, 0, 0);
@@ -279,6 +302,10 @@ impl<F: Maps> Flow<F> {
                     self.hook.file,
                 );
                 self.emit(EventKind::Drop, drop.reason, drop.line);
+                let nobody_serves = drop.reason == DropReason::NoServiceBackend as u8;
+                if config::services() && config::refuses() && nobody_serves {
+                    return i32::from(F::refuse(skb));
+                }
                 SHOT
             }
         }

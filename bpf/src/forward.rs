@@ -81,7 +81,7 @@ impl<F: Maps> Flow<F> {
     pub fn to_overlay(&mut self, remote: &IpcacheValue) -> Outcome {
         // SAFETY: all zeros is a valid key.
         let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        key.tunnel_id = self.src_id;
+        key.tunnel_id = carried(self.src_id);
         key.tunnel_ttl = TUNNEL_TTL;
         let t = &remote.tunnel;
         let flags = if remote.flags & ipcache_flags::TUNNEL_V6 != 0 {
@@ -107,7 +107,7 @@ impl<F: Maps> Flow<F> {
     pub fn to_network(&mut self, route: &Route<F>, masquerade: bool) -> Outcome {
         self.age()?;
         if masquerade {
-            self.masquerade()?;
+            self.masquerade(F::node_addr())?;
         }
         self.skb.set_mark(mark::SNAT_DONE);
         if route.is_resolved() {
@@ -156,6 +156,51 @@ impl<F: Maps> Flow<F> {
         } else {
             Err(drop_because!(ErrorWritingToPacket))
         }
+    }
+}
+
+impl<F: Maps> Flow<F> {
+    /// A client's packet to a backend that is elsewhere: under an address of this node, so that the answer comes back here. Through the
+    /// tunnel that is the router's, which the other node reaches by the tunnel.
+    #[inline(always)]
+    pub fn to_backend(&mut self) -> Outcome {
+        let known = self.known_route().or_else(|| self.ask_tunnel());
+        self.track(None, None)?;
+        if let Some(remote) = known.and_then(Route::tunnel) {
+            self.age()?;
+            self.masquerade(F::router_addr())?;
+            return self.to_overlay(remote);
+        }
+        match known.or_else(|| self.ask_route()) {
+            Some(route) => self.to_network(route, true),
+            None => Err(drop_because!(FibLookupFailed)),
+        }
+    }
+
+    /// The answer of a backend that is elsewhere, which has its client as the destination again.
+    #[inline(always)]
+    pub fn to_client(&mut self) -> Outcome {
+        let known = self.known_route();
+        self.track(None, None)?;
+        if self.front == 0 {
+            // Of no service: what was masqueraded is nobody's any more.
+            return Err(drop_because!(NatNoMapping));
+        }
+        self.unserve()?;
+        match known.or_else(|| self.ask_route()) {
+            Some(route) => self.to_network(route, false),
+            None => self.to_stack(),
+        }
+    }
+}
+
+/// The identity as it goes with a packet through the tunnel: what is outside the cluster has one there.
+#[inline(always)]
+fn carried(id: u32) -> u32 {
+    match id {
+        identity::WORLD_IPV4 | identity::WORLD_IPV6 => identity::WORLD,
+        id if identity::is_range(id) => identity::WORLD,
+        id => id,
     }
 }
 

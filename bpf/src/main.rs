@@ -17,11 +17,13 @@ mod maps;
 mod neigh;
 mod policy;
 mod programs;
+mod refuse;
 mod routes;
 mod service;
 mod skb;
 mod snat;
 mod sock;
+mod translate;
 
 /// Some helpers are for programs under the GPL; the source is under Apache-2.0 as well.
 #[unsafe(link_section = "license")]

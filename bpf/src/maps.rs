@@ -1,8 +1,8 @@
 //! The maps, and which of a pair belongs to which family.
 use abi::{
     CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FlowEvent, FragKey4, FragKey6, FragValue,
-    IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue,
-    SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
+    IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LocalEndpoint, MetricsValue, PolicyKey,
+    PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
 };
 use aya_ebpf::{
     macros::map,
@@ -15,6 +15,7 @@ use crate::{
     config::Settings,
     flow::State,
     routes::{Route, SLOTS},
+    service::Services,
 };
 
 const NO_PREALLOC: u32 = 1;
@@ -65,7 +66,7 @@ static ROUTES4: PerCpuArray<Route<V4>> = PerCpuArray::with_max_entries(SLOTS, 0)
 static ROUTES6: PerCpuArray<Route<V6>> = PerCpuArray::with_max_entries(SLOTS, 0);
 
 /// The family's own maps and settings.
-pub trait Maps: Family + Settings + Calls {
+pub trait Maps: Family + Settings + Calls + Services {
     fn ct() -> &'static LruHashMap<Self::CtKey, CtEntry>;
     fn snat() -> &'static LruHashMap<Self::SnatKey, Self::SnatEntry>;
     fn fragments() -> &'static LruHashMap<Self::FragKey, FragValue>;
@@ -158,6 +159,28 @@ pub fn endpoint<F: Family>(addr: F::Addr) -> Option<&'static EndpointInfo> {
     let key = F::endpoint_key(addr);
     // SAFETY: as above.
     unsafe { LXC.get(&key) }
+}
+
+/// What this node says of an IPv4 address on a device's network.
+#[inline(always)]
+pub fn answers4(addr: u32, ifindex: u32) -> Option<&'static mut L2Answers> {
+    let key = L2Key4 {
+        addr: zerocopy::transmute!(addr),
+        ifindex,
+    };
+    // SAFETY: as above; a count that is lost to another CPU is lost.
+    L2_RESPONDER4.get_ptr_mut(&key).map(|p| unsafe { &mut *p })
+}
+
+/// What this node says of an IPv6 address on a device's network.
+#[inline(always)]
+pub fn answers6(addr: [u64; 2], ifindex: u32) -> Option<&'static mut L2Answers> {
+    let key = L2Key6 {
+        addr: zerocopy::transmute!(addr),
+        ifindex,
+    };
+    // SAFETY: as above.
+    L2_RESPONDER6.get_ptr_mut(&key).map(|p| unsafe { &mut *p })
 }
 
 /// The cluster's knowledge of `addr`.

@@ -83,9 +83,20 @@ impl<F: Maps> Flow<F> {
         let route = F::route(place::<F>(t.dst))?;
         (route.dst, route.from, route.proto) = (t.dst, self.skb.ifindex(), u32::from(t.proto));
         route.remote = *remote;
-        route.until = clock::now() + BELIEVED;
+        route.until = self.state.believed();
         self.dst_id = remote.sec_id;
         Some(route)
+    }
+
+    /// Notes that the stack knows the way: there is no frontend at the destination, nor is it here.
+    #[inline(always)]
+    pub fn note_stack(&self) {
+        let t = &self.state.h.tuple;
+        if let Some(route) = F::route(place::<F>(t.dst)) {
+            (route.dst, route.from, route.proto) = (t.dst, self.skb.ifindex(), u32::from(t.proto));
+            route.remote.flags = 0;
+            route.until = self.state.believed();
+        }
     }
 
     /// The way that the routing table has to the packet's destination; none if the kernel's stack has to decide.
@@ -93,6 +104,18 @@ impl<F: Maps> Flow<F> {
     pub fn ask_route(&self) -> Option<&'static Route<F>> {
         let route = F::route(place::<F>(self.state.h.tuple.dst))?;
         ask::<F>(self.skb.0, self.state, route).then_some(route)
+    }
+}
+
+impl<F: Maps> State<F> {
+    /// Until when an answer is believed. Not beyond this packet where others to the same destination are for a service.
+    #[inline(always)]
+    fn believed(&self) -> u64 {
+        if self.may_be_served {
+            1
+        } else {
+            clock::now() + BELIEVED
+        }
     }
 }
 
@@ -130,7 +153,7 @@ fn ask<F: Maps>(skb: *mut __sk_buff, state: &State<F>, route: &mut Route<F>) -> 
     // SAFETY: `fib` is initialised and of the length given.
     let found = unsafe { fib_lookup(skb.cast(), &mut fib, size, 0) };
     route.until = if found == SUCCESS {
-        clock::now() + BELIEVED
+        state.believed()
     } else {
         0
     };

@@ -173,6 +173,15 @@ impl Skb {
         unsafe { bpf_l4_csum_replace(self.0, offset as u32, 0, diff as u64, flags) == 0 }
     }
 
+    /// Updates the L4 checksum at `offset` for four bytes of the segment.
+    #[inline(always)]
+    pub fn replace_l4_word(self, offset: usize, from: u32, to: u32) -> bool {
+        // SAFETY: a helper call on a valid context.
+        unsafe {
+            bpf_l4_csum_replace(self.0, offset as u32, u64::from(from), u64::from(to), 4) == 0
+        }
+    }
+
     /// Updates the L4 checksum at `offset` for a port or identifier.
     #[inline(always)]
     pub fn replace_l4_port(self, offset: usize, from: u16, to: u16, flags: u64) -> bool {

@@ -6,7 +6,7 @@ use abi::{DropReason, event_flags, snat_flags};
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_get_prandom_u32};
 use wire::{
     Bytes, Headers, Tuple,
-    headers::{Icmp, TCP, UDP, echo_request},
+    headers::{Icmp, SCTP, TCP, UDP, echo_request},
     snat::ATTEMPTS,
 };
 
@@ -23,8 +23,8 @@ const ANY: u64 = 0;
 /// An address and port, in network order, that a packet gets instead of its own.
 #[derive(Clone, Copy)]
 pub struct Target<F: Maps> {
-    addr: F::Addr,
-    port: u16,
+    pub addr: F::Addr,
+    pub port: u16,
 }
 
 /// Which end of a packet is rewritten.
@@ -35,15 +35,15 @@ enum End {
 }
 
 impl<F: Maps> Flow<F> {
-    /// Gives a packet that leaves the node's address as its source.
+    /// Gives a packet that leaves an address of the node as its source.
     #[inline(always)]
-    pub fn masquerade(&mut self) -> Result<(), Drop> {
+    pub fn masquerade(&mut self, addr: F::Addr) -> Result<(), Drop> {
         if self.h.icmp == Icmp::Error {
             return self.masquerade_error();
         }
         let is_later = self.h.fragment.is_later();
         let supported = match self.h.tuple.proto {
-            TCP | UDP => true,
+            TCP | UDP | SCTP => true,
             proto => proto == F::ICMP && (self.h.icmp_type == echo_request::<F>() || is_later),
         };
         if !supported {
@@ -54,6 +54,7 @@ impl<F: Maps> Flow<F> {
                 // The first fragment would have made it.
                 return Err(drop_because!(NatNoMapping));
             }
+            self.state.target.addr = addr;
             attempt!(map_outgoing::<F>(self.state))?;
         } else if self.report {
             restore::<F>(self.state);
@@ -93,6 +94,16 @@ impl<F: Maps> Flow<F> {
     }
 }
 
+/// A cheap look at whether a packet to an address of the node can be an answer to somebody else.
+#[inline(always)]
+pub fn may_be_masqueraded<F: Maps>(h: &Headers<F>) -> bool {
+    match h.tuple.proto {
+        TCP | UDP => config::snat_range().contains(u16::from_be(h.tuple.dport)),
+        SCTP => true,
+        proto => proto == F::ICMP && (h.icmp != Icmp::None || !h.fragment.is_whole()),
+    }
+}
+
 /// Finds the mapping that the packet, or the packet inside an error, belongs to, and makes it the target.
 #[inline(never)]
 fn find<F: Maps>(state: &mut State<F>, direction: u8) -> bool {
@@ -114,11 +125,7 @@ fn find<F: Maps>(state: &mut State<F>, direction: u8) -> bool {
 /// Puts back the way of return of the target's mapping, which may have been evicted from the map alone.
 #[inline(never)]
 fn restore<F: Maps>(state: &State<F>) {
-    let _ = F::snat().insert(
-        &returning(state, state.target.port),
-        &original(state),
-        NOEXIST,
-    );
+    let _ = F::snat().insert(&returning(state), &original(state), NOEXIST);
 }
 
 /// Makes a mapping for an outgoing packet, and makes it the target.
@@ -140,21 +147,23 @@ fn take_port<F: Maps>(state: &mut State<F>) -> bool {
     let range = config::snat_range();
     let own = u16::from_be(state.h.tuple.sport);
     let original = original(state);
-    let mut port = if range.contains(own) {
+    // The checksum of SCTP is one over all of its packet: its port stays.
+    let is_fixed = state.h.tuple.proto == SCTP;
+    let mut port = if is_fixed || range.contains(own) {
         own
     } else {
         range.pick(random())
     };
     for attempt in 0..ATTEMPTS {
+        state.target.port = port.to_be();
         if F::snat()
-            .insert(&returning(state, port.to_be()), &original, NOEXIST)
+            .insert(&returning(state), &original, NOEXIST)
             .is_ok()
         {
-            state.target = Target {
-                addr: F::node_addr(),
-                port: port.to_be(),
-            };
             return true;
+        }
+        if is_fixed {
+            return false;
         }
         // After the first miss neighbours are likely taken as well: jump once, then walk.
         port = if attempt == 0 {
@@ -166,12 +175,12 @@ fn take_port<F: Maps>(state: &mut State<F>) -> bool {
     false
 }
 
-/// Key of the packets that return to `port`.
+/// Key of the packets that return to the target.
 #[inline(always)]
-fn returning<F: Maps>(state: &State<F>, port: u16) -> F::SnatKey {
+fn returning<F: Maps>(state: &State<F>) -> F::SnatKey {
     let t = Tuple {
-        src: F::node_addr(),
-        sport: port,
+        src: state.target.addr,
+        sport: state.target.port,
         ..state.h.tuple
     };
     F::snat_key(&t.reversed(), snat_flags::IN)
@@ -190,14 +199,14 @@ fn random() -> u32 {
 }
 
 #[inline(never)]
-fn rewrite_source<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
+pub fn rewrite_source<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
     rewrite(Skb(skb), &state.h, &state.target, End::Source)
 }
 
 /// Also in the state. Not left to the caller, who knows from before the call whether the packet is an error: the verifier of
 /// Linux 5.10 forgets that it needs what a caller knows, follows one of the two cases only, and removes the other's code.
 #[inline(never)]
-fn rewrite_destination<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn rewrite_destination<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let code = rewrite(Skb(skb), &state.h, &state.target, End::Destination);
     state.h.tuple.dst = state.target.addr;
     if state.h.icmp != Icmp::Error {
@@ -206,12 +215,12 @@ fn rewrite_destination<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Co
     code
 }
 
-#[inline(always)]
+#[inline(never)]
 pub fn rewrite_inner_source<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     rewrite_inner(Skb(skb), state, End::Source)
 }
 
-#[inline(always)]
+#[inline(never)]
 pub fn rewrite_inner_destination<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     rewrite_inner(Skb(skb), state, End::Destination)
 }
@@ -257,7 +266,11 @@ fn covers_addresses<F: Maps>(proto: u8) -> bool {
 fn rewrite<F: Maps>(skb: Skb, h: &Headers<F>, to: &Target<F>, end: End) -> Code {
     let (from, port) = end_of(&h.tuple, end);
     let proto = h.tuple.proto;
-    if !h.fragment.is_later() {
+    if proto == SCTP {
+        if port != to.port {
+            return DropReason::NatUnsupportedProtocol as u8;
+        }
+    } else if !h.fragment.is_later() {
         let (offset, flags) = checksum_of(proto);
         let sum = h.l4() + offset;
         if covers_addresses::<F>(proto)
@@ -311,7 +324,7 @@ fn rewrite_inner<F: Maps>(skb: Skb, state: &State<F>, end: End) -> Code {
     if F::IS_V6 && !skb.replace_l4_address::<F>(sum, &from, &to.addr, 0) {
         return DropReason::L4Checksum as u8;
     }
-    if !inner.fragment.is_later() {
+    if !inner.fragment.is_later() && inner.tuple.proto != SCTP {
         let at = inner.l4() + port_offset(inner.tuple.proto, end);
         if !correct_inner(skb, sum, inner, to, end)
             || !skb.replace_l4_port(sum, port, to.port, 0)

@@ -7,7 +7,7 @@ use wire::{Family, V4, V6};
 
 use crate::{
     config,
-    flow::{Flow, Hook, Outcome, SHOT, Unreadable, drop_because, tell},
+    flow::{Drop, FROM_CONTAINER, Flow, Hook, Outcome, SHOT, Unreadable, drop_because, tell},
     forward::leaves_cluster,
     maps::{self, Maps},
     neigh,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 const HOOK: Hook = Hook {
-    file: 1,
+    file: FROM_CONTAINER,
     direction: Direction::Egress,
 };
 const ARP: u16 = 0x0806;
@@ -74,17 +74,53 @@ fn run<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint) -> Outcome {
         return Err(drop_because!(InvalidSourceIp));
     }
     flow.received(TracePoint::FromEndpoint);
-    let route = if config::takes_host_stack() {
-        None
-    } else {
-        flow.known_route()
-    };
-    if route.is_none()
-        && let Some(to) = maps::endpoint::<F>(dst)
-    {
-        return stay(flow, ep, to);
+    let mut route = flow.known_route();
+    let mut to = None;
+    if route.is_none() {
+        to = maps::endpoint::<F>(dst);
+        let is_pod = to.is_some_and(|to| to.flags & endpoint_flags::HOST == 0);
+        if config::services() && !is_pod {
+            if dst == F::loopback() {
+                return meet(flow, ep);
+            }
+            if asks_service(flow, to.is_some())? {
+                if flow.is_to_itself() {
+                    return meet(flow, ep);
+                }
+                to = maps::endpoint::<F>(flow.h.tuple.dst);
+                if to.is_none() {
+                    route = flow.known_route();
+                }
+            }
+        }
     }
-    leave(flow, ep, route)
+    match to {
+        Some(to) => stay(flow, ep, to),
+        None => leave(flow, ep, route),
+    }
+}
+
+/// True if the packet was for a frontend: the destination is a backend now. Addresses of the node may have frontends at any time.
+#[inline(always)]
+fn asks_service<F: Maps>(flow: &mut Flow<F>, is_node: bool) -> Result<bool, Drop> {
+    if is_node || flow.is_served() {
+        flow.serve(true)
+    } else {
+        Ok(false)
+    }
+}
+
+/// A service led the pod to itself; both directions come by here. Nobody is asked whether it may talk to itself.
+#[inline(always)]
+fn meet<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint) -> Outcome {
+    core::hint::cold_path();
+    flow.dst_id = ep.info.sec_id;
+    flow.track(None, None)?;
+    if !flow.is_to_itself() && flow.front == 0 {
+        return Err(drop_because!(UnknownTarget));
+    }
+    flow.unserve()?;
+    flow.to_endpoint(&ep.info, ep.info.flags & endpoint_flags::NETKIT == 0)
 }
 
 /// The destination is a pod of this node, or the node itself.
@@ -97,6 +133,7 @@ fn stay<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint, to: &EndpointInfo) -> O
     }
     flow.dst_id = to.sec_id;
     flow.track(Some(&ep.info), Some(to))?;
+    flow.unserve()?;
     flow.to_endpoint(to, ep.info.flags & endpoint_flags::NETKIT == 0)
 }
 
@@ -111,16 +148,25 @@ fn leave<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint, known: Option<&Route<F
     let known = known.or_else(|| flow.ask_tunnel());
     // A known connection knows the other side's identity: only a new one looks it up.
     flow.track(Some(&ep.info), None)?;
+    flow.unserve()?;
     if let Some(remote) = known.and_then(Route::tunnel) {
         flow.age()?;
         return flow.to_overlay(remote);
     }
-    if config::takes_host_stack() {
+    // An answer under a frontend's address: the stack would not route what may be an address of its own.
+    let is_unserved = config::services() && flow.front != 0;
+    if config::takes_host_stack() && !is_unserved {
+        if known.is_none() {
+            flow.note_stack();
+        }
         return flow.to_stack();
     }
     // What answers the outside is translated where it came in; only what the pod opened needs a mapping.
-    let masquerade =
-        F::masquerade() && leaves_cluster(flow.dst_id) && !F::is_native(dst) && !flow.is_reply();
+    let masquerade = F::masquerade()
+        && leaves_cluster(flow.dst_id)
+        && !F::is_native(dst)
+        && !flow.is_reply()
+        && !is_unserved;
     match known.or_else(|| flow.ask_route()) {
         Some(route) => flow.to_network(route, masquerade),
         None => flow.to_stack(),

@@ -40,12 +40,14 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
         flow.endpoint = to.id;
         flow.dst_id = to.sec_id;
         flow.track(from, Some(to))?;
+        flow.unserve()?;
         return flow.to_endpoint_device(to);
     }
     match maps::ipcache::<F>(dst) {
         Some(remote) if config::is_tunnel() && remote.flags & ipcache_flags::TUNNEL != 0 => {
             flow.dst_id = remote.sec_id;
             flow.track(from, None)?;
+            flow.unserve()?;
             flow.to_overlay(remote)
         }
         _ => Err(drop_because!(UnknownTarget)),

@@ -1,25 +1,32 @@
 //! What a node's device receives.
-use abi::{Direction, TracePoint, endpoint_flags, identity};
+use abi::{Direction, EndpointInfo, TracePoint, endpoint_flags, identity};
 use aya_ebpf::{macros::classifier, programs::TcContext};
-use wire::headers::{Icmp, TCP, UDP};
+use wire::headers::UDP;
 
 use crate::{
     config,
-    flow::{Flow, Hook, Outcome, PASS, Unreadable},
+    flow::{Drop, Flow, Hook, Outcome, PASS, Unreadable},
     maps::{self, Maps},
+    neigh,
     policy::host_end,
     skb::Skb,
+    snat::may_be_masqueraded,
 };
 
 const HOOK: Hook = Hook {
     file: 3,
     direction: Direction::Ingress,
 };
+const ARP: u16 = 0x0806;
 
 /// Entry point.
 #[classifier]
 pub fn cil_from_netdev(ctx: TcContext) -> i32 {
-    by_family(Skb(ctx.skb.skb))
+    let skb = Skb(ctx.skb.skb);
+    if config::services() && skb.ethertype() == ARP {
+        return neigh::announced_arp(skb);
+    }
+    by_family(skb)
 }
 
 by_family!(HOOK, Unreadable::Pass);
@@ -27,31 +34,71 @@ by_family!(HOOK, Unreadable::Pass);
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     let to_node = flow.h.tuple.dst == F::node_addr();
-    if to_node && (!may_be_masqueraded(flow) || !flow.unmasquerade()?) {
-        return to_host(flow);
-    }
-    let Some(to) = maps::endpoint::<F>(flow.h.tuple.dst) else {
-        return Ok(PASS);
+    let returns = to_node && may_be_masqueraded(&flow.h) && flow.unmasquerade()?;
+    // Most of what is for the node needs no look at its endpoint.
+    let mut to = if to_node && !returns {
+        None
+    } else {
+        maps::endpoint::<F>(flow.h.tuple.dst)
     };
-    if to.flags & endpoint_flags::HOST != 0 {
-        return to_host(flow);
+    let mut served = false;
+    if config::services() && !returns && to.is_none_or(is_host) {
+        if let Some(answer) = neigh::announced_nd(flow) {
+            return answer;
+        }
+        served = asks_service(flow, to_node)?;
+        if served {
+            to = maps::endpoint::<F>(flow.h.tuple.dst);
+        }
     }
+    match to {
+        Some(to) if is_host(to) => to_host(flow, served),
+        Some(to) => to_pod(flow, to),
+        None if served => flow.to_backend(),
+        None if returns && config::services() => flow.to_client(),
+        None if to_node && !returns => to_host(flow, false),
+        None => Ok(PASS),
+    }
+}
+
+#[inline(always)]
+fn is_host(to: &EndpointInfo) -> bool {
+    to.flags & endpoint_flags::HOST != 0
+}
+
+/// True if the packet was for a frontend: the destination is a backend now.
+#[inline(always)]
+fn asks_service<F: Maps>(flow: &mut Flow<F>, to_node: bool) -> Result<bool, Drop> {
+    if is_tunnel(flow) || !to_node && !flow.is_served() {
+        return Ok(false);
+    }
+    flow.serve(false)
+}
+
+#[inline(always)]
+fn to_pod<F: Maps>(flow: &mut Flow<F>, to: &EndpointInfo) -> Outcome {
     flow.endpoint = to.id;
     flow.dst_id = to.sec_id;
     flow.received(TracePoint::FromNetwork);
     flow.track(None, Some(to))?;
-    if config::takes_host_stack() {
+    // Who was translated here goes on from here: the stack may take a frontend's address for its own.
+    if config::takes_host_stack() && flow.by == 0 && flow.front == 0 {
         return Ok(PASS);
     }
+    flow.unserve()?;
     flow.to_endpoint(to, true)
 }
 
 /// The node itself: its policy is asked, but not about the tunnel, in which pods' packets come.
 #[inline(always)]
-fn to_host<F: Maps>(flow: &mut Flow<F>) -> Outcome {
-    let t = &flow.h.tuple;
-    let is_tunnel = t.proto == UDP && t.dport == config::tunnel_port().to_be() && t.dport != 0;
-    let Some(host) = host_end::<F>(t.dst).filter(|_| !is_tunnel) else {
+fn to_host<F: Maps>(flow: &mut Flow<F>, served: bool) -> Outcome {
+    let host = host_end::<F>(flow.h.tuple.dst).filter(|_| !is_tunnel(flow));
+    if served {
+        flow.dst_id = identity::HOST;
+        flow.track(None, host)?;
+        return Ok(PASS);
+    }
+    let Some(host) = host else {
         return Ok(PASS);
     };
     flow.endpoint = host.id;
@@ -60,12 +107,8 @@ fn to_host<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     Ok(PASS)
 }
 
-/// A cheap look at whether a packet to the node can be an answer to a pod.
 #[inline(always)]
-fn may_be_masqueraded<F: Maps>(flow: &Flow<F>) -> bool {
-    let h = &flow.h;
-    match h.tuple.proto {
-        TCP | UDP => config::snat_range().contains(u16::from_be(h.tuple.dport)),
-        proto => proto == F::ICMP && (h.icmp != Icmp::None || !h.fragment.is_whole()),
-    }
+fn is_tunnel<F: Maps>(flow: &Flow<F>) -> bool {
+    let t = &flow.h.tuple;
+    t.proto == UDP && t.dport == config::tunnel_port().to_be() && t.dport != 0
 }

@@ -12,6 +12,7 @@ use crate::{
     flow::{Drop, Flow, Hook, Outcome, PASS, Unreadable, drop_because},
     maps::{self, Maps},
     skb::Skb,
+    snat::may_be_masqueraded,
 };
 
 const HOOK: Hook = Hook {
@@ -36,11 +37,35 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     flow.src_id = sender(flow)?;
     flow.event_flags |= event_flags::TUNNEL;
     flow.received(TracePoint::FromOverlay);
-    let Some(to) = maps::endpoint::<F>(flow.h.tuple.dst) else {
-        return Err(drop_because!(NoLocalContainer));
-    };
+    let to = maps::endpoint::<F>(flow.h.tuple.dst);
+    if !config::services() || to.is_some_and(|to| !is_host(to)) {
+        let Some(to) = to else {
+            return Err(drop_because!(NoLocalContainer));
+        };
+        return deliver(flow, to);
+    }
+    let is_router = flow.h.tuple.dst == F::router_addr();
+    if is_router && may_be_masqueraded(&flow.h) && flow.unmasquerade()? {
+        take(flow.skb)?;
+        return flow.to_client();
+    }
+    let served = (to.is_some() || flow.is_served()) && flow.serve(false)?;
+    match maps::endpoint::<F>(flow.h.tuple.dst) {
+        Some(to) => deliver(flow, to),
+        None if served => flow.to_backend(),
+        None => Err(drop_because!(NoLocalContainer)),
+    }
+}
+
+#[inline(always)]
+fn is_host(to: &EndpointInfo) -> bool {
+    to.flags & endpoint_flags::HOST != 0
+}
+
+#[inline(always)]
+fn deliver<F: Maps>(flow: &mut Flow<F>, to: &EndpointInfo) -> Outcome {
     take(flow.skb)?;
-    if to.flags & endpoint_flags::HOST != 0 {
+    if is_host(to) {
         return to_host(flow, to);
     }
     to_pod(flow, to)
@@ -51,6 +76,7 @@ fn to_pod<F: Maps>(flow: &mut Flow<F>, to: &EndpointInfo) -> Outcome {
     flow.endpoint = to.id;
     flow.dst_id = to.sec_id;
     flow.track(None, Some(to))?;
+    flow.unserve()?;
     flow.to_endpoint(to, true)
 }
 

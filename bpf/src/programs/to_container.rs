@@ -54,6 +54,7 @@ fn run<F: Maps>(flow: &mut Flow<F>, ep: &EndpointInfo) -> Outcome {
     // The stack looks for its neighbour; nothing that was routed is such a message.
     if !neigh::is_discovery(&flow.h) {
         flow.track(from, Some(ep))?;
+        flow.unserve()?;
     }
     flow.forwarded(TracePoint::ToEndpoint, Direction::Ingress);
     Ok(PASS)

@@ -28,7 +28,13 @@ pub fn cil_to_netdev(ctx: TcContext) -> i32 {
     // Pods' packets were dealt with when they left the pod, and the tunnel's are our own.
     match skb.mark() & mark::MASK {
         mark::SNAT_DONE | mark::OVERLAY => PASS,
-        _ if V4::masquerade() || V6::masquerade() || config::host_firewall() => by_family(skb),
+        _ if config::services()
+            || V4::masquerade()
+            || V6::masquerade()
+            || config::host_firewall() =>
+        {
+            by_family(skb)
+        }
         _ => PASS,
     }
 }
@@ -42,16 +48,24 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
         flow.src_id = identity::HOST;
         flow.track_host(Some(host), None)?;
     }
-    if !F::masquerade() {
-        return Ok(PASS);
+    let is_node = flow.h.tuple.src == F::node_addr();
+    if config::services() && is_node {
+        // Processes of the node may be backends.
+        if flow.front == 0 {
+            flow.peek();
+        }
+        if flow.front != 0 {
+            flow.unserve()?;
+            return Ok(PASS);
+        }
     }
-    let wanted = if flow.h.tuple.src == F::node_addr() {
-        is_host_in_range(flow)
+    let wanted = if is_node {
+        (F::masquerade() || config::services()) && is_host_in_range(flow)
     } else {
-        is_pod_leaving(flow)
+        F::masquerade() && is_pod_leaving(flow)
     };
     if wanted {
-        flow.masquerade()?;
+        flow.masquerade(F::node_addr())?;
     }
     Ok(PASS)
 }

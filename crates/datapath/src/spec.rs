@@ -192,11 +192,11 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
     use MapKind::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
     use abi::{
         CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FragKey4, FragKey6, FragValue,
-        IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LbAffinity, LbAffinityKey4, LbAffinityKey6,
-        LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4, LbKey6,
-        LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6, LbSockKey4, LbSockKey6,
-        LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue,
-        SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
+        IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LbAffinity, LbAffinityKey4,
+        LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4,
+        LbKey6, LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6, LbSockKey4,
+        LbSockKey6, LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey,
+        PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
     };
     [
         MapSpec::of::<EndpointKey, EndpointInfo>(names::LXC, Hash, sizes.endpoints),

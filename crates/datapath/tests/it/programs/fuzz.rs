@@ -12,7 +12,7 @@ use crate::support::place;
 /// packets.
 const RUNS: u64 = 25_000;
 
-fn setting(name: &str, default: u64) -> u64 {
+pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
 }
 

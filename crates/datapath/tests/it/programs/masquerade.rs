@@ -289,10 +289,6 @@ fn what_cannot_be_masqueraded_is_refused() {
     place(|here| {
         let scene = Scene::new(here, native);
         for ip in Ip::BOTH {
-            let sctp = Packet::new(ip.pod1(), ip.outside(), 132, vec![9; 16]).bytes();
-            scene
-                .from_pod1(&sctp)
-                .dropped(DropReason::NatUnsupportedProtocol, Egress);
             // Messages that are neither an echo request nor an error: a timestamp, an unasked answer, a query of group members.
             let types = if ip == Ip::V4 { [13, 0] } else { [130, 129] };
             for kind in types {
@@ -315,6 +311,29 @@ fn what_cannot_be_masqueraded_is_refused() {
                 .dropped(DropReason::NatNoMapping, Egress);
         }
         assert!(scene.mappings().is_empty());
+    });
+}
+
+/// The checksum of SCTP covers all of its packet: it keeps its port, and its mapping is the only one of that port.
+#[test]
+fn sctp_keeps_its_port() {
+    place(|here| {
+        let scene = Scene::new(here, native);
+        for ip in Ip::BOTH {
+            let (pod, node, server) = ((ip.pod1(), 1000), (ip.node(), 1000), (ip.outside(), 38412));
+            let left = scene.from_pod1(&Packet::sctp(pod, server).bytes());
+            left.forwarded(REDIRECT, Egress);
+            let expected = Packet::sctp(node, server).ttl(63).bytes();
+            assert_eq!(left.packet[14..], expected[14..]);
+            let back = scene.from_netdev(&Packet::sctp(server, node).bytes());
+            back.forwarded(REDIRECT, Ingress);
+            let expected = Packet::sctp(server, pod).ttl(63).bytes();
+            assert_eq!(back.packet[14..], expected[14..]);
+            let other = Packet::sctp((ip.pod2(), 1000), server).bytes();
+            scene
+                .from_pod2(&other)
+                .dropped(DropReason::NatNoMapping, Egress);
+        }
     });
 }
 

@@ -1,4 +1,5 @@
 //! Every program by `BPF_PROG_TEST_RUN`: packet and map contents in; verdict, bytes, map contents, counters and events out.
+mod frontends;
 mod packet;
 mod scene;
 
@@ -15,4 +16,7 @@ mod policy_connections;
 mod policy_model;
 mod policy_node;
 mod reasons;
+mod services;
+mod services_model;
+mod services_node;
 mod verifier;

@@ -9,9 +9,10 @@ use abi::{Direction, DropReason, names};
 use netlink::{Address, Handle, LinkChange, Mac, Netns, NewLink, Route, netns};
 
 use super::{
-    packet::{Packet, read},
+    frontends::{Frontends, Service},
+    packet::{Packet, UDP, read},
     policy::{ALL, key},
-    scene::{Ip, PASS, POD1, POD1_ID, Scene, pod_mac, tunnel},
+    scene::{Ip, PASS, POD1, POD1_ID, REMOTE_POD_ID, Scene, pod_mac, tunnel},
 };
 use crate::support::{Place, place};
 
@@ -109,6 +110,30 @@ fn bind(ns: &Netns, addr: SocketAddr) -> UdpSocket {
             Err(e) => panic!("{addr}: {e}"),
         }
     }
+}
+
+/// A backend behind the tunnel answers the router, behind which the client of the service is.
+#[test]
+fn what_the_router_was_sent_for_goes_on_to_the_client() {
+    place(|here| {
+        let tunnel = Tunnel::new(here);
+        let scene = &tunnel.scene;
+        let lb = Frontends::of(scene);
+        for (n, ip) in (1..).zip(Ip::BOTH) {
+            let (client, at) = ((ip.outside(), 50_000), (ip.node(), 30053));
+            let backend = (ip.remote_pod(), 53);
+            lb.backend(n, backend);
+            lb.serve(&Service::new(n as u16, at, UDP, &[n]));
+            scene.from_netdev(&Packet::udp(client, at, b"x").bytes());
+            let back = Packet::udp(backend, (ip.gateway(), 50_000), b"y").bytes();
+            tunnel.send(ip, REMOTE_POD_ID, &back);
+            let what = format!("{} {} > {} {} proto 17", at.0, at.1, client.0, client.1);
+            scene.wait_for(&[&format!(
+                "to-network: {what} flags 0x0, reply snat tunnel, id {REMOTE_POD_ID} > {}",
+                ip.world()
+            )]);
+        }
+    });
 }
 
 /// The sender's identity is the tunnel's key, and of another node what the address cache says of it.

@@ -9,6 +9,7 @@ use etherparse::{
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const SCTP: u8 = 132;
 pub const SYN: u8 = 2;
 pub const ACK: u8 = 16;
 pub const FIN: u8 = 1;
@@ -93,6 +94,12 @@ impl Packet {
         }
         .unwrap();
         Self::new(from.0, to.0, UDP, [&header.to_bytes(), payload].concat())
+    }
+
+    /// An SCTP packet whose checksum is never looked at: nobody may change what it covers.
+    pub fn sctp(from: End, to: End) -> Self {
+        let ports = [from.1.to_be_bytes(), to.1.to_be_bytes()].concat();
+        Self::new(from.0, to.0, SCTP, [&ports[..], &[7; 20]].concat())
     }
 
     /// An ICMP message; `rest` are the last four bytes of its header.

@@ -19,6 +19,14 @@ const BY_POLICY: [DropReason; 3] = [
     DropReason::NoPolicyConfig,
 ];
 
+/// Reached with services, in the tests of [`super::services`].
+const BY_SERVICES: [DropReason; 4] = [
+    DropReason::NoServiceBackend,
+    DropReason::FibLookupFailed,
+    DropReason::IsClusterIp,
+    DropReason::LbSourceRange,
+];
+
 /// For helpers that fail when the kernel has no memory, or that the checks before them do not let fail.
 const NOT_BY_PACKETS: [DropReason; 5] = [
     DropReason::ErrorWritingToPacket,
@@ -32,8 +40,8 @@ const NOT_BY_PACKETS: [DropReason; 5] = [
 const LATER: &str = "\
     InvalidSourceMac InvalidDestinationMac FragmentationNeeded CtCannotCreate MissedTailCall UnknownL4Protocol \
     UnknownIcmpv4Code UnknownIcmpv4Type UnknownIcmpv6Code UnknownIcmpv6Type ErrorRetrievingTunnelOptions InvalidGeneveOption \
-    StaleIp FragmentsUnsupported NoServiceBackend Nat46Disabled EdtHorizon CtUnknownState LocalHostUnreachable \
-    UnsupportedL2 FibLookupFailed EncapsulationTrafficIsProhibited UnknownSender NatNotNeeded IsClusterIp LbSourceRange \
+    StaleIp FragmentsUnsupported Nat46Disabled EdtHorizon CtUnknownState LocalHostUnreachable \
+    UnsupportedL2 EncapsulationTrafficIsProhibited UnknownSender NatNotNeeded \
     SocketLookupFailed SocketAssignFailed ProxyUnsupportedProtocol VlanFiltered InvalidVni InvalidTcBuffer NoSid \
     MissingSrv6State Nat46 Nat64 AuthenticationRequired CtNoMap SnatNoMap InvalidClusterid UnsupportedDsrProtocol \
     NoEgressGateway UnencryptedTraffic NoNodeIdFound RateLimited IgmpHandled IgmpSubscribed HostNotReady \
@@ -99,7 +107,11 @@ fn from_pod(ip: Ip) -> Vec<(DropReason, Packet)> {
         (DropReason::NatNoMapping, errors),
         (
             DropReason::NatUnsupportedProtocol,
-            Packet::new(pod, far, 132, vec![0; 12]),
+            // A timestamp; an answer that nobody waits for.
+            match ip {
+                Ip::V4 => Packet::icmp(pod, far, 13, 0, [0; 4], &[]),
+                Ip::V6 => Packet::pong(pod, far, 3),
+            },
         ),
         (DropReason::TtlExceeded, tcp(far).ttl(1)),
     ]
@@ -170,6 +182,7 @@ fn every_reason_is_reached() {
         }
         seen.extend(names_of(BY_TUNNEL));
         seen.extend(names_of(BY_POLICY));
+        seen.extend(names_of(BY_SERVICES));
         seen.extend(names_of(NOT_BY_PACKETS));
         assert_eq!(seen, in_source());
         let later: BTreeSet<String> = LATER.split(' ').map(str::to_owned).collect();
