@@ -214,7 +214,8 @@ pub fn announcement(address: IpAddr, mac: [u8; 6]) -> Vec<u8> {
             sum = wire::checksum::add(sum, &ALL_NODES);
             sum = wire::checksum::add(sum, &[0, body.len() as u8, 0, ICMPV6]);
             let check = !wire::checksum::fold(wire::checksum::add(sum, &body));
-            body[2..4].copy_from_slice(&check.to_be_bytes());
+            // Sums are of words as they lie in memory.
+            body[2..4].copy_from_slice(&check.to_ne_bytes());
             frame.extend([0x60, 0, 0, 0, 0, body.len() as u8, ICMPV6, 255]);
             frame.extend(ip.octets());
             frame.extend(ALL_NODES);
