@@ -63,7 +63,7 @@ const CASES: [Case; 6] = [
     Case {
         name: "load",
         minutes: 20,
-        work: Work::Tests(&["open::", "attach::", "devices::", "programs::verifier::"]),
+        work: Work::Tests(&["open::", "attach::", "sock::", "devices::", "programs::verifier::"]),
     },
     Case {
         name: "programs",

@@ -140,7 +140,7 @@ pub fn config() -> DatapathConfig {
         node_port_max: 32767,
         maglev_size: 251,
         refusal_says_why: 0,
-        bind_protection: 0,
+        bind_protection: 1,
         pad: [0; 6],
         native4_len: 8,
         native6_len: 64,

@@ -2,13 +2,13 @@
 use std::{
     collections::BTreeMap,
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsFd,
 };
 
 use abi::lb_flags;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::scene::{SERVERS, Scene, Service, TCP, UDP, UNREACHABLE, at, listen_at, scene};
+use super::scene::{
+    SERVERS, Scene, Service, TCP, UDP, UNREACHABLE, at, listen_at, scene, wait_readable,
+};
 use crate::programs::fuzz::Dice;
 
 const BACKENDS: [&str; 3] = ["10.1.0.1:8080", "10.1.0.2:8080", "10.1.0.3:8080"];
@@ -17,10 +17,11 @@ const FRONTEND: &str = "10.96.0.10:80";
 /// Which of the listeners a connection to `frontend` came to. Nobody else connects meanwhile.
 fn chosen(frontend: SocketAddr, listeners: &[TcpListener]) -> usize {
     let _client = TcpStream::connect(frontend).unwrap();
-    listeners
-        .iter()
-        .position(|listener| listener.accept().is_ok())
-        .expect("a backend")
+    wait_readable(listeners);
+    let mut accepted = listeners.iter().map(|listener| listener.accept().is_ok());
+    let place = accepted.position(|got| got).expect("a backend");
+    assert!(!accepted.any(|got| got));
+    place
 }
 
 #[test]
@@ -126,12 +127,7 @@ impl Servers {
 
     /// Waits for the one datagram that is on its way, which says `word`.
     fn next(&self, word: &[u8]) -> SocketAddr {
-        let mut ready: Vec<PollFd<'_>> = self
-            .0
-            .values()
-            .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
-            .collect();
-        poll(&mut ready, PollTimeout::from(20_000u16)).unwrap();
+        wait_readable(self.0.values());
         let mut seen = [0; 16];
         let mut got = self.0.iter().filter_map(|(place, socket)| {
             let (len, _) = socket.recv_from(&mut seen).ok()?;

@@ -5,6 +5,7 @@ use abi::{lb_flags, lb_scope};
 
 use super::scene::{
     NO_ROUTE, Service, TCP, UNREACHABLE, at, listen_at, mapped, own_netns, scene, scene_with, talk,
+    wait_readable,
 };
 
 #[test]
@@ -32,6 +33,7 @@ fn an_ipv6_socket_may_mean_an_ipv4_frontend() {
         let client = TcpStream::connect(mapped(frontend)).unwrap();
         assert!(client.local_addr().unwrap().is_ipv6());
         assert_eq!(client.peer_addr().unwrap(), mapped(frontend));
+        wait_readable([&listener]);
         let (_, from) = listener.accept().unwrap();
         assert_eq!(mapped(from), client.local_addr().unwrap());
     });

@@ -3,6 +3,7 @@ use std::{
     fs,
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +17,7 @@ use datapath::{Datapath, maps::LbMaps};
 use netlink::{Address, Handle};
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::gettid,
 };
 
@@ -387,9 +389,19 @@ pub fn udp(place: &str) -> UdpSocket {
     socket
 }
 
+/// Waits until one of the sockets has something: a connection is complete for the client a little before it is for the server.
+pub fn wait_readable<'a, S: AsFd + 'a>(sockets: impl IntoIterator<Item = &'a S>) {
+    let mut waiting: Vec<PollFd<'_>> = sockets
+        .into_iter()
+        .map(|socket| PollFd::new(socket.as_fd(), PollFlags::POLLIN))
+        .collect();
+    let ready = poll(&mut waiting, PollTimeout::from(20_000u16)).unwrap();
+    assert!(ready > 0, "nothing came");
+}
+
 /// Sends a word both ways over a connection to `listener`, the only one of its.
 pub fn talk(mut client: TcpStream, listener: &TcpListener) {
-    // The connection is complete: it waits to be accepted.
+    wait_readable([listener]);
     let (mut server, from) = listener.accept().unwrap();
     assert_eq!(from, client.local_addr().unwrap());
     client.write_all(b"ping").unwrap();
