@@ -1,5 +1,6 @@
 //! Typed maps: writes, dumps, conntrack collection.
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use abi::{
     CtEntry, CtKey4, CtKey6, Direction, EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue,
@@ -319,5 +320,34 @@ fn every_map_is_listed_with_its_entries() {
         );
         assert_eq!(datapath.metrics().unwrap().dump().unwrap(), []);
         assert_eq!(datapath.fragments().unwrap().dump().unwrap(), []);
+    });
+}
+
+#[test]
+fn announced_addresses_hold_for_a_while_and_count_their_answers() {
+    place(|here| {
+        let (datapath, _) = here.open();
+        let map = datapath.l2_responder().unwrap();
+        let addresses: [IpAddr; 2] = ["192.0.2.7".parse().unwrap(), "fd00::7".parse().unwrap()];
+        let (mac, time) = ([2, 0, 0, 0, 0, 7], Duration::from_secs(600));
+        for address in addresses {
+            map.answer(address, 3, mac, Duration::ZERO).unwrap();
+        }
+        let rows = map.rows().unwrap();
+        assert!(rows.iter().all(|row| row.left.is_zero()), "{rows:?}");
+        for address in addresses {
+            map.answer(address, 3, mac, time).unwrap();
+        }
+        let mut rows = map.rows().unwrap();
+        rows.sort_by_key(|row| row.address);
+        assert_eq!(rows.len(), 2);
+        for (row, address) in rows.iter().zip(addresses) {
+            assert_eq!((row.address, row.ifindex, row.mac), (address, 3, mac));
+            assert!(row.left > time / 2 && row.left <= time, "{row:?}");
+        }
+        assert!(map.silence(addresses[0], 3).unwrap());
+        assert!(!map.silence(addresses[0], 3).unwrap());
+        assert!(!map.silence(addresses[1], 4).unwrap(), "another device");
+        assert_eq!(map.rows().unwrap().len(), 1);
     });
 }
