@@ -59,11 +59,16 @@ enum Work {
     Matrix(&'static [&'static str]),
 }
 
-const CASES: [Case; 6] = [
+const CASES: [Case; 7] = [
     Case {
         name: "load",
         minutes: 20,
-        work: Work::Tests(&["open::", "attach::", "sock::", "devices::", "programs::verifier::"]),
+        work: Work::Tests(&["open::", "attach::", "devices::", "programs::verifier::"]),
+    },
+    Case {
+        name: "sockets",
+        minutes: 20,
+        work: Work::Tests(&["sock::"]),
     },
     Case {
         name: "programs",
