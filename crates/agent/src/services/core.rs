@@ -2,6 +2,7 @@
 use super::{
     inputs::{self, Events, Inputs},
     kernel::{Kernel, Refusal, Skip},
+    left::Gone,
 };
 use crate::namespaces::Namespaces;
 use lb::{
@@ -27,8 +28,8 @@ const GENERATION: Duration = Duration::from_secs(60);
 /// What is to be done after a step.
 #[derive(Debug, Default)]
 pub struct Next {
-    /// Backends that frontends have lost, as the kernel has it by now.
-    pub left: Vec<Left>,
+    /// Frontends and backends that have lost each other, as the kernel has it by now.
+    pub gone: Gone,
     /// When to take the next step even if nothing changes.
     pub again: Option<Duration>,
     /// Rows were written, or removed.
@@ -77,6 +78,8 @@ pub struct Core {
     /// All inputs were known once, and the kernel's rows follow the planner.
     complete: bool,
     missing: &'static str,
+    /// Clients of what went while no agent ran have been told.
+    swept: bool,
     generation: Instant,
 }
 
@@ -110,6 +113,7 @@ impl Core {
             enabled,
             complete: false,
             missing: "",
+            swept: false,
             generation: now,
         })
     }
@@ -202,8 +206,11 @@ impl Core {
             self.queue.again = true;
         }
         self.updated = SystemTime::now();
-        next.left = std::mem::take(&mut self.queue.left);
+        next.gone = Gone::lost(&std::mem::take(&mut self.queue.left));
         next.again = self.queue.again.then_some(Duration::ZERO);
+        if next.again.is_none() && !std::mem::replace(&mut self.swept, true) {
+            next.gone = Gone::all_but(&self.planner);
+        }
     }
 
     /// Makes writes. Pods are known by name until here, and to the kernel by their namespace.

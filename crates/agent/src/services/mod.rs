@@ -18,8 +18,8 @@ use crate::namespaces::Namespaces;
 use anyhow::{Context, Result};
 use datapath::Datapath;
 use inputs::Inputs;
-use lb::{Left, health::HealthCheck};
-use left::Cleaner;
+use lb::health::HealthCheck;
+use left::{Cleaner, Gone};
 use model::Tables;
 use prometheus_client::metrics::histogram::Histogram;
 use runtime::{health::Component, settings::Settings, stop::Stop};
@@ -157,7 +157,7 @@ impl Services {
             .context("starting a thread")
     }
 
-    async fn run(&self, left: &mpsc::UnboundedSender<Vec<Left>>, health: &Component, stop: &Stop) {
+    async fn run(&self, left: &mpsc::UnboundedSender<Gone>, health: &Component, stop: &Stop) {
         let tables = &self.0.tables;
         let watch = tables
             .services
@@ -174,9 +174,9 @@ impl Services {
             let seen = snapshot.revision();
             let mut next = self.step(&snapshot);
             drop(snapshot);
-            if !next.left.is_empty() {
+            if !next.gone.is_empty() {
                 // Only the end of the agent ends the receiver.
-                let _ = left.send(next.left);
+                let _ = left.send(std::mem::take(&mut next.gone));
             }
             if next.again != Some(Duration::ZERO) {
                 // It looks through everything: not after every single change.
@@ -231,15 +231,12 @@ impl Services {
     }
 
     /// Ends what still talks to backends that are gone.
-    async fn clean(
-        self,
-        cleaner: Cleaner,
-        mut left: mpsc::UnboundedReceiver<Vec<Left>>,
-        stop: Stop,
-    ) {
+    async fn clean(self, cleaner: Cleaner, mut left: mpsc::UnboundedReceiver<Gone>, stop: Stop) {
         let cleaner = Arc::new(cleaner);
         while let Some(Some(mut all)) = stop.or(left.recv()).await {
-            while let Ok(more) = left.try_recv() {
+            while !all.is_all_but()
+                && let Ok(more) = left.try_recv()
+            {
                 all.extend(more);
             }
             let cleaner = cleaner.clone();

@@ -1,5 +1,5 @@
 //! What services say of themselves: status, lists, explanations.
-use super::{Services, core::Core};
+use super::{Services, core::Core, settings::advice};
 use api::{
     ApiError, ServiceBackend, ServiceCandidate, ServiceInfo, ServiceList, ServiceProblem,
     ServiceWhy, ServicesStatus,
@@ -13,7 +13,7 @@ use lb::{
 use model::{LocalNode, Text};
 use runtime::{
     health::Component,
-    settings::{Settings, Value},
+    settings::{LbAcceleration, Settings, Value},
 };
 use std::collections::BTreeMap;
 
@@ -330,7 +330,8 @@ impl Services {
             affinity: settings.enable_session_affinity,
             graceful_termination: settings.enable_k8s_terminating_endpoint,
             nat46x64: settings.enable_nat46x64_gateway,
-            acceleration: settings.bpf_lb_acceleration.show(),
+            // Whatever the settings ask for: there is no such program yet.
+            acceleration: LbAcceleration::Disabled.show(),
             node_ports: (
                 settings.node_port_range.first,
                 settings.node_port_range.last,
@@ -340,7 +341,7 @@ impl Services {
             backends: core.planner.usage().backends.iter().sum::<usize>() as u64,
             maps: maps(&core.planner.usage(), &world.limits),
             problems: core.problems().len() as u64,
-            limits: self.limits(),
+            limits: advice(settings).into_iter().chain(self.limits()).collect(),
         }
     }
 

@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use datapath::MapSizes;
 use lb::{Forwarding, Limits, frontend::Algorithm, maglev};
 use model::Text;
-use runtime::settings::{self, LbAlgorithm, LbMode, NoBackend, Settings};
+use runtime::settings::{self, LbAcceleration, LbAlgorithm, LbMode, NoBackend, Settings, Value};
 
 /// Generations for which a number rests before it is given again: conntrack may still name it.
 const REST: u64 = 5;
@@ -105,6 +105,19 @@ pub fn config(settings: &Settings, host_netns: u64, config: DatapathConfig) -> D
     }
 }
 
+/// What settings ask for and is not done, a line each.
+#[must_use]
+pub fn advice(settings: &Settings) -> Vec<String> {
+    let asked = settings.bpf_lb_acceleration;
+    let line = || {
+        format!(
+            "bpf-lb-acceleration={} has no effect: services are not balanced in XDP yet",
+            Value::show(&asked)
+        )
+    };
+    Vec::from_iter((asked != LbAcceleration::Disabled).then(line))
+}
+
 /// The bytes behind 16 letters of base64.
 fn seed(text: &str) -> Option<[u8; 12]> {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
@@ -134,6 +147,17 @@ mod tests {
         assert_eq!(seed(text), Some(maglev::SEED));
         assert_eq!(planner(&settings).unwrap().maglev, maglev::Shape::default());
         assert_eq!(seed("JLfvgnHc2kaSUFa="), None);
+    }
+
+    #[test]
+    fn what_is_not_done_is_told() {
+        let mut settings = Settings::default();
+        assert!(advice(&settings).is_empty());
+        settings
+            .set("bpf-lb-acceleration", "native", "test")
+            .unwrap();
+        let lines = advice(&settings);
+        assert!(lines[0].contains("bpf-lb-acceleration=native"), "{lines:?}");
     }
 
     #[test]

@@ -2,9 +2,12 @@
 //!
 //! The order of writes: backends, addresses and what belongs to a frontend's number, its slots, the frontend's row, and only then what is
 //! no longer needed. So a frontend's row never counts a slot that is missing, and no slot names a backend that is missing.
+mod parts;
 mod restore;
 
-use crate::frontend::{Algorithm, Backend, BackendKey, Frontend, FrontendKey, State, flags};
+use parts::{settle_affinity, settle_ranges, settle_slots};
+
+use crate::frontend::{Algorithm, Backend, BackendKey, Frontend, FrontendKey, State};
 use crate::ids::IdPool;
 use crate::maglev::Shape;
 use crate::planner::Usage;
@@ -444,7 +447,6 @@ impl Kernel {
     }
 
     /// Makes the table, or removes it; the algorithm that works with what there is.
-
     fn settle_table(
         &mut self,
         installed: &mut Installed,
@@ -582,93 +584,6 @@ impl Kernel {
             }
         }
     }
-}
-
-/// Puts backends into slots so that as few as possible change.
-fn settle_slots(
-    installed: &mut Installed,
-    key: FrontendKey,
-    ids: &[BackendId],
-    writes: &mut Writes,
-) {
-    let old = std::mem::take(&mut installed.slots);
-    let mut missing: BTreeSet<BackendId> = ids.iter().copied().collect();
-    let mut slots: Vec<BackendId> = old
-        .iter()
-        .take(ids.len())
-        .map(|id| if missing.remove(id) { *id } else { 0 })
-        .collect();
-    slots.resize(ids.len(), 0);
-    let mut missing = missing.into_iter();
-    for slot in slots.iter_mut().filter(|slot| **slot == 0) {
-        *slot = missing.next().unwrap_or_default();
-    }
-    for (index, id) in slots.iter().enumerate() {
-        if old.get(index) != Some(id) {
-            writes
-                .slots
-                .push(Op::Put(Row::Slot(key, index as u16 + 1, *id)));
-        }
-    }
-    for index in slots.len()..old.len() {
-        writes
-            .last
-            .push(Op::Delete(RowKey::Slot(key, index as u16 + 1)));
-    }
-    writes.rows_freed.services[family(key.address)] += old.len().saturating_sub(slots.len());
-    installed.slots = slots;
-}
-
-/// Gives how many rows there are more of for the time being.
-fn settle_ranges(
-    installed: &mut Installed,
-    id: FrontendId,
-    frontend: &Frontend,
-    writes: &mut Writes,
-) -> usize {
-    let wanted: BTreeMap<IpNet, bool> = match &frontend.ranges {
-        Some(ranges) => ranges.nets.iter().map(|net| (*net, !ranges.deny)).collect(),
-        None => BTreeMap::new(),
-    };
-    debug_assert!(wanted.is_empty() || frontend.has(flags::SOURCE_RANGES));
-    for (net, allow) in &wanted {
-        if installed.ranges.get(net) != Some(allow) {
-            writes.first.push(Op::Put(Row::Source(id, *net, *allow)));
-        }
-    }
-    for net in installed
-        .ranges
-        .keys()
-        .filter(|net| !wanted.contains_key(net))
-    {
-        writes.last.push(Op::Delete(RowKey::Source(id, *net)));
-        writes.rows_freed.sources[family(frontend.key.address)] += 1;
-    }
-    let known = &installed.ranges;
-    let more = wanted.keys().filter(|net| !known.contains_key(net)).count();
-    installed.ranges = wanted;
-    more
-}
-
-/// Gives how many rows there are more of for the time being.
-fn settle_affinity(
-    installed: &mut Installed,
-    id: FrontendId,
-    on: bool,
-    ids: &[BackendId],
-    writes: &mut Writes,
-) -> usize {
-    let wanted: BTreeSet<BackendId> = ids.iter().copied().filter(|_| on).collect();
-    for backend in wanted.difference(&installed.affinity) {
-        writes.first.push(Op::Put(Row::Affinity(id, *backend)));
-    }
-    for backend in installed.affinity.difference(&wanted) {
-        writes.last.push(Op::Delete(RowKey::Affinity(id, *backend)));
-        writes.rows_freed.affinity += 1;
-    }
-    let more = wanted.difference(&installed.affinity).count();
-    installed.affinity = wanted;
-    more
 }
 
 const fn family(address: IpAddr) -> usize {
