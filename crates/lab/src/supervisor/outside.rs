@@ -1,20 +1,23 @@
 //! An API server that is not the lab's own: its kubeconfig, and the ways between it and the nodes, which stand in namespaces
 //! that nothing outside reaches.
 //!
-//! Into the nodes: every node has the cluster's own address of the service `kubernetes` on its loopback, and whoever connects
-//! to it speaks with the server. Its certificate is for that address in every cluster, so that pods and agents need nothing
+//! Into the nodes: every node has the addresses of the cluster's service `kubernetes` and of its endpoints on its loopback, and whoever
+//! connects to one of them speaks with the server. Its certificate is for that address in every cluster, so that pods and agents need nothing
 //! that other clusters do not have. Out of the nodes: a port of this machine per kubelet, which the node's status tells.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use k8s_openapi::api::core::v1::{ConfigMap, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::ListParams;
 use kube::{Api, Client};
 use netlink::{Address, Handle, Scope};
 use serde_json::{Value, json};
@@ -63,19 +66,25 @@ pub(super) async fn join(
     let service = service(&client)
         .await
         .with_context(|| format!("the API server at {url}"))?;
+    // Agents that balance the load of services lead there.
+    let endpoints = endpoints(&client, service)
+        .await
+        .with_context(|| format!("the API server at {url}"))?;
     let mut record = Record::open(dir, spec, &url)?;
     record.note_kinds(&client).await;
     record.write(dir, &pretty(&config)?)?;
     let mut kubelets = BTreeMap::new();
     for (node, host) in nodes.iter().zip(&network.nodes) {
-        let listener = listen_inside(host, service)
-            .with_context(|| format!("the way from {} to the API server", node.name))?;
-        let target = server.clone();
-        let connect = move || {
-            let target = target.clone();
-            async move { TcpStream::connect((target.host.as_str(), target.port)).await }
-        };
-        tokio::spawn(relay(into_tokio(listener)?, connect));
+        for at in iter::once(service).chain(endpoints.clone()) {
+            let listener = listen_inside(host, at)
+                .with_context(|| format!("the way from {} to the API server", node.name))?;
+            let target = server.clone();
+            let connect = move || {
+                let target = target.clone();
+                async move { TcpStream::connect((target.host.as_str(), target.port)).await }
+            };
+            tokio::spawn(relay(into_tokio(listener)?, connect));
+        }
         let (at, listener) = listen_outside(outside.kubelet_address)?;
         let to = node.clone();
         let connect = move || {
@@ -232,7 +241,37 @@ async fn service(client: &Client) -> anyhow::Result<SocketAddr> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// Listens on the service's address in a node, which gets it for that.
+/// Where the service leads, in its family; nowhere in a cluster that has no endpoint slices yet.
+async fn endpoints(client: &Client, service: SocketAddr) -> anyhow::Result<BTreeSet<SocketAddr>> {
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), "default");
+    let own = ListParams::default().labels("kubernetes.io/service-name=kubernetes");
+    let started = Instant::now();
+    loop {
+        let slices = match slices.list(&own).await {
+            Err(kube::Error::Api(e)) if e.code == 404 => return Ok(BTreeSet::new()),
+            slices => slices.context("the endpoints of its service default/kubernetes")?,
+        };
+        let all = slices.iter().flat_map(addresses);
+        let ours = |at: &SocketAddr| at.is_ipv4() == service.is_ipv4() && *at != service;
+        let found: BTreeSet<SocketAddr> = all.filter(ours).collect();
+        // A server that has just started writes them after the service.
+        if !found.is_empty() || started.elapsed() > ANSWER_LIMIT {
+            return Ok(found);
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+fn addresses(slice: &EndpointSlice) -> Vec<SocketAddr> {
+    let ports = slice.ports.iter().flatten().filter_map(|port| port.port);
+    let ports: Vec<u16> = ports.filter_map(|port| u16::try_from(port).ok()).collect();
+    let ips = slice.endpoints.iter().flatten().flat_map(|e| &e.addresses);
+    let ips = ips.filter_map(|ip| ip.parse::<IpAddr>().ok());
+    ips.flat_map(|ip| ports.iter().map(move |port| SocketAddr::new(ip, *port)))
+        .collect()
+}
+
+/// Listens on an address in a node, which gets it for that.
 fn listen_inside(host: &Host, at: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = host.ns.run(|| -> anyhow::Result<TcpListener> {
         let mut handle = Handle::new()?;
@@ -321,6 +360,15 @@ mod tests {
             ],
             "users": [{"name": "me", "user": {"token": "t"}}],
         })
+    }
+
+    #[test]
+    fn the_endpoints_are_addresses_and_ports() {
+        let slice = json!({"addressType": "IPv4", "metadata": {}, "ports": [{"name": "https", "port": 6443}, {"name": "any"}],
+            "endpoints": [{"addresses": ["192.0.2.1", "192.0.2.2"]}, {"addresses": ["no-address"]}]});
+        let found = addresses(&serde_json::from_value(slice).unwrap());
+        let wanted = ["192.0.2.1:6443", "192.0.2.2:6443"];
+        assert_eq!(found, wanted.map(|at| at.parse().unwrap()));
     }
 
     #[test]
