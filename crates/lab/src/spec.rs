@@ -79,10 +79,10 @@ impl fmt::Display for Families {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Dns {
-    /// Pods ask the pods of kube-dns by their own addresses: for as long as nothing balances the load of services.
-    #[default]
+    /// Pods ask the pods of kube-dns by their own addresses: where nothing balances the load of services.
     Pod,
-    /// Pods ask the address of the service kube-dns, as in other clusters.
+    /// Pods ask the addresses of the service kube-dns, as in other clusters.
+    #[default]
     Service,
     /// There is none.
     None,

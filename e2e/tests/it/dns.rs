@@ -1,5 +1,5 @@
 //! Cluster DNS over the pod network: both families carry both kinds of records, by UDP and TCP, on one node and between two. Pods ask
-//! the addresses of the DNS pod; the service has addresses of both families as well, which nothing balances to pods yet.
+//! the addresses of the service, which their resolv.conf names, and those of the DNS pod.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
@@ -146,9 +146,14 @@ fn e2e_dns_over_both_families() {
     wait_until("the name of the pod", LIMIT, || {
         (!ask(&asker, first, false, name, A).is_empty()).then_some(())
     });
+    let named_servers = nameservers(&cluster, "echo-node1-a");
+    assert_eq!(
+        named_servers, own,
+        "resolv.conf has the service's addresses"
+    );
     // The DNS pod is on one of the nodes: one asks its neighbour, the other one across.
     for asker in [&asker, &cluster.pod("echo-node2-a")] {
-        for &server in &servers {
+        for &server in servers.iter().chain(&own) {
             for tcp in [false, true] {
                 for (kind, v4) in [(A, true), (AAAA, false)] {
                     let of = |list: &[IpAddr]| -> Vec<IpAddr> {
@@ -166,6 +171,34 @@ fn e2e_dns_over_both_families() {
     }
 }
 
+/// What a pod's resolv.conf names.
+fn nameservers(cluster: &Cluster, pod: &str) -> Vec<IpAddr> {
+    let conf = cluster.lab.exec(pod, &["cat", "/etc/resolv.conf"]).stdout;
+    let lines = conf.lines();
+    lines
+        .filter_map(|line| line.strip_prefix("nameserver ")?.trim().parse().ok())
+        .collect()
+}
+
+/// Where nothing balances the load of services, pods ask the pods of cluster DNS.
+#[test]
+fn e2e_dns_by_pods() {
+    if skip_unless_root() {
+        return;
+    }
+    let cluster = lab("e2e-dnsp", &["--cluster-dns", "pod"]);
+    let pods = cluster.list("/api/v1/namespaces/kube-system/pods?labelSelector=k8s-app%3Dkube-dns");
+    let mut servers = ips(&pods[0]["status"]["podIPs"]);
+    servers.sort();
+    wait_until("the addresses of the pod", LIMIT, || {
+        (nameservers(&cluster, "echo-node2-a") == servers).then_some(())
+    });
+    let names = ["getent", "hosts", "kube-dns.kube-system"];
+    wait_until("an answer to the pod's resolver", LIMIT, || {
+        cluster.lab.exec("echo-node2-a", &names).ok().then_some(())
+    });
+}
+
 /// Where there is no IPv4, resolvers use what their resolv.conf has.
 #[test]
 fn e2e_dns_with_ipv6_alone() {
@@ -174,15 +207,8 @@ fn e2e_dns_with_ipv6_alone() {
     }
     let cluster = lab("e2e-dns6", &["--ipv6"]);
     for pod in ["echo-node1-a", "echo-node2-a"] {
-        let conf = cluster.lab.exec(pod, &["cat", "/etc/resolv.conf"]).stdout;
-        let servers: Vec<IpAddr> = conf
-            .lines()
-            .filter_map(|line| line.strip_prefix("nameserver ")?.trim().parse().ok())
-            .collect();
-        assert!(
-            !servers.is_empty() && servers.iter().all(IpAddr::is_ipv6),
-            "{conf}"
-        );
+        let servers = nameservers(&cluster, pod);
+        assert_eq!(servers, ["fd00:96::a".parse::<IpAddr>().unwrap()]);
         let found = wait_until("an answer to the pod's resolver", LIMIT, || {
             let names = ["getent", "ahostsv6", "kube-dns.kube-system"];
             let run = cluster.lab.exec(pod, &names);

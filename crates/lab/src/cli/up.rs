@@ -129,9 +129,10 @@ impl UpArgs {
             router_routes: !self.no_router_routes,
             agents: !self.no_agents,
             sample: self.sample,
-            dns: self
-                .cluster_dns
-                .unwrap_or(if self.no_agents { Dns::None } else { Dns::Pod }),
+            dns: self.cluster_dns.unwrap_or(match self.no_agents {
+                true => Dns::None,
+                false => Dns::default(),
+            }),
             ready_limit: Duration::from_secs(self.timeout),
             max_restart_pause: Duration::from_secs(self.max_restart_pause),
             agent_config: self.agent_config.clone(),

@@ -21,8 +21,8 @@ use crate::state::LabState;
 const DNS: &str = include_str!("kube-dns.yaml");
 const NAMESPACE: &str = "kube-system";
 
-/// How pods reach the API server for as long as nothing balances the load of the service `kubernetes`: variables that win
-/// over those the kubelet gives.
+/// How the name server reaches the API server, so that names do not depend on services: variables that win over those the kubelet
+/// gives.
 fn api_server(state: &LabState) -> anyhow::Result<Vec<Value>> {
     let uri: http::Uri = state
         .api_url_inside
@@ -56,7 +56,7 @@ pub(super) fn api(client: &Client, object: &DynamicObject) -> anyhow::Result<Api
 }
 
 /// Addresses of the service, where others expect them.
-fn cluster_ips(spec: &LabSpec, joined: Option<&Joined>) -> Vec<IpAddr> {
+pub(super) fn cluster_ips(spec: &LabSpec, joined: Option<&Joined>) -> Vec<IpAddr> {
     if let Some(joined) = joined {
         return vec![joined.dns];
     }

@@ -298,6 +298,9 @@ fn start_workloads(
         let forever = std::future::pending();
         tokio::spawn(controllers::run(client.clone(), settings, forever));
     }
+    if spec.dns == Dns::Service {
+        objects.set_dns(addons::cluster_ips(spec, api.joined.as_ref()));
+    }
     let ask_pods = (spec.dns == Dns::Pod).then_some(objects);
     tokio::spawn(pods::run(client.clone(), kubelets, ask_pods));
     Ok(networks)
