@@ -136,25 +136,11 @@ pub struct LbFamily<Key, Backend, Frontend, Source, Skip, Affinity, Sock> {
 }
 
 /// The maps of IPv4.
-pub type Lb4 = LbFamily<
-    LbKey4,
-    LbBackend4,
-    LbFrontend4,
-    LbSourceKey4,
-    LbSkipKey4,
-    LbAffinityKey4,
-    LbSockKey4,
->;
+pub type Lb4 =
+    LbFamily<LbKey4, LbBackend4, LbFrontend4, LbSourceKey4, LbSkipKey4, LbAffinityKey4, LbSockKey4>;
 /// The maps of IPv6.
-pub type Lb6 = LbFamily<
-    LbKey6,
-    LbBackend6,
-    LbFrontend6,
-    LbSourceKey6,
-    LbSkipKey6,
-    LbAffinityKey6,
-    LbSockKey6,
->;
+pub type Lb6 =
+    LbFamily<LbKey6, LbBackend6, LbFrontend6, LbSourceKey6, LbSkipKey6, LbAffinityKey6, LbSockKey6>;
 
 /// All maps of services.
 #[derive(Clone, Debug)]
