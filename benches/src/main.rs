@@ -7,6 +7,7 @@ mod programs;
 mod report;
 mod scale;
 mod server;
+mod services;
 mod starts;
 mod topology;
 
@@ -55,6 +56,9 @@ enum Role {
     /// The policy task in a process of its own.
     #[command(hide = true)]
     DrivePolicy,
+    /// The task of services in a process of its own.
+    #[command(hide = true)]
+    DriveServices,
 }
 
 fn main() -> Result<()> {
@@ -62,6 +66,7 @@ fn main() -> Result<()> {
     match &args.role {
         Some(Role::DriveCni { bin }) => return control::drive_cni(bin),
         Some(Role::DrivePolicy) => return policy::drive(),
+        Some(Role::DriveServices) => return services::drive(),
         None => {}
     }
     anyhow::ensure!(
@@ -75,6 +80,7 @@ fn main() -> Result<()> {
             measure(&args, path, family, &mut report)?;
         }
     }
+    services::measure(&args.filter, &mut report)?;
     programs::measure(&args.filter, &mut report)?;
     scale::measure(&args.filter, &mut report)?;
     server::measure(&args.filter, &mut report)?;

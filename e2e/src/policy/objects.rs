@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::expect::Rules;
 use super::stage::Stage;
+use crate::cluster::Cluster;
 
 /// How long agents may take. On an idle machine it is a few milliseconds.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -45,12 +46,22 @@ impl Server {
     #[must_use]
     #[track_caller]
     pub fn of(stage: &Stage) -> Self {
+        Self::of_cluster(&stage.cluster)
+    }
+
+    /// Of a lab.
+    ///
+    /// # Panics
+    /// If its kubeconfig cannot be used.
+    #[must_use]
+    #[track_caller]
+    pub fn of_cluster(cluster: &Cluster) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
             .expect("an async runtime");
-        let path = stage.cluster.lab.dir().join("kubeconfig");
+        let path = cluster.lab.dir().join("kubeconfig");
         let client = runtime
             .block_on(k8s::from_kubeconfig(&path, None))
             .expect("a client of the lab");
