@@ -285,19 +285,24 @@ async fn stand(
     }
 }
 
+/// An address on a device.
+type Entry = (IpAddr, Text);
+/// Number and link-layer address of a device.
+type Place = (u32, [u8; 6]);
+
 /// The kernel's side: rows, and frames.
 struct Kernel {
     responder: L2Responder,
     /// What is answered for, with the number and address of the device at the last write.
-    rows: BTreeMap<(IpAddr, Text), Option<(u32, [u8; 6])>>,
+    rows: BTreeMap<Entry, Option<Place>>,
     /// What neighbours are still to be told, and how often.
-    pending: Vec<(IpAddr, u32, [u8; 6], u32)>,
+    pending: Vec<(IpAddr, Place, u32)>,
     /// How long a row holds.
     time: Duration,
 }
 
 impl Kernel {
-    fn announce(&mut self, new: &[(IpAddr, Text)], devices: &BTreeMap<Text, Device>) {
+    fn announce(&mut self, new: &[Entry], devices: &BTreeMap<Text, Device>) {
         for entry in new {
             self.rows.insert(entry.clone(), None);
             self.write(entry, devices);
@@ -305,11 +310,11 @@ impl Kernel {
         self.tell();
     }
 
-    fn withdraw(&mut self, old: &[(IpAddr, Text)]) {
+    fn withdraw(&mut self, old: &[Entry]) {
         for entry in old {
             if let Some(Some((ifindex, _))) = self.rows.remove(entry) {
                 self.pending
-                    .retain(|(ip, device, ..)| (*ip, *device) != (entry.0, ifindex));
+                    .retain(|(ip, place, _)| (*ip, place.0) != (entry.0, ifindex));
                 if let Err(error) = self.responder.silence(entry.0, ifindex) {
                     // It is over before another node answers.
                     tracing::warn!(address = %entry.0, %error, "a row of announcements stays until it is over");
@@ -338,7 +343,7 @@ impl Kernel {
     }
 
     /// Answers for an address on a device as it is now. Neighbours are told where that is new.
-    fn write(&mut self, entry: &(IpAddr, Text), devices: &BTreeMap<Text, Device>) {
+    fn write(&mut self, entry: &Entry, devices: &BTreeMap<Text, Device>) {
         let place = devices
             .get(&entry.1)
             .filter(|device| !device.mac.is_zero())
@@ -359,8 +364,8 @@ impl Kernel {
             {
                 let _ = self.responder.silence(entry.0, ifindex);
             }
-            if let Some((ifindex, mac)) = now {
-                self.pending.push((entry.0, ifindex, mac, TOLD));
+            if let Some(place) = now {
+                self.pending.push((entry.0, place, TOLD));
             }
         }
         self.rows.insert(entry.clone(), now);
@@ -375,7 +380,7 @@ impl Kernel {
         let Some(frames) = FRAMES.get() else {
             return self.pending.clear();
         };
-        self.pending.retain_mut(|(address, ifindex, mac, left)| {
+        self.pending.retain_mut(|(address, (ifindex, mac), left)| {
             if let Err(error) = frames.send(*ifindex, &announcement(*address, *mac)) {
                 tracing::debug!(%address, ifindex, %error, "neighbours are not told");
             }

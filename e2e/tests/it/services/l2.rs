@@ -110,7 +110,8 @@ fn e2e_services_l2_announcements() {
     if skip_unless_root() {
         return;
     }
-    let cluster = Cluster::up("e2e-l2", &[]);
+    // A third node would be on another network.
+    let cluster = Cluster::up("e2e-l2", &["--nodes", "2"]);
     let Some(sh) = &Shell::new(&cluster, Release::New) else {
         return;
     };
