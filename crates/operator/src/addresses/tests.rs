@@ -264,3 +264,25 @@ fn services_with_addresses_of_nodes() {
     txn.commit();
     assert_eq!(ips(&world.writes()), json!([{"ip": "192.0.2.12"}]));
 }
+
+#[test]
+fn figures_of_pools_and_services() {
+    let mut world = World::new(&[]);
+    world.service("web", json!({}), json!({}));
+    world.service("rude", json!({"loadBalancerIP": "203.0.113.9"}), json!({}));
+    world.pool("blue", range(), json!([]));
+    world.writes();
+    let metrics = crate::metrics::Metrics::default();
+    metrics.addresses(world.keeper.totals(), world.keeper.pools());
+    let text = runtime::metrics::text(&metrics.registry()).unwrap();
+    for line in [
+        "cilium_lbipam_conflicting_pools_total 0",
+        "cilium_lbipam_services_matching_total 2",
+        "cilium_lbipam_services_unsatisfied_total 1",
+        "cilium_lbipam_ips_available_total{pool=\"blue\"} 3",
+        "cilium_lbipam_ips_used_total{pool=\"blue\"} 1",
+        "cilium_operator_leader 0",
+    ] {
+        assert!(text.lines().any(|one| one == line), "{line}\n{text}");
+    }
+}
