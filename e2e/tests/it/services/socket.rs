@@ -8,6 +8,7 @@ use testkit::{skip_unless_root, wait_until};
 const SERVERS: [(&str, &str); 2] = [("near", "node1"), ("far", "node2")];
 const CLIENTS: [&str; 2] = ["ask", "node1"];
 const PORT: u16 = 80;
+const NODE_PORT: u16 = 30_280;
 
 /// A server, a service of one kind for it alone, and one that nobody serves.
 fn manifests() -> String {
@@ -25,7 +26,7 @@ spec:
     readinessProbe: {{httpGet: {{path: /healthz, port: 8080}}, periodSeconds: 1}}
 ---
 {}",
-            service(name)
+            service(name, "type: ClusterIP", "")
         )
     };
     let servers: Vec<String> = SERVERS.iter().map(server).collect();
@@ -33,21 +34,27 @@ spec:
     format!(
         "{}---\n{}---\n{client}",
         servers.join("---\n"),
-        service("nobody")
+        [
+            service("nobody", "type: ClusterIP", ""),
+            service("far-ports", "type: NodePort", ", nodePort: 30280")
+                .replace("{app: far-ports}", "{app: far}"),
+        ]
+        .join("---\n")
     )
 }
 
-fn service(name: &str) -> String {
+fn service(name: &str, kind: &str, more: &str) -> String {
     format!(
         "apiVersion: v1
 kind: Service
 metadata: {{name: {name}}}
 spec:
+  {kind}
   ipFamilyPolicy: RequireDualStack
   selector: {{app: {name}}}
   ports:
-  - {{name: t, protocol: TCP, port: 80, targetPort: 8080}}
-  - {{name: u, protocol: UDP, port: 80, targetPort: 8080}}
+  - {{name: t, protocol: TCP, port: 80, targetPort: 8080{more}}}
+  - {{name: u, protocol: UDP, port: 80, targetPort: 8080{more}}}
 "
     )
 }
@@ -110,7 +117,7 @@ fn e2e_services_sockets() {
     if skip_unless_root() {
         return;
     }
-    let cluster = Cluster::up("e2e-sockets", &[]);
+    let cluster = Cluster::up("e2e-sockets", &["--timeout", "120"]);
     cluster.lab.apply(&manifests());
     for (server, _) in SERVERS {
         cluster.kubectl(&[
@@ -125,6 +132,7 @@ fn e2e_services_sockets() {
     }
     everybody_means_the_service(&cluster);
     nobody_serves(&cluster);
+    ports_of_nodes(&cluster);
     the_kernel_goes_elsewhere(&cluster);
     packets_show_the_backend(&cluster);
     cluster.assert_clean();
@@ -168,6 +176,35 @@ fn nobody_serves(cluster: &Cluster) {
             }
         }
     }
+}
+
+/// A node's own processes mean a node port by any address of theirs, loopback included, and cannot bind it; pods have
+/// addresses and ports of their own.
+fn ports_of_nodes(cluster: &Cluster) {
+    for ip in ["127.0.0.1", "::1"] {
+        let to = SocketAddr::new(ip.parse().expect("an address"), NODE_PORT);
+        for how in ["tcp", "udp", "sendto"] {
+            let said = ask(cluster, "node1", how, to);
+            assert!(said.starts_with("far "), "{how} {to}: {said}");
+        }
+        let said = ask(cluster, "ask", "tcp", to);
+        assert_eq!(said, "errno 111", "{to}");
+    }
+    for ip in &cluster.machine("node2").ips {
+        for client in CLIENTS {
+            let said = ask(cluster, client, "tcp", SocketAddr::new(*ip, NODE_PORT));
+            assert_eq!(said, format!("far {ip} {ip}"), "{client}");
+        }
+    }
+    let bind = |place: &str, port: u16| {
+        let script = format!(
+            "import socket\nfor kind in 'AF_INET', 'AF_INET6':\n  s = socket.socket(getattr(socket, kind))\n  s.bind(('', {port}))"
+        );
+        cluster.lab.exec(place, &["python3", "-c", &script]).ok()
+    };
+    assert!(!bind("node1", NODE_PORT));
+    assert!(bind("node1", NODE_PORT + 1));
+    assert!(bind("ask", NODE_PORT));
 }
 
 /// What strace sees of a connection: the process names the service, and is told of the service.
