@@ -57,8 +57,8 @@ enum Role {
     #[command(hide = true)]
     DrivePolicy,
     /// The task of services in a process of its own.
-    #[command(hide = true)]
-    DriveServices,
+    #[command(hide = true, name = "drive-services")]
+    ServicesTask,
 }
 
 fn main() -> Result<()> {
@@ -66,7 +66,7 @@ fn main() -> Result<()> {
     match &args.role {
         Some(Role::DriveCni { bin }) => return control::drive_cni(bin),
         Some(Role::DrivePolicy) => return policy::drive(),
-        Some(Role::DriveServices) => return services::drive(),
+        Some(Role::ServicesTask) => return services::drive(),
         None => {}
     }
     anyhow::ensure!(
