@@ -1,9 +1,7 @@
 //! The text of `dbg status`.
 use std::fmt::Write as _;
 
-use api::{
-    AgentStatus, Component, ComponentState, Family, IpamStatus, PolicyStatus, ServicesStatus,
-};
+use api::{AgentStatus, Component, ComponentState, Family, IpamStatus, PolicyStatus};
 
 use super::replacement;
 use crate::table::{Table, align};
