@@ -93,7 +93,10 @@ fn e2e_services_tables() {
     if skip_unless_root() {
         return;
     }
-    let cluster = Cluster::up("e2e-tables", &[]);
+    let healthz = "kube-proxy-replacement-healthz-bind-address=0.0.0.0:10256";
+    let metrics = "prometheus-serve-addr=:9962";
+    let args = ["--agent-config", healthz, "--agent-config", metrics];
+    let cluster = Cluster::up("e2e-tables", &args);
     let pod = |name: &str, node: &str| {
         let named = format!("{{name: {name}}}");
         pod_yaml(name, node).replace(&named, &format!("{{name: {name}, labels: {{app: web}}}}"))
@@ -142,6 +145,8 @@ fn e2e_services_tables() {
     assert_eq!((code.as_str(), &body["localEndpoints"]), ("503", &0.into()));
     assert_eq!(body["service"]["name"], "local");
 
+    served(&cluster);
+
     // A new agent finds everything as it was, numbers included.
     for node in ["node1", "node2", "node3"] {
         let before = services(&cluster, node);
@@ -164,6 +169,34 @@ fn e2e_services_tables() {
         });
     }
     cluster.assert_clean();
+}
+
+/// What machines ask: whether services are served, and how many.
+fn served(cluster: &Cluster) {
+    let get = |url: &str| {
+        cluster
+            .lab
+            .sh("node2", &format!("curl -s -f http://127.0.0.1:{url}"))
+    };
+    let health: Value = serde_json::from_str(&get("10256/healthz")).expect("JSON");
+    assert!(health["lastUpdated"].is_string() && health["currentTime"].is_string());
+    let metrics = get("9962/metrics");
+    let value = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        let line = line.unwrap_or_else(|| panic!("no {name} in\n{metrics}"));
+        let value = line.rsplit(' ').next().unwrap_or_default();
+        value.parse::<f64>().expect("a number")
+    };
+    for name in [
+        "cilium_services_events_total{action=\"add\"}",
+        "cilium_services_frontends{type=\"ClusterIP\"}",
+        "cilium_services_backends",
+        "cilium_services_map_pressure{map_name=\"cilium_lb4_services_v2\"}",
+        "cilium_service_implementation_delay_count",
+    ] {
+        assert!(value(name) > 0.0, "{name}");
+    }
+    assert!(value("cilium_services_problems").abs() < 0.5);
 }
 
 /// The layouts that people know.
