@@ -22,7 +22,11 @@ pub struct Target<'a> {
     client: &'a Netns,
     server: &'a Netns,
     address: IpAddr,
+    by: Option<&'a Frontend<'a>>,
 }
+
+/// Makes an address that leads to a server's.
+type Frontend<'a> = dyn Fn(SocketAddr) -> Result<SocketAddr> + Sync + 'a;
 
 impl<'a> Target<'a> {
     pub fn of(stage: &'a Stage, family: Family) -> Self {
@@ -30,6 +34,7 @@ impl<'a> Target<'a> {
             client: &stage.client.netns,
             server: &stage.server.netns,
             address: stage.server.address(family),
+            by: None,
         }
     }
 
@@ -39,7 +44,14 @@ impl<'a> Target<'a> {
             client,
             server,
             address,
+            by: None,
         }
+    }
+
+    /// The client uses another address than the server's.
+    pub const fn by(mut self, frontend: &'a Frontend<'a>) -> Self {
+        self.by = Some(frontend);
+        self
     }
 }
 
@@ -105,6 +117,10 @@ fn pair<S: Send, T: Send>(
     let (socket, address) = target
         .server
         .run(|| open(SocketAddr::new(target.address, 0)))??;
+    let address = match target.by {
+        Some(frontend) => frontend(address)?,
+        None => address,
+    };
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
         let serving = scope.spawn(|| {

@@ -8,6 +8,7 @@ mod report;
 mod scale;
 mod server;
 mod services;
+mod services_path;
 mod starts;
 mod topology;
 
@@ -80,6 +81,7 @@ fn main() -> Result<()> {
             measure(&args, path, family, &mut report)?;
         }
     }
+    services_path::measure(&args, &mut report)?;
     services::measure(&args.filter, &mut report)?;
     programs::measure(&args.filter, &mut report)?;
     scale::measure(&args.filter, &mut report)?;

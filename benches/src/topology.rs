@@ -17,7 +17,9 @@ use abi::{
     LocalEndpoint, Routing, endpoint_flags, ipcache_flags,
 };
 use anyhow::{Context, Result, ensure};
-use datapath::{AttachMode, Datapath, MapSizes, Object, OpenOptions, test_run::SkbContext};
+use datapath::{
+    AttachMode, Datapath, MapSizes, Object, OpenOptions, maps::LbMaps, test_run::SkbContext,
+};
 use netlink::netns::{self, Netns};
 use nix::mount::{MntFlags, umount2};
 use zerocopy::FromZeros;
@@ -182,6 +184,77 @@ impl Stage {
             "{program} gave the verdict {verdict} for a packet it should forward"
         );
         Ok(f64::from(fastest))
+    }
+
+    /// The maps of services of a node.
+    pub fn services(&self, node: usize) -> Result<LbMaps> {
+        let running = self.nodes[node].datapath.as_ref();
+        Ok(running
+            .context("no programs on this stage")?
+            .datapath
+            .services()?)
+    }
+
+    /// Has the first node's programs translate what is done by the sockets of a cgroup.
+    pub fn attach_sockets(&self, cgroup: &std::path::Path) -> Result<()> {
+        let running = self.nodes[0].datapath.as_ref();
+        let datapath = &running.context("no programs on this stage")?.datapath;
+        Ok(datapath.attach_sockets(cgroup).map(drop)?)
+    }
+
+    /// The network namespace of a node.
+    pub fn node(&self, node: usize) -> &Netns {
+        &self.nodes[node].netns
+    }
+
+    /// Address of the first node.
+    pub fn node_address(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => node_v4(1).into(),
+            Family::V6 => node_v6(1).into(),
+        }
+    }
+
+    /// A host outside of the cluster, on a network of its own with the first node, which is its gateway.
+    pub fn outside(&self) -> Result<Netns> {
+        let node = &self.nodes[0];
+        let netns = new_netns()?;
+        sh(
+            &node.netns,
+            &format!(
+                "ip link add eth1 type veth peer name eth0 netns {}
+                ip addr add 10.10.1.100/24 dev eth1\nip addr add fd00:10:1::100/64 dev eth1 nodad
+                ip link set eth1 up",
+                path_of(&netns)
+            ),
+        )?;
+        sh(
+            &netns,
+            "sysctl -qw net.ipv4.ip_local_port_range='1024 65535' net.ipv4.tcp_tw_reuse=1
+            ip link set lo up
+            ip addr add 10.10.1.200/24 dev eth0\nip addr add fd00:10:1::200/64 dev eth0 nodad
+            ip link set eth0 up
+            ip route add default via 10.10.1.100\nip -6 route add default via fd00:10:1::100",
+        )?;
+        // The other node answers outsiders by the first: nobody else knows the way.
+        sh(
+            &self.nodes[self.nodes.len() - 1].netns,
+            &format!(
+                "ip route add default via {}\nip -6 route add default via {}",
+                node_v4(1),
+                node_v6(1)
+            ),
+        )?;
+        if let Some(running) = &node.datapath {
+            let eth1 = node.ifindex("eth1")?;
+            node.netns
+                .run(|| running.datapath.attach_device("eth1", eth1))??;
+        }
+        sh(
+            &netns,
+            &format!("ping -n -q -c 2 -i 0.1 -W 2 {}", node_v4(1)),
+        )?;
+        Ok(netns)
     }
 
     /// Resolves neighbours, and proves that the stage works before anything is measured on it.
@@ -390,7 +463,9 @@ impl Node {
             config.ct_any,
         ) = (8000, 60, 10, 60);
         (config.snat_min, config.snat_max) = (32768, 65535);
-        (config.ipv4, config.ipv6) = (1, 1);
+        (config.ipv4, config.ipv6, config.services) = (1, 1, 1);
+        (config.node_port_min, config.node_port_max) = (30000, 32767);
+        config.maglev_size = 16_381;
         (config.masquerade4, config.masquerade6) = (1, 1);
         (config.native4, config.native4_len) = ([10, 244, 0, 0], 16);
         (config.native6, config.native6_len) = (pod_v6(0, 0).octets(), 32);
