@@ -75,7 +75,7 @@ calls! {
 fn needed(mut skb: *mut __sk_buff) -> *mut __sk_buff {
     // SAFETY: moves a register onto itself.
     unsafe {
-        core::arch::asm!("{0} = {0}", inout(reg) skb, options(nomem, nostack, preserves_flags))
+        core::arch::asm!("{0} = {0}", inout(reg) skb, options(nostack, preserves_flags))
     };
     skb
 }

@@ -6,11 +6,11 @@ use std::fmt::Write;
 
 use abi::{
     CtEntry, CtKey4, CtKey6, DatapathConfig, EndpointInfo, EndpointKey, FlowEvent, FragKey4,
-    FragKey6, FragValue, IpcacheKey, IpcacheValue, L2Key4, L2Key6, LbAffinity, LbAffinityKey4,
-    LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4,
-    LbKey6, LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6, LbSockKey4, LbSockKey6,
-    LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey, PolicyValue, SnatEntry4,
-    SnatEntry6, SnatKey4, SnatKey6,
+    FragKey6, FragValue, IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LbAffinity,
+    LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4,
+    LbFrontend6, LbKey4, LbKey6, LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6,
+    LbSockKey4, LbSockKey6, LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey,
+    PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
 };
 use expect_test::expect_file;
 
@@ -57,7 +57,7 @@ fn layout() {
             dport, line, file, ext_error, origin, direction, matched, pad,
         }
         PolicyKey { prefix_len, subject, remote, direction, proto, port }
-        PolicyValue { verdict, l4_len, pad, precedence, origin }
+        PolicyValue { verdict, l4_len, pad, precedence, origin, decided }
         LbService { backend, affinity, count, id, flags, algorithm, serving }
         LbKey4 { addr, port, proto, scope, slot, pad }
         LbKey6 { addr, port, proto, scope, slot, pad }
@@ -68,6 +68,7 @@ fn layout() {
         LbMaglevKey { id, chunk }
         LbMaglevChunk { backends }
         LbAffinityMatch { backend, id, pad }
+        L2Answers { answers, until, mac, pad }
         LbAffinity { backend, used }
         LbAffinityKey4 { client, id, by_cookie, pad }
         LbAffinityKey6 { client, id, by_cookie, pad }
