@@ -58,6 +58,8 @@ calls! {
     serve_error: translate::serve_error as serve_error4, serve_error6;
     /// Chooses a backend.
     choose: translate::choose as choose4, choose6;
+    /// Makes the entry that remembers the backend.
+    settle: translate::settle as settle4, settle6;
     /// Sends the packet to the backend.
     translate: translate::translate as translate4, translate6;
     /// Gives an answer to a frontend's client the frontend's address.
@@ -74,9 +76,7 @@ calls! {
 #[inline(always)]
 fn needed(mut skb: *mut __sk_buff) -> *mut __sk_buff {
     // SAFETY: moves a register onto itself.
-    unsafe {
-        core::arch::asm!("{0} = {0}", inout(reg) skb, options(nostack, preserves_flags))
-    };
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) skb, options(nostack, preserves_flags)) };
     skb
 }
 

@@ -101,6 +101,8 @@ pub struct State<F: Maps> {
     pub by: u16,
     /// Number of the frontend as whose the packet, an answer, goes on; zero: as its sender's own.
     pub front: u16,
+    /// Number of the backend that was chosen for a new connection.
+    pub backend: u32,
     /// Flags of [`abi::ct_flags`] for the entry of a new connection.
     pub opening: u16,
     /// Whoever sends the packet is in the cluster.

@@ -50,6 +50,9 @@ impl<F: Maps> Flow<F> {
         };
         if code == CHOOSE {
             code = F::choose(self.skb);
+            if code == OK {
+                F::settle(self.skb);
+            }
         }
         attempt!(code)?;
         if self.state.by == 0 {
@@ -138,7 +141,7 @@ fn is_known<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> bool {
 
 /// Targets a backend for a new connection, and for one whose backend is gone.
 #[inline(always)]
-pub fn choose<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn choose<F: Maps>(_: *mut __sk_buff, state: &mut State<F>) -> Code {
     let Some(frontend) = frontend_of(state) else {
         return DropReason::NoServiceBackend as u8;
     };
@@ -152,20 +155,21 @@ pub fn choose<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
         return DropReason::NatUnsupportedProtocol as u8;
     }
     state.target = Target::from(at);
-    remember::<F>(skb, state, id);
+    state.backend = id;
     OK
 }
 
 /// Makes the connection's entry. Where the map takes none, the next packet is chosen a backend for again.
-#[inline(never)]
-fn remember<F: Maps>(skb: *mut __sk_buff, state: &State<F>, id: u32) {
+#[inline(always)]
+pub fn settle<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let (key, from_b) = F::ct_key_of(&state.h.tuple, ct_scope::SERVICE);
     let segment = segment(skb, state, from_b);
     let entry = CtEntry {
         rev_nat: state.by,
-        ..open(&segment, &config::timeouts(), state.src_id, id)
+        ..open(&segment, &config::timeouts(), state.src_id, state.backend)
     };
     let _ = F::ct().insert(&key, &entry, 0);
+    OK
 }
 
 /// Writes the target over the destination; of an error over the source of the packet inside it, too, which came from there.

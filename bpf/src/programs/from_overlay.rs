@@ -1,7 +1,7 @@
 //! What comes out of the tunnel: the sender's identity is the tunnel's key.
-use abi::{Direction, EndpointInfo, TracePoint, endpoint_flags, event_flags, identity};
+use abi::{Direction, DropReason, EndpointInfo, TracePoint, endpoint_flags, event_flags, identity};
 use aya_ebpf::{
-    bindings::bpf_tunnel_key,
+    bindings::{__sk_buff, bpf_tunnel_key},
     helpers::generated::{bpf_skb_change_type, bpf_skb_get_tunnel_key},
     macros::classifier,
     programs::TcContext,
@@ -9,7 +9,7 @@ use aya_ebpf::{
 
 use crate::{
     config,
-    flow::{Drop, Flow, Hook, Outcome, PASS, Unreadable, drop_because},
+    flow::{Code, Drop, Flow, Hook, OK, Outcome, PASS, State, Unreadable, attempt, drop_because},
     maps::{self, Maps},
     skb::Skb,
     snat::may_be_masqueraded,
@@ -34,7 +34,7 @@ by_family!(HOOK, Unreadable::Drop);
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
-    flow.src_id = sender(flow)?;
+    attempt!(sender::<F>(flow.skb.0, flow.state))?;
     flow.event_flags |= event_flags::TUNNEL;
     flow.received(TracePoint::FromOverlay);
     let to = maps::endpoint::<F>(flow.h.tuple.dst);
@@ -99,22 +99,24 @@ fn take(skb: Skb) -> Result<(), Drop> {
 }
 
 /// The identity that the sending node put into the tunnel key; its own host is a remote node to us.
-#[inline(always)]
-fn sender<F: Maps>(flow: &Flow<F>) -> Result<u32, Drop> {
-    let skb = flow.skb;
+#[inline(never)]
+fn sender<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     // SAFETY: all zeros is a valid key.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
     // SAFETY: `key` is longer than the length given. The flag only selects the form of the addresses, which are not used.
     let read = unsafe {
-        bpf_skb_get_tunnel_key(skb.0, &mut key, TUNNEL_KEY_LEN, 0) == 0
-            || bpf_skb_get_tunnel_key(skb.0, &mut key, TUNNEL_KEY_LEN, TUNNEL_V6) == 0
+        bpf_skb_get_tunnel_key(skb, &mut key, TUNNEL_KEY_LEN, 0) == 0
+            || bpf_skb_get_tunnel_key(skb, &mut key, TUNNEL_KEY_LEN, TUNNEL_V6) == 0
     };
-    match key.tunnel_id {
-        _ if !read => Err(drop_because!(ErrorRetrievingTunnelKey)),
-        identity::UNKNOWN => Err(drop_because!(InvalidIdentity)),
-        identity::HOST => Ok(remote_node::<F>(flow.h.tuple.src)),
-        id => Ok(id),
+    if !read {
+        return DropReason::ErrorRetrievingTunnelKey as u8;
     }
+    state.src_id = match key.tunnel_id {
+        identity::UNKNOWN => return DropReason::InvalidIdentity as u8,
+        identity::HOST => remote_node::<F>(state.h.tuple.src),
+        id => id,
+    };
+    OK
 }
 
 /// The identity of another node: nodes may have identities of their own, which the address cache knows.
