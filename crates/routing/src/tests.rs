@@ -71,7 +71,6 @@ fn local() -> LocalNode {
             default_route: true,
         }],
         policy_audit: None,
-        enforcing: [false; 2],
     }
 }
 
