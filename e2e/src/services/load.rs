@@ -29,6 +29,8 @@ pub struct Report {
     pub reopened: u64,
     /// Requests by datagrams.
     pub datagrams: u64,
+    /// Datagrams that were sent again, since no answer came.
+    pub lost: u64,
     /// Host names of those who answered.
     pub backends: Vec<String>,
     /// When and how a request failed.
@@ -87,6 +89,7 @@ impl Client {
             kept: count("kept"),
             reopened: count("reopened"),
             datagrams: count("datagrams"),
+            lost: count("lost"),
             backends: texts("backends"),
             failures: texts("failures")
                 .into_iter()

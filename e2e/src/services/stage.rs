@@ -139,7 +139,7 @@ impl Stage {
             let is_pod = client != node;
             for service in &self.services {
                 for (kind, ip) in service.addresses() {
-                    let expected = service.for_insiders(kind, node, is_pod);
+                    let expected = service.for_insiders(node, is_pod);
                     service.ask(&mut all, client, kind, ip, PORT, expected);
                 }
                 if !service.local {
@@ -150,17 +150,12 @@ impl Stage {
                     }
                 }
                 for at in ["node1", "node2"] {
-                    // Without sockets, the packet is the other node's business.
+                    // Without sockets, the packet is the other node's business, to which it comes from outside.
                     let by_packet = is_pod && self.way == Way::Packets && at != node;
-                    let source = if by_packet {
-                        Source::Any
-                    } else {
-                        Source::Client
-                    };
-                    let expected = if by_packet && service.local && service.node != at {
-                        Expected::Nothing
-                    } else {
-                        Expected::Answer(service.backend, source)
+                    let expected = match (by_packet, service.local && service.node != at) {
+                        (false, _) => service.for_insiders(node, is_pod),
+                        (true, true) => Expected::Nothing,
+                        (true, false) => Expected::Answer(service.backend, Source::Any),
                     };
                     for ip in self.node_ips(at) {
                         service.ask(
@@ -259,9 +254,9 @@ impl Service {
         }
     }
 
-    /// `internalTrafficPolicy: Local` is about the cluster's address alone: by the others the cluster has everything.
-    fn for_insiders(&self, kind: &str, node: &str, is_pod: bool) -> Expected {
-        if kind == "ClusterIP" && self.local && self.node != node {
+    /// `internalTrafficPolicy: Local` is for what comes from the cluster, by whichever address of the service.
+    fn for_insiders(&self, node: &str, is_pod: bool) -> Expected {
+        if self.local && self.node != node {
             return Expected::Nothing;
         }
         // Which of its addresses a node uses is its routes' business.

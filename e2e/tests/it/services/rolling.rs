@@ -84,11 +84,12 @@ fn e2e_services_rolling_update() {
     let mut failures = Vec::new();
     for report in &reports {
         println!(
-            "{} new connections, {} requests by kept ones ({} reopened), {} datagrams, {} backends",
+            "{} new connections, {} requests by kept ones ({} reopened), {} datagrams ({} sent again), {} backends",
             report.new,
             report.kept,
             report.reopened,
             report.datagrams,
+            report.lost,
             report.backends.len()
         );
         let idle = [report.new, report.kept, report.datagrams].contains(&0);
