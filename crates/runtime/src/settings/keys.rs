@@ -297,7 +297,7 @@ settings! {
     /// Address and port of GET /healthz for what asks kube-proxy for it, as 0.0.0.0:10256; nothing: not served.
     "kube-proxy-replacement-healthz-bind-address" kube_proxy_replacement_healthz_bind_address: String [shape::LISTEN] = String::new();
     /// Serve services whose label service.kubernetes.io/service-proxy-name has this value; nothing: those without that label.
-    "k8s-service-proxy-name" k8s_service_proxy_name: String = String::new();
+    "k8s-service-proxy-name" k8s_service_proxy_name: String [shape::LABEL_VALUE] = String::new();
     /// Translate the sockets of the host alone. The packets of pods are translated one by one: for those that redirect their own connections.
     "bpf-lb-sock-hostns-only" bpf_lb_sock_hostns_only: bool = false;
     /// Root of the control groups (cgroup v2) of all processes of the node: services are translated at their sockets.

@@ -64,6 +64,17 @@ pub(super) const LISTEN: Shape = Shape {
     accepted: "an address and a port as :9962, 127.0.0.1:9962 or [::1]:9962, or nothing",
     fits: |text| text.is_empty() || is_listen(text),
 };
+/// Value of a label of Kubernetes.
+pub(super) const LABEL_VALUE: Shape = Shape {
+    accepted: "the value of a label: at most 63 letters, digits, hyphens, underscores and dots, the first and last a letter or digit, or nothing",
+    fits: |text| {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        let ends = [text.bytes().next(), text.bytes().last()];
+        text.len() <= 63
+            && text.bytes().all(inner)
+            && ends.iter().flatten().all(u8::is_ascii_alphanumeric)
+    },
+};
 /// Where a server is.
 pub(super) const URL: Shape = Shape {
     accepted: "a URL as https://192.0.2.1:6443, or nothing",
@@ -265,6 +276,11 @@ mod tests {
             &URL,
             &["", "http://a", "https://[::1]:6443"],
             &["a:6443", "ftp://a", "https://", "https://me@a"],
+        );
+        check(
+            &LABEL_VALUE,
+            &["", "a", "A.b_c-1"],
+            &["-a", "a.", "a b", "a/b"],
         );
         check(&PATH, &["/a"], &["", "a", "./a"]);
         check(
