@@ -5,6 +5,7 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 {{- define "hypha.notYet" -}}
 - {value: nodePort.enabled, default: false, text: "services of all types are served, or none: set kubeProxyReplacement"}
 - {value: externalIPs.enabled, default: false, text: "services of all types are served, or none: set kubeProxyReplacement"}
+- {value: loadBalancer.mode, default: snat, key: bpf-lb-mode, text: "answers from other nodes come back by the node that was asked; backends do not answer directly yet"}
 - {value: loadBalancer.acceleration, default: disabled, key: bpf-lb-acceleration, text: "services are translated by the programs at the devices; there is none in the driver yet"}
 - {value: bpf.policyMapMax, default: 16384, key: bpf-policy-map-max, text: "one map serves all pods of a node: the number is that of its rows"}
 - {value: identityAllocationMode, default: crd, key: identity-allocation-mode, text: "identities do not come from a key-value store"}
