@@ -187,46 +187,31 @@ impl Frontends {
     }
 }
 
-fn serve4(lb: &Lb4, service: &Service, addr: [u8; 4]) {
-    let key = |port: u16, proto, scope, slot| LbKey4 {
-        addr,
-        port: port.to_be_bytes(),
-        proto,
-        scope,
-        slot,
-        pad: 0,
+/// Defines what writes the rows of a service in the maps of one family.
+macro_rules! serve {
+    ($name:ident, $maps:ident, $key:ident, $frontend:ident, $addr:ty) => {
+        fn $name(lb: &$maps, service: &Service, addr: $addr) {
+            let key = |port: u16, proto, scope, slot| $key {
+                addr,
+                port: port.to_be_bytes(),
+                proto,
+                scope,
+                slot,
+                pad: 0,
+            };
+            let rows = service.rows();
+            let mut all = vec![(key(0, 0, 0, 0), LbService::default())];
+            let own = |slot| key(service.at.1, service.proto, service.scope, slot);
+            all.extend(rows.iter().map(|(slot, row)| (own(*slot), *row)));
+            lb.maglev.put_all(&service.chunks()).unwrap();
+            let (port, id) = (service.at.1.to_be_bytes(), service.id);
+            lb.reverse
+                .put_all(&[(id, $frontend { addr, port, id })])
+                .unwrap();
+            assert_eq!(lb.services.put_all(&all).unwrap(), all.len());
+        }
     };
-    let rows = service.rows();
-    let mut all = vec![(key(0, 0, 0, 0), LbService::default())];
-    let own = |slot| key(service.at.1, service.proto, service.scope, slot);
-    all.extend(rows.iter().map(|(slot, row)| (own(*slot), *row)));
-    lb.maglev.put_all(&service.chunks()).unwrap();
-    let (addr, port) = (addr, service.at.1.to_be_bytes());
-    let id = service.id;
-    lb.reverse
-        .put_all(&[(id, LbFrontend4 { addr, port, id })])
-        .unwrap();
-    assert_eq!(lb.services.put_all(&all).unwrap(), all.len());
 }
 
-fn serve6(lb: &Lb6, service: &Service, addr: [u8; 16]) {
-    let key = |port: u16, proto, scope, slot| LbKey6 {
-        addr,
-        port: port.to_be_bytes(),
-        proto,
-        scope,
-        slot,
-        pad: 0,
-    };
-    let rows = service.rows();
-    let mut all = vec![(key(0, 0, 0, 0), LbService::default())];
-    let own = |slot| key(service.at.1, service.proto, service.scope, slot);
-    all.extend(rows.iter().map(|(slot, row)| (own(*slot), *row)));
-    lb.maglev.put_all(&service.chunks()).unwrap();
-    let (addr, port) = (addr, service.at.1.to_be_bytes());
-    let id = service.id;
-    lb.reverse
-        .put_all(&[(id, LbFrontend6 { addr, port, id })])
-        .unwrap();
-    assert_eq!(lb.services.put_all(&all).unwrap(), all.len());
-}
+serve!(serve4, Lb4, LbKey4, LbFrontend4, [u8; 4]);
+serve!(serve6, Lb6, LbKey6, LbFrontend6, [u8; 16]);
