@@ -236,14 +236,15 @@ fn clients_keep_their_backend() {
             assert!(others.is_empty() || others.len() == 28);
             // Not longer than it is told, and not where it is taken away.
             sleep(Duration::from_millis(2500));
-            let later: Vec<u16> = (100..104)
+            let later: Vec<u16> = (100..112)
                 .map(|port| {
                     let got = to(ip.outside(), port);
                     lb.let_go(n, u32::from(got) - 5000);
                     got
                 })
                 .collect();
-            assert!(later.windows(2).all(|two| two[0] != two[1]), "{later:?}");
+            // Each is drawn anew of twenty: the same one twice in a row is luck, twelve times is not.
+            assert!(later.iter().any(|port| *port != later[0]), "{later:?}");
         }
     });
 }
