@@ -13,6 +13,8 @@ pub mod conflist;
 pub mod delete_queue;
 mod endpoint;
 mod error;
+#[cfg(feature = "hubble")]
+pub mod hubble;
 mod http;
 mod input;
 mod ipam;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod corpus;
+mod hubble;
 
 use std::{
     io::{Read, Write},
