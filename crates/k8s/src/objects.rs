@@ -416,11 +416,34 @@ impl From<crd::CiliumNode> for model::CiliumNode {
     }
 }
 
+/// What a pod is a part of, as `Deployment/cart`: what people made, not the objects that were made for it.
+fn owner(metadata: &ObjectMeta) -> Text {
+    let owners = metadata.owner_references.as_deref().unwrap_or_default();
+    let Some(owner) = owners.iter().find(|one| one.controller == Some(true)) else {
+        return Text::default();
+    };
+    let hash = metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get("pod-template-hash"));
+    let (name, suffix) = owner.name.rsplit_once('-').unwrap_or((&owner.name, ""));
+    // A job of a CronJob ends with the minute it is for.
+    let is_minute = suffix.len() >= 8 && suffix.bytes().all(|byte| byte.is_ascii_digit());
+    let (kind, name) = match owner.kind.as_str() {
+        "ReplicaSet" if hash.is_some_and(|hash| hash == suffix) => ("Deployment", name),
+        "Job" if is_minute => ("CronJob", name),
+        kind => (kind, owner.name.as_str()),
+    };
+    Text::shared(&format!("{kind}/{name}"))
+}
+
 impl From<Pod> for model::Pod {
     fn from(object: Pod) -> Self {
         let ready = object.is_ready();
+        let owner = owner(&object.metadata);
         let status = object.status;
         Self {
+            owner,
             created: crate::service::created(&object.metadata),
             ready,
             terminating: object.metadata.deletion_timestamp.is_some(),

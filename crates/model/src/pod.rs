@@ -25,6 +25,8 @@ pub struct Pod {
     pub host_network: bool,
     /// Service account; empty means `default`.
     pub service_account: Text,
+    /// What it is a part of, as `Deployment/cart`; empty for a pod of its own.
+    pub owner: Text,
     /// Labels of the object.
     pub labels: LabelMap,
     /// When it was created, in seconds.

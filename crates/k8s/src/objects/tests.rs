@@ -99,3 +99,25 @@ fn pods_keep_what_is_read_and_survive_what_is_missing() {
     let bare: Pod = serde_json::from_value(json!({"metadata": {"name": "b"}})).unwrap();
     assert!(model::Pod::from(bare).node.is_empty());
 }
+
+#[test]
+fn a_pod_is_a_part_of_what_people_made() {
+    let owner = |kind: &str, name: &str| {
+        let pod: Pod = serde_json::from_value(json!({"metadata": {
+            "name": "p", "labels": {"pod-template-hash": "6d9"},
+            "ownerReferences": [
+                {"apiVersion": "v1", "kind": "Other", "name": "o", "uid": "1"},
+                {"apiVersion": "v1", "kind": kind, "name": name, "uid": "2", "controller": true}
+            ]
+        }}))
+        .unwrap();
+        model::Pod::from(pod).owner.to_string()
+    };
+    assert_eq!(owner("ReplicaSet", "cart-6d9"), "Deployment/cart");
+    assert_eq!(owner("ReplicaSet", "cart"), "ReplicaSet/cart");
+    assert_eq!(owner("Job", "report-29380140"), "CronJob/report");
+    assert_eq!(owner("Job", "report-1"), "Job/report-1");
+    assert_eq!(owner("DaemonSet", "log-6d9"), "DaemonSet/log-6d9");
+    let bare: Pod = serde_json::from_value(json!({"metadata": {"name": "b"}})).unwrap();
+    assert!(model::Pod::from(bare).owner.is_empty());
+}
