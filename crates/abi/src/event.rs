@@ -11,6 +11,8 @@ pub enum EventKind {
     Trace = 4,
     /// A policy was asked; [`FlowEvent::subtype`] is zero if it allows the packet, else the [`crate::DropReason`].
     PolicyVerdict = 5,
+    /// A service was translated at a socket: the record is a [`crate::SockEvent`].
+    TraceSock = 7,
 }
 
 /// Where a packet was seen.
@@ -222,7 +224,7 @@ pub struct MetricsValue {
 /// Names of the datapath's source files by the number in events and metrics.
 pub mod source_file {
     /// Number → name, index 0 is not used.
-    pub const NAMES: [&str; 8] = [
+    pub const NAMES: [&str; 9] = [
         "unknown",
         "from_container.rs",
         "to_container.rs",
@@ -231,6 +233,7 @@ pub mod source_file {
         "from_overlay.rs",
         "from_host.rs",
         "forward.rs",
+        "sock.rs",
     ];
 
     /// The name of file `number`.

@@ -17,6 +17,7 @@ pub mod mark;
 pub mod names;
 mod nat;
 mod policy;
+mod sock;
 
 pub use config::{Aggregation, DatapathConfig, DsrDispatch, Routing};
 pub use conntrack::{CtEntry, CtKey4, CtKey6, CtStatus, ct_flags, ct_scope};
@@ -39,6 +40,7 @@ pub use nat::{
     FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags,
 };
 pub use policy::{PolicyKey, PolicyMatch, PolicyValue, policy_origin, policy_verdict};
+pub use sock::{SockEvent, SockPoint};
 
 /// Bumped by hand whenever a key, value or event changes its layout or meaning: pinned maps of another version are
 /// not adopted but made anew.

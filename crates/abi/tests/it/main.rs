@@ -10,7 +10,7 @@ use abi::{
     LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4,
     LbFrontend6, LbKey4, LbKey6, LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6,
     LbSockKey4, LbSockKey6, LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey,
-    PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
+    PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, SockEvent,
 };
 use expect_test::expect_file;
 
@@ -56,6 +56,7 @@ fn layout() {
             time, kind, subtype, ct_status, flags, endpoint, proto, tcp_flags, len, ifindex, src_id, dst_id, src, dst, sport,
             dport, line, file, ext_error, origin, direction, matched, pad,
         }
+        SockEvent { time, kind, point, pad, flags, pad2, proto, pad3, cookie, cgroup, netns, pad4, dst, pad5, dport, pad6 }
         PolicyKey { prefix_len, subject, remote, direction, proto, port }
         PolicyValue { verdict, l4_len, pad, precedence, origin, decided }
         LbService { backend, affinity, count, id, flags, algorithm, serving }
