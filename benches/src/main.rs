@@ -1,6 +1,7 @@
 //! `make bench`: every figure as a ratio to plain kernel networking of the same shape, measured in the same run.
 mod control;
 mod filter;
+mod flows;
 mod load;
 mod policy;
 mod programs;
@@ -83,6 +84,7 @@ fn main() -> Result<()> {
     }
     services_path::measure(&args, &mut report)?;
     services::measure(&args.filter, &mut report)?;
+    flows::measure(&args.filter, &mut report)?;
     programs::measure(&args.filter, &mut report)?;
     scale::measure(&args.filter, &mut report)?;
     server::measure(&args.filter, &mut report)?;

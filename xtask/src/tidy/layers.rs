@@ -10,7 +10,7 @@ use super::{Findings, crate_names};
 use crate::proc;
 
 /// Every crate and its layer: it may depend on lower layers.
-const LAYERS: [(&str, u32); 22] = [
+const LAYERS: [(&str, u32); 23] = [
     ("abi", 0),
     ("wire", 1),
     ("tables", 1),
@@ -23,6 +23,7 @@ const LAYERS: [(&str, u32); 22] = [
     ("policy", 4),
     ("lb", 4),
     ("datapath", 5),
+    ("flow", 5),
     ("controllers", 5),
     ("k8s", 5),
     ("testkit", 5),

@@ -1,0 +1,20 @@
+//! Flows: what the kernel's events tell, named by what the tables say, kept in a ring, filtered and served.
+#![forbid(unsafe_code)]
+
+pub mod directory;
+pub mod filter;
+mod frontends;
+pub mod mask;
+mod namespaces;
+pub mod observer;
+pub mod record;
+pub mod relay;
+mod ring;
+pub mod serve;
+pub mod summary;
+pub mod view;
+
+pub use api::hubble as proto;
+pub use filter::{FilterError, Filters};
+pub use observer::{Feeder, Observer};
+pub use summary::summary;

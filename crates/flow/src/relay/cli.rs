@@ -1,0 +1,258 @@
+//! The command line of `hypha relay`.
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use runtime::logging::Logging;
+use runtime::stop;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::connect::{self, Address, Tls};
+use super::pool::Ways;
+use super::server::{Options, serve};
+use crate::serve::TlsFiles;
+
+/// Arguments of `hypha relay`.
+#[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct RelayArgs {
+    #[command(subcommand)]
+    command: Option<RelayCommand>,
+    /// Where flows are served
+    #[arg(long, value_name = "[HOST]:PORT", default_value = ":4245", value_parser = listen)]
+    listen_address: SocketAddr,
+    /// Where the relay's health is asked for
+    #[arg(long, value_name = "[HOST]:PORT", default_value = ":4222", value_parser = listen)]
+    health_listen_address: SocketAddr,
+    /// The service that tells of the nodes
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        default_value = "unix:///var/run/cilium/hubble.sock"
+    )]
+    peer_service: Address,
+    /// Name of the cluster, by which the peer service shows itself
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    cluster_name: String,
+    /// How long to try to connect to a node
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    dial_timeout: Duration,
+    /// The longest pause before a node is tried again
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    retry_timeout: Duration,
+    /// Nodes are talked to in the clear
+    #[arg(long)]
+    disable_client_tls: bool,
+    /// Certificate that the relay shows to nodes
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "disable_client_tls"
+    )]
+    tls_client_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "disable_client_tls"
+    )]
+    tls_client_key_file: Option<PathBuf>,
+    /// Authorities that vouch for nodes
+    #[arg(
+        long,
+        value_name = "FILES",
+        value_delimiter = ',',
+        required_unless_present = "disable_client_tls"
+    )]
+    tls_hubble_server_ca_files: Vec<PathBuf>,
+    /// Certificate that the relay shows to its clients; none: it talks to them in the clear
+    #[arg(long, value_name = "FILE", requires = "tls_server_key_file")]
+    tls_server_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "tls_server_cert_file")]
+    tls_server_key_file: Option<PathBuf>,
+    /// Authorities whose clients may connect; none: anybody may
+    #[arg(
+        long,
+        value_name = "FILES",
+        value_delimiter = ',',
+        requires = "tls_server_cert_file"
+    )]
+    tls_relay_client_ca_files: Vec<PathBuf>,
+    /// Log everything
+    #[arg(long)]
+    debug: bool,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum RelayCommand {
+    /// Whether a relay of this machine has nodes: the exit status tells
+    Probe {
+        /// Where its health is asked for
+        #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:4222")]
+        address: Address,
+    },
+}
+
+/// `HOST:PORT`, or `:PORT` for every address of both families.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let wrong = || "accepted: :PORT, ADDRESS:PORT".to_owned();
+    match text.strip_prefix(':') {
+        Some(port) => {
+            let port = port.parse().map_err(|_| wrong())?;
+            // A node may have been started without IPv6.
+            let every = if Path::new("/proc/net/if_inet6").exists() {
+                IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            } else {
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+            };
+            Ok(SocketAddr::new(every, port))
+        }
+        None => text.parse().map_err(|_| wrong()),
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let digits = text.strip_suffix('s').unwrap_or(text);
+    let number: f64 = digits
+        .parse()
+        .map_err(|_| "accepted: seconds, as 30 or 0.5".to_owned())?;
+    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
+}
+
+impl RelayArgs {
+    fn options(&self) -> Options {
+        let identity = self
+            .tls_client_cert_file
+            .clone()
+            .zip(self.tls_client_key_file.clone());
+        let tls = (!self.disable_client_tls).then(|| Tls {
+            authorities: self.tls_hubble_server_ca_files.clone(),
+            identity,
+            ..Tls::default()
+        });
+        let certificate = self
+            .tls_server_cert_file
+            .clone()
+            .zip(self.tls_server_key_file.clone());
+        let own = certificate.map(|(certificate, key)| TlsFiles {
+            certificate,
+            key,
+            client_authorities: self.tls_relay_client_ca_files.clone(),
+        });
+        let local = matches!(self.peer_service, Address::Unix(_));
+        // Every node's certificate is for all nodes of the cluster, so any name of one will do.
+        let name = format!(
+            "hubble-peer.{}.hubble-grpc.cilium.io",
+            self.cluster_name.replace('.', "-")
+        );
+        Options {
+            listen: self.listen_address,
+            health: Some(self.health_listen_address),
+            tls: own,
+            ways: Ways {
+                peers: self.peer_service.clone(),
+                tls,
+                peers_name: (!local).then_some(name),
+                dial: self.dial_timeout,
+                retry: self.retry_timeout,
+            },
+            name: nix::unistd::gethostname()
+                .map(|name| name.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// Serves until it is told to stop.
+    #[must_use]
+    pub fn run(&self) -> ExitCode {
+        if let Some(RelayCommand::Probe { address }) = &self.command {
+            return probe(address);
+        }
+        match Logging::from_options(self.debug, &Default::default()) {
+            Ok(logging) => logging.start(),
+            Err(error) => {
+                eprintln!("hypha relay: {error}");
+                return ExitCode::from(2);
+            }
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build();
+        let served = runtime
+            .map_err(|error| format!("no async runtime: {error}"))
+            .and_then(|runtime| {
+                let served = runtime.block_on(self.serve());
+                runtime.shutdown_timeout(Duration::from_secs(1));
+                served
+            });
+        match served {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("hypha relay: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    async fn serve(&self) -> Result<(), String> {
+        let (stopper, stop) = stop::channel();
+        let running = serve(self.options(), &stop)
+            .await
+            .map_err(|error| error.to_string())?;
+        tracing::info!(
+            "flows of all nodes at {}, nodes by {}",
+            running.address,
+            self.peer_service
+        );
+        let signal = stop::signalled().await.map_err(|error| error.to_string())?;
+        tracing::info!("{signal}: the relay ends");
+        stopper.stop();
+        Ok(())
+    }
+}
+
+/// Asks a relay whether it serves.
+fn probe(address: &Address) -> ExitCode {
+    let limit = Duration::from_secs(2);
+    let asked = async {
+        let channel = connect::channel(address, None, limit, false)
+            .await
+            .map_err(|error| error.to_string())?;
+        let request = HealthCheckRequest {
+            service: String::new(),
+        };
+        let answer = HealthClient::new(channel).check(request).await;
+        let status = answer
+            .map_err(|status| status.message().to_owned())?
+            .into_inner();
+        if status.status == i32::from(ServingStatus::Serving) {
+            Ok(())
+        } else {
+            Err("it has no node".to_owned())
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let answer = match runtime {
+        Ok(runtime) => runtime.block_on(async {
+            let late = |_| Err("no answer in time".to_owned());
+            tokio::time::timeout(limit, asked)
+                .await
+                .unwrap_or_else(late)
+        }),
+        Err(error) => Err(error.to_string()),
+    };
+    match answer {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("the relay at {address}: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}

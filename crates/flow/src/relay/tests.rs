@@ -1,0 +1,705 @@
+//! A relay with nodes of this process behind it: real servers, real connections.
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use api::hubble::flow::{Flow, FlowFilter};
+use api::hubble::observer::get_flows_response::ResponseTypes;
+use api::hubble::observer::observer_client::ObserverClient;
+use api::hubble::observer::observer_server::{Observer, ObserverServer};
+use api::hubble::observer::{
+    GetAgentEventsRequest, GetAgentEventsResponse, GetDebugEventsRequest, GetDebugEventsResponse,
+    GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNamespacesResponse,
+    GetNodesRequest, GetNodesResponse, Namespace, ServerStatusRequest, ServerStatusResponse,
+};
+use api::hubble::peer::peer_server::{Peer, PeerServer};
+use api::hubble::peer::{ChangeNotification, ChangeNotificationType, NotifyRequest};
+use api::hubble::relay::{NodeState, NodeStatusEvent};
+use prost_types::Timestamp;
+use runtime::stop::{self, Stopper};
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::{Stream, StreamExt};
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::connect::{self, Address};
+use super::pool::Ways;
+use super::server::{Options, Running, serve};
+
+const LONG: Duration = Duration::from_secs(30);
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// How a node of a test behaves.
+#[derive(Clone, Debug, Default)]
+struct Manner {
+    /// Seconds of the flows that it has.
+    recorded: Vec<i64>,
+    /// Before each of them.
+    pause: Duration,
+    /// Answers to nothing.
+    silent: bool,
+    /// What it says to every request for flows.
+    refuses: Option<(Code, &'static str)>,
+}
+
+/// A node.
+#[derive(Clone)]
+struct Node {
+    name: &'static str,
+    manner: Manner,
+    live: broadcast::Sender<i64>,
+    asked: Arc<Mutex<Vec<GetFlowsRequest>>>,
+}
+
+fn flow(node: &str, second: i64) -> GetFlowsResponse {
+    let time = Some(Timestamp {
+        seconds: second,
+        nanos: 0,
+    });
+    let flow = Flow {
+        time,
+        node_name: format!("default/{node}"),
+        ..Flow::default()
+    };
+    GetFlowsResponse {
+        response_types: Some(ResponseTypes::Flow(flow)),
+        node_name: format!("default/{node}"),
+        time,
+    }
+}
+
+#[tonic::async_trait]
+impl Observer for Node {
+    type GetFlowsStream = Answers<GetFlowsResponse>;
+    type GetAgentEventsStream = Answers<GetAgentEventsResponse>;
+    type GetDebugEventsStream = Answers<GetDebugEventsResponse>;
+
+    async fn get_flows(
+        &self,
+        request: Request<GetFlowsRequest>,
+    ) -> Result<Response<Self::GetFlowsStream>, Status> {
+        let request = request.into_inner();
+        self.asked.lock().unwrap().push(request.clone());
+        if let Some((code, text)) = self.manner.refuses {
+            return Err(Status::new(code, text));
+        }
+        let (send, receive) = mpsc::channel(1);
+        let (node, mut live) = (self.clone(), self.live.subscribe());
+        tokio::spawn(async move {
+            if node.manner.silent {
+                send.closed().await;
+                return;
+            }
+            let since = request
+                .since
+                .map_or(i64::MIN, |time| time.seconds + i64::from(time.nanos > 0));
+            for second in node.manner.recorded.iter().filter(|at| **at >= since) {
+                sleep(node.manner.pause).await;
+                if send.send(Ok(flow(node.name, *second))).await.is_err() {
+                    return;
+                }
+            }
+            while request.follow {
+                let next = tokio::select! {
+                    next = live.recv() => next,
+                    () = send.closed() => return,
+                };
+                match next {
+                    Ok(second) if send.send(Ok(flow(node.name, second))).await.is_ok() => {}
+                    _ => return,
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+
+    async fn get_agent_events(
+        &self,
+        _: Request<GetAgentEventsRequest>,
+    ) -> Result<Response<Self::GetAgentEventsStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_debug_events(
+        &self,
+        _: Request<GetDebugEventsRequest>,
+    ) -> Result<Response<Self::GetDebugEventsStream>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_nodes(
+        &self,
+        _: Request<GetNodesRequest>,
+    ) -> Result<Response<GetNodesResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_namespaces(
+        &self,
+        _: Request<GetNamespacesRequest>,
+    ) -> Result<Response<GetNamespacesResponse>, Status> {
+        let of = |namespace: &str| Namespace {
+            cluster: "default".to_owned(),
+            namespace: namespace.to_owned(),
+        };
+        Ok(Response::new(GetNamespacesResponse {
+            namespaces: vec![of("shared"), of(self.name)],
+        }))
+    }
+
+    async fn server_status(
+        &self,
+        _: Request<ServerStatusRequest>,
+    ) -> Result<Response<ServerStatusResponse>, Status> {
+        if self.manner.silent {
+            sleep(LONG).await;
+        }
+        Ok(Response::new(ServerStatusResponse {
+            num_flows: 10,
+            max_flows: 4095,
+            seen_flows: 100,
+            uptime_ns: self.name.len() as u64,
+            version: "cilium v1".to_owned(),
+            flows_rate: 1.5,
+            ..ServerStatusResponse::default()
+        }))
+    }
+}
+
+/// A server of a node, which ends when this is dropped.
+struct Served {
+    address: SocketAddr,
+    end: Option<watch::Sender<()>>,
+}
+
+impl Node {
+    fn new(name: &'static str, manner: Manner) -> Self {
+        Self {
+            name,
+            manner,
+            live: broadcast::Sender::new(64),
+            asked: Arc::default(),
+        }
+    }
+
+    async fn serve(&self, at: &str) -> Served {
+        let listener = TcpListener::bind(at).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (end, mut ended) = watch::channel(());
+        let (_, health) = tonic_health::server::health_reporter();
+        let node = self.clone();
+        tokio::spawn(async move {
+            let served = Server::builder()
+                .add_service(health)
+                .add_service(ObserverServer::new(node))
+                .serve_with_incoming(TcpListenerStream::new(listener));
+            // Dropped, not shut down: connections break as when a node dies.
+            tokio::select! {
+                served = served => served.unwrap(),
+                _ = ended.changed() => {}
+            }
+        });
+        Served {
+            address,
+            end: Some(end),
+        }
+    }
+}
+
+/// A service that tells of nodes.
+#[derive(Clone)]
+struct Directory {
+    peers: watch::Sender<BTreeMap<&'static str, SocketAddr>>,
+}
+
+#[tonic::async_trait]
+impl Peer for Directory {
+    type NotifyStream = Answers<ChangeNotification>;
+
+    async fn notify(
+        &self,
+        _: Request<NotifyRequest>,
+    ) -> Result<Response<Self::NotifyStream>, Status> {
+        let (send, receive) = mpsc::channel(8);
+        let mut peers = self.peers.subscribe();
+        tokio::spawn(async move {
+            let mut told: BTreeMap<&str, SocketAddr> = BTreeMap::new();
+            loop {
+                let now = peers.borrow_and_update().clone();
+                let mut changes = Vec::new();
+                for (name, address) in &now {
+                    let kind = match told.get(name) {
+                        None => ChangeNotificationType::PeerAdded,
+                        Some(before) if before != address => ChangeNotificationType::PeerUpdated,
+                        Some(_) => continue,
+                    };
+                    changes.push((*name, *address, kind));
+                }
+                for (name, address) in told.iter().filter(|(name, _)| !now.contains_key(*name)) {
+                    changes.push((name, *address, ChangeNotificationType::PeerDeleted));
+                }
+                told = now;
+                for (name, address, kind) in changes {
+                    let change = ChangeNotification {
+                        name: name.to_owned(),
+                        address: address.to_string(),
+                        r#type: kind.into(),
+                        tls: None,
+                    };
+                    if send.send(Ok(change)).await.is_err() {
+                        return;
+                    }
+                }
+                if peers.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}
+
+/// A relay and what is around it.
+struct World {
+    relay: Running,
+    directory: Directory,
+    nodes: BTreeMap<&'static str, (Node, Served)>,
+    _stop: Stopper,
+}
+
+impl World {
+    async fn of(nodes: Vec<Node>) -> Self {
+        let directory = Directory {
+            peers: watch::Sender::new(BTreeMap::new()),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peers = Address::Tcp(
+            "127.0.0.1".to_owned(),
+            listener.local_addr().unwrap().port(),
+        );
+        let served = directory.clone();
+        tokio::spawn(async move {
+            Server::builder()
+                .add_service(PeerServer::new(served))
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .unwrap();
+        });
+        let (stopper, stop) = stop::channel();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let options = Options {
+            listen: any,
+            health: Some(any),
+            tls: None,
+            ways: Ways {
+                peers,
+                tls: None,
+                peers_name: None,
+                dial: Duration::from_secs(5),
+                retry: Duration::from_millis(250),
+            },
+            name: "relay".to_owned(),
+        };
+        let relay = serve(options, &stop).await.unwrap();
+        let mut world = Self {
+            relay,
+            directory,
+            nodes: BTreeMap::new(),
+            _stop: stopper,
+        };
+        for node in nodes {
+            world.add(node).await;
+        }
+        world
+    }
+
+    async fn add(&mut self, node: Node) {
+        let name = node.name;
+        let served = node.serve("127.0.0.1:0").await;
+        self.directory
+            .peers
+            .send_modify(|peers| drop(peers.insert(name, served.address)));
+        self.nodes.insert(name, (node, served));
+        self.connected(name, true).await;
+    }
+
+    /// Waits until a node is connected, or is not.
+    async fn connected(&self, name: &str, wanted: bool) {
+        let mut changes = self.relay.pool.changes();
+        let waited = timeout(LONG, async {
+            loop {
+                let peers = self.relay.pool.peers();
+                let peer = peers.iter().find(|peer| peer.name == name);
+                if peer.is_some_and(|peer| peer.channel.is_some()) == wanted {
+                    return;
+                }
+                changes.changed().await.unwrap();
+            }
+        });
+        waited.await.unwrap();
+    }
+
+    async fn channel(&self) -> Channel {
+        let address = Address::Tcp("127.0.0.1".to_owned(), self.relay.address.port());
+        connect::channel(&address, None, LONG, false).await.unwrap()
+    }
+
+    async fn client(&self) -> ObserverClient<Channel> {
+        ObserverClient::new(self.channel().await)
+    }
+
+    async fn flows(&self, request: GetFlowsRequest) -> Streaming<GetFlowsResponse> {
+        let stream = self.client().await.get_flows(request).await;
+        stream.unwrap().into_inner()
+    }
+
+    /// All answers of a request that ends: flows with their nodes, and what is said of nodes.
+    async fn all(&self, request: GetFlowsRequest) -> (Vec<(i64, String)>, Vec<NodeStatusEvent>) {
+        let mut stream = self.flows(request).await;
+        let (mut flows, mut said) = (Vec::new(), Vec::new());
+        while let Some(response) = timeout(LONG, stream.next()).await.unwrap() {
+            sort(response.unwrap(), &mut flows, &mut said);
+        }
+        (flows, said)
+    }
+}
+
+fn sort(
+    response: GetFlowsResponse,
+    flows: &mut Vec<(i64, String)>,
+    said: &mut Vec<NodeStatusEvent>,
+) {
+    match response.response_types.unwrap() {
+        ResponseTypes::Flow(flow) => flows.push((flow.time.unwrap().seconds, flow.node_name)),
+        ResponseTypes::NodeStatus(status) => said.push(status),
+        ResponseTypes::LostEvents(_) => {}
+    }
+}
+
+async fn next_flow(
+    stream: &mut Streaming<GetFlowsResponse>,
+    said: &mut Vec<NodeStatusEvent>,
+) -> (i64, String) {
+    let mut flows = Vec::new();
+    while flows.is_empty() {
+        let response = timeout(LONG, stream.next()).await.unwrap().unwrap();
+        sort(response.unwrap(), &mut flows, said);
+    }
+    flows.remove(0)
+}
+
+fn recorded(seconds: &[i64]) -> Manner {
+    Manner {
+        recorded: seconds.to_vec(),
+        ..Manner::default()
+    }
+}
+
+fn last(number: u64) -> GetFlowsRequest {
+    GetFlowsRequest {
+        number,
+        ..GetFlowsRequest::default()
+    }
+}
+
+fn names(said: &[NodeStatusEvent], state: NodeState) -> Vec<String> {
+    let found = said
+        .iter()
+        .filter(|one| one.state_change == i32::from(state));
+    found.flat_map(|one| one.node_names.clone()).collect()
+}
+
+#[tokio::test]
+async fn all_nodes_in_the_order_of_time() {
+    let world = World::of(vec![
+        Node::new("a", recorded(&[1, 4, 7])),
+        Node::new("b", recorded(&[2, 5, 8])),
+        Node::new("c", recorded(&[3, 6, 9])),
+    ])
+    .await;
+    let mut request = last(20);
+    request.whitelist = vec![FlowFilter {
+        protocol: vec!["tcp".to_owned()],
+        ..FlowFilter::default()
+    }];
+    let (flows, said) = world.all(request.clone()).await;
+    let seconds: Vec<i64> = flows.iter().map(|(second, _)| *second).collect();
+    assert_eq!(seconds, (1..=9).collect::<Vec<_>>());
+    assert_eq!(flows[1].1, "default/b");
+    assert_eq!(names(&said, NodeState::NodeConnected), ["a", "b", "c"]);
+    // The nodes do the filtering: they are asked the same.
+    let asked = world.nodes["b"].0.asked.lock().unwrap().clone();
+    assert_eq!(asked, [request]);
+}
+
+/// A node whose clock is an hour ahead comes last, and all of it comes.
+#[tokio::test]
+async fn clocks_may_differ() {
+    let ahead: Vec<i64> = (3600..3700).collect();
+    let world = World::of(vec![
+        Node::new("ahead", recorded(&ahead)),
+        Node::new("right", recorded(&(0..100).collect::<Vec<_>>())),
+    ])
+    .await;
+    let (flows, _) = world.all(last(100)).await;
+    assert_eq!(flows.len(), 200);
+    assert!(flows.is_sorted(), "{flows:?}");
+}
+
+#[tokio::test]
+async fn a_slow_node_and_one_that_says_nothing_harm_nobody() {
+    let slow = Manner {
+        pause: Duration::from_millis(700),
+        ..recorded(&[1, 50, 99])
+    };
+    let silent = Manner {
+        silent: true,
+        ..Manner::default()
+    };
+    let world = World::of(vec![
+        Node::new("quick", recorded(&(0..100).collect::<Vec<_>>())),
+        Node::new("slow", slow),
+        Node::new("silent", silent),
+    ])
+    .await;
+    let begun = Instant::now();
+    let mut stream = world.flows(last(100)).await;
+    let mut said = Vec::new();
+    let mut quick = Vec::new();
+    while quick.len() < 100 {
+        let (second, node) = next_flow(&mut stream, &mut said).await;
+        if node == "default/quick" {
+            quick.push(second);
+        }
+    }
+    // Nobody is waited for longer than two holds.
+    assert!(
+        begun.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(quick.is_sorted());
+    // Status does not wait for the silent one either, and tells of it.
+    let status = world
+        .client()
+        .await
+        .server_status(ServerStatusRequest {})
+        .await;
+    let status = status.unwrap().into_inner();
+    assert_eq!(status.num_connected_nodes, Some(2));
+    assert_eq!(status.unavailable_nodes, ["silent"]);
+}
+
+#[tokio::test]
+async fn sums_lists_and_health() {
+    let mut world = World::of(vec![
+        Node::new("a", recorded(&[])),
+        Node::new("bb", recorded(&[])),
+    ])
+    .await;
+    let mut client = world.client().await;
+    let status = client.server_status(ServerStatusRequest {}).await;
+    let status = status.unwrap().into_inner();
+    assert_eq!(
+        (status.num_flows, status.max_flows, status.seen_flows),
+        (20, 8190, 200)
+    );
+    assert_eq!((status.uptime_ns, status.flows_rate), (2, 3.0));
+    assert_eq!(
+        (status.num_connected_nodes, status.num_unavailable_nodes),
+        (Some(2), Some(0))
+    );
+    assert!(
+        status.version.starts_with("hubble-relay v"),
+        "{}",
+        status.version
+    );
+
+    let found = client.get_namespaces(GetNamespacesRequest {}).await;
+    let found = found.unwrap().into_inner().namespaces;
+    let found: Vec<&str> = found.iter().map(|one| one.namespace.as_str()).collect();
+    assert_eq!(found, ["a", "bb", "shared"]);
+
+    let (_, served) = world.nodes.get_mut("bb").unwrap();
+    let address = served.address;
+    served.end.take();
+    world.connected("bb", false).await;
+    let nodes = client.get_nodes(GetNodesRequest {}).await;
+    let nodes = nodes.unwrap().into_inner().nodes;
+    let state = |node: usize| (nodes[node].name.as_str(), nodes[node].state);
+    assert_eq!(state(0), ("a", NodeState::NodeConnected.into()));
+    assert_eq!(state(1), ("bb", NodeState::NodeUnavailable.into()));
+    assert_eq!(nodes[1].address, address.to_string());
+
+    let refused = client
+        .get_agent_events(GetAgentEventsRequest::default())
+        .await;
+    assert_eq!(refused.unwrap_err().code(), Code::Unimplemented);
+
+    let mut health = HealthClient::new(world.channel().await);
+    let mut ask = async || {
+        let request = HealthCheckRequest {
+            service: "observer.Observer".to_owned(),
+        };
+        health.check(request).await.unwrap().into_inner().status
+    };
+    assert_eq!(ask().await, i32::from(ServingStatus::Serving));
+    world.nodes.get_mut("a").unwrap().1.end.take();
+    world.connected("a", false).await;
+    let healthy = timeout(LONG, async {
+        while ask().await == i32::from(ServingStatus::Serving) {
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    healthy.await.unwrap();
+    assert!(!world.relay.pool.serves());
+}
+
+/// While somebody follows, nodes come, break, come back and go: nothing is told twice, and nothing is missing.
+#[tokio::test]
+async fn nodes_come_and_go_while_somebody_follows() {
+    let mut world = World::of(vec![Node::new("a", recorded(&[1, 2]))]).await;
+    let mut request = last(2);
+    request.follow = true;
+    let mut stream = world.flows(request).await;
+    let mut said = Vec::new();
+    assert_eq!(next_flow(&mut stream, &mut said).await.0, 1);
+    assert_eq!(next_flow(&mut stream, &mut said).await.0, 2);
+    assert_eq!(names(&said, NodeState::NodeConnected), ["a"]);
+
+    world.nodes["a"].0.live.send(3).unwrap();
+    assert_eq!(
+        next_flow(&mut stream, &mut said).await,
+        (3, "default/a".to_owned())
+    );
+
+    // A new node: what it has seen from now on.
+    let b = Node::new("b", recorded(&[]));
+    world.add(b.clone()).await;
+    let subscribed = timeout(LONG, async {
+        while b.live.receiver_count() == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    subscribed.await.unwrap();
+    b.live.send(4).unwrap();
+    assert_eq!(
+        next_flow(&mut stream, &mut said).await,
+        (4, "default/b".to_owned())
+    );
+    assert!(b.asked.lock().unwrap()[0].since.is_some());
+    assert!(names(&said, NodeState::NodeConnected).contains(&"b".to_owned()));
+
+    // One breaks, records more while nobody can ask, and comes back at the same place.
+    let (mut a, served) = world.nodes.remove("a").unwrap();
+    let address = served.address;
+    drop(served);
+    world.connected("a", false).await;
+    a.manner.recorded = vec![1, 2, 3, 5, 6];
+    let served = a.serve(&address.to_string()).await;
+    world.nodes.insert("a", (a, served));
+    world.connected("a", true).await;
+    assert_eq!(next_flow(&mut stream, &mut said).await.0, 5);
+    assert_eq!(next_flow(&mut stream, &mut said).await.0, 6);
+    assert_eq!(names(&said, NodeState::NodeUnavailable), ["a"]);
+
+    // One is taken away.
+    world
+        .directory
+        .peers
+        .send_modify(|peers| drop(peers.remove("b")));
+    let gone = timeout(LONG, async {
+        loop {
+            let response = stream.next().await.unwrap().unwrap();
+            sort(response, &mut Vec::new(), &mut said);
+            if names(&said, NodeState::NodeGone) == ["b"] {
+                return;
+            }
+        }
+    });
+    gone.await.unwrap();
+}
+
+#[tokio::test]
+async fn mistakes_and_complaints() {
+    let refuse = |code, text| Manner {
+        refuses: Some((code, text)),
+        ..Manner::default()
+    };
+    // What every node would say is the answer.
+    let world = World::of(vec![
+        Node::new("a", refuse(Code::InvalidArgument, "no such field")),
+        Node::new("b", refuse(Code::InvalidArgument, "no such field")),
+    ])
+    .await;
+    let mut stream = world.flows(last(1)).await;
+    let status = loop {
+        match timeout(LONG, stream.next()).await.unwrap().unwrap() {
+            Ok(response) => assert!(!matches!(
+                response.response_types,
+                Some(ResponseTypes::Flow(_))
+            )),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::InvalidArgument, "no such field")
+    );
+    let both = GetFlowsRequest {
+        first: true,
+        follow: true,
+        ..GetFlowsRequest::default()
+    };
+    let refused = world.client().await.get_flows(both).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+
+    // What some say is told beside the others' flows, once for all who say it.
+    let world = World::of(vec![
+        Node::new("a", refuse(Code::Internal, "it broke")),
+        Node::new("b", recorded(&[1])),
+        Node::new("c", refuse(Code::Internal, "it broke")),
+    ])
+    .await;
+    let (flows, said) = world.all(last(1)).await;
+    assert_eq!(flows.len(), 1);
+    assert_eq!(names(&said, NodeState::NodeError), ["a", "c"]);
+}
+
+/// A reader that stops reading costs the relay no more than a bounded number of flows.
+#[tokio::test]
+async fn slow_readers_are_bounded() {
+    let many = recorded(&(0..200_000).collect::<Vec<_>>());
+    let world = World::of(vec![Node::new("a", many), Node::new("b", recorded(&[5]))]).await;
+    let mut stream = world.flows(last(200_000)).await;
+    let mut said = Vec::new();
+    assert_eq!(next_flow(&mut stream, &mut said).await.0, 0);
+    sleep(Duration::from_millis(300)).await;
+    // Others are served meanwhile.
+    let (flows, _) = world
+        .all(GetFlowsRequest {
+            since: Some(Timestamp {
+                seconds: 199_999,
+                nanos: 0,
+            }),
+            ..GetFlowsRequest::default()
+        })
+        .await;
+    assert_eq!(flows, [(199_999, "default/a".to_owned())]);
+    for second in 1..1000 {
+        let (at, node) = next_flow(&mut stream, &mut said).await;
+        assert!(
+            at == second || node == "default/b" || at == second - 1,
+            "{at} {second}"
+        );
+    }
+}
