@@ -156,7 +156,7 @@ fn backend(
     let node = pods::node(pod).map(str::to_owned);
     let zone = node.as_ref().and_then(|name| {
         let node = world.get::<Node>(&Key::new("", name))?;
-        meta::label(&node.metadata, "topology.kubernetes.io/zone").map(str::to_owned)
+        super::hints::zone(node).map(str::to_owned)
     });
     let serving = pods::is_ready(pod);
     let terminating = meta::is_ending(&pod.metadata);

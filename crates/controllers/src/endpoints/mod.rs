@@ -1,5 +1,6 @@
 //! Where the pods behind services are: EndpointSlices, and the older Endpoints.
 mod backends;
+mod hints;
 mod legacy;
 mod slices;
 

@@ -39,6 +39,7 @@ impl Controller for Slices {
 
     fn affected(&self, change: &Change, world: &World, keys: &mut Vec<Key>) {
         super::services_of(change, world, keys);
+        super::hints::services_of(change, world, keys);
         for slice in change.each::<EndpointSlice>().filter(|s| is_ours(s)) {
             let service = meta::label(&slice.metadata, SERVICE_NAME).unwrap_or_default();
             keys.push(Key::new(meta::namespace(&slice.metadata), service));
@@ -110,6 +111,11 @@ fn reconcile(
         let group = groups.entry(backend.ports.clone()).or_default();
         group.insert(id, endpoint(backend));
     }
+    super::hints::give(
+        service,
+        groups.values_mut().flat_map(BTreeMap::values_mut),
+        world,
+    );
     if groups.is_empty() {
         // A service without pods has one slice without endpoints: that it is known is worth telling.
         groups.insert(Vec::new(), Wanted::new());

@@ -250,3 +250,142 @@ fn what_was_made_for_a_service_goes_with_it() {
         "slices have an owner, endpoints have none"
     );
 }
+
+/// Two nodes in zone z1, one in z2, a pod on each, and the zones and nodes that each is for.
+fn hinted(
+    edit: impl FnOnce(&mut Value),
+) -> (
+    Sim,
+    impl Fn(&Sim) -> Vec<(String, Vec<String>, Vec<String>)>,
+) {
+    let mut sim = Sim::new();
+    sim.nodes(3);
+    for (node, zone) in [("n1", "z1"), ("n2", "z1"), ("n3", "z2")] {
+        sim.edit(Kind::Node, node, |n| {
+            n["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!(zone)
+        });
+    }
+    let mut service = service(json!({"ipFamilies": ["IPv4"]}));
+    edit(&mut service);
+    sim.apply(Kind::Service, service);
+    for i in 1..=3 {
+        let mut pod = pod(&format!("p{i}"));
+        pod["spec"]["nodeName"] = json!(format!("n{i}"));
+        sim.apply(Kind::Pod, pod);
+    }
+    sim.run_all();
+    let shown = |sim: &Sim| {
+        let mut all: Vec<_> = endpoints(sim)
+            .into_iter()
+            .map(|endpoint| {
+                let hints = endpoint.hints.unwrap_or_default();
+                let zones = hints.for_zones.into_iter().flatten().map(|zone| zone.name);
+                let nodes = hints.for_nodes.into_iter().flatten().map(|node| node.name);
+                let node = endpoint.node_name.unwrap();
+                (node, zones.collect(), nodes.collect())
+            })
+            .collect();
+        all.sort();
+        all
+    };
+    (sim, shown)
+}
+
+fn of(node: &str, zones: &[&str], nodes: &[&str]) -> (String, Vec<String>, Vec<String>) {
+    let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+    (node.to_owned(), texts(zones), texts(nodes))
+}
+
+#[test]
+fn close_endpoints_are_hinted_at_where_the_service_prefers_them() {
+    for value in ["PreferClose", "PreferSameZone"] {
+        let (mut sim, shown) = hinted(|s| s["spec"]["trafficDistribution"] = json!(value));
+        assert_eq!(
+            shown(&sim),
+            [
+                of("n1", &["z1"], &[]),
+                of("n2", &["z1"], &[]),
+                of("n3", &["z2"], &[])
+            ]
+        );
+        // Whoever is not ready has no hint; a node may move; the wish may end.
+        sim.run_pod("p1", false);
+        sim.edit(Kind::Node, "n2", |n| {
+            n["metadata"]["labels"]["topology.kubernetes.io/zone"] = json!("z3")
+        });
+        sim.settle();
+        assert_eq!(
+            shown(&sim),
+            [
+                of("n1", &[], &[]),
+                of("n2", &["z3"], &[]),
+                of("n3", &["z2"], &[])
+            ]
+        );
+        sim.edit(Kind::Service, "web", |s| {
+            s["spec"]["trafficDistribution"] = Value::Null
+        });
+        sim.settle();
+        assert_eq!(
+            shown(&sim),
+            ["n1", "n2", "n3"].map(|node| of(node, &[], &[]))
+        );
+    }
+    let (sim, shown) = hinted(|s| s["spec"]["trafficDistribution"] = json!("PreferSameNode"));
+    assert_eq!(
+        shown(&sim),
+        [
+            of("n1", &["z1"], &["n1"]),
+            of("n2", &["z1"], &["n2"]),
+            of("n3", &["z2"], &["n3"])
+        ]
+    );
+}
+
+#[test]
+fn endpoints_are_balanced_between_zones_by_their_processors() {
+    let mode = "service.kubernetes.io/topology-mode";
+    let (mut sim, shown) = hinted(|s| {
+        s["metadata"]["annotations"] = json!({mode: "Auto"});
+        s["spec"]["trafficDistribution"] = json!("PreferSameNode");
+    });
+    let own = [
+        of("n1", &["z1"], &[]),
+        of("n2", &["z1"], &[]),
+        of("n3", &["z2"], &[]),
+    ];
+    assert_eq!(shown(&sim), own, "two of three processors are in z1");
+    // Now a half is in each: three endpoints are too few for that.
+    sim.edit(Kind::Node, "n3", |n| {
+        n["status"]["allocatable"]["cpu"] = json!("8")
+    });
+    sim.settle();
+    assert_eq!(
+        shown(&sim),
+        ["n1", "n2", "n3"].map(|node| of(node, &[], &[]))
+    );
+    let mut fourth = pod("p4");
+    fourth["spec"]["nodeName"] = json!("n1");
+    sim.apply(Kind::Pod, fourth);
+    sim.run_all();
+    let zones: Vec<_> = shown(&sim)
+        .into_iter()
+        .flat_map(|(_, zones, _)| zones)
+        .collect();
+    assert_eq!(
+        zones.iter().filter(|zone| *zone == "z2").count(),
+        2,
+        "{zones:?}"
+    );
+    assert_eq!(zones.len(), 4);
+    // A node that says nothing of its processors.
+    sim.edit(Kind::Node, "n2", |n| {
+        n["status"]["allocatable"]["cpu"] = json!("0")
+    });
+    sim.settle();
+    let zones: Vec<_> = shown(&sim)
+        .into_iter()
+        .flat_map(|(_, zones, _)| zones)
+        .collect();
+    assert!(zones.is_empty(), "{zones:?}");
+}

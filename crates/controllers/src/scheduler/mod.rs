@@ -17,6 +17,7 @@ use crate::{
 };
 use cluster::Cluster;
 use filter::Filter;
+pub(crate) use resources::milli;
 
 const SOURCE: &str = "default-scheduler";
 const NAME: &str = "default-scheduler";

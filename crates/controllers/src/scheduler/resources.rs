@@ -43,7 +43,7 @@ impl Amounts {
 }
 
 /// A quantity as `1500m`, `2`, `1.5Gi` or `1e3`, in thousandths; none if it is not one.
-pub(super) fn milli(text: &str) -> Option<i128> {
+pub(crate) fn milli(text: &str) -> Option<i128> {
     let text = text.trim();
     let split = text.find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '-' | '+')));
     let (number, suffix) = text.split_at(split.unwrap_or(text.len()));
