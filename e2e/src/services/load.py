@@ -10,6 +10,8 @@ import threading
 import time
 
 LIMIT = 3.0
+# As long as nothing is lost, nobody waits for a retransmission: the first comes after 0.2 s, of a first packet after 1 s.
+SLOW = 0.19
 KEPT = 4
 TRIES = 3
 REQUEST = b"GET /hostname HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -19,7 +21,9 @@ family = socket.AF_INET6 if ":" in address else socket.AF_INET
 done = threading.Event()
 counts = {"new": 0, "kept": 0, "reopened": 0, "datagrams": 0, "lost": 0}
 failures = []
+slow = []
 backends = set()
+last_backend = {}
 
 
 class Connection:
@@ -38,11 +42,20 @@ class Connection:
             if name.lower() == b"content-length":
                 length = int(value)
             line = self.stream.readline()
-        backends.add(self.stream.read(length).decode())
+        seen(self.stream.read(length).decode())
 
     def close(self):
         self.stream.close()
         self.socket.close()
+
+
+def seen(name):
+    backends.add(name)
+    last_backend[threading.get_ident()] = name
+
+
+def note(what, detail):
+    slow.append(f"{time.time():.3f} {what}: {detail}")
 
 
 def new():
@@ -55,23 +68,42 @@ def new():
 def datagram():
     with socket.socket(family, socket.SOCK_DGRAM) as asking:
         asking.settimeout(LIMIT / TRIES)
+        waiting = 0
         for last in range(1, TRIES + 1):
             asking.sendto(b"hostname", (address, port))
+            waiting += 1
             try:
-                backends.add(asking.recv(1024).decode())
+                seen(asking.recv(1024).decode())
+                waiting -= 1
                 break
             except TimeoutError:
                 # Nobody sends lost datagrams again but whoever asks.
                 if last == TRIES:
                     raise
-                counts["lost"] += 1
         counts["datagrams"] += 1
+        if waiting:
+            count_lost(asking, waiting)
+
+
+def count_lost(asking, waiting):
+    """An answer that is late is none that is lost."""
+    late = 0
+    try:
+        while late < waiting:
+            asking.recv(1024)
+            late += 1
+    except TimeoutError:
+        counts["lost"] += waiting - late
+    note("datagrams", f"{waiting - late} lost, {late} late, from port {asking.getsockname()[1]}")
 
 
 def again_and_again(what, pause):
     while not done.is_set():
+        before = time.monotonic()
         try:
             what()
+            if (took := time.monotonic() - before) > SLOW:
+                note(f"slow {what.__name__}", f"{took:.3f} s, {last_backend.get(threading.get_ident())}")
         except OSError as error:
             failures.append(f"{time.time():.3f} {what.__name__}: {type(error).__name__}: {error}")
         time.sleep(pause)
@@ -110,4 +142,4 @@ sys.stdin.read()
 done.set()
 for thread in threads:
     thread.join()
-json.dump({**counts, "failures": failures, "backends": sorted(backends)}, sys.stdout)
+json.dump({**counts, "failures": failures, "slow": slow, "backends": sorted(backends)}, sys.stdout)

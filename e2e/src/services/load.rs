@@ -29,12 +29,14 @@ pub struct Report {
     pub reopened: u64,
     /// Requests by datagrams.
     pub datagrams: u64,
-    /// Datagrams that were sent again, since no answer came.
+    /// Datagrams that no answer came to, not even a late one.
     pub lost: u64,
     /// Host names of those who answered.
     pub backends: Vec<String>,
     /// When and how a request failed.
     pub failures: Vec<String>,
+    /// When something took so long that it may have been sent again, and how.
+    pub slow: Vec<String>,
 }
 
 impl Client {
@@ -84,6 +86,10 @@ impl Client {
             list.filter_map(|item| Some(item.as_str()?.to_owned()))
                 .collect()
         };
+        let named = |list: Vec<String>| -> Vec<String> {
+            let line = |text| format!("{}: {text}", self.name);
+            list.into_iter().map(line).collect()
+        };
         Report {
             new: count("new"),
             kept: count("kept"),
@@ -91,10 +97,8 @@ impl Client {
             datagrams: count("datagrams"),
             lost: count("lost"),
             backends: texts("backends"),
-            failures: texts("failures")
-                .into_iter()
-                .map(|failure| format!("{}: {failure}", self.name))
-                .collect(),
+            failures: named(texts("failures")),
+            slow: named(texts("slow")),
         }
     }
 }

@@ -4,24 +4,40 @@ use abi::identity::INIT;
 use api::{ApiError, EndpointRequest, ErrorCode};
 use model::{Attachment, DeviceKind, Endpoint, EndpointState, Labels, Mac, PodRef};
 use std::{sync::Arc, time::Duration};
+use tables::Read;
 
 /// What the names of pods' host-side devices begin with.
 const POD_DEVICE: &str = "lxc";
+/// How long a pod waits for its object, which the runtime may have before this agent, above all one that has just started. After
+/// that it works as `init`, and what it is follows.
+const NEW_POD: Duration = Duration::from_secs(3);
 /// How long a pod with labels that have no number yet waits for one; then it works as `init`, and the number follows.
 const NEW_LABELS: Duration = Duration::from_secs(3);
 
 impl Manager {
-    /// Waits, not for ever, until the labels of a pod that gets an endpoint have a number: the first pod with such labels may wait
-    /// for the API server.
+    /// Waits, not for ever, until it is known what a pod is that gets an endpoint, and its labels have a number: the first pod with such
+    /// labels may wait for the API server. A pod that worked as something else at first would lose what others send to it.
     pub async fn expect(&self, pod: &PodRef) {
-        let labels = {
-            let snapshot = self.tables.db.snapshot();
-            let object = pod_of(&self.tables, &snapshot, pod);
-            object.map(|object| self.identities.labels(&snapshot, object))
-        };
-        if let Some(labels) = labels {
+        let known = tokio::time::timeout(NEW_POD, self.labels_of(pod));
+        if let Ok(labels) = known.await {
             // The endpoint's creation looks for it itself.
             let _ = self.identities.wait(&labels, pod, NEW_LABELS).await;
+        }
+    }
+
+    /// The labels of a pod, as soon as it is known.
+    async fn labels_of(&self, pod: &PodRef) -> Labels {
+        let watch = self.tables.pods.watch();
+        let watch = watch.and(self.tables.namespaces.watch());
+        loop {
+            let seen = {
+                let snapshot = self.tables.db.snapshot();
+                if let Some(object) = pod_of(&self.tables, &snapshot, pod) {
+                    return self.identities.labels(&snapshot, object);
+                }
+                snapshot.revision()
+            };
+            watch.changed(seen).await;
         }
     }
 
@@ -115,7 +131,7 @@ impl Manager {
         }
     }
 
-    /// Labels and identity as far as they are known: a pod whose object has not been seen yet works as `init`, and so does one
+    /// Labels and identity as far as they are known: a pod whose object is not seen in time works as `init`, and so does one
     /// whose labels get no number in time.
     fn identify(&self, endpoint: &mut Endpoint) {
         let snapshot = self.tables.db.snapshot();

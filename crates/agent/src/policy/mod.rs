@@ -32,10 +32,13 @@ use std::{
     collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 use tables::{Read, Revision};
 use tokio::sync::watch;
+
+/// How long a new pod waits for the first policies.
+const BEGIN: Duration = Duration::from_secs(3);
 
 /// Policy on this node; cheap to clone.
 #[derive(Clone, Debug)]
@@ -126,6 +129,13 @@ impl Policy {
     #[must_use]
     pub fn progress(&self) -> Progress {
         Progress(self.0.progress.subscribe())
+    }
+
+    /// Waits, not for ever, until the policies are known once: before that a new pod gets nothing but what the node sends.
+    pub async fn begun(&self) {
+        let mut progress = self.0.progress.subscribe();
+        let begun = progress.wait_for(|reached| *reached > Revision::ZERO);
+        let _ = tokio::time::timeout(BEGIN, begun).await;
     }
 
     /// The revision that is enforced for everybody, as it grows.

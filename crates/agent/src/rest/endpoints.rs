@@ -131,6 +131,7 @@ pub(super) async fn create(
     let request: EndpointRequest = body(raw).await?;
     // Not on a thread for what blocks: others need those meanwhile.
     agent.manager.expect(&pod_ref(&request)).await;
+    agent.policy.begun().await;
     let endpoint = blocking(move || {
         let endpoint = agent.manager.create(attachment, &request)?;
         agent.monitor.agent_event(format!(

@@ -84,7 +84,7 @@ fn e2e_services_rolling_update() {
     let mut failures = Vec::new();
     for report in &reports {
         println!(
-            "{} new connections, {} requests by kept ones ({} reopened), {} datagrams ({} sent again), {} backends",
+            "{} new connections, {} requests by kept ones ({} reopened), {} datagrams ({} lost), {} backends",
             report.new,
             report.kept,
             report.reopened,
@@ -99,6 +99,9 @@ fn e2e_services_rolling_update() {
             "no backend was replaced: {report:?}"
         );
         failures.extend(report.failures.iter().cloned());
+        if report.lost > 0 {
+            failures.extend(report.slow.iter().cloned());
+        }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
     cluster.assert_clean();
