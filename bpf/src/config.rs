@@ -133,6 +133,12 @@ mod inner {
         setting!(bind_protection) != 0
     }
 
+    /// True if it is reported how sockets are translated.
+    #[inline(always)]
+    pub fn traces_sockets() -> bool {
+        setting!(trace_sock) != 0
+    }
+
     #[inline(always)]
     pub fn ipv4() -> bool {
         setting!(ipv4) != 0

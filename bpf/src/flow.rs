@@ -18,9 +18,6 @@ pub const PASS: i32 = 0;
 /// Drop it.
 pub const SHOT: i32 = 2;
 
-/// Record without waking the reader: the agent drains the ring by the clock.
-const NO_WAKEUP: u64 = 1;
-
 /// Why and where a packet was given up.
 #[derive(Clone, Copy)]
 pub struct Drop {
@@ -383,6 +380,6 @@ pub fn emit<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
         matched: state.matched,
         pad: 0,
     });
-    record.submit(NO_WAKEUP);
+    record.submit(maps::NO_WAKEUP);
     OK
 }

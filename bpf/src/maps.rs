@@ -209,6 +209,9 @@ pub fn policy_epoch() -> u32 {
     }
 }
 
+/// Record without waking the reader: the agent drains the ring by the clock.
+pub const NO_WAKEUP: u64 = 1;
+
 /// The event ring.
 #[inline(always)]
 pub fn events() -> &'static RingBuf {

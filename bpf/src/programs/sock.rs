@@ -33,28 +33,28 @@ pub fn cil_sock6_sendmsg(ctx: SockAddrContext) -> i32 {
 /// Somebody asks where a datagram comes from.
 #[cgroup_sock_addr(recvmsg4)]
 pub fn cil_sock4_recvmsg(ctx: SockAddrContext) -> i32 {
-    to_frontend::<In4>(Call(ctx.sock_addr));
+    to_frontend::<In4>(Call(ctx.sock_addr), true);
     GO
 }
 
 /// Somebody asks where a datagram comes from.
 #[cgroup_sock_addr(recvmsg6)]
 pub fn cil_sock6_recvmsg(ctx: SockAddrContext) -> i32 {
-    reverse6(Call(ctx.sock_addr));
+    reverse6(Call(ctx.sock_addr), true);
     GO
 }
 
 /// Somebody asks whom the socket is connected to.
 #[cgroup_sock_addr(getpeername4)]
 pub fn cil_sock4_getpeername(ctx: SockAddrContext) -> i32 {
-    to_frontend::<In4>(Call(ctx.sock_addr));
+    to_frontend::<In4>(Call(ctx.sock_addr), false);
     GO
 }
 
 /// Somebody asks whom the socket is connected to.
 #[cgroup_sock_addr(getpeername6)]
 pub fn cil_sock6_getpeername(ctx: SockAddrContext) -> i32 {
-    reverse6(Call(ctx.sock_addr));
+    reverse6(Call(ctx.sock_addr), false);
     GO
 }
 
@@ -80,10 +80,10 @@ fn forward6(call: Call) -> i32 {
 }
 
 #[inline(always)]
-fn reverse6(call: Call) {
+fn reverse6(call: Call, often: bool) {
     if call.is_mapped() {
-        to_frontend::<Mapped>(call);
+        to_frontend::<Mapped>(call, often);
     } else {
-        to_frontend::<In6>(call);
+        to_frontend::<In6>(call, often);
     }
 }

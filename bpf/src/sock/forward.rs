@@ -1,8 +1,8 @@
 //! From the frontend that a call names to a backend.
-use abi::{endpoint_flags, identity, lb_flags};
+use abi::{SockPoint, endpoint_flags, identity, lb_flags};
 use wire::Family;
 
-use super::{Call, Errno, GO, Named, is_host, is_itself, refuse};
+use super::{Call, Errno, GO, Named, is_host, is_itself, refuse, report::report};
 use crate::{
     config, maps,
     service::{self, Client, Frontend, Place, Services},
@@ -30,9 +30,17 @@ pub fn to_backend<N: Named>(call: Call) -> i32 {
     }
     let id = found.choose_by(&Client::Namespace(netns), number(call));
     let Some((backend, _)) = N::F::backend(id) else {
+        report(call, SockPoint::PreForward, at);
         return refuse(Errno::HostUnreachable);
     };
-    if !remember::<N::F>(call.cookie(), backend, at, found.service.id) {
+    // A socket that sends often means the same: that is written, and told, once.
+    let meaning = (at, found.service.id);
+    let is_new = N::F::meant(call.cookie(), backend) != Some(meaning);
+    if is_new || config::reports_all() {
+        report(call, SockPoint::PreForward, at);
+        report(call, SockPoint::PostForward, backend);
+    }
+    if is_new && !N::F::remember(call.cookie(), backend, at, found.service.id) {
         return refuse(Errno::NoMemory);
     }
     N::set(call, backend);
@@ -80,10 +88,4 @@ fn number(call: Call) -> u32 {
     } else {
         service::random()
     }
-}
-
-/// Remembers what the socket means by the backend, unless that is known: a socket that sends often means the same.
-#[inline(always)]
-fn remember<F: Services>(cookie: u64, backend: Place<F>, frontend: Place<F>, id: u16) -> bool {
-    F::meant(cookie, backend) == Some((frontend, id)) || F::remember(cookie, backend, frontend, id)
 }

@@ -4,6 +4,7 @@
 //! that those have per CPU.
 mod bind;
 mod forward;
+mod report;
 mod reverse;
 
 use aya_ebpf::{

@@ -1,14 +1,22 @@
 //! From the backend that the kernel names to the frontend that the socket means.
-use super::{Call, Named};
-use crate::service::Services;
+use abi::SockPoint;
 
-/// Writes the frontend over a backend that the socket was sent to; other addresses are left as they are.
+use super::{Call, Named, report::report};
+use crate::{config, service::Services};
+
+/// Writes the frontend over a backend that the socket was sent to; other addresses are left as they are. `often`: it is asked for
+/// every datagram, and not told of each.
 #[inline(always)]
-pub fn to_frontend<N: Named>(call: Call) {
+pub fn to_frontend<N: Named>(call: Call, often: bool) {
     if call.proto().is_none() {
         return;
     }
-    if let Some((frontend, _)) = N::F::meant(call.cookie(), N::get(call)) {
+    let backend = N::get(call);
+    if let Some((frontend, _)) = N::F::meant(call.cookie(), backend) {
+        if !often || config::reports_all() {
+            report(call, SockPoint::PreReverse, backend);
+            report(call, SockPoint::PostReverse, frontend);
+        }
         N::set(call, frontend);
     }
 }

@@ -99,8 +99,10 @@ pub struct DatapathConfig {
     pub refusal_says_why: u8,
     /// 1: the node's processes cannot bind a port at which a service is served.
     pub bind_protection: u8,
+    /// 1: services that are translated at sockets are reported.
+    pub trace_sock: u8,
     /// Always zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 5],
     /// Prefix length of `native4`.
     pub native4_len: u32,
     /// Prefix length of `native6`.

@@ -280,6 +280,7 @@ fn assemble(
     let policy = Policy::new(&tables, &datapath, &loaded.settings)?;
     manager.enforce_by(Arc::new(policy.clone()));
     let services = Services::new(&tables, &datapath, &loaded.settings, namespaces)?;
+    services.attach_sockets(&datapath, &loaded.settings);
     let agent = Agent::new(
         loaded,
         tables,

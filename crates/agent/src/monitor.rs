@@ -2,9 +2,10 @@
 //!
 //! One task reads the ring. It decodes only while somebody listens; else it empties the ring and counts, so that the
 //! kernel's side never waits. A listener that is too slow loses events and is told how many.
-use crate::policy::Policy;
+use crate::{policy::Policy, services::Services};
 use abi::{
-    CtStatus, DropReason, EventKind, FlowEvent, PolicyMatch, TracePoint, event_flags, source_file,
+    CtStatus, DropReason, EventKind, FlowEvent, PolicyMatch, SockEvent, SockPoint, TracePoint,
+    event_flags, source_file,
 };
 use api::{MonitorEvent, MonitorKind};
 use datapath::events::EventReader;
@@ -81,7 +82,13 @@ impl Monitor {
     }
 
     /// Empties the ring again and again until `stop`.
-    pub async fn run(self, mut reader: EventReader, policy: Policy, stop: Stop) {
+    pub async fn run(
+        self,
+        mut reader: EventReader,
+        policy: Policy,
+        services: Services,
+        stop: Stop,
+    ) {
         let mut clock = ClockOffset::now();
         loop {
             let listened = self.sender.receiver_count() > 0;
@@ -102,6 +109,9 @@ impl Monitor {
                             .entry(event.origin)
                             .or_insert_with(|| policy.rule_names(event.origin));
                         shown.rules = names.clone();
+                    }
+                    if let Some(sock) = event.sock() {
+                        name_owner(&mut shown, sock, &services);
                     }
                     let _ = self.sender.send(Arc::new(shown));
                 }
@@ -148,9 +158,44 @@ pub fn monotonic() -> u64 {
     })
 }
 
+/// Whose socket it is.
+fn name_owner(shown: &mut MonitorEvent, sock: &SockEvent, services: &Services) {
+    let Some(owner) = services.socket_owner(sock.netns) else {
+        return;
+    };
+    let is_v6 = shown.dst.is_some_and(|ip| ip.is_ipv6());
+    shown.endpoint = owner.id;
+    shown.src_identity = owner.identity;
+    shown.src = owner.addresses().find(|ip| ip.is_ipv6() == is_v6);
+}
+
+fn decode_sock(event: &SockEvent, clock: ClockOffset) -> MonitorEvent {
+    let time = event.time.saturating_add(clock.0);
+    let point = SockPoint::from_u8(event.point).map(SockPoint::text);
+    MonitorEvent {
+        point: point.unwrap_or_default().to_owned(),
+        dst: Some(address(event.flags, event.dst)),
+        dst_port: u16::from_be_bytes(event.dport),
+        protocol: event.proto,
+        socket_cookie: event.cookie,
+        cgroup_id: event.cgroup,
+        ..MonitorEvent::new(MonitorKind::TraceSock, time)
+    }
+}
+
+fn address(flags: u8, bytes: [u8; 16]) -> IpAddr {
+    match (flags & event_flags::IPV6 != 0, bytes) {
+        (true, bytes) => IpAddr::from(bytes),
+        (false, [a, b, c, d, ..]) => IpAddr::from([a, b, c, d]),
+    }
+}
+
 /// A record as the API shows it.
 #[must_use]
 pub fn decode(event: &FlowEvent, clock: ClockOffset) -> MonitorEvent {
+    if let Some(sock) = event.sock() {
+        return decode_sock(sock, clock);
+    }
     let has = |flag: u8| event.flags & flag != 0;
     let kind = match event.kind {
         k if k == EventKind::Drop as u8 => MonitorKind::Drop,
@@ -198,12 +243,8 @@ pub fn decode(event: &FlowEvent, clock: ClockOffset) -> MonitorEvent {
     out.src_identity = event.src_id;
     out.dst_identity = event.dst_id;
     out.ct_state = CtStatus::from_u8(event.ct_status).text().to_owned();
-    let ip = |bytes: [u8; 16]| match (has(event_flags::IPV6), bytes) {
-        (true, bytes) => IpAddr::from(bytes),
-        (false, [a, b, c, d, ..]) => IpAddr::from([a, b, c, d]),
-    };
-    out.src = Some(ip(event.src));
-    out.dst = Some(ip(event.dst));
+    out.src = Some(address(event.flags, event.src));
+    out.dst = Some(address(event.flags, event.dst));
     out.protocol = event.proto;
     ports(event, &mut out);
     out.ifindex = event.ifindex;
@@ -232,6 +273,7 @@ fn ports(event: &FlowEvent, out: &mut MonitorEvent) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use zerocopy::FromZeros as _;
 
     fn event() -> FlowEvent {
         let mut src = [0; 16];
@@ -276,6 +318,34 @@ mod tests {
             (got.src, got.src_port, got.dst_port),
             (Some("10.244.1.7".parse().unwrap()), 4242, 80)
         );
+    }
+
+    #[test]
+    fn translations_show_the_other_side_alone() {
+        let mut dst = [0; 16];
+        dst[..4].copy_from_slice(&[10, 96, 0, 10]);
+        let sock = SockEvent {
+            time: 5,
+            kind: EventKind::TraceSock as u8,
+            point: SockPoint::PreForward as u8,
+            proto: 17,
+            cookie: 4711,
+            cgroup: 99,
+            netns: 3,
+            dst,
+            dport: 53u16.to_be_bytes(),
+            ..SockEvent::new_zeroed()
+        };
+        let record: FlowEvent = zerocopy::transmute!(sock);
+        let got = decode(&record, ClockOffset(10));
+        assert_eq!((got.kind, got.timestamp_ns), (MonitorKind::TraceSock, 15));
+        assert_eq!(
+            (got.point.as_str(), got.socket_cookie, got.cgroup_id),
+            ("pre-xlate-fwd", 4711, 99)
+        );
+        assert_eq!((got.src, got.src_port), (None, 0));
+        let dst: IpAddr = "10.96.0.10".parse().unwrap();
+        assert_eq!((got.dst, got.dst_port), (Some(dst), 53));
     }
 
     #[test]

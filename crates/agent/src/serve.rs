@@ -172,6 +172,13 @@ fn background(
         .services
         .spawn(&agent.datapath, component("services"), stop.clone())
         .context("starting the task of services")?;
+    let sockets = agent.services.clone().keep_sockets(
+        agent.datapath.clone(),
+        settings.clone(),
+        component("sockets"),
+        stop.clone(),
+    );
+    tokio::spawn(sockets);
     if settings.kube_proxy_replacement && settings.enable_health_check_nodeport {
         let checks = component("health-check-ports");
         tokio::spawn(serve_checks(agent.services.clone(), checks, stop.clone()));
@@ -210,7 +217,11 @@ fn background(
         Ok(reader) => {
             events.ok("reads the event ring");
             let policy = agent.policy.clone();
-            let run = agent.monitor.clone().run(reader, policy, stop.clone());
+            let services = agent.services.clone();
+            let run = agent
+                .monitor
+                .clone()
+                .run(reader, policy, services, stop.clone());
             tokio::spawn(run);
         }
         Err(error) => events.degraded(format!("no live events: {error}")),

@@ -7,15 +7,14 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use datapath::{
-    Attached, Datapath, Object, OpenOptions, OpenReport,
+    Datapath, Object, OpenOptions, OpenReport,
     devices::{self, Families, HostDevices, TunnelKind},
-    probes::Feature,
 };
 use model::{Endpoint, LocalNode, Mac, RouteOrigin};
 use netlink::Handle;
 use routing::{Encapsulation, HostPair, Mtus, Plan};
 use runtime::settings::Settings;
-use std::{net::IpAddr, path::Path, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 /// What [`datapath`] made.
 #[derive(Debug)]
@@ -91,7 +90,6 @@ pub fn datapath(
     }
     report.replaced = opened.activate().context("putting the programs in place")?;
     attach(&opened, plan, local, &pair)?;
-    attach_sockets(&opened, settings)?;
     if settings.enable_host_firewall {
         know_older_connections(&opened, options.config.ct_tcp);
     }
@@ -259,35 +257,6 @@ fn attach(datapath: &Datapath, plan: &Plan, local: &LocalNode, pair: &HostPair) 
         .attach_host(routing::HOST_DEVICE, pair.host_ifindex)
         .context("attaching to cilium_host")?;
     detach_former(datapath, plan, local)
-}
-
-/// Services are translated at the sockets of all processes of the node, or at none.
-fn attach_sockets(datapath: &Datapath, settings: &Settings) -> Result<()> {
-    if !settings.kube_proxy_replacement {
-        let detached = datapath.detach_sockets();
-        if detached.context("taking programs off sockets")? {
-            tracing::info!("services are no longer translated at sockets");
-        }
-        return Ok(());
-    }
-    let feature = Feature::RefusalReasons;
-    if !feature.is_there() {
-        tracing::info!(feature = feature.name(), "{}", feature.without());
-    }
-    let attached = datapath.attach_sockets(Path::new(&settings.cgroup_root));
-    let attached = attached.with_context(|| {
-        format!(
-            "attaching to sockets (cgroup-root={})",
-            settings.cgroup_root
-        )
-    })?;
-    if attached != Attached::Unchanged {
-        tracing::info!(
-            control_group = settings.cgroup_root,
-            "services are translated at sockets"
-        );
-    }
-    Ok(())
 }
 
 /// Takes the programs off devices that are no longer the node's.

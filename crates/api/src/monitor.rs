@@ -16,6 +16,8 @@ pub enum MonitorKind {
     Drop,
     /// A policy was asked.
     PolicyVerdict,
+    /// A service was translated at a socket.
+    TraceSock,
     /// The agent did something: an endpoint came or went, a policy changed.
     Agent,
     /// Events were lost before this one; [`MonitorEvent::lost`] says how many.
@@ -32,6 +34,7 @@ impl MonitorKind {
             Self::Trace => "trace",
             Self::Drop => "drop",
             Self::PolicyVerdict => "policy-verdict",
+            Self::TraceSock => "trace-sock",
             Self::Agent => "agent",
             Self::Lost => "lost",
             Self::Unknown => "unknown",
@@ -47,7 +50,7 @@ pub struct MonitorEvent {
     pub kind: MonitorKind,
     /// When, in nanoseconds since 1970.
     pub timestamp_ns: u64,
-    /// Point of a trace, for example `to-endpoint`.
+    /// Point of a trace, for example `to-endpoint`, or of a translation, for example `pre-xlate-fwd`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub point: String,
     /// Reason of a drop, for people; the text of an agent event.
@@ -113,6 +116,12 @@ pub struct MonitorEvent {
     /// Length of the packet.
     #[serde(default, skip_serializing_if = "is_default")]
     pub length: u32,
+    /// Of a translation: number of the socket, unique since boot.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub socket_cookie: u64,
+    /// Of a translation: number of the control group of whoever asked.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cgroup_id: u64,
     /// Events lost before this one, on a kind of `lost`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lost: u64,
@@ -146,6 +155,8 @@ impl MonitorEvent {
             ifindex: 0,
             ifname: String::new(),
             length: 0,
+            socket_cookie: 0,
+            cgroup_id: 0,
             lost: 0,
         }
     }

@@ -9,6 +9,8 @@ mod kernel;
 mod left;
 mod report;
 pub mod settings;
+mod sockets;
+mod sources;
 
 pub use checks::{serve as serve_checks, serve_healthz};
 pub use report::{kind, words};
@@ -20,9 +22,10 @@ use datapath::Datapath;
 use inputs::Inputs;
 use lb::health::HealthCheck;
 use left::{Cleaner, Gone};
-use model::Tables;
+use model::{Endpoint, Tables};
 use prometheus_client::metrics::histogram::Histogram;
 use runtime::{health::Component, settings::Settings, stop::Stop};
+use sources::Sources;
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -53,6 +56,9 @@ struct Shared {
     /// Up to which revision of the tables the kernel has everything.
     settled: watch::Sender<Revision>,
     namespaces: Namespaces,
+    sources: Mutex<Sources>,
+    /// Why programs are not at sockets as they should be; none if they are.
+    sockets: Mutex<Option<String>>,
     /// What cannot be done for clients of backends that are gone; empty where everything can.
     clients: Mutex<String>,
 }
@@ -95,13 +101,23 @@ impl Services {
             delay: Histogram::new(steps),
             checks: watch::Sender::default(),
             settled: watch::Sender::new(Revision::ZERO),
+            sources: Mutex::new(Sources::new(tables, namespaces.clone())),
             namespaces,
+            sockets: Mutex::default(),
             clients: Mutex::default(),
         }))
     }
 
     fn core(&self) -> MutexGuard<'_, Core> {
         self.0.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The endpoint of a network namespace, by the number that programs at sockets tell; none for the host's.
+    #[must_use]
+    pub fn socket_owner(&self, netns: u64) -> Option<Arc<Endpoint>> {
+        let sources = self.0.sources.lock();
+        let mut sources = sources.unwrap_or_else(PoisonError::into_inner);
+        sources.endpoint(netns)
     }
 
     /// What the health-check node ports answer, as it changes.

@@ -319,7 +319,7 @@ impl Services {
         ServicesStatus {
             enabled: self.0.enabled,
             missing: core.missing().unwrap_or_default().to_owned(),
-            sockets: self.0.enabled,
+            sockets: self.0.enabled && self.without_sockets().is_none(),
             host_sockets_only: settings.bpf_lb_sock_hostns_only,
             devices: devices.map(shown).collect(),
             direct_device: direct.map(|device| device.name.clone()).unwrap_or_default(),

@@ -93,6 +93,7 @@ pub fn config(settings: &Settings, host_netns: u64, config: DatapathConfig) -> D
         host_netns,
         services: settings.kube_proxy_replacement.into(),
         sock_host_only: settings.bpf_lb_sock_hostns_only.into(),
+        trace_sock: settings.trace_sock.into(),
         no_backend_drops: u8::from(settings.service_no_backend_response == NoBackend::Drop),
         dsr_dispatch: match settings.bpf_lb_dsr_dispatch {
             settings::DsrDispatch::Opt => DsrDispatch::Option,

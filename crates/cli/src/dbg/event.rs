@@ -19,6 +19,7 @@ pub fn line(event: &MonitorEvent, style: Style) -> String {
         MonitorKind::Trace => trace(event, style),
         MonitorKind::Drop => dropped(event, style),
         MonitorKind::PolicyVerdict => verdict(event, style),
+        MonitorKind::TraceSock => translated(event),
         MonitorKind::Agent => format!(">> {}", event.reason),
         MonitorKind::Lost => format!("{} events lost: more came than could be read", event.lost),
         MonitorKind::Unknown => format!("?? {}", event.reason),
@@ -92,6 +93,33 @@ fn verdict(event: &MonitorEvent, style: Style) -> String {
         summary(event),
         rules(event),
     )
+}
+
+/// A socket's other side before or after a translation. Whose socket it is stands there where it is a pod's.
+fn translated(event: &MonitorEvent) -> String {
+    let port = event.dst_port;
+    let dst = event.dst.map(|ip| SocketAddr::new(ip, port).to_string());
+    let pod = match event.endpoint {
+        0 => String::new(),
+        id => format!("endpoint {id}, "),
+    };
+    format!(
+        "[{}] {pod}cgroup_id: {} sock_cookie: {}, dst {} {}",
+        event.point,
+        event.cgroup_id,
+        event.socket_cookie,
+        dst.unwrap_or_default(),
+        protocol(event.protocol),
+    )
+}
+
+fn protocol(number: u8) -> String {
+    match number {
+        6 => "tcp".to_owned(),
+        17 => "udp".to_owned(),
+        132 => "sctp".to_owned(),
+        other => format!("protocol {other}"),
+    }
 }
 
 /// The rules that decided, at the end of the line.
@@ -172,8 +200,7 @@ fn summary(event: &MonitorEvent) -> String {
         6 => format!("{with_ports} tcp {}", tcp_flags(event.tcp_flags))
             .trim_end()
             .to_owned(),
-        17 => format!("{with_ports} udp"),
-        132 => format!("{with_ports} sctp"),
+        17 | 132 => format!("{with_ports} {}", protocol(event.protocol)),
         1 | 58 => format!("{src} -> {dst} {}", icmp(event)),
         other => format!("{src} -> {dst} protocol {other}"),
     }
@@ -328,6 +355,33 @@ mod tests {
             7 events lost: more came than could be read
             >> Endpoint created: 904
         "#]].assert_eq(&(lines.join("\n") + "\n"));
+    }
+
+    #[test]
+    fn translations() {
+        let of_pod = MonitorEvent {
+            point: "pre-xlate-fwd".into(),
+            dst: Some([10, 96, 0, 10].into()),
+            dst_port: 53,
+            protocol: 17,
+            socket_cookie: 4711,
+            cgroup_id: 99,
+            endpoint: 904,
+            ..MonitorEvent::new(MonitorKind::TraceSock, 0)
+        };
+        let of_host = MonitorEvent {
+            point: "post-xlate-rev".into(),
+            dst: Some("fd00::7".parse().unwrap()),
+            protocol: 6,
+            endpoint: 0,
+            ..of_pod.clone()
+        };
+        let lines = [of_pod, of_host].map(|event| line(&event, Style::default()) + "\n");
+        expect![[r#"
+            [pre-xlate-fwd] endpoint 904, cgroup_id: 99 sock_cookie: 4711, dst 10.96.0.10:53 udp
+            [post-xlate-rev] cgroup_id: 99 sock_cookie: 4711, dst [fd00::7]:53 tcp
+        "#]]
+        .assert_eq(&lines.concat());
     }
 
     #[test]

@@ -43,6 +43,7 @@ enum Kind {
     Trace,
     Drop,
     PolicyVerdict,
+    TraceSock,
     Agent,
 }
 
@@ -52,6 +53,7 @@ impl From<Kind> for MonitorKind {
             Kind::Trace => Self::Trace,
             Kind::Drop => Self::Drop,
             Kind::PolicyVerdict => Self::PolicyVerdict,
+            Kind::TraceSock => Self::TraceSock,
             Kind::Agent => Self::Agent,
         }
     }

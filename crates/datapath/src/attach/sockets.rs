@@ -96,7 +96,8 @@ impl Datapath {
         let cgroup = Cgroup::open(cgroup)?;
         pins::make_dir(&Owner::Sockets.links(&self.attacher.pins))?;
         let mut done = Attached::Unchanged;
-        for name in names::SOCK_PROGRAMS {
+        // The ways back come first: where something fails in between, no process sees a backend for its frontend.
+        for name in names::SOCK_PROGRAMS.into_iter().rev() {
             done = done.max(self.attacher.attach_socket(&cgroup, name)?);
         }
         Ok(done)

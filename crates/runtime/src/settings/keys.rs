@@ -370,6 +370,8 @@ settings! {
     "monitor-aggregation" monitor_aggregation: MonitorAggregation = MonitorAggregation::Medium;
     /// Time between two reports of one busy connection.
     "monitor-aggregation-interval" monitor_aggregation_interval: Duration = Duration::from_secs(5);
+    /// Report how services are translated at sockets.
+    "trace-sock" trace_sock: bool = true;
 
     /// Time between two sweeps of the connection table; 0: adapts to what the last sweep found.
     "conntrack-gc-interval" conntrack_gc_interval: Duration = Duration::ZERO;

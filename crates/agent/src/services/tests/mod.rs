@@ -96,6 +96,38 @@ impl Memory {
     }
 }
 
+/// A pod's endpoint, with its namespace.
+pub fn endpoint(id: u16, netns: &str) -> Endpoint {
+    Endpoint {
+        id,
+        pod: model::PodRef {
+            namespace: "shop".to_owned(),
+            name: "cache".to_owned(),
+            uid: String::new(),
+        },
+        attachment: model::Attachment {
+            container: format!("c{id}"),
+            interface: "eth0".to_owned(),
+        },
+        netns: netns.to_owned(),
+        state: model::EndpointState::Ready,
+        labels: model::Labels::default(),
+        identity: 1000,
+        ipv4: None,
+        ipv6: None,
+        ifname: "lxc7".to_owned(),
+        ifindex: 7,
+        host_mac: model::Mac::default(),
+        container_mac: model::Mac::default(),
+        device: model::DeviceKind::Veth,
+        ports: Vec::new(),
+        subject: 0,
+        flags: 0,
+        policy_audit: None,
+        enforcing: [false; 2],
+    }
+}
+
 fn core(tables: &Tables, kernel: &Memory, enabled: bool) -> Core {
     let planner = settings::planner(&Settings::default()).unwrap();
     let planner = lb::Settings {
@@ -390,34 +422,6 @@ fn pods_that_are_not_redirected_are_known_by_their_namespace() {
     settle(&mut core, &tables);
     assert_eq!(kernel.frontends(), ["169.254.20.10:53/UDP 1"]);
     assert!(kernel.skips.lock().unwrap().is_empty());
-    let endpoint = |id, netns: &str| Endpoint {
-        id,
-        pod: model::PodRef {
-            namespace: "shop".to_owned(),
-            name: "cache".to_owned(),
-            uid: String::new(),
-        },
-        attachment: model::Attachment {
-            container: format!("c{id}"),
-            interface: "eth0".to_owned(),
-        },
-        netns: netns.to_owned(),
-        state: model::EndpointState::Ready,
-        labels: model::Labels::default(),
-        identity: 1000,
-        ipv4: None,
-        ipv6: None,
-        ifname: "lxc7".to_owned(),
-        ifindex: 7,
-        host_mac: model::Mac::default(),
-        container_mac: model::Mac::default(),
-        device: model::DeviceKind::Veth,
-        ports: Vec::new(),
-        subject: 0,
-        flags: 0,
-        policy_audit: None,
-        enforcing: [false; 2],
-    };
     let mut txn = tables.db.write();
     tables
         .endpoints

@@ -5,4 +5,5 @@ mod choice;
 mod connecting;
 mod datagrams;
 mod nodes;
+mod reports;
 mod scene;
