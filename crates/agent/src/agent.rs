@@ -51,6 +51,8 @@ pub struct Agent {
     pub connection: watch::Receiver<Connection>,
     /// Live events.
     pub monitor: Monitor,
+    /// The node's flows, where they are wanted.
+    pub observer: OnceLock<flow::Observer>,
     /// Times of API requests.
     pub requests: Requests,
     /// What the sweeper did.
@@ -94,6 +96,7 @@ impl Agent {
             facts,
             connection,
             monitor: Monitor::new(),
+            observer: OnceLock::new(),
             requests: Requests::default(),
             sweeps: SharedStats::default(),
             reconcilers: OnceLock::new(),

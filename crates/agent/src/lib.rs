@@ -15,6 +15,7 @@ mod metrics;
 mod monitor;
 pub mod namespaces;
 mod node;
+mod observe;
 mod plan;
 mod planner;
 mod policy;

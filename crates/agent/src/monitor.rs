@@ -2,7 +2,7 @@
 //!
 //! One task reads the ring. It decodes only while somebody listens; else it empties the ring and counts, so that the
 //! kernel's side never waits. A listener that is too slow loses events and is told how many.
-use crate::{policy::Policy, services::Services};
+use crate::{observe::Flows, policy::Policy, services::Services};
 use abi::{
     CtStatus, DropReason, EventKind, FlowEvent, PolicyMatch, SockEvent, SockPoint, TracePoint,
     event_flags, source_file,
@@ -81,16 +81,20 @@ impl Monitor {
         }
     }
 
-    /// Empties the ring again and again until `stop`.
+    /// Empties the ring again and again until `stop`; `flows` gets every event, too.
     pub async fn run(
         self,
         mut reader: EventReader,
         policy: Policy,
         services: Services,
+        mut flows: Option<Flows>,
         stop: Stop,
     ) {
         let mut clock = ClockOffset::now();
         loop {
+            if let Some(flows) = &mut flows {
+                flows.begin();
+            }
             let listened = self.sender.receiver_count() > 0;
             let counter = if listened {
                 &self.counts.delivered
@@ -102,6 +106,9 @@ impl Monitor {
             }
             let mut rules: BTreeMap<u32, Vec<String>> = BTreeMap::new();
             let count = reader.drain(|event| {
+                if let Some(flows) = &mut flows {
+                    flows.event(event);
+                }
                 if listened {
                     let mut shown = decode(event, clock);
                     if event.origin != 0 {
@@ -118,10 +125,17 @@ impl Monitor {
             });
             counter.fetch_add(count as u64, Ordering::Relaxed);
             // Where nobody listens nothing is lost by letting the ring fill: the programs then skip their records.
+            let pause = match &mut flows {
+                Some(flows) => {
+                    flows.end();
+                    reader.interval()
+                }
+                None => Duration::from_millis(100),
+            };
             let pause = if listened {
                 reader.interval().min(Duration::from_millis(10))
             } else {
-                Duration::from_millis(100)
+                pause
             };
             if stop.or(tokio::time::sleep(pause)).await.is_none() {
                 return;

@@ -5,7 +5,7 @@ use crate::{
     endpoint::Manager,
     follow::Follower,
     kube::{Follow, endpoints::EndpointObjects},
-    metrics,
+    metrics, observe,
     policy::follow_files,
     rest,
     services::{serve_checks, serve_healthz},
@@ -218,10 +218,11 @@ fn background(
             events.ok("reads the event ring");
             let policy = agent.policy.clone();
             let services = agent.services.clone();
+            let flows = observe::start(agent, stop);
             let run = agent
                 .monitor
                 .clone()
-                .run(reader, policy, services, stop.clone());
+                .run(reader, policy, services, flows, stop.clone());
             tokio::spawn(run);
         }
         Err(error) => events.degraded(format!("no live events: {error}")),

@@ -70,6 +70,7 @@ pub fn status(agent: &Agent) -> AgentStatus {
         services: agent
             .services
             .status(&agent.loaded.settings, local.map(|local| &**local)),
+        hubble: crate::observe::status(agent),
         endpoints,
         cni_config: agent
             .cni_config

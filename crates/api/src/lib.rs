@@ -13,9 +13,9 @@ pub mod conflist;
 pub mod delete_queue;
 mod endpoint;
 mod error;
+mod http;
 #[cfg(feature = "hubble")]
 pub mod hubble;
-mod http;
 mod input;
 mod ipam;
 mod monitor;
@@ -44,7 +44,8 @@ pub use service::{
     ServicesStatus,
 };
 pub use status::{
-    AgentStatus, Component, ComponentState, IpamStatus, Masquerading, Routing, Setting,
+    AgentStatus, Component, ComponentState, HubbleStatus, IpamStatus, Masquerading, Routing,
+    Setting,
 };
 pub use tables::{IpEntry, MapInfo, MapRow, NodeInfo, TableDump, TableInfo};
 

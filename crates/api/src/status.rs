@@ -105,8 +105,29 @@ pub struct Masquerading {
     pub excluded: Vec<IpNet>,
 }
 
+/// The node's flows.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HubbleStatus {
+    /// How it is.
+    pub state: ComponentState,
+    /// What is wrong.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+    /// Flows that are kept now.
+    pub flows: u64,
+    /// Flows that are kept at most.
+    pub max_flows: u64,
+    /// Flows since the start.
+    pub seen_flows: u64,
+    /// Flows per second over the last minute.
+    pub flows_rate: f64,
+    /// How its metrics are: `Ok`, `Disabled`, or what is wrong.
+    pub metrics: String,
+}
+
 /// `GET /v1/healthz`.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentStatus {
     /// The worst of the components that count.
@@ -153,6 +174,9 @@ pub struct AgentStatus {
     /// How services are.
     #[serde(default)]
     pub services: ServicesStatus,
+    /// The node's flows; absent where they are not wanted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hubble: Option<HubbleStatus>,
     /// Endpoints by the word of their state.
     #[serde(default)]
     pub endpoints: BTreeMap<String, u64>,

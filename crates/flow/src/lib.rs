@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 
 pub mod directory;
+pub mod export;
 pub mod filter;
 mod frontends;
 pub mod mask;
+pub mod metrics;
 mod namespaces;
 pub mod observer;
 pub mod record;

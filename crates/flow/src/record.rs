@@ -498,6 +498,15 @@ impl View for Shown<'_> {
         self.seen.event_type()
     }
 
+    fn policy_match(&self) -> u32 {
+        let is_verdict = self.seen.is(EventKind::PolicyVerdict);
+        if is_verdict {
+            self.seen.event.matched.into()
+        } else {
+            0
+        }
+    }
+
     fn interface(&self) -> Option<(u32, &str)> {
         self.seen.interface()
     }

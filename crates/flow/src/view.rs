@@ -59,6 +59,8 @@ pub trait View {
     fn direction(&self) -> i32;
     /// Kind of event and its point or reason.
     fn event_type(&self) -> (i32, i32);
+    /// How a policy's row matched, for answers of policy.
+    fn policy_match(&self) -> u32;
     /// Number and name of the device.
     fn interface(&self) -> Option<(u32, &str)>;
     /// Cluster and node that saw it.
@@ -170,6 +172,10 @@ impl View for Flow {
         self.event_type
             .as_ref()
             .map_or((0, 0), |event| (event.r#type, event.sub_type))
+    }
+
+    fn policy_match(&self) -> u32 {
+        self.policy_match_type
     }
 
     fn interface(&self) -> Option<(u32, &str)> {

@@ -342,6 +342,19 @@ impl Policy {
         writer.compare(engine)
     }
 
+    /// The policies that rows of an origin came from; none for those that no policy made.
+    #[must_use]
+    pub fn origin_policies(&self, origin: u32) -> Vec<policy::rule::PolicyName> {
+        let core = self.core();
+        let Origin::Rules(rules) = core.engine.origin(origin) else {
+            return Vec::new();
+        };
+        let sources = rules.iter().filter_map(|place| core.engine.source(*place));
+        let mut names: Vec<_> = sources.map(|source| source.policy).collect();
+        names.dedup();
+        names
+    }
+
     /// The rules that rows of an origin came from, for events.
     #[must_use]
     pub fn rule_names(&self, origin: u32) -> Vec<String> {

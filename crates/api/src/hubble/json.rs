@@ -93,12 +93,9 @@ pub fn from_str<M: Message + Name + Default>(text: &str, unknown: Unknown) -> Re
     };
     let options = DeserializeOptions::new().deny_unknown_fields(unknown == Unknown::Refuse);
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let dynamic = DynamicMessage::deserialize_with_options(
-        descriptor::<M>()?,
-        &mut deserializer,
-        &options,
-    )
-    .map_err(malformed)?;
+    let dynamic =
+        DynamicMessage::deserialize_with_options(descriptor::<M>()?, &mut deserializer, &options)
+            .map_err(malformed)?;
     deserializer.end().map_err(malformed)?;
     dynamic.transcode_to().map_err(unwritable::<M>)
 }

@@ -84,7 +84,7 @@ fn lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
     lines.extend(policy(&status.policy).map(|text| ("Policy", text)));
     lines.extend([
         ("Controller Status", controller_sum(status)),
-        ("Hubble", disabled()),
+        ("Hubble", status.hubble.as_ref().map_or_else(disabled, hubble)),
         ("Encryption", disabled()),
         ("Modules Health", module_sum(status)),
     ]);
@@ -280,6 +280,21 @@ pub fn duration(seconds: u64) -> String {
     }
 }
 
+/// `Ok   Current/Max Flows: 4095/4095 (100.00%), Flows/s: 12.34   Metrics: Ok`.
+#[expect(clippy::cast_precision_loss, reason = "a percentage")]
+fn hubble(status: &api::HubbleStatus) -> String {
+    let state = match (status.state, status.message.as_str()) {
+        (state, "") => state.text().to_owned(),
+        (state, message) => format!("{} {message}", state.text()),
+    };
+    let (flows, max) = (status.flows, status.max_flows);
+    let share = flows as f64 * 100.0 / max.max(1) as f64;
+    format!(
+        "{state}   Current/Max Flows: {flows}/{max} ({share:.2}%), Flows/s: {:.2}   Metrics: {}",
+        status.flows_rate, status.metrics
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
@@ -334,6 +349,24 @@ mod tests {
             Encryption:             Disabled
             Modules Health:         Stopped(0) Degraded(1) OK(3)
         "#]].assert_eq(&text(&status(), Detail::default()));
+    }
+
+    #[test]
+    fn flows() {
+        let mut status = api::HubbleStatus {
+            flows: 1023,
+            max_flows: 4095,
+            flows_rate: 12.345,
+            metrics: "Disabled".into(),
+            ..api::HubbleStatus::default()
+        };
+        assert_eq!(
+            hubble(&status),
+            "Ok   Current/Max Flows: 1023/4095 (24.98%), Flows/s: 12.35   Metrics: Disabled"
+        );
+        status.state = ComponentState::Warning;
+        status.message = "no certificate".into();
+        assert!(hubble(&status).starts_with("Warning no certificate   Current"));
     }
 
     #[test]

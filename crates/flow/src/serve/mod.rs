@@ -105,7 +105,16 @@ impl observer_server::Observer for NodeServer {
     }
 }
 
-/// How far in the past a time of a request lies; none for one in the future.
+/// What a request for flows gets, without a server in between.
+pub(crate) fn follow(
+    observer: Observer,
+    request: &GetFlowsRequest,
+    stop: Stop,
+) -> Result<Stream<GetFlowsResponse>, Status> {
+    Ok(Reading::flows(observer, request)?.stream(stop))
+}
+
+/// How long it is until a time of a request; none for one that is over.
 fn until_then(nanos: u64) -> Option<std::time::Duration> {
     nanos
         .checked_sub(wall_clock())

@@ -3,6 +3,7 @@
 
 mod corpus;
 mod decode;
+mod export;
 mod reuse;
 mod server;
 mod tls;

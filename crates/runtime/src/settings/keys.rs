@@ -373,6 +373,43 @@ settings! {
     /// Report how services are translated at sockets.
     "trace-sock" trace_sock: bool = true;
 
+    /// Keep the node's flows, and serve them to Hubble clients.
+    "enable-hubble" enable_hubble: bool = false;
+    /// Socket at which flows are served on the node; nothing: hubble.sock in the state directory.
+    "hubble-socket-path" hubble_socket_path: String [shape::PATH_OR_NOTHING] = String::new();
+    /// Address at which flows are served to relays, as :4244; nothing: at the socket alone.
+    "hubble-listen-address" hubble_listen_address: String [shape::LISTEN] = String::new();
+    /// Serve flows to relays in the clear, to anybody.
+    "hubble-disable-tls" hubble_disable_tls: bool = false;
+    /// Certificate of the flow server, in PEM; read again when it changes.
+    "hubble-tls-cert-file" hubble_tls_cert_file: String [shape::PATH_OR_NOTHING] = String::new();
+    /// Key of that certificate.
+    "hubble-tls-key-file" hubble_tls_key_file: String [shape::PATH_OR_NOTHING] = String::new();
+    /// Authorities whose certificates relays have to show; nothing: anybody may read flows.
+    "hubble-tls-client-ca-files" hubble_tls_client_ca_files: Vec<String> = Vec::new();
+    /// How many flows are kept: a power of two less one.
+    "hubble-event-buffer-capacity" hubble_event_buffer_capacity: u32 [shape::RING] = 4095;
+    /// Which kinds of events become flows: drop, trace, policy-verdict, trace-sock, l7, agent; nothing: all.
+    "hubble-monitor-events" hubble_monitor_events: Vec<String> [shape::MONITOR_EVENTS] = Vec::new();
+    /// What is counted of flows, with blanks between items as drop or dns:query;ignoreAAAA; nothing: nothing is.
+    "hubble-metrics" hubble_metrics: String = String::new();
+    /// Address at which those counts are served, as :9965; nothing: they are not.
+    "hubble-metrics-server" hubble_metrics_server: String [shape::LISTEN] = String::new();
+    /// File to which flows are exported as lines of JSON, or stdout; nothing: they are not.
+    "hubble-export-file-path" hubble_export_file_path: String [shape::EXPORT] = String::new();
+    /// Size in MB at which another file is begun.
+    "hubble-export-file-max-size-mb" hubble_export_file_max_size_mb: u32 [shape::SOME] = 10;
+    /// Older files that are kept.
+    "hubble-export-file-max-backups" hubble_export_file_max_backups: u32 = 5;
+    /// Flows that are exported: filters as JSON objects with blanks between them; nothing: all.
+    "hubble-export-allowlist" hubble_export_allowlist: String = String::new();
+    /// Flows of those that are left out, as the allowlist.
+    "hubble-export-denylist" hubble_export_denylist: String = String::new();
+    /// Fields of flows that are exported, as source.pod_name; nothing: all.
+    "hubble-export-fieldmask" hubble_export_fieldmask: Vec<String> = Vec::new();
+    /// Tell relays the IPv6 addresses of nodes where they have both.
+    "hubble-prefer-ipv6" hubble_prefer_ipv6: bool = false;
+
     /// Time between two sweeps of the connection table; 0: adapts to what the last sweep found.
     "conntrack-gc-interval" conntrack_gc_interval: Duration = Duration::ZERO;
     /// Life of an idle established TCP connection.
@@ -437,6 +474,16 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
         return conflict(&format!(
             "l2-announcements-lease-duration ({lease:?}) must be greater than l2-announcements-renew-deadline ({renew:?}), and that greater than l2-announcements-retry-period ({retry:?})"
         ));
+    }
+    let port = !settings.hubble_listen_address.is_empty() && !settings.hubble_disable_tls;
+    let files = [
+        &settings.hubble_tls_cert_file,
+        &settings.hubble_tls_key_file,
+    ];
+    if settings.enable_hubble && port && files.iter().any(|file| file.is_empty()) {
+        return conflict(
+            "hubble-listen-address is given without hubble-tls-cert-file and hubble-tls-key-file; accepted: both files, or hubble-disable-tls=true",
+        );
     }
     if settings.node_port_range.last == u16::MAX {
         return conflict("node-port-range leaves no ports for masquerading; end it below 65535");

@@ -31,6 +31,33 @@ pub(super) const SOME: Shape = Shape {
     accepted: "a number from 1 to 4294967295",
     fits: |text| within(text, 1, u64::from(u32::MAX)),
 };
+/// Flows that are kept.
+pub(super) const RING: Shape = Shape {
+    accepted: "a power of two less one, from 1 to 65535, as 4095",
+    fits: |text| {
+        let number: Option<u32> = text.parse().ok();
+        number.is_some_and(|n| (1..=65_535).contains(&n) && (n + 1).is_power_of_two())
+    },
+};
+/// Kinds of events.
+pub(super) const MONITOR_EVENTS: Shape = Shape {
+    accepted: "drop, debug, capture, trace, policy-verdict, recorder, trace-sock, l7 or agent, with commas or blanks between them",
+    fits: |text| {
+        let kinds = [
+            "drop",
+            "debug",
+            "capture",
+            "trace",
+            "policy-verdict",
+            "recorder",
+            "trace-sock",
+            "l7",
+            "agent",
+        ];
+        text.split([',', ' ', '\n'])
+            .all(|part| part.is_empty() || kinds.contains(&part))
+    },
+};
 /// Places of a table of consistent hashing.
 pub(super) const MAGLEV: Shape = Shape {
     accepted: "251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521 or 131071",
@@ -94,6 +121,11 @@ pub(super) const PATH: Shape = Shape {
 pub(super) const PATH_OR_NOTHING: Shape = Shape {
     accepted: "a path that begins with /, or nothing",
     fits: |text| text.is_empty() || text.starts_with('/'),
+};
+/// A file to which something is exported.
+pub(super) const EXPORT: Shape = Shape {
+    accepted: "a path that begins with /, stdout, or nothing",
+    fits: |text| text.is_empty() || text == "stdout" || text.starts_with('/'),
 };
 /// Devices of the machine.
 pub(super) const DEVICES: Shape = Shape {
@@ -283,6 +315,16 @@ mod tests {
             &["-a", "a.", "a b", "a/b"],
         );
         check(&PATH, &["/a"], &["", "a", "./a"]);
+        check(
+            &RING,
+            &["1", "4095", "65535"],
+            &["0", "4096", "131071", "x"],
+        );
+        check(
+            &MONITOR_EVENTS,
+            &["", "drop", "trace, policy-verdict"],
+            &["drops", "drop;trace"],
+        );
         check(
             &DEVICES,
             &["", "eth0", "eth+, ens1"],

@@ -1,0 +1,203 @@
+//! A file that is begun anew when it is large enough; the older ones keep their time in their names.
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+/// How long after a failure it is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Bytes that wait for each other.
+const BUFFER: usize = 64 * 1024;
+
+/// Where lines go.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Target {
+    /// Standard output.
+    #[default]
+    Stdout,
+    /// A file; its directory is made.
+    File(PathBuf),
+}
+
+impl Target {
+    /// `stdout`, or a path.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        match text {
+            "stdout" => Self::Stdout,
+            path => Self::File(path.into()),
+        }
+    }
+}
+
+/// When another file is begun, and how many older ones are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rotation {
+    /// Bytes of a file.
+    pub size: u64,
+    /// Older files.
+    pub backups: usize,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self {
+            size: 10 << 20,
+            backups: 5,
+        }
+    }
+}
+
+pub(super) struct File {
+    target: Target,
+    rotation: Rotation,
+    open: Option<io::BufWriter<fs::File>>,
+    size: u64,
+    /// When it failed.
+    failed: Option<Instant>,
+}
+
+impl File {
+    pub fn new(target: Target, rotation: Rotation) -> Self {
+        Self {
+            target,
+            rotation,
+            open: None,
+            size: 0,
+            failed: None,
+        }
+    }
+
+    /// Adds a line.
+    pub fn write(&mut self, line: &[u8]) -> io::Result<()> {
+        let Target::File(path) = &self.target else {
+            return io::stdout().lock().write_all(line);
+        };
+        if self.failed.is_some_and(|when| when.elapsed() < AGAIN) {
+            return Err(io::Error::other("it failed a moment ago"));
+        }
+        let path = path.clone();
+        let outcome = self.add(&path, line);
+        self.failed = outcome.is_err().then(Instant::now);
+        if outcome.is_err() {
+            // What is half written is not gone on with.
+            self.open = None;
+        }
+        outcome
+    }
+
+    fn add(&mut self, path: &Path, line: &[u8]) -> io::Result<()> {
+        let length = line.len() as u64;
+        if self.size > 0 && self.size + length > self.rotation.size && self.open.is_some() {
+            self.flush()?;
+            self.open = None;
+            rotate(path, self.rotation.backups)?;
+        }
+        if self.open.is_none() {
+            if let Some(directory) = path.parent() {
+                fs::create_dir_all(directory)?;
+            }
+            let file = OpenOptions::new().create(true).append(true).open(path)?;
+            self.size = file.metadata()?.len();
+            self.open = Some(io::BufWriter::with_capacity(BUFFER, file));
+        }
+        if let Some(open) = &mut self.open {
+            open.write_all(line)?;
+            self.size += length;
+        }
+        Ok(())
+    }
+
+    /// Lines that wait go into the file.
+    pub fn flush(&mut self) -> io::Result<()> {
+        match (&self.target, &mut self.open) {
+            (Target::Stdout, _) => io::stdout().lock().flush(),
+            (_, Some(open)) => open.flush(),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Gives the file the name of an older one, and removes those that are too many.
+fn rotate(path: &Path, backups: usize) -> io::Result<()> {
+    let now = crate::observer::wall_clock();
+    let (stem, suffix) = parts(path);
+    // Names in the order of their times.
+    let older = path.with_file_name(format!("{stem}-{now:020}{suffix}"));
+    fs::rename(path, older)?;
+    let all = backups_of(path)?;
+    let surplus = all.len().saturating_sub(backups);
+    all.iter().take(surplus).try_for_each(fs::remove_file)
+}
+
+fn parts(path: &Path) -> (String, String) {
+    let text =
+        |part: Option<&std::ffi::OsStr>| part.map(|part| part.to_string_lossy().into_owned());
+    let suffix = text(path.extension()).map_or_else(String::new, |suffix| format!(".{suffix}"));
+    (text(path.file_stem()).unwrap_or_default(), suffix)
+}
+
+/// The older files, oldest first.
+fn backups_of(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let (stem, suffix) = parts(path);
+    let directory = path.parent().unwrap_or(Path::new("."));
+    let is_backup = |name: &str| {
+        let middle = name
+            .strip_prefix(&format!("{stem}-"))
+            .and_then(|rest| rest.strip_suffix(suffix.as_str()));
+        middle
+            .is_some_and(|middle| middle.len() == 20 && middle.bytes().all(|b| b.is_ascii_digit()))
+    };
+    let mut all: Vec<PathBuf> = fs::read_dir(directory)?
+        .filter_map(Result::ok)
+        .filter(|entry| is_backup(&entry.file_name().to_string_lossy()))
+        .map(|entry| entry.path())
+        .collect();
+    all.sort();
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_begun_anew_and_the_oldest_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a/events.log");
+        let rotation = Rotation {
+            size: 10,
+            backups: 2,
+        };
+        let mut file = File::new(Target::File(path.clone()), rotation);
+        for line in [
+            "one\n", "two\n", "three\n", "four\n", "five\n", "six\n", "seven\n",
+        ] {
+            file.write(line.as_bytes()).unwrap();
+        }
+        file.flush().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "six\nseven\n");
+        let older: Vec<String> = backups_of(&path)
+            .unwrap()
+            .iter()
+            .map(|path| fs::read_to_string(path).unwrap())
+            .collect();
+        assert_eq!(older, ["three\n", "four\nfive\n"]);
+    }
+
+    #[test]
+    fn a_file_goes_on_after_a_restart_and_failures_are_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("events.log");
+        for line in ["one\n", "two\n"] {
+            let mut file = File::new(Target::File(path.clone()), Rotation::default());
+            file.write(line.as_bytes()).unwrap();
+            file.flush().unwrap();
+        }
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+        let mut file = File::new(Target::File(directory.path().into()), Rotation::default());
+        assert!(file.write(b"x\n").is_err() && file.write(b"y\n").is_err());
+    }
+}
