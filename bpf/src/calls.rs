@@ -6,7 +6,7 @@ use aya_ebpf::bindings::__sk_buff;
 use wire::{V4, V6};
 
 use crate::{
-    conntrack,
+    conntrack, direct,
     flow::{self, Code, State},
     maps::Maps,
     refuse,
@@ -66,6 +66,16 @@ calls! {
     unserve: translate::unserve as unserve4, unserve6;
     /// Turns a packet that nobody serves into its refusal; returns the verdict.
     refuse: refuse::refuse as refuse4, refuse6;
+    /// Looks whether a packet that is passed on has room for its frontend, which it remembers.
+    fit: direct::fit as fit4, fit6;
+    /// Puts the frontend into the packet.
+    label: direct::label as label4, label6;
+    /// Takes the frontend out of a packet that another node passed on.
+    read_label: direct::read_label as read_label4, read_label6;
+    /// Takes the frontend out of the option of the tunnel that the packet came by.
+    read_tunnel: direct::read_tunnel as read_tunnel4, read_tunnel6;
+    /// Gives the packet the tunnel's key to the node of the backend, and the frontend.
+    encapsulate: direct::encapsulate as encapsulate4, encapsulate6;
     /// Writes the target over the source of the packet inside an ICMP error.
     rewrite_inner_source: snat::rewrite_inner_source as rewrite_inner_source4, rewrite_inner_source6;
     /// Writes the target over the destination of the packet inside an ICMP error.

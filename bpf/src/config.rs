@@ -101,6 +101,18 @@ mod inner {
         setting!(no_backend_drops) == 0
     }
 
+    /// How packets carry their frontend to the node of the backend: an [`abi::DsrDispatch`].
+    #[inline(always)]
+    pub fn dsr_dispatch() -> u8 {
+        setting!(dsr_dispatch)
+    }
+
+    /// Longest packet that other nodes take, from the IP header on.
+    #[inline(always)]
+    pub fn mtu() -> u32 {
+        setting!(mtu)
+    }
+
     /// Places of a Maglev table; at least one.
     #[inline(always)]
     pub fn maglev_size() -> u32 {

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::__sk_buff;
 use wire::{Headers, Malformed, headers::Icmp};
 
 use crate::{
-    clock, config, fragments,
+    clock, config, direct, fragments,
     maps::{self, Maps},
     policy::Asked,
     skb::{L3, Skb},
@@ -100,6 +100,12 @@ pub struct State<F: Maps> {
     pub front: u16,
     /// Number of the backend that was chosen for a new connection.
     pub backend: u32,
+    /// What the client calls the service that the packet is passed on for.
+    pub frontend: Target<F>,
+    /// The backend's node answers the client itself.
+    pub direct: bool,
+    /// The packet is passed on, and is too long with its option.
+    pub oversize: bool,
     /// Flags of [`abi::ct_flags`] for the entry of a new connection.
     pub opening: u16,
     /// Whoever sends the packet is in the cluster.
@@ -302,7 +308,9 @@ impl<F: Maps> Flow<F> {
                 );
                 self.emit(EventKind::Drop, drop.reason, drop.line);
                 let nobody_serves = drop.reason == DropReason::NoServiceBackend as u8;
-                if config::services() && config::refuses() && nobody_serves {
+                let is_told =
+                    nobody_serves && config::refuses() || direct::is_too_long(drop.reason);
+                if config::services() && is_told {
                     return i32::from(F::refuse(skb));
                 }
                 SHOT

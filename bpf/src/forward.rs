@@ -16,7 +16,7 @@ use crate::{
     flow::{Drop, Flow, Outcome, PASS, drop_because},
     maps::Maps,
     routes::Route,
-    skb::L3,
+    skb::{L3, Skb},
 };
 
 const ZERO_CHECKSUM: u64 = 2;
@@ -79,22 +79,16 @@ impl<F: Maps> Flow<F> {
     /// Into the tunnel to the node behind which `remote` is.
     #[inline(always)]
     pub fn to_overlay(&mut self, remote: &IpcacheValue) -> Outcome {
-        // SAFETY: all zeros is a valid key.
-        let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
-        key.tunnel_id = carried(self.src_id);
-        key.tunnel_ttl = TUNNEL_TTL;
-        let t = &remote.tunnel;
-        let flags = if remote.flags & ipcache_flags::TUNNEL_V6 != 0 {
-            key.__bindgen_anon_1.remote_ipv6 = zerocopy::transmute!(*t);
-            TUNNEL_V6
-        } else {
-            key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes([t[0], t[1], t[2], t[3]]);
-            ZERO_CHECKSUM
-        };
-        // SAFETY: `key` is initialised and longer than the length given.
-        if unsafe { bpf_skb_set_tunnel_key(self.skb.0, &mut key, TUNNEL_KEY_LEN, flags) } != 0 {
+        let is_v6 = remote.flags & ipcache_flags::TUNNEL_V6 != 0;
+        if !set_tunnel_key(self.skb, self.src_id, &remote.tunnel, is_v6) {
             return Err(drop_because!(NoTunnelEndpoint));
         }
+        self.into_tunnel()
+    }
+
+    /// As [`Flow::to_overlay`], with the tunnel's key in the packet already.
+    #[inline(always)]
+    pub fn into_tunnel(&mut self) -> Outcome {
         self.skb.set_mark(mark::OVERLAY);
         self.event_flags |= event_flags::TUNNEL;
         self.forwarded(TracePoint::ToOverlay, Direction::Egress);
@@ -165,6 +159,10 @@ impl<F: Maps> Flow<F> {
     #[inline(always)]
     pub fn to_backend(&mut self) -> Outcome {
         let known = self.known_route().or_else(|| self.ask_tunnel());
+        if self.is_passed_on() {
+            core::hint::cold_path();
+            return self.pass_on(known);
+        }
         self.track(None, None)?;
         if let Some(remote) = known.and_then(Route::tunnel) {
             self.age()?;
@@ -192,6 +190,24 @@ impl<F: Maps> Flow<F> {
             None => self.to_stack(),
         }
     }
+}
+
+/// Gives the packet the tunnel's key: to the node at `to`, from a sender of this identity.
+#[inline(always)]
+pub fn set_tunnel_key(skb: Skb, src_id: u32, to: &[u8; 16], is_v6: bool) -> bool {
+    // SAFETY: all zeros is a valid key.
+    let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
+    key.tunnel_id = carried(src_id);
+    key.tunnel_ttl = TUNNEL_TTL;
+    let flags = if is_v6 {
+        key.__bindgen_anon_1.remote_ipv6 = zerocopy::transmute!(*to);
+        TUNNEL_V6
+    } else {
+        key.__bindgen_anon_1.remote_ipv4 = u32::from_be_bytes([to[0], to[1], to[2], to[3]]);
+        ZERO_CHECKSUM
+    };
+    // SAFETY: `key` is initialised and longer than the length given.
+    unsafe { bpf_skb_set_tunnel_key(skb.0, &mut key, TUNNEL_KEY_LEN, flags) == 0 }
 }
 
 /// The identity as it goes with a packet through the tunnel: what is outside the cluster has one there.

@@ -10,6 +10,7 @@ mod calls;
 mod clock;
 mod config;
 mod conntrack;
+mod direct;
 mod flow;
 mod forward;
 mod fragments;

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, lpm_trie::Key},
 };
-use wire::{Family, V4, V6};
+use wire::{Family, V4, V6, direct::Direct};
 
 use crate::{
     calls::Calls,
@@ -66,7 +66,7 @@ static ROUTES4: PerCpuArray<Route<V4>> = PerCpuArray::with_max_entries(SLOTS, 0)
 static ROUTES6: PerCpuArray<Route<V6>> = PerCpuArray::with_max_entries(SLOTS, 0);
 
 /// The family's own maps and settings.
-pub trait Maps: Family + Settings + Calls + Services {
+pub trait Maps: Direct + Settings + Calls + Services {
     fn ct() -> &'static LruHashMap<Self::CtKey, CtEntry>;
     fn snat() -> &'static LruHashMap<Self::SnatKey, Self::SnatEntry>;
     fn fragments() -> &'static LruHashMap<Self::FragKey, FragValue>;

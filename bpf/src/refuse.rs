@@ -1,4 +1,4 @@
-//! Nobody serves: the client hears it at once, from the program, and does not wait for an answer.
+//! Nobody serves, or not what is so long: the client hears it at once, from the program, and does not wait for an answer.
 use abi::mark;
 use aya_ebpf::{
     bindings::__sk_buff,
@@ -11,6 +11,7 @@ use wire::{
 };
 
 use crate::{
+    direct,
     flow::{Code, SHOT, State},
     maps::Maps,
     skb::{L3, Skb},
@@ -22,20 +23,23 @@ const BEHIND_MACS: u32 = 1;
 /// What an error quotes of the L4 header: enough for every receiver to know whom it is about.
 const QUOTED: usize = 8;
 const ICMP_HEADER: usize = 8;
+const FRAGMENT_HEADER: usize = 8;
 
-/// Turns the packet into its refusal and sends it back where it came from. The verdict; what cannot be answered is dropped.
+/// Turns the packet into its refusal, by the reason of its last report, and sends it back where it came from. The verdict; what cannot be
+/// answered is dropped.
 #[inline(always)]
 pub fn refuse<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let skb = Skb(skb);
+    let too_long = direct::is_too_long(state.subtype);
     // Parts of a datagram cannot be answered one by one, and a reset is the end of it.
-    let has_answer = state.h.fragment.is_whole() && state.h.tcp_flags & RST == 0;
+    let has_answer = (state.h.fragment.is_whole() || too_long) && state.h.tcp_flags & RST == 0;
     let Some(macs) = skb.get::<[[u8; 6]; 2]>(0).filter(|_| has_answer) else {
         return SHOT as Code;
     };
-    let done = if state.h.tuple.proto == TCP {
+    let done = if state.h.tuple.proto == TCP && !too_long {
         reset::<F>(skb, state)
     } else {
-        unreachable::<F>(skb, state)
+        complain::<F>(skb, state)
     };
     if done.is_none() || !skb.write_macs(macs[1], macs[0]) {
         return SHOT as Code;
@@ -94,12 +98,18 @@ fn turn<F: Maps>(skb: Skb) -> Option<()> {
     written.then_some(())
 }
 
-/// "Port unreachable", with as much of the packet as every receiver needs.
+/// "Port unreachable" or "too big", with as much of the packet as every receiver needs.
 #[inline(never)]
-fn unreachable<F: Maps>(skb: Skb, state: &State<F>) -> Option<()> {
-    let quoted = F::HEADER_LEN + QUOTED;
-    // Options and extension headers are not quoted.
-    if state.h.l4() != L3 + F::HEADER_LEN || (skb.len() as usize) < L3 + quoted {
+fn complain<F: Maps>(skb: Skb, state: &State<F>) -> Option<()> {
+    let too_long = direct::is_too_long(state.subtype);
+    // Options and extension headers are not quoted, but that of a fragment: senders of those have to hear how long they may be.
+    let more = match state.h.l4().wrapping_sub(L3 + F::HEADER_LEN) {
+        0 => 0,
+        FRAGMENT_HEADER if too_long => FRAGMENT_HEADER,
+        _ => return None,
+    };
+    let quoted = F::HEADER_LEN + more + QUOTED;
+    if (skb.len() as usize) < L3 + quoted {
         return None;
     }
     let room = F::HEADER_LEN + ICMP_HEADER;
@@ -133,14 +143,24 @@ fn unreachable<F: Maps>(skb: Skb, state: &State<F>) -> Option<()> {
             return None;
         }
     }
-    let (kind, code) = if F::IS_V6 { (1, 4) } else { (3, 3) };
-    let first = u16::from_ne_bytes([kind, code]);
-    let mut sum = u64::from(first) + quoted_sum::<F>(skb, L3 + room)?;
+    let (kind, code, value) = match (F::IS_V6, too_long) {
+        (true, false) => (1, 4, 0),
+        (true, true) => (2, 0, direct::longest::<F>()),
+        (false, false) => (3, 3, 0),
+        (false, true) => (3, 4, direct::longest::<F>() & 0xFFFF),
+    };
+    let (first, value) = (u16::from_ne_bytes([kind, code]), value.to_be());
+    let mut sum = u64::from(first) + u64::from(value) + quoted_sum::<F>(skb, L3 + room)?;
+    if more != 0 {
+        let [a, b] = skb.get::<[u32; 2]>(L3 + room + F::HEADER_LEN + QUOTED)?;
+        sum += u64::from(a) + u64::from(b);
+    }
     if F::IS_V6 {
         sum += sum_of::<F>(src) + sum_of::<F>(dst);
         sum += u64::from((len as u16).to_be()) + u64::from(u16::from_ne_bytes([0, F::ICMP]));
     }
-    let icmp = [first, !checksum::fold(sum), 0, 0];
+    let [high, low]: [u16; 2] = zerocopy::transmute!(value);
+    let icmp = [first, !checksum::fold(sum), high, low];
     let written = skb.write(L3 + F::SRC_OFFSET, [src, dst]) && skb.write(L3 + F::HEADER_LEN, icmp);
     written.then_some(())
 }

@@ -52,6 +52,13 @@ impl Skb {
         unsafe { (*self.0).mark = mark }
     }
 
+    /// Length of the segments that the packet will be cut into; zero: it is one.
+    #[inline(always)]
+    pub fn gso_size(self) -> u32 {
+        // SAFETY: see `len`.
+        unsafe { (*self.0).gso_size }
+    }
+
     /// `EtherType`, host order.
     #[inline(always)]
     pub fn ethertype(self) -> u16 {

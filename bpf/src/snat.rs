@@ -106,7 +106,7 @@ pub fn may_be_masqueraded<F: Maps>(h: &Headers<F>) -> bool {
 
 /// Finds the mapping that the packet, or the packet inside an error, belongs to, and makes it the target.
 #[inline(never)]
-fn find<F: Maps>(state: &mut State<F>, direction: u8) -> bool {
+pub fn find<F: Maps>(state: &mut State<F>, direction: u8) -> bool {
     let tuple = if state.h.icmp == Icmp::Error {
         state.inner.tuple.reversed()
     } else {

@@ -3,7 +3,9 @@
 //! A packet to a frontend gets a backend's address and port as its destination, and goes on as any packet to that backend. Two
 //! entries remember it: that of client and frontend which backend it is, that of client and backend which frontend answers go back under.
 //! Whoever tracks an answer finds the latter, and gives the packet the frontend's address before it is delivered.
-use abi::{CtEntry, DropReason, ct_flags, ct_scope, lb_flags};
+use abi::{
+    CtEntry, CtStatus, DIRECT_FRONTEND, DropReason, ct_flags, ct_scope, lb_flags, snat_flags,
+};
 use aya_ebpf::bindings::__sk_buff;
 use wire::{
     conntrack::{FIN, RST, advance, is_over, open},
@@ -15,10 +17,10 @@ use crate::{
     config,
     conntrack::segment,
     flow::{Code, Drop, Flow, OK, State, attempt},
-    maps::Maps,
+    maps::{self, Maps},
     service::{Client, Frontend, Place, frontend, has_frontends},
     snat::{
-        Target, rewrite_destination, rewrite_inner_destination, rewrite_inner_source,
+        Target, find, rewrite_destination, rewrite_inner_destination, rewrite_inner_source,
         rewrite_source,
     },
 };
@@ -40,7 +42,7 @@ impl<F: Maps> Flow<F> {
     #[inline(always)]
     pub fn serve(&mut self, inside: bool) -> Result<bool, Drop> {
         core::hint::cold_path();
-        self.state.inside = inside;
+        (self.state.inside, self.state.direct) = (inside, false);
         // Each step is a call of its own, of this function: the stack has no room for one within another.
         let mut code = if self.h.icmp == Icmp::Error {
             F::read_inner(self.skb);
@@ -57,6 +59,9 @@ impl<F: Maps> Flow<F> {
         attempt!(code)?;
         if self.state.by == 0 {
             return Ok(false);
+        }
+        if !inside && self.is_passed_on() {
+            attempt!(F::fit(self.skb))?;
         }
         attempt!(F::translate(self.skb))?;
         Ok(true)
@@ -132,8 +137,13 @@ fn is_known<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> bool {
         && entry.rev_nat == state.by
         && let Some((at, _)) = F::backend(entry.dst_id)
     {
-        advance(entry, &segment, &config::timeouts());
+        let seen = advance(entry, &segment, &config::timeouts());
         state.target = Target::from(at);
+        state.direct = entry.flags & ct_flags::DSR != 0;
+        if state.is_passed_on() {
+            state.src_id = entry.src_id;
+            state.is_seen(seen.status, seen.report);
+        }
         return true;
     }
     false
@@ -156,6 +166,10 @@ pub fn choose<F: Maps>(_: *mut __sk_buff, state: &mut State<F>) -> Code {
     }
     state.target = Target::from(at);
     state.backend = id;
+    // What is here is answered from here.
+    state.direct = !state.inside
+        && frontend.service.flags & lb_flags::DSR != 0
+        && maps::endpoint::<F>(at.addr).is_none();
     OK
 }
 
@@ -164,10 +178,17 @@ pub fn choose<F: Maps>(_: *mut __sk_buff, state: &mut State<F>) -> Code {
 pub fn settle<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let (key, from_b) = F::ct_key_of(&state.h.tuple, ct_scope::SERVICE);
     let segment = segment(skb, state, from_b);
-    let entry = CtEntry {
+    let passed_on = state.is_passed_on();
+    if passed_on {
+        state.is_seen(CtStatus::New, true);
+    }
+    let mut entry = CtEntry {
         rev_nat: state.by,
         ..open(&segment, &config::timeouts(), state.src_id, state.backend)
     };
+    if passed_on {
+        entry.flags |= ct_flags::DSR;
+    }
     let _ = F::ct().insert(&key, &entry, 0);
     OK
 }
@@ -218,6 +239,10 @@ pub fn serve_error<F: Maps>(_: *mut __sk_buff, state: &mut State<F>) -> Code {
     };
     state.target = Target::from(at);
     state.by = id;
+    state.direct = entry.flags & ct_flags::DSR != 0;
+    if state.is_passed_on() {
+        state.is_seen(CtStatus::Related, true);
+    }
     OK
 }
 
@@ -225,7 +250,7 @@ pub fn serve_error<F: Maps>(_: *mut __sk_buff, state: &mut State<F>) -> Code {
 #[inline(always)]
 pub fn unserve<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     // A frontend that is gone: the client gets what it cannot place, and says so.
-    let Some(at) = F::reverse(state.front) else {
+    let Some(at) = frontend_of_answer(state) else {
         return OK;
     };
     if state.h.icmp == Icmp::Error {
@@ -246,6 +271,17 @@ pub fn unserve<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
         note_end::<F>(skb, state);
     }
     code
+}
+
+#[inline(always)]
+fn frontend_of_answer<F: Maps>(state: &mut State<F>) -> Option<Place<F>> {
+    if state.front != DIRECT_FRONTEND {
+        return F::reverse(state.front);
+    }
+    find::<F>(state, snat_flags::DIRECT).then_some(Place {
+        addr: state.target.addr,
+        port: state.target.port,
+    })
 }
 
 /// An error about a packet from the client, which knows the frontend alone.

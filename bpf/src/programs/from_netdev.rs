@@ -41,8 +41,9 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     } else {
         maps::endpoint::<F>(flow.h.tuple.dst)
     };
-    let mut served = false;
-    if config::services() && !returns && to.is_none_or(is_host) {
+    let passed_on = (to.is_some() || to_node) && !returns && flow.was_passed_on()?;
+    let mut served = passed_on;
+    if config::services() && !passed_on && !returns && to.is_none_or(is_host) {
         if let Some(answer) = neigh::announced_nd(flow) {
             return answer;
         }
@@ -54,6 +55,7 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     match to {
         Some(to) if is_host(to) => to_host(flow, served),
         Some(to) => to_pod(flow, to),
+        None if passed_on => to_host(flow, true),
         None if served => flow.to_backend(),
         None if returns && config::services() => flow.to_client(),
         None if to_node && !returns => to_host(flow, false),

@@ -9,6 +9,8 @@ use aya_ebpf::{
 
 use crate::{
     config,
+    conntrack::identity_of,
+    direct::by_tunnel,
     flow::{Code, Drop, Flow, Hook, OK, Outcome, PASS, State, Unreadable, attempt, drop_because},
     maps::{self, Maps},
     skb::Skb,
@@ -37,8 +39,12 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     attempt!(sender::<F>(flow.skb.0, flow.state))?;
     flow.event_flags |= event_flags::TUNNEL;
     flow.received(TracePoint::FromOverlay);
+    if by_tunnel() {
+        attempt!(F::read_tunnel(flow.skb))?;
+    }
     let to = maps::endpoint::<F>(flow.h.tuple.dst);
-    if !config::services() || to.is_some_and(|to| !is_host(to)) {
+    let passed_on = by_tunnel() && flow.by != 0;
+    if !config::services() || passed_on || to.is_some_and(|to| !is_host(to)) {
         let Some(to) = to else {
             return Err(drop_because!(NoLocalContainer));
         };
@@ -114,6 +120,8 @@ fn sender<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     state.src_id = match key.tunnel_id {
         identity::UNKNOWN => return DropReason::InvalidIdentity as u8,
         identity::HOST => remote_node::<F>(state.h.tuple.src),
+        // Who is outside the cluster may be in a range that a rule names: nodes number those as they like.
+        identity::WORLD => identity_of::<F>(state.h.tuple.src),
         id => id,
     };
     OK

@@ -11,14 +11,17 @@ pub enum Routing {
     Tunnel = 1,
 }
 
-/// How a packet carries its frontend to the node of the backend ([`DatapathConfig::dsr_dispatch`]).
+/// How a packet carries its frontend to the node of the backend, which then answers the client itself
+/// ([`DatapathConfig::dsr_dispatch`]).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DsrDispatch {
+    /// It does not: all answers come back by the node that was asked.
+    None = 0,
     /// An IPv4 option, an IPv6 destination option.
-    Option = 0,
+    Option = 1,
     /// An option of a Geneve tunnel.
-    Geneve = 1,
+    Geneve = 2,
 }
 
 /// How many packets are reported ([`DatapathConfig::aggregation`]).
@@ -102,7 +105,9 @@ pub struct DatapathConfig {
     /// 1: services that are translated at sockets are reported.
     pub trace_sock: u8,
     /// Always zero.
-    pub pad: [u8; 5],
+    pub pad: [u8; 1],
+    /// Longest packet that other nodes take, in bytes from the IP header on.
+    pub mtu: u32,
     /// Prefix length of `native4`.
     pub native4_len: u32,
     /// Prefix length of `native6`.

@@ -96,7 +96,7 @@ pub mod ct_flags {
     pub const SNAT: u16 = 0x80;
     /// The connection came by a frontend at this node from outside.
     pub const NODE_PORT: u16 = 0x100;
-    /// Another node passed the connection on: answers go straight to the client, with the frontend's address.
+    /// In an entry of [`super::ct_scope::SERVICE`]: the backend's node answers the client itself, so that only the side that opened is seen here.
     pub const DSR: u16 = 0x200;
     /// A pod reached itself by a frontend.
     pub const LOOPBACK: u16 = 0x400;
@@ -130,7 +130,7 @@ pub struct CtEntry {
     /// Value of [`crate::names::POLICY_EPOCH`] when policy last allowed the connection: egress of the side that opened, ingress of
     /// the other. Zero where it was not asked, or denied it since.
     pub epochs: [u32; 2],
-    /// Frontend that the connection came by, [`LbService::id`](crate::LbService::id); zero is none.
+    /// Frontend that the connection came by, [`LbService::id`](crate::LbService::id) or [`DIRECT_FRONTEND`](crate::DIRECT_FRONTEND); zero is none.
     pub rev_nat: u16,
     /// Number of the local endpoint that the entry belongs to.
     pub endpoint: u16,

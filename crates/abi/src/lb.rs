@@ -4,6 +4,10 @@
 //! port and protocol zero says that an address has frontends at all: without it nobody looks further.
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Stands for a frontend's number, which it never is: another node passed the connection on, and told the frontend's place. Answers find it in
+/// the masquerade map, under [`crate::snat_flags::DIRECT`].
+pub const DIRECT_FRONTEND: u16 = u16::MAX;
+
 /// Values of [`LbKey4::scope`].
 pub mod lb_scope {
     /// What comes from outside, and everybody where there is no row of the other scope.

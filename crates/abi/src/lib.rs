@@ -31,10 +31,10 @@ pub use event::{
     metrics_index, source_file,
 };
 pub use lb::{
-    L2Answers, L2Key4, L2Key6, LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch,
-    LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4, LbKey6, LbMaglevChunk, LbMaglevKey,
-    LbService, LbSkipKey4, LbSkipKey6, LbSockKey4, LbSockKey6, LbSourceKey4, LbSourceKey6,
-    MAGLEV_CHUNK, lb_algorithm, lb_flags, lb_scope, lb_state,
+    DIRECT_FRONTEND, L2Answers, L2Key4, L2Key6, LbAffinity, LbAffinityKey4, LbAffinityKey6,
+    LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4, LbKey6,
+    LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6, LbSockKey4, LbSockKey6,
+    LbSourceKey4, LbSourceKey6, MAGLEV_CHUNK, lb_algorithm, lb_flags, lb_scope, lb_state,
 };
 pub use nat::{
     FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags,

@@ -7,6 +7,8 @@ pub mod snat_flags {
     pub const OUT: u8 = 0;
     /// The tuple of a packet that returns; the entry says what its destination becomes.
     pub const IN: u8 = 1;
+    /// The tuple of an answer to a client whose packets another node passed on; the entry says what its source becomes: the frontend.
+    pub const DIRECT: u8 = 2;
 }
 
 macro_rules! nat_types {
@@ -37,7 +39,7 @@ macro_rules! nat_types {
         pub struct $entry {
             /// When the mapping was made, in nanoseconds of the monotonic clock.
             pub created: u64,
-            /// The new source (outwards) or destination (inwards) address.
+            /// The new source (outwards, directly) or destination (inwards) address.
             pub addr: $addr,
             /// The new port or identifier, big endian.
             pub port: [u8; 2],

@@ -1,4 +1,5 @@
 //! Settings in the words of the crates that plan and carry out.
+use abi::DsrDispatch;
 use anyhow::{Result, bail};
 use datapath::{AttachMode, MapSizes};
 use routing::{Encapsulation, Events, Plan, Timeouts};
@@ -18,10 +19,13 @@ pub fn routing_plan(settings: &Settings) -> Plan {
         settings.tunnel_port
     };
     let native = settings.routing_mode == RoutingMode::Native;
+    let by_tunnel = crate::services::settings::dispatch(settings) == DsrDispatch::Geneve;
     Plan {
         ipv4: settings.enable_ipv4,
         ipv6: settings.enable_ipv6,
-        tunnel: (!native).then_some((encapsulation, port)),
+        tunnel: (!native || by_tunnel).then_some((encapsulation, port)),
+        tunnel_for_services: native,
+        tunnel_options: by_tunnel,
         direct_node_routes: settings.auto_direct_node_routes && native,
         skip_unreachable: settings.direct_routing_skip_unreachable,
         native4: settings.ipv4_native_routing_cidr,

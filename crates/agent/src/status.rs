@@ -119,7 +119,7 @@ fn component(report: Report) -> Component {
 fn routing(agent: &Agent) -> Routing {
     let plan = &agent.facts.plan;
     Routing {
-        mode: if plan.tunnel.is_some() {
+        mode: if plan.routes_by_tunnel() {
             "tunnel"
         } else {
             "native"
@@ -127,6 +127,7 @@ fn routing(agent: &Agent) -> Routing {
         .to_owned(),
         tunnel_protocol: plan
             .tunnel
+            .filter(|_| plan.routes_by_tunnel())
             .map(|(encapsulation, _)| encapsulation.text().to_owned())
             .unwrap_or_default(),
         host: if plan.host_legacy { "Legacy" } else { "BPF" }.to_owned(),

@@ -1,5 +1,5 @@
 //! What the programs are told when they are loaded.
-use crate::Plan;
+use crate::{Plan, mtus};
 use abi::DatapathConfig;
 use ipnet::IpNet;
 use model::{LocalNode, Mac};
@@ -39,7 +39,7 @@ pub fn datapath_config(plan: &Plan, local: &LocalNode, pair: &HostPair) -> Datap
         ct_any: plan.timeouts.any,
         snat_min: plan.snat_min,
         snat_max: u16::MAX,
-        routing: if plan.tunnel.is_some() {
+        routing: if plan.routes_by_tunnel() {
             abi::Routing::Tunnel
         } else {
             abi::Routing::Native
@@ -57,14 +57,15 @@ pub fn datapath_config(plan: &Plan, local: &LocalNode, pair: &HostPair) -> Datap
         services: 0,
         sock_host_only: 0,
         no_backend_drops: 0,
-        dsr_dispatch: abi::DsrDispatch::Option as u8,
+        dsr_dispatch: abi::DsrDispatch::None as u8,
         node_port_min: 0,
         node_port_max: 0,
         maglev_size: 0,
         refusal_says_why: 0,
         bind_protection: 0,
         trace_sock: 0,
-        pad: [0; 5],
+        pad: [0; 1],
+        mtu: mtus(plan, local).device,
         native4_len,
         native6_len,
         node_ipv4: octets4(node4),

@@ -6,6 +6,8 @@ use model::LocalNode;
 const TUNNEL_OVER_IPV4: u32 = 50;
 /// The same over IPv6, whose header is 40 bytes long.
 const TUNNEL_OVER_IPV6: u32 = 70;
+/// Geneve's option with the frontend of a service, IPv4. That of IPv6 is longer, but goes with datagrams and openings alone.
+const FRONTEND: u32 = 12;
 /// Used where no device tells: that of Ethernet.
 const FALLBACK: u32 = 1500;
 
@@ -33,6 +35,11 @@ pub fn mtus(plan: &Plan, local: &LocalNode) -> Mtus {
         None => 0,
         Some(_) if local.primary(false).is_some() => TUNNEL_OVER_IPV4,
         Some(_) => TUNNEL_OVER_IPV6,
+    };
+    let overhead = if plan.tunnel_options {
+        overhead + FRONTEND
+    } else {
+        overhead
     };
     Mtus {
         device,

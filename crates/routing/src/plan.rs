@@ -68,8 +68,12 @@ pub struct Plan {
     pub ipv4: bool,
     /// Pods have IPv6 addresses.
     pub ipv6: bool,
-    /// Encapsulation and its UDP port; none: native routing.
+    /// Encapsulation and its UDP port; none: no tunnel.
     pub tunnel: Option<(Encapsulation, u16)>,
+    /// The tunnel is only for what is passed on to the backends of services: the network knows the way to pods.
+    pub tunnel_for_services: bool,
+    /// The tunnel carries the frontends of services, too.
+    pub tunnel_options: bool,
     /// Install routes to the pods of nodes on the same L2 network.
     pub direct_node_routes: bool,
     /// Say nothing of nodes that direct routes cannot reach.
@@ -97,6 +101,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the tunnel is the way to the pods of other nodes.
+    #[must_use]
+    pub const fn routes_by_tunnel(&self) -> bool {
+        self.tunnel.is_some() && !self.tunnel_for_services
+    }
+
     /// Whether a family is on.
     #[must_use]
     pub fn has(&self, ipv6: bool) -> bool {

@@ -40,14 +40,11 @@ pub fn node_routes(plan: &Plan, local: &LocalNode, node: &Node) -> RoutePlan {
     }
     for ipv6 in plan.families() {
         let wanted: Vec<IpNet> = node.cidrs(ipv6).collect();
-        match plan.tunnel {
-            Some(_) => out
-                .routes
-                .extend(through_tunnel(plan, local, &wanted, ipv6)),
-            None if plan.direct_node_routes && !wanted.is_empty() => {
-                direct(plan, local, node, &wanted, &mut out)
-            }
-            None => {}
+        if plan.routes_by_tunnel() {
+            let routes = through_tunnel(plan, local, &wanted, ipv6);
+            out.routes.extend(routes);
+        } else if plan.direct_node_routes && !wanted.is_empty() {
+            direct(plan, local, node, &wanted, &mut out);
         }
     }
     out

@@ -11,6 +11,8 @@ fn plan(tunnel: bool) -> Plan {
         ipv4: true,
         ipv6: true,
         tunnel: tunnel.then_some((Encapsulation::Vxlan, 8472)),
+        tunnel_for_services: false,
+        tunnel_options: false,
         direct_node_routes: !tunnel,
         skip_unreachable: false,
         native4: None,
@@ -317,6 +319,11 @@ fn mtus_follow_device_setting_and_underlay() {
     only6.addresses.remove(0);
     only6.devices[0].addresses.remove(0);
     assert_eq!(pair(&plan(true), &only6), (1500, 1430));
+    let services = Plan {
+        tunnel_options: true,
+        ..plan(true)
+    };
+    assert_eq!(pair(&services, &local()), (1500, 1438));
 }
 
 #[test]
@@ -342,6 +349,34 @@ fn the_config_holds_addresses_ranges_and_devices() {
         (config.native4, config.native4_len, config.routing),
         ([10, 244, 0, 0], 16, 0)
     );
+    assert_eq!(config.mtu, 1500);
+}
+
+/// The tunnel is there, other nodes know where it leads, and pods are reached without it.
+#[test]
+fn a_tunnel_for_services_is_no_way_to_pods() {
+    let services = Plan {
+        tunnel: Some((Encapsulation::Geneve, 6081)),
+        tunnel_for_services: true,
+        tunnel_options: true,
+        ..plan(false)
+    };
+    let devices = HostPair {
+        tunnel_ifindex: 7,
+        ..HostPair::default()
+    };
+    let config = datapath_config(&services, &local(), &devices);
+    assert_eq!(
+        (config.routing, config.tunnel_ifindex, config.tunnel_port),
+        (0, 7, 6081)
+    );
+    for node in nodes() {
+        let routes = |plan| node_routes(plan, &local(), &node).routes;
+        assert_eq!(routes(&services), routes(&plan(false)));
+    }
+    let rows = node_prefixes(&services, &local(), nodes().iter());
+    let behind = Some("192.168.20.100".parse().unwrap());
+    assert_eq!(find(&rows, "10.244.3.0/24").tunnel, behind);
 }
 
 #[test]

@@ -167,10 +167,14 @@ fn note_tcp(e: &mut CtEntry, tcp_flags: u8, orig: bool) {
 #[inline(always)]
 fn lifetime(e: &CtEntry, proto: u8, t: &Timeouts) -> u32 {
     const BOTH: u16 = ct_flags::ORIG_CLOSING | ct_flags::REPLY_CLOSING;
+    const ALL_TO_SEE: u16 = ct_flags::ORIG_CLOSING | ct_flags::DSR;
     if proto != TCP {
         t.any
     } else if e.flags & ct_flags::RESET != 0 || e.flags & BOTH == BOTH {
         t.fin
+    } else if e.flags & ALL_TO_SEE == ALL_TO_SEE {
+        // The other side may go on, which the acknowledgements show.
+        t.syn
     } else if e.flags & ct_flags::SEEN_NON_SYN != 0 {
         t.tcp
     } else {

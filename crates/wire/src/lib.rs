@@ -6,6 +6,7 @@
 
 pub mod checksum;
 pub mod conntrack;
+pub mod direct;
 mod family;
 pub mod hash;
 pub mod headers;

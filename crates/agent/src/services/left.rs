@@ -106,7 +106,8 @@ impl Gone {
     /// Whether a connection is one by the frontend to the backend, or remembers the backend for the frontend.
     fn has(&self, connection: &Connection, scope: u8) -> bool {
         let id = connection.entry.rev_nat;
-        if connection.proto != Protocol::Udp.number() || id == 0 {
+        let is_ours = id != 0 && id != abi::DIRECT_FRONTEND;
+        if connection.proto != Protocol::Udp.number() || !is_ours {
             return false;
         }
         match scope {

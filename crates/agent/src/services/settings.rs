@@ -95,14 +95,21 @@ pub fn config(settings: &Settings, host_netns: u64, config: DatapathConfig) -> D
         sock_host_only: settings.bpf_lb_sock_hostns_only.into(),
         trace_sock: settings.trace_sock.into(),
         no_backend_drops: u8::from(settings.service_no_backend_response == NoBackend::Drop),
-        dsr_dispatch: match settings.bpf_lb_dsr_dispatch {
-            settings::DsrDispatch::Opt => DsrDispatch::Option,
-            settings::DsrDispatch::Geneve => DsrDispatch::Geneve,
-        } as u8,
+        dsr_dispatch: dispatch(settings) as u8,
         node_port_min: settings.node_port_range.first,
         node_port_max: settings.node_port_range.last,
         maglev_size: settings.bpf_lb_maglev_table_size,
         ..config
+    }
+}
+
+/// How packets carry their frontends to the nodes of backends, if they do.
+#[must_use]
+pub fn dispatch(settings: &Settings) -> DsrDispatch {
+    match settings.bpf_lb_dsr_dispatch {
+        _ if !settings.answers_directly() => DsrDispatch::None,
+        settings::DsrDispatch::Opt => DsrDispatch::Option,
+        settings::DsrDispatch::Geneve => DsrDispatch::Geneve,
     }
 }
 
@@ -159,6 +166,27 @@ mod tests {
             .unwrap();
         let lines = advice(&settings);
         assert!(lines[0].contains("bpf-lb-acceleration=native"), "{lines:?}");
+    }
+
+    /// Programs are told of options only where somebody may be answered directly.
+    #[test]
+    fn frontends_travel_where_answers_are_direct() {
+        let mut settings = Settings::default();
+        assert_eq!(dispatch(&settings), DsrDispatch::None);
+        settings.set("bpf-lb-mode", "hybrid", "test").unwrap();
+        assert_eq!(dispatch(&settings), DsrDispatch::None);
+        let on = "kube-proxy-replacement";
+        settings.set(on, "true", "test").unwrap();
+        assert_eq!(dispatch(&settings), DsrDispatch::Option);
+        settings
+            .set("bpf-lb-dsr-dispatch", "geneve", "test")
+            .unwrap();
+        assert_eq!(dispatch(&settings), DsrDispatch::Geneve);
+        settings.set("bpf-lb-mode", "snat", "test").unwrap();
+        assert_eq!(dispatch(&settings), DsrDispatch::None);
+        let noted = "bpf-lb-mode-annotation";
+        settings.set(noted, "true", "test").unwrap();
+        assert_eq!(dispatch(&settings), DsrDispatch::Geneve);
     }
 
     #[test]

@@ -77,7 +77,7 @@ macro_rules! mapping {
             type Ct = $ct;
 
             fn is_outgoing(&self) -> bool {
-                self.flags == snat_flags::OUT
+                self.flags != snat_flags::IN
             }
 
             fn outgoing(&self, entry: &$entry) -> Self {

@@ -39,7 +39,7 @@ pub struct NatRow {
 macro_rules! row {
     ($key:ident, $entry:ident) => {
         NatRow {
-            outgoing: $key.flags == snat_flags::OUT,
+            outgoing: $key.flags != snat_flags::IN,
             source: $key.src.into(),
             source_port: u16::from_be_bytes($key.sport),
             destination: $key.dst.into(),

@@ -127,7 +127,8 @@ impl Kernel {
             names: BTreeMap::new(),
             addresses: BTreeMap::new(),
             skips: BTreeSet::new(),
-            ids: IdPool::new(u32::from(FrontendId::MAX), settings.rest),
+            // The last number stands for the frontends of other nodes.
+            ids: IdPool::new(u32::from(FrontendId::MAX) - 1, settings.rest),
             backend_ids: IdPool::new(u32::MAX, settings.rest),
             rows: Usage::default(),
             limits: settings.limits,

@@ -458,6 +458,34 @@ settings! {
     "log-opt" log_opt: BTreeMap<String, String> [shape::LOG] = BTreeMap::new();
 }
 
+impl Settings {
+    /// Whether the nodes of backends may have to answer clients of other nodes themselves.
+    #[must_use]
+    pub fn answers_directly(&self) -> bool {
+        let asked = self.bpf_lb_mode != LbMode::Snat || self.bpf_lb_mode_annotation;
+        self.kube_proxy_replacement && asked
+    }
+}
+
+/// Whether the frontends of services get to the nodes of backends where those answer.
+fn check_dispatch(settings: &Settings) -> Result<(), SettingsError> {
+    if !settings.answers_directly() {
+        return Ok(());
+    }
+    let by_tunnel = settings.routing_mode == RoutingMode::Tunnel;
+    let why = match (settings.bpf_lb_dsr_dispatch, settings.tunnel_protocol) {
+        (DsrDispatch::Opt, _) if by_tunnel => {
+            "bpf-lb-mode or bpf-lb-mode-annotation asks for direct answers, but bpf-lb-dsr-dispatch=opt does not go with \
+             routing-mode=tunnel; accepted: bpf-lb-dsr-dispatch=geneve with tunnel-protocol=geneve, or routing-mode=native"
+        }
+        (DsrDispatch::Geneve, TunnelProtocol::Vxlan) => {
+            "bpf-lb-dsr-dispatch is geneve, but tunnel-protocol is vxlan; accepted with it: geneve"
+        }
+        _ => return Ok(()),
+    };
+    Err(SettingsError::Conflict(why.to_owned()))
+}
+
 fn check(settings: &Settings) -> Result<(), SettingsError> {
     let conflict = |text: &str| Err(SettingsError::Conflict(text.to_owned()));
     if !settings.enable_ipv4 && !settings.enable_ipv6 {
@@ -505,17 +533,52 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
     if settings.bpf_lb_map_max < 256 {
         return conflict("bpf-lb-map-max is below 256, which leaves no room for services");
     }
-    let direct = settings.bpf_lb_mode != LbMode::Snat || settings.bpf_lb_mode_annotation;
-    if direct
-        && settings.bpf_lb_dsr_dispatch == DsrDispatch::Geneve
-        && settings.tunnel_protocol != TunnelProtocol::Geneve
-    {
-        return conflict(
-            "bpf-lb-dsr-dispatch is geneve, but tunnel-protocol is vxlan; accepted with it: opt",
-        );
-    }
+    check_dispatch(settings)?;
     if settings.bpf_policy_map_max < 256 {
         return conflict("bpf-policy-map-max is below 256, which leaves no room for policies");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of the mode `dsr` with these further settings: nothing, or the line that refuses them.
+    fn refused(further: &[(&str, &str)]) -> Option<String> {
+        let mut settings = Settings::default();
+        let all = [("kube-proxy-replacement", "true"), ("bpf-lb-mode", "dsr")];
+        for (key, value) in all.iter().chain(further) {
+            settings.set(key, value, "test").unwrap();
+        }
+        check(&settings).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn direct_answers_need_a_way_to_tell_the_frontend() {
+        let native = ("routing-mode", "native");
+        let geneve = ("bpf-lb-dsr-dispatch", "geneve");
+        let by_geneve = ("tunnel-protocol", "geneve");
+        for fine in [
+            &[native][..],
+            &[geneve, by_geneve],
+            &[geneve, by_geneve, native],
+            &[("bpf-lb-mode", "snat")],
+            &[("kube-proxy-replacement", "false")],
+        ] {
+            assert_eq!(refused(fine), None, "{fine:?}");
+        }
+        for wrong in [
+            &[][..],
+            &[("bpf-lb-mode", "hybrid")],
+            &[by_geneve],
+            &[("bpf-lb-mode", "snat"), ("bpf-lb-mode-annotation", "true")],
+            &[geneve],
+            &[geneve, native],
+        ] {
+            let line = refused(wrong).unwrap_or_else(|| panic!("{wrong:?} is accepted"));
+            let says = line.contains("bpf-lb-dsr-dispatch") && line.contains("accepted");
+            assert!(says && !line.contains('\n'), "{line}");
+        }
+    }
 }

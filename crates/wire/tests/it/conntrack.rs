@@ -265,3 +265,27 @@ fn the_end_of_the_clock_is_survived() {
     assert_eq!(entry.expires, u32::MAX);
     assert!(!is_over(&entry, &segment(ACK, false, u32::MAX)));
 }
+
+/// Where the other side is not seen, the opener's last word ends a connection soon; what it says after that keeps it a while.
+#[test]
+fn a_connection_of_which_one_side_is_seen() {
+    let segment = |tcp_flags, now| Segment {
+        proto: TCP,
+        tcp_flags,
+        from_b: false,
+        len: 60,
+        now,
+    };
+    for (flags, lives) in [(abi::ct_flags::DSR, 60), (0, 800)] {
+        let mut entry = open(&segment(SYN, 100), &TIMEOUTS, 1, 2);
+        entry.flags |= flags;
+        advance(&mut entry, &segment(ACK, 101), &TIMEOUTS);
+        assert_eq!(entry.expires, 101 + 800);
+        for now in [102, 150] {
+            advance(&mut entry, &segment(FIN | ACK, now), &TIMEOUTS);
+            assert_eq!(entry.expires, now + lives);
+        }
+        advance(&mut entry, &segment(RST, 151), &TIMEOUTS);
+        assert_eq!(entry.expires, 151 + 10);
+    }
+}

@@ -4,9 +4,11 @@ mod packet;
 mod scene;
 
 mod connections;
+mod direct;
 mod fragments;
 mod from_container;
 pub mod fuzz;
+mod geneve;
 mod masquerade;
 mod neighbours;
 mod node;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use abi::{Direction, DropReason, names};
+use abi::{DatapathConfig, Direction, DropReason, names};
 use netlink::{Address, Handle, LinkChange, Mac, Netns, NewLink, Route, netns};
 
 use super::{
@@ -20,20 +20,34 @@ const PORT: u16 = 8472;
 const HEADER: usize = 8;
 
 /// The node with its tunnel; the other node is a socket that sends and receives what is in the tunnel.
-struct Tunnel {
-    scene: Scene,
-    pod: Netns,
-    peer: Netns,
+pub struct Tunnel {
+    pub scene: Scene,
+    pub pod: Netns,
+    pub peer: Netns,
 }
 
 impl Tunnel {
     fn new(here: &Place) -> Self {
-        let mut netlink = Handle::new().unwrap();
         let device = NewLink::vxlan_external("cilium_vxlan", PORT).up();
-        let vxlan = netlink.link_create(&device).unwrap().index;
+        Self::by(here, &device, tunnel).unwrap()
+    }
+
+    /// With this device; none if the kernel has no such devices.
+    pub fn by(
+        here: &Place,
+        device: &NewLink<'_>,
+        change: impl FnOnce(&mut DatapathConfig),
+    ) -> Option<Self> {
+        let index = match Handle::new().unwrap().link_create(device) {
+            Ok(link) => link.index,
+            Err(error) => {
+                println!("skipped: {}: {error}", device.name);
+                return None;
+            }
+        };
         let scene = Scene::new(here, |config| {
-            tunnel(config);
-            config.tunnel_ifindex = vxlan;
+            change(config);
+            config.tunnel_ifindex = index;
         });
         let addresses = |of: fn(Ip) -> IpAddr| Ip::BOTH.map(of);
         let peer = move_away(
@@ -43,15 +57,12 @@ impl Tunnel {
             false,
         );
         let pod = move_away("lxc1p", pod_mac(POD1), &addresses(Ip::pod1), true);
-        scene
-            .datapath
-            .attach_overlay("cilium_vxlan", vxlan)
-            .unwrap();
+        scene.datapath.attach_overlay(&device.name, index).unwrap();
         scene
             .datapath
             .attach_endpoint(POD1, scene.lxc1, "lxc1", false)
             .unwrap();
-        Self { scene, pod, peer }
+        Some(Self { scene, pod, peer })
     }
 
     /// Sends `frame` out of the other node's tunnel, with the identity `vni`.
@@ -91,7 +102,7 @@ fn move_away(device: &str, mac: [u8; 6], addresses: &[IpAddr], is_pod: bool) -> 
 }
 
 /// A socket in a namespace; waits a little for the address, which a device that just came up may not have yet.
-fn bind(ns: &Netns, addr: SocketAddr) -> UdpSocket {
+pub fn bind(ns: &Netns, addr: SocketAddr) -> UdpSocket {
     let deadline = std::time::Instant::now() + Duration::from_secs(5);
     loop {
         match ns.run(|| UdpSocket::bind(addr)).unwrap() {

@@ -5,10 +5,11 @@ use abi::{Aggregation, DropReason, lb_flags, names};
 use datapath::test_run::{SkbContext, TestRun};
 
 use super::{
+    direct::{labelled, options},
     frontends::{Frontends, Service},
     fuzz::{Dice, setting},
     packet::{ACK, End, Packet, SCTP, SYN, TCP, UDP, read, wrong_checksums},
-    scene::{Ip, PASS, REDIRECT, SHOT, Scene, native},
+    scene::{Ip, PASS, REDIRECT, SHOT, Scene},
 };
 use crate::support::place;
 
@@ -86,10 +87,20 @@ impl Model {
         }
     }
 
+    /// Whether the packet is passed on, to be answered from where it goes.
+    fn is_passed_on(&self, from: From, front: usize, backend: End) -> bool {
+        let is_asked = self.services[front].flags & lb_flags::DSR != 0;
+        is_asked && from == From::Outside && !self.is_here(backend)
+    }
+
+    fn is_here(&self, backend: End) -> bool {
+        backend.0 == self.ip.pod1() || backend.0 == self.ip.pod2()
+    }
+
     /// Whether the client's address must be one of the node's, or of nobody, for the answer to come back.
-    fn source(&self, from: From, client: End, backend: End) -> Source {
+    fn source(&self, from: From, client: End, front: usize, backend: End) -> Source {
         let ip = self.ip;
-        let is_here = backend.0 == ip.pod1() || backend.0 == ip.pod2();
+        let is_here = self.is_here(backend) || self.is_passed_on(from, front, backend);
         if from != From::Outside && backend.0 == client.0 {
             return Source::Exactly((loopback(ip), client.1));
         }
@@ -121,6 +132,7 @@ struct World<'a> {
     /// Node's ports in use: protocol, port, backend.
     ports: HashMap<(u8, u16, End), (From, End, usize)>,
     served: u64,
+    passed_on: u64,
     answered: u64,
 }
 
@@ -195,6 +207,9 @@ impl World<'_> {
         }
         if dice.one_in(4) && proto != SCTP {
             service.maglev = vec![0; 251];
+        }
+        if dice.one_in(2) {
+            service = service.flags(lb_flags::DSR);
         }
         let range = dice.one_in(4).then(|| ip.stranger());
         if let Some(may) = range {
@@ -299,7 +314,10 @@ impl World<'_> {
         let proto = self.model.services[front].proto;
         let backend = self.model.backends[&backends[0]];
         let owner = self.ports.get(&(proto, client.1, backend));
-        let is_masqueraded = matches!(self.model.source(from, client, backend), Source::Node);
+        let is_masqueraded = matches!(
+            self.model.source(from, client, front, backend),
+            Source::Node
+        );
         proto == SCTP
             && is_masqueraded
             && owner.is_some_and(|owner| *owner != (from, client, front))
@@ -329,15 +347,16 @@ impl World<'_> {
         let service = &self.model.services[front];
         let what = format!("{from:?} {client:?} to {service:?}");
         assert_eq!(came.verdict, REDIRECT, "{what}: {:?}", came.packet);
-        let l4 = self.model.ip.l4();
+        let said = read(&came.packet);
+        let sent = packet(service.proto, client, service.at, flags).bytes();
+        let l4 = self.model.ip.l4() + came.packet.len() - sent.len();
         let port = |at: usize| u16::from_be_bytes([came.packet[at], came.packet[at + 1]]);
-        let (sport, said) = (port(l4), read(&came.packet));
-        let to = (said.dst.0, port(l4 + 2));
+        let (sport, to) = (port(l4), (said.dst.0, port(l4 + 2)));
         let id = backends.iter().find(|id| self.model.backends[id] == to);
         let Some(id) = id.copied() else {
             panic!("{what}: {to:?} is none of {backends:?}");
         };
-        let seen = match self.model.source(from, client, to) {
+        let seen = match self.model.source(from, client, front, to) {
             Source::Exactly(seen) => seen,
             Source::Node => {
                 assert!(sport >= 32768 || service.proto == SCTP, "{what}");
@@ -349,7 +368,13 @@ impl World<'_> {
                 (self.model.ip.node(), sport)
             }
         };
-        let expected = packet(service.proto, seen, to, flags).ttl(63).bytes();
+        let mut expected = packet(service.proto, seen, to, flags).ttl(63).bytes();
+        let begins = service.proto != TCP || flags == SYN;
+        let is_passed_on = self.model.is_passed_on(from, front, to);
+        if is_passed_on && begins {
+            expected = labelled(&expected, service.at);
+        }
+        self.passed_on += u64::from(is_passed_on);
         assert_eq!(came.packet[14..], expected[14..], "{what}");
         let key = (from, client, front);
         if seen.0 == self.model.ip.node() {
@@ -370,6 +395,10 @@ impl World<'_> {
         let (Some(backend), Some(seen)) = (self.model.backends.get(&backend).copied(), seen) else {
             return;
         };
+        if self.model.is_passed_on(key.0, front, backend) {
+            // Its node answers.
+            return;
+        }
         self.answered += 1;
         let service = &self.model.services[front];
         let sent = packet(service.proto, backend, seen, SYN | ACK);
@@ -402,7 +431,7 @@ fn compare(ip: Ip) {
     let seed = setting("SERVICES_SEED", 0) * 2 + u64::from(ip == Ip::V6);
     place(|here| {
         let scene = Scene::new(here, |config| {
-            native(config);
+            options(config);
             config.aggregation = Aggregation::Medium as u8;
         });
         let mut world = World {
@@ -419,6 +448,7 @@ fn compare(ip: Ip) {
             },
             ports: HashMap::new(),
             served: 0,
+            passed_on: 0,
             answered: 0,
         };
         for id in 1..=BACKENDS {
@@ -441,6 +471,7 @@ fn compare(ip: Ip) {
         }
         let shares = (world.served * 100 / cases, world.answered * 100 / cases);
         assert!(shares.0 > 25 && shares.1 > 20, "{shares:?} of 100");
+        assert!(world.passed_on * 200 > cases, "{}", world.passed_on);
         // Nothing else was dropped.
         let metrics = scene.datapath.metrics().unwrap().dump().unwrap();
         let expected = [

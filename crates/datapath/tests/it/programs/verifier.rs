@@ -1,7 +1,7 @@
 //! What the verifier makes of the programs, for every combination of features: it takes them, and at about the known cost.
 use std::{collections::BTreeMap, fmt::Write, fs, path::PathBuf};
 
-use abi::{Aggregation, DatapathConfig, Routing};
+use abi::{Aggregation, DatapathConfig, DsrDispatch, Routing};
 use datapath::Datapath;
 use nix::sys::utsname::uname;
 
@@ -14,6 +14,14 @@ type Costs = BTreeMap<String, u32>;
 /// Name and settings of every combination.
 fn combinations() -> Vec<(String, impl Fn(&mut DatapathConfig))> {
     let mut all = Vec::new();
+    let set = |dispatch, routing, legacy, aggregation, ipv6| {
+        move |config: &mut DatapathConfig| {
+            native(config);
+            config.dsr_dispatch = dispatch as u8;
+            (config.routing, config.host_legacy) = (routing as u8, legacy);
+            (config.aggregation, config.ipv6) = (aggregation as u8, ipv6);
+        }
+    };
     for routing in [Routing::Native, Routing::Tunnel] {
         for legacy in [0, 1] {
             for aggregation in [Aggregation::None, Aggregation::Medium] {
@@ -22,15 +30,20 @@ fn combinations() -> Vec<(String, impl Fn(&mut DatapathConfig))> {
                     let path = if legacy == 1 { "stack" } else { "direct" };
                     let name =
                         format!("{routing:?}-{path}-{aggregation:?}-{families}").to_lowercase();
-                    let set = move |config: &mut DatapathConfig| {
-                        native(config);
-                        (config.routing, config.host_legacy) = (routing as u8, legacy);
-                        (config.aggregation, config.ipv6) = (aggregation as u8, ipv6);
-                    };
+                    let set = set(DsrDispatch::None, routing, legacy, aggregation, ipv6);
                     all.push((name, set));
                 }
             }
         }
+    }
+    // With direct answers.
+    for (routing, dispatch) in [
+        (Routing::Native, DsrDispatch::Option),
+        (Routing::Native, DsrDispatch::Geneve),
+        (Routing::Tunnel, DsrDispatch::Geneve),
+    ] {
+        let name = format!("{routing:?}-direct-medium-dual-{dispatch:?}").to_lowercase();
+        all.push((name, set(dispatch, routing, 0, Aggregation::Medium, 1)));
     }
     all
 }
