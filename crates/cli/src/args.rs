@@ -2,6 +2,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use ::flow::relay::cli::RelayArgs;
 use ::operator::cli::OperatorArgs;
 use agent::cli::AgentFlags;
 use anyhow::Result;
@@ -11,13 +12,16 @@ use lab::cli::LabArgs;
 use crate::config::ConfigArgs;
 use crate::connectivity::command::ConnectivityCommand;
 use crate::dbg::DbgArgs;
+use crate::hubble::{HubbleArgs, ObserveAlone};
 use crate::install::node::{self, NodeArgs};
 use crate::install::{InstallArgs, UninstallArgs, UpgradeArgs};
 use crate::policy::PolicyArgs;
 use crate::service::ServiceArgs;
 use crate::status::StatusArgs;
 use crate::version::VersionArgs;
-use crate::{config, connectivity, dbg, error, install, output, policy, service, status, version};
+use crate::{
+    config, connectivity, dbg, error, hubble, install, output, policy, service, status, version,
+};
 
 /// Networking, security and observability for Kubernetes
 #[derive(Debug, Parser)]
@@ -50,6 +54,12 @@ pub enum Command {
     Policy(PolicyArgs),
     /// Which backends a service has, and why
     Service(ServiceArgs),
+    /// Flows: what passes, from and to whom, and what became of it
+    Hubble(Box<HubbleArgs>),
+    /// As `hubble observe`
+    Observe(Box<ObserveAlone>),
+    /// All nodes' flows from one place
+    Relay(Box<RelayArgs>),
     /// Look into one node: its agent's state, the kernel's maps, live events
     Dbg(DbgArgs),
     /// What enters pods' network namespaces for an agent
@@ -97,13 +107,16 @@ impl Command {
             Self::Status(args) => status::run(&args),
             Self::Policy(args) => policy::run(&args),
             Self::Service(args) => service::run(&args),
+            Self::Hubble(args) => hubble::run(&args),
+            Self::Observe(args) => hubble::observe(&args),
+            Self::Relay(args) => return args.run(),
             Self::Dbg(args) => dbg::run(&args),
             Self::AgentNamespaces => agent::namespaces::help(),
             Self::NodeSetup(args) => node::run(&args),
             Self::Connectivity(ConnectivityCommand::Test(args)) => {
                 connectivity::command::run(&args)
             }
-            Self::Completion { shell } => completion(shell),
+            Self::Completion { shell } => completion(shell, &mut Cli::command(), "hypha"),
             Self::Version(args) => version::run(&args),
         };
         error::exit(result)
@@ -126,14 +139,18 @@ pub fn exit(outcome: Result<i32>) -> ExitCode {
     }
 }
 
-fn completion(shell: Shell) -> Result<()> {
+/// Prints the completion script of a command.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn completion(shell: Shell, command: &mut clap::Command, name: &str) -> Result<()> {
     let shell = match shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,
         Shell::Fish => clap_complete::Shell::Fish,
     };
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "hypha", &mut script);
+    clap_complete::generate(shell, command, name, &mut script);
     output::check(io::Write::write_all(&mut io::stdout().lock(), &script))
 }
 

@@ -6,6 +6,7 @@ mod config;
 mod connectivity;
 mod dbg;
 mod error;
+mod hubble;
 mod install;
 mod jsonpath;
 mod kube;

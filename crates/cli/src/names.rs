@@ -10,11 +10,14 @@ const OWN: &[&str] = &[
     "connectivity",
     "dbg",
     "help",
+    "hubble",
     "install",
     "lab",
     "lab-init",
     "node-setup",
+    "observe",
     "operator",
+    "relay",
     "status",
     "uninstall",
     "upgrade",
@@ -60,9 +63,15 @@ pub fn canonical(arguments: Vec<OsString>, in_node: impl Fn() -> bool) -> Vec<Os
         },
         _ => false,
     };
-    let operator = matches!(name.as_str(), "cilium-operator" | "cilium-operator-generic");
+    // What the original's images call their programs.
+    let role = match name.as_str() {
+        "cilium-operator" | "cilium-operator-generic" => Some("operator"),
+        "hubble" => Some("hubble"),
+        "hubble-relay" => Some("relay"),
+        _ => None,
+    };
     let mut out = vec![OsString::from("hypha")];
-    out.extend(operator.then(|| OsString::from("operator")));
+    out.extend(role.map(OsString::from));
     out.extend(debug.then(|| OsString::from("dbg")));
     out.extend(rest);
     out
@@ -105,6 +114,10 @@ mod tests {
                 "hypha operator --debug",
             ),
             ("cilium-operator", "hypha operator"),
+            ("hubble observe -f", "hypha hubble observe -f"),
+            ("/bin/hubble status", "hypha hubble status"),
+            ("cilium hubble port-forward", "hypha hubble port-forward"),
+            ("hubble-relay --debug", "hypha relay --debug"),
             ("cilium --help", "hypha --help"),
             ("cilium", "hypha"),
             ("renamed status", "hypha status"),

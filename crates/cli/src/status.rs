@@ -143,6 +143,7 @@ impl Cluster {
             + self.settings.errors.len()
             + self.wrong("cilium")
             + self.wrong("cilium-operator")
+            + self.wrong("hubble-relay")
             == 0
             && operator.is_none_or(|operator| operator.errors.is_empty())
             && (ignore_warnings
@@ -285,7 +286,7 @@ fn summary(cluster: &Cluster) -> String {
         ("Cilium:", component(cluster)),
         ("Operator:", operator_line(cluster)),
         ("Envoy DaemonSet:", "disabled".into()),
-        ("Hubble Relay:", "disabled".into()),
+        ("Hubble Relay:", relay_line(cluster)),
         ("ClusterMesh:", "disabled".into()),
     ] {
         let _ = writeln!(text, "{:19}{label:<20}{value}", "");
@@ -421,7 +422,19 @@ fn operator_line(cluster: &Cluster) -> String {
     if said.is_none() && cluster.part("cilium-operator").is_none() {
         return "disabled".into();
     }
-    match said.unwrap_or(0) + cluster.wrong("cilium-operator") {
+    errors(said.unwrap_or(0) + cluster.wrong("cilium-operator"))
+}
+
+/// As [`component`], for the relay.
+fn relay_line(cluster: &Cluster) -> String {
+    match cluster.part("hubble-relay") {
+        Some(part) => errors(part.errors.len()),
+        None => "disabled".into(),
+    }
+}
+
+fn errors(number: usize) -> String {
+    match number {
         0 => "OK".into(),
         1 => "1 error".into(),
         number => format!("{number} errors"),

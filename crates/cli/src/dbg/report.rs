@@ -84,7 +84,10 @@ fn lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
     lines.extend(policy(&status.policy).map(|text| ("Policy", text)));
     lines.extend([
         ("Controller Status", controller_sum(status)),
-        ("Hubble", status.hubble.as_ref().map_or_else(disabled, hubble)),
+        (
+            "Hubble",
+            status.hubble.as_ref().map_or_else(disabled, hubble),
+        ),
         ("Encryption", disabled()),
         ("Modules Health", module_sum(status)),
     ]);

@@ -194,6 +194,7 @@ fn printed(args: &ValuesArgs, release: &ReleaseArgs, values: &Value, revision: u
         values: values.clone(),
         kube_version: None,
         revision,
+        there: Vec::new(),
     })?;
     output::write_out(&release::manifest(&rendered.objects))
 }

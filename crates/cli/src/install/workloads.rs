@@ -39,7 +39,7 @@ pub struct Component {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Workloads {
-    /// Agents and operator.
+    /// Agents, operator, relay.
     pub components: Vec<Component>,
     /// Version of the chart, where it was installed as a release.
     pub chart: String,
@@ -56,14 +56,21 @@ pub struct Workloads {
 pub async fn look(client: &Client, namespace: &str) -> Result<Option<Workloads>> {
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), namespace);
     let deployments: Api<Deployment> = Api::namespaced(client.clone(), namespace);
-    let (agents, operator) = (
-        answer(sets.get_opt("cilium")).await?,
-        answer(deployments.get_opt("cilium-operator")).await?,
-    );
-    if agents.is_none() && operator.is_none() {
+    let agents = answer(sets.get_opt("cilium")).await?;
+    let mut found = Workloads::default();
+    for (name, selector) in [
+        ("cilium-operator", "io.cilium/app=operator"),
+        ("hubble-relay", "k8s-app=hubble-relay"),
+    ] {
+        if answer(deployments.get_opt(name)).await?.is_some() {
+            let workload = Workload::Deployment(name.to_owned());
+            let part = component(client, namespace, &workload, selector).await?;
+            found.components.push(part);
+        }
+    }
+    if agents.is_none() && found.components.is_empty() {
         return Ok(None);
     }
-    let mut found = Workloads::default();
     if let Some(set) = agents {
         let metadata = &set.metadata;
         let ours = metadata
@@ -77,15 +84,8 @@ pub async fn look(client: &Client, namespace: &str) -> Result<Option<Workloads>>
             .and_then(|labels| labels.get("app.kubernetes.io/version"));
         found.chart = version.filter(|_| ours).cloned().unwrap_or_default();
         let workload = Workload::DaemonSet("cilium".to_owned());
-        found
-            .components
-            .push(component(client, namespace, &workload, "k8s-app=cilium").await?);
-    }
-    if operator.is_some() {
-        let workload = Workload::Deployment("cilium-operator".to_owned());
-        found
-            .components
-            .push(component(client, namespace, &workload, "io.cilium/app=operator").await?);
+        let part = component(client, namespace, &workload, "k8s-app=cilium").await?;
+        found.components.insert(0, part);
     }
     (found.managed, found.pods) = managed(client).await?;
     Ok(Some(found))

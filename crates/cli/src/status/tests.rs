@@ -47,6 +47,7 @@ fn pods_have_their_lines() {
             components: vec![
                 part("DaemonSet", "cilium", 3),
                 part("Deployment", "cilium-operator", 1),
+                part("Deployment", "hubble-relay", 1),
             ],
             chart: "9.9.9".into(),
             pods: 6,
@@ -59,17 +60,20 @@ fn pods_have_their_lines() {
                            Cilium:             OK
                            Operator:           OK
                            Envoy DaemonSet:    disabled
-                           Hubble Relay:       disabled
+                           Hubble Relay:       OK
                            ClusterMesh:        disabled
 
         DaemonSet             cilium            Desired: 3, Ready: 3/3, Available: 3/3
         Deployment            cilium-operator   Desired: 1, Ready: 1/1, Available: 1/1
+        Deployment            hubble-relay      Desired: 1, Ready: 1/1, Available: 1/1
         Containers:           cilium            Running: 3
                               cilium-operator   Running: 1
+                              hubble-relay      Running: 1
         Cluster Pods:         5/6 managed by Cilium
         Helm chart version:   9.9.9
         Image versions        cilium            reg.example/hypha:v9: 3
                               cilium-operator   reg.example/hypha:v9: 1
+                              hubble-relay      reg.example/hypha:v9: 1
     "#]]
     .assert_eq(&summary(&cluster));
     let agents = cluster
