@@ -21,7 +21,12 @@ pub struct Request {
     pub kube_version: Option<String>,
     /// Number of the release's revision, from 1.
     pub revision: u32,
+    /// Objects of the cluster that templates look at; see [`LOOKED_AT`].
+    pub there: Vec<Value>,
 }
+
+/// Secrets that templates look at: what was made once and is to stay.
+pub const LOOKED_AT: [&str; 1] = ["cilium-ca"];
 
 impl Default for Request {
     fn default() -> Self {
@@ -31,6 +36,7 @@ impl Default for Request {
             values: json!({}),
             kube_version: None,
             revision: 1,
+            there: Vec::new(),
         }
     }
 }
@@ -85,6 +91,7 @@ pub fn notes(request: &Request) -> Result<Rendered, RenderError> {
         return Err(RenderError::Values(wrong));
     }
     let mut templates = Templates::default();
+    templates.there.clone_from(&request.there);
     for (path, text) in FILES
         .iter()
         .filter(|(path, _)| path.starts_with("templates/"))

@@ -3,12 +3,12 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s::Client;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::objects::{How, mark, owner};
 use super::{ApplyError, History, Objects, Outcome, Workload, identity, title};
 use crate::release::{Record, Status};
-use crate::render::{Rendered, Request, notes};
+use crate::render::{LOOKED_AT, Rendered, Request, notes};
 
 /// A release in a cluster.
 pub struct Release<'a> {
@@ -102,6 +102,7 @@ impl Release<'_> {
             values: values.clone(),
             kube_version: Some(version.git_version),
             revision: history.next(),
+            there: self.looked_at().await?,
         })?;
         let Rendered {
             mut objects, notes, ..
@@ -134,6 +135,24 @@ impl Release<'_> {
         };
         self.try_out(&plan).await?;
         Ok(plan)
+    }
+
+    /// Objects of the cluster that the templates look at.
+    async fn looked_at(&self) -> Result<Vec<Value>, ApplyError> {
+        let mut api = Objects::new(self.client.clone());
+        let mut found = Vec::new();
+        for name in LOOKED_AT {
+            let wanted = json!({"apiVersion": "v1", "kind": "Secret",
+                "metadata": {"namespace": self.namespace, "name": name}});
+            if let Some(object) = api.get(&wanted).await? {
+                // Answers for one kind need not name it.
+                let mut object = json!(object);
+                object["apiVersion"] = wanted["apiVersion"].clone();
+                object["kind"] = wanted["kind"].clone();
+                found.push(object);
+            }
+        }
+        Ok(found)
     }
 
     async fn try_out(&mut self, plan: &Plan) -> Result<(), ApplyError> {

@@ -184,7 +184,25 @@ impl State<'_> {
                 _ => self.fail(line, "include takes a name and a value"),
             };
         }
+        if name == "lookup" {
+            return Ok(self.lookup(&arguments));
+        }
         functions::call(name, &arguments).or_else(|text| self.fail(line, format!("{name}: {text}")))
+    }
+
+    /// An object of the cluster by version, kind, namespace and name; an empty map if it is not there.
+    fn lookup(&self, arguments: &[Value]) -> Value {
+        let [version, kind, namespace, name] = arguments else {
+            return Value::Null;
+        };
+        let wanted = |object: &&Value| {
+            object["apiVersion"] == *version
+                && object["kind"] == *kind
+                && object["metadata"]["namespace"] == *namespace
+                && object["metadata"]["name"] == *name
+        };
+        let found = self.templates.there.iter().find(wanted);
+        found.cloned().unwrap_or_else(|| serde_json::json!({}))
     }
 
     fn logic(

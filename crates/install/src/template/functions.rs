@@ -1,6 +1,7 @@
 //! The functions that templates call, by the names that Helm gives them.
 use serde_json::{Map, Number, Value};
 
+use super::certs;
 use super::yaml::to_yaml;
 
 /// What a value is called in messages and by `kindIs`.
@@ -72,7 +73,7 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             .collect::<Result<String, _>>()
             .map(Value::from),
         ("dict" | "get" | "hasKey" | "merge", _) => maps(name, arguments),
-        _ => texts(name, arguments),
+        _ => certs::call(name, arguments).unwrap_or_else(|| texts(name, arguments)),
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Values are those of JSON and never change: there is no `set`. What the chart's authors get wrong is an error, also where the
 //! original prints something odd: a field of nothing, a map that is printed.
+mod certs;
 mod eval;
 mod functions;
 mod lex;
@@ -43,6 +44,8 @@ pub struct Templates {
     files: BTreeMap<String, Vec<parse::Node>>,
     /// What files define, with the path of the file for messages.
     named: BTreeMap<String, (String, Vec<parse::Node>)>,
+    /// Objects of the cluster that `lookup` finds.
+    pub there: Vec<Value>,
 }
 
 impl Templates {

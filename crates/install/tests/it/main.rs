@@ -5,6 +5,7 @@
 mod applying;
 mod cluster;
 mod corpus;
+mod hubble;
 mod oracle;
 mod rendering;
 mod rights;

@@ -54,6 +54,8 @@ fn by_default_it_is_an_agent_on_every_node_and_two_operators() {
         [
             "ServiceAccount cilium",
             "ServiceAccount cilium-operator",
+            "Secret cilium-ca",
+            "Secret hubble-server-certs",
             "ConfigMap cilium-config",
             "ClusterRole cilium",
             "ClusterRole cilium-operator",
@@ -63,6 +65,7 @@ fn by_default_it_is_an_agent_on_every_node_and_two_operators() {
             "Role cilium-operator",
             "RoleBinding cilium-config-agent",
             "RoleBinding cilium-operator",
+            "Service hubble-peer",
             "DaemonSet cilium",
             "Deployment cilium-operator",
         ]
@@ -105,6 +108,7 @@ fn volumes_and_mounts_belong_together() {
     for values in [
         json!({}),
         json!({"securityContext": {"privileged": true}}),
+        json!({"hubble": {"tls": {"enabled": false}}}),
         json!({"cni": {"install": false}, "cgroup": {"autoMount": {"enabled": false}}, "bpf": {"autoMount": {"enabled": false}}}),
     ] {
         let all = objects(values);
@@ -144,6 +148,11 @@ fn settings_follow_the_values() {
         ("enable-ipv6-masquerade", "false"),
         ("bpf-map-dynamic-size-ratio", "0.0025"),
         ("operator-prometheus-serve-addr", ":9963"),
+        ("enable-hubble", "true"),
+        ("hubble-listen-address", ":4244"),
+        ("hubble-event-buffer-capacity", "4095"),
+        ("hubble-disable-tls", "false"),
+        ("hubble-tls-cert-file", "/var/lib/cilium/tls/hubble/tls.crt"),
         ("kube-proxy-replacement", "false"),
         ("bpf-lb-mode", "snat"),
         ("bpf-lb-maglev-table-size", "16381"),
@@ -285,7 +294,7 @@ fn pods_are_shaped_by_values() {
 #[test]
 fn nothing_is_silent() {
     let lines = told(
-        json!({"nodePort": {"enabled": true}, "hubble": {"enabled": true, "relay": {"enabled": true}},
+        json!({"nodePort": {"enabled": true}, "hubble": {"ui": {"enabled": true}, "redact": {"enabled": true}},
         "bpf": {"hostRouting": true, "masquerade": false}, "egressMasqueradeInterfaces": "eth+", "loadBalancer": {"acceleration": "native"}}),
     );
     let names: Vec<&str> = lines
@@ -301,8 +310,8 @@ fn nothing_is_silent() {
             "egressMasqueradeInterfaces",
             "bpf.masquerade",
             "bpf.hostRouting",
-            "hubble.enabled",
-            "hubble.relay.enabled"
+            "hubble.redact.enabled",
+            "hubble.ui.enabled"
         ]
     );
     assert_eq!(

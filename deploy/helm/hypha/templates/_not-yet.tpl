@@ -5,7 +5,6 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 {{- define "hypha.notYet" -}}
 - {value: nodePort.enabled, default: false, text: "services of all types are served, or none: set kubeProxyReplacement"}
 - {value: externalIPs.enabled, default: false, text: "services of all types are served, or none: set kubeProxyReplacement"}
-- {value: loadBalancer.mode, default: snat, key: bpf-lb-mode, text: "answers from other nodes come back by the node that was asked; backends do not answer directly yet"}
 - {value: loadBalancer.acceleration, default: disabled, key: bpf-lb-acceleration, text: "services are translated by the programs at the devices; there is none in the driver yet"}
 - {value: bpf.policyMapMax, default: 16384, key: bpf-policy-map-max, text: "one map serves all pods of a node: the number is that of its rows"}
 - {value: identityAllocationMode, default: crd, key: identity-allocation-mode, text: "identities do not come from a key-value store"}
@@ -22,8 +21,12 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 - {value: installNoConntrackIptablesRules, default: false, key: install-no-conntrack-iptables-rules, text: "Hypha writes no iptables rules"}
 - {value: bandwidthManager.enabled, default: false, key: enable-bandwidth-manager, text: "bandwidth annotations of pods have no effect yet"}
 - {value: bandwidthManager.bbr, default: false, key: enable-bbr, text: "bandwidth annotations of pods have no effect yet"}
-- {value: hubble.enabled, default: false, key: enable-hubble, text: "flows are seen by hypha dbg monitor alone so far"}
-- {value: hubble.relay.enabled, default: false, text: "there is no relay yet"}
+- {value: hubble.eventQueueSize, default: "", key: hubble-event-queue-size, text: "events are read from the kernel's ring without a queue between"}
+- {value: hubble.redact.enabled, default: false, key: hubble-redact-enabled, text: "there are no requests in flows yet"}
+- {value: hubble.metrics.enableOpenMetrics, default: false, text: "there are no exemplars yet"}
+- {value: hubble.export.dynamic.enabled, default: false, text: "flows are written to one file, by hubble.export.static"}
+- {value: hubble.dropEventEmitter.enabled, default: false, key: hubble-drop-events, text: "there are no events for dropped packets yet"}
+- {value: hubble.skipUnknownCGroupIDs, default: "", text: "translations of services are told of pods alone"}
 - {value: hubble.ui.enabled, default: false, text: "there is no user interface yet"}
 - {value: envoy.enabled, default: false, key: external-envoy-proxy, text: "there is no proxy yet"}
 - {value: ingressController.enabled, default: false, key: enable-ingress-controller, text: "Ingress is not served yet"}
