@@ -310,8 +310,14 @@ fn projected_files(
 }
 
 /// Writes files into a volume's directory so that readers see either the old ones or the new ones. Nothing is done when they
-/// are there already. `version` is new for every call.
-pub fn write_files(dir: &Path, files: &Files, version: u64) -> io::Result<()> {
+/// are there already. `version` is new for every call. The pod's group can read them, where it has one.
+pub fn write_files(
+    dir: &Path,
+    files: &Files,
+    group: Option<i64>,
+    version: u64,
+) -> io::Result<()> {
+    let group = group.and_then(|group| u32::try_from(group).ok());
     fs::create_dir_all(dir)?;
     let before = fs::read_link(dir.join(CURRENT)).ok();
     if before.as_ref().is_some_and(|b| same(&dir.join(b), files)) {
@@ -326,7 +332,9 @@ pub fn write_files(dir: &Path, files: &Files, version: u64) -> io::Result<()> {
             fs::create_dir_all(parent)?;
         }
         fs::write(&path, &file.bytes)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(file.mode))?;
+        let mode = file.mode | if group.is_some() { 0o440 } else { 0 };
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+        std::os::unix::fs::chown(&path, None, group)?;
     }
     let next = dir.join("..data_next");
     let _ = fs::remove_file(&next);
@@ -438,18 +446,18 @@ mod tests {
     fn a_change_shows_at_once_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let read = |name: &str| fs::read_to_string(dir.path().join(name)).ok();
-        write_files(dir.path(), &files(&[("a", "1"), ("sub/b", "2")]), 1).unwrap();
+        write_files(dir.path(), &files(&[("a", "1"), ("sub/b", "2")]), None, 1).unwrap();
         assert_eq!(
             (read("a").as_deref(), read("sub/b").as_deref()),
             (Some("1"), Some("2"))
         );
-        write_files(dir.path(), &files(&[("a", "1"), ("sub/b", "2")]), 2).unwrap();
+        write_files(dir.path(), &files(&[("a", "1"), ("sub/b", "2")]), None, 2).unwrap();
         assert_eq!(
             fs::read_link(dir.path().join(CURRENT)).unwrap(),
             Path::new("..1"),
             "nothing to do"
         );
-        write_files(dir.path(), &files(&[("a", "3"), ("c", "4")]), 3).unwrap();
+        write_files(dir.path(), &files(&[("a", "3"), ("c", "4")]), None, 3).unwrap();
         assert_eq!(
             (read("a").as_deref(), read("c").as_deref(), read("sub/b")),
             (Some("3"), Some("4"), None)

@@ -93,6 +93,10 @@ impl Worker {
         let sources = read.map_err(|e| format!("cannot read what the volumes refer to: {e}"))?;
         self.tokens.clone_from(&sources.tokens);
         self.version += 1;
+        let group = pod
+            .spec
+            .as_ref()
+            .and_then(|s| s.security_context.as_ref()?.fs_group);
         for volume in all {
             let failed = |e: String| {
                 format!(
@@ -104,15 +108,11 @@ impl Worker {
             let outside = self.context.node.path(&inside);
             let at = match volumes::content(&pod, volume, &self.facts, &sources).map_err(failed)? {
                 Content::Empty => {
-                    let group = pod
-                        .spec
-                        .as_ref()
-                        .and_then(|s| s.security_context.as_ref()?.fs_group);
                     volumes::make_empty(&outside, group).map_err(|e| failed(e.to_string()))?;
                     inside
                 }
                 Content::Files(files) => {
-                    volumes::write_files(&outside, &files, self.version)
+                    volumes::write_files(&outside, &files, group, self.version)
                         .map_err(|e| failed(e.to_string()))?;
                     inside
                 }
