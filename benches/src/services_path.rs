@@ -10,8 +10,8 @@ use std::{
 };
 
 use abi::{
-    LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4, LbKey6, LbService, lb_algorithm,
-    lb_flags,
+    DsrDispatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4, LbKey6, LbService,
+    lb_algorithm, lb_flags,
 };
 use anyhow::{Context, Result, ensure};
 use datapath::maps::LbMaps;
@@ -112,7 +112,7 @@ fn node_port(args: &Args, report: &mut Report) -> Result<()> {
             continue;
         }
         let (ours, theirs) = (
-            Stage::new(Path::Native, Side::Hypha)?,
+            Stage::with(Path::Native, Side::Hypha, DsrDispatch::Option)?,
             Stage::new(Path::Native, Side::Kernel)?,
         );
         let (our_client, their_client) = (ours.outside()?, theirs.outside()?);

@@ -13,7 +13,7 @@ use std::{
 };
 
 use abi::{
-    Aggregation, DatapathConfig, EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue,
+    Aggregation, DatapathConfig, DsrDispatch, EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue,
     LocalEndpoint, Routing, endpoint_flags, ipcache_flags,
 };
 use anyhow::{Context, Result, ensure};
@@ -128,13 +128,18 @@ const RUNS: u32 = 200;
 
 impl Stage {
     pub fn new(path: Path, side: Side) -> Result<Self> {
+        Self::with(path, side, DsrDispatch::None)
+    }
+
+    /// As [`Stage::new`], with a way to tell the other node a service's frontend.
+    pub fn with(path: Path, side: Side, dispatch: DsrDispatch) -> Result<Self> {
         let count = if path == Path::SameNode { 1 } else { 2 };
         let mut nodes = (1..=count).map(Node::new).collect::<Result<Vec<_>>>()?;
         if count == 2 {
             join(&nodes[0], &nodes[1])?;
         }
         for node in &mut nodes {
-            node.prepare(path, side, count)?;
+            node.prepare(path, side, count, dispatch)?;
         }
         let mtu = if path == Path::Vxlan {
             1500 - OVERHEAD
@@ -215,41 +220,52 @@ impl Stage {
         }
     }
 
-    /// A host outside of the cluster, on a network of its own with the first node, which is its gateway.
+    /// A host outside of the cluster, on a network of its own with each node: the first is its way to all others, the second its own to it.
     pub fn outside(&self) -> Result<Netns> {
-        let node = &self.nodes[0];
         let netns = new_netns()?;
-        sh(
-            &node.netns,
-            &format!(
-                "ip link add eth1 type veth peer name eth0 netns {}
-                ip addr add 10.10.1.100/24 dev eth1\nip addr add fd00:10:1::100/64 dev eth1 nodad
-                ip link set eth1 up",
-                path_of(&netns)
-            ),
-        )?;
         sh(
             &netns,
             "sysctl -qw net.ipv4.ip_local_port_range='1024 65535' net.ipv4.tcp_tw_reuse=1
+            sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
             ip link set lo up
-            ip addr add 10.10.1.200/24 dev eth0\nip addr add fd00:10:1::200/64 dev eth0 nodad
-            ip link set eth0 up
-            ip route add default via 10.10.1.100\nip -6 route add default via fd00:10:1::100",
+            ip addr add 10.10.1.200/32 dev lo\nip addr add fd00:10:1::200/128 dev lo nodad",
         )?;
-        // The other node answers outsiders by the first: nobody else knows the way.
-        sh(
-            &self.nodes[self.nodes.len() - 1].netns,
-            &format!(
-                "ip route add default via {}\nip -6 route add default via {}",
-                node_v4(1),
-                node_v6(1)
-            ),
-        )?;
-        if let Some(running) = &node.datapath {
-            let eth1 = node.ifindex("eth1")?;
-            node.netns
-                .run(|| running.datapath.attach_device("eth1", eth1))??;
+        for node in &self.nodes {
+            let (n, path) = (node.number, path_of(&netns));
+            sh(
+                &node.netns,
+                &format!(
+                    "ip link add out type veth peer name eth{n} netns {path}
+                    ip addr add 10.10.2{n}.100/24 dev out\nip addr add fd00:10:2{n}::100/64 dev out nodad
+                    ip link set out up"
+                ),
+            )?;
+            sh(
+                &netns,
+                &format!(
+                    "ip addr add 10.10.2{n}.200/24 dev eth{n}\nip addr add fd00:10:2{n}::200/64 dev eth{n} nodad
+                    ip link set eth{n} up"
+                ),
+            )?;
+            sh(
+                &node.netns,
+                &format!(
+                    "ip route add 10.10.1.200/32 via 10.10.2{n}.200
+                    ip -6 route add fd00:10:1::200/128 via fd00:10:2{n}::200
+                    ping -n -q -c 2 -i 0.1 -W 2 10.10.1.200"
+                ),
+            )?;
+            if let Some(running) = &node.datapath {
+                let out = node.ifindex("out")?;
+                node.netns
+                    .run(|| running.datapath.attach_device("out", out))??;
+            }
         }
+        sh(
+            &netns,
+            "ip route add default via 10.10.21.100 src 10.10.1.200
+            ip -6 route add default via fd00:10:21::100 src fd00:10:1::200",
+        )?;
         sh(
             &netns,
             &format!("ping -n -q -c 2 -i 0.1 -W 2 {}", node_v4(1)),
@@ -345,7 +361,7 @@ impl Node {
         3 - self.number
     }
 
-    fn prepare(&mut self, path: Path, side: Side, count: u8) -> Result<()> {
+    fn prepare(&mut self, path: Path, side: Side, count: u8, dispatch: DsrDispatch) -> Result<()> {
         match (side, path) {
             (Side::Kernel, Path::SameNode) => Ok(()),
             (Side::Kernel, Path::Native) => self.native_routes(),
@@ -360,7 +376,7 @@ impl Node {
                         "ip link add cilium_vxlan type vxlan external dstport 8472\nip link set cilium_vxlan up",
                     )?;
                 }
-                self.load(path, count)
+                self.load(path, count, dispatch)
             }
         }
     }
@@ -398,7 +414,7 @@ impl Node {
     }
 
     /// Loads the programs, attaches them to the node's devices and tells them about the other node.
-    fn load(&mut self, path: Path, count: u8) -> Result<()> {
+    fn load(&mut self, path: Path, count: u8, dispatch: DsrDispatch) -> Result<()> {
         let bpffs = std::env::temp_dir().join(format!(
             "hypha-bench-{}-{}-{path}",
             std::process::id(),
@@ -407,12 +423,16 @@ impl Node {
         datapath::ensure_bpffs(&bpffs)?;
         let options = OpenOptions {
             bpffs: bpffs.clone(),
-            config: self.config(path)?,
+            config: DatapathConfig {
+                dsr_dispatch: dispatch as u8,
+                mtu: 1500,
+                ..self.config(path)?
+            },
             sizes: MapSizes {
                 endpoints: 1024,
                 ipcache: 1024,
                 conntrack: 262_144,
-                nat: 1024,
+                nat: 65_536,
                 fragments: 64,
                 // As the agent has it: a ring that fits the cache costs less than one that does not.
                 ..MapSizes::default()
