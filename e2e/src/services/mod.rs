@@ -28,7 +28,9 @@ impl Protocol {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
 
-    const fn text(self) -> &'static str {
+    /// As Kubernetes writes it.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
         match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",

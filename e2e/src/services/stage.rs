@@ -101,12 +101,12 @@ impl Stage {
         }
     }
 
-    /// What the outside asks while its routes lead to `node`.
+    /// What the outside asks while its routes lead to `node`, and whom a backend of another node must see.
     #[must_use]
-    pub fn outside(&self, node: &'static str) -> Vec<Question> {
+    pub fn outside(&self, node: &'static str, seen: fn(Protocol) -> Source) -> Vec<Question> {
         let mut all = Vec::new();
         for service in &self.services {
-            let expected = service.for_outsiders(node);
+            let expected = |protocol| service.for_outsiders(node, seen(protocol));
             for (kind, ip) in service.addresses() {
                 if kind != "ClusterIP" {
                     service.ask(&mut all, OUTSIDE, kind, ip, PORT, expected);
@@ -140,13 +140,13 @@ impl Stage {
             for service in &self.services {
                 for (kind, ip) in service.addresses() {
                     let expected = service.for_insiders(node, is_pod);
-                    service.ask(&mut all, client, kind, ip, PORT, expected);
+                    service.ask(&mut all, client, kind, ip, PORT, |_| expected);
                 }
                 if !service.local {
                     // Only its own node knows of a pod's port.
                     let expected = Expected::Answer(service.backend, Source::Any);
                     for ip in self.node_ips(service.node) {
-                        service.ask(&mut all, client, "HostPort", ip, HOST_PORT, expected);
+                        service.ask(&mut all, client, "HostPort", ip, HOST_PORT, |_| expected);
                     }
                 }
                 for at in ["node1", "node2"] {
@@ -158,19 +158,26 @@ impl Stage {
                         (true, false) => Expected::Answer(service.backend, Source::Any),
                     };
                     for ip in self.node_ips(at) {
-                        service.ask(
-                            &mut all,
-                            client,
-                            "NodePort",
-                            ip,
-                            service.node_port,
-                            expected,
-                        );
+                        service.ask(&mut all, client, "NodePort", ip, service.node_port, |_| {
+                            expected
+                        });
                     }
                 }
             }
         }
         all
+    }
+
+    /// A node port that a pod of another node than the first serves, and that node.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn remote_node_port(&self) -> (&'static str, u16) {
+        let is_remote = |service: &&Service| !service.local && service.node != "node1";
+        let service = self.services.iter().find(is_remote);
+        let service = service.expect("a service of another node");
+        (service.node, service.node_port)
     }
 
     fn node_ips(&self, node: &str) -> Vec<IpAddr> {
@@ -231,7 +238,7 @@ impl Service {
         kind: &str,
         ip: IpAddr,
         port: u16,
-        expected: Expected,
+        expected: impl Fn(Protocol) -> Expected,
     ) {
         let policy = if self.local { "Local" } else { "Cluster" };
         for protocol in Protocol::ALL {
@@ -240,16 +247,16 @@ impl Service {
                 name: format!("{kind} {policy} of {}", self.backend),
                 protocol,
                 frontend: SocketAddr::new(ip, port),
-                expected,
+                expected: expected(protocol),
             });
         }
     }
 
-    /// `externalTrafficPolicy: Local` serves only where the backend is; another node than the backend's shows itself.
-    fn for_outsiders(&self, entry: &str) -> Expected {
+    /// `externalTrafficPolicy: Local` serves only where the backend is; from another node than the backend's it sees `seen`.
+    fn for_outsiders(&self, entry: &str, seen: Source) -> Expected {
         match (self.node == entry, self.local) {
             (true, _) => Expected::Answer(self.backend, Source::Client),
-            (false, false) => Expected::Answer(self.backend, Source::Node),
+            (false, false) => Expected::Answer(self.backend, seen),
             (false, true) => Expected::Nothing,
         }
     }

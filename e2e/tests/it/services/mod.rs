@@ -1,5 +1,6 @@
 //! Services, with real clients and packets.
 
+mod direct;
 mod ipam;
 mod l2;
 mod matrix;
