@@ -162,6 +162,8 @@ pub struct Directory {
     /// Events before this time happened when nobody looked.
     began: u64,
     answers: HashMap<Question, Answer>,
+    /// Whoever is no pod, by identity.
+    others: HashMap<u32, Arc<Party>>,
     /// Whether an address is somebody else's than at the last look: pods before and now.
     moved: HashMap<IpAddr, Option<Move>>,
     frontends: Frontends,
@@ -201,6 +203,7 @@ impl Directory {
             look: 0,
             began,
             answers: HashMap::new(),
+            others: HashMap::new(),
             moved: HashMap::new(),
             frontends,
             devices: HashMap::new(),
@@ -223,11 +226,6 @@ impl Directory {
         self.look += 1;
         self.before = Some(std::mem::replace(&mut self.now, now));
         self.frontends.follow(&self.tables, &self.now);
-        if self.answers.len() >= KEPT {
-            // Those of the ring stay: the same party again is the same memory.
-            self.answers
-                .retain(|_, answer| Arc::strong_count(&answer.party) > 1);
-        }
     }
 
     /// Whoever is behind an address with the identity that the kernel saw, at the time of an event that the endpoint `reporter`
@@ -281,14 +279,36 @@ impl Directory {
             return known.party.clone();
         }
         let fresh = self.work_out(&question);
-        let same = known.filter(|known| known.party.endpoint == fresh.endpoint);
-        let party = same.map_or_else(|| Arc::new(fresh), |known| known.party.clone());
+        let known = known.map(|known| &known.party);
+        // Whoever is no pod is the same at any address: a scan of all addresses takes no memory of its own.
+        let known = known.or_else(|| self.others.get(&fresh.endpoint.identity));
+        let same = known.filter(|known| known.endpoint == fresh.endpoint);
+        let party = same.cloned().unwrap_or_else(|| Arc::new(fresh));
+        if party.endpoint.pod_name.is_empty() {
+            self.others.insert(party.endpoint.identity, party.clone());
+        }
+        if self.answers.len() >= KEPT {
+            self.forget();
+        }
         let answer = Answer {
             look,
             party: party.clone(),
         };
         self.answers.insert(question, answer);
         party
+    }
+
+    /// Makes room: pods that the ring names stay, since the same pod again is to be the same memory.
+    fn forget(&mut self) {
+        self.answers.retain(|_, answer| {
+            !answer.party.endpoint.pod_name.is_empty() && Arc::strong_count(&answer.party) > 1
+        });
+        if self.answers.len() >= KEPT {
+            self.answers.clear();
+        }
+        if self.others.len() >= KEPT {
+            self.others.clear();
+        }
     }
 
     fn work_out(&self, question: &Question) -> Party {

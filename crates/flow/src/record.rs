@@ -531,3 +531,38 @@ impl View for Shown<'_> {
         std::borrow::Cow::Owned(Shown::to_flow(self))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_stays_small_since_the_ring_holds_65535() {
+        assert!(size_of::<Record>() <= 192, "{}", size_of::<Record>());
+    }
+
+    #[test]
+    fn numbers_of_flows_are_as_random_ones_and_differ() {
+        let ids: std::collections::BTreeSet<String> = (0..1000).map(|n| uuid(7, n)).collect();
+        assert_eq!(ids.len(), 1000);
+        for id in ids {
+            let parts: Vec<&str> = id.split('-').collect();
+            let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+            assert_eq!(lengths, [8, 4, 4, 4, 12], "{id}");
+            assert!(parts[2].starts_with('4') && parts[3].starts_with(['8', '9', 'a', 'b']));
+        }
+    }
+
+    #[test]
+    fn times_before_1970_are_zero() {
+        let before = Timestamp {
+            seconds: -5,
+            nanos: 7,
+        };
+        assert_eq!(nanos(&before), 7);
+        assert_eq!(
+            nanos(&timestamp(1_741_079_521_402_000_000)),
+            1_741_079_521_402_000_000
+        );
+    }
+}

@@ -135,3 +135,25 @@ fn whoever_is_met_again_is_the_same_memory() {
         .collect();
     assert!(sources.len() == 3 && sources.windows(2).all(|pair| pair[0] == pair[1]));
 }
+
+#[test]
+fn a_scan_of_all_addresses_is_one_stranger() {
+    let mut world = World::new(4095);
+    let from = |n: u32| FlowEvent {
+        src: wide((0xc000_0200 + n).into()),
+        src_id: abi::identity::WORLD,
+        ..event()
+    };
+    let events: Vec<_> = (0..40_000).map(from).collect();
+    world.feed(&events);
+    let sources: std::collections::BTreeSet<usize> = world
+        .observer
+        .last(4095)
+        .into_iter()
+        .filter_map(|record| match record.what {
+            What::Packet(seen) => Some(std::sync::Arc::as_ptr(&seen.source) as usize),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(sources.len(), 1);
+}
