@@ -9,8 +9,9 @@ use super::table::Table;
 
 const NODE: &str = "k8s-ctr";
 
+/// What the tool of node [`NODE`] prints.
 #[track_caller]
-fn dbg(cluster: &Cluster, line: &str) -> String {
+pub fn dbg(cluster: &Cluster, line: &str) -> String {
     let words = line.split(' ').chain(["--node", NODE]);
     let run = cluster
         .lab

@@ -11,6 +11,7 @@ mod masquerade;
 mod nodes;
 mod paths;
 mod python;
+mod services;
 mod settings;
 pub mod shell;
 mod table;
@@ -76,6 +77,7 @@ fn e2e_acceptance_kubectl_and_overlay() {
     parts.run("overlay paths", || paths::overlay(&sh, &cluster));
     parts.run("settings", || settings::all(&sh));
     introspection::all(&sh, &cluster, parts);
+    services::all(&sh, &cluster, parts);
     inside::all(&sh, parts);
     changes::all(&sh, parts);
     nodes::all(&sh, parts);
