@@ -152,15 +152,18 @@ pub fn machine_size() -> (usize, u64) {
     (cpus, kib.unwrap_or(0) << 10)
 }
 
-/// How many pods of a node start at a time: somewhat more than processors, as a start also waits for the kernel.
-fn places(cpus: usize) -> usize {
-    cpus.max(2) * 2
+/// How many pods of a node start at a time, when the machine has so many processors and nodes: in all somewhat more than
+/// processors, as a start also waits for the kernel.
+fn places(cpus: usize, nodes: usize) -> usize {
+    (cpus * 2).div_ceil(nodes.max(1)).max(2)
 }
 
 impl Kubelet {
-    /// A kubelet that takes CNI plugins from these directories; `longest_pause` is the most it waits before a container starts again.
+    /// A kubelet, one of `nodes` on this machine, that takes CNI plugins from these directories; `longest_pause` is the most it
+    /// waits before a container starts again.
     pub fn new(
         node: Arc<Node>,
+        nodes: usize,
         client: Client,
         cni_path: Vec<PathBuf>,
         objects: Arc<Objects>,
@@ -175,7 +178,7 @@ impl Kubelet {
             tools,
             own: own_programs()?,
             longest_pause,
-            starts: Arc::new(Semaphore::new(places(cpus))),
+            starts: Arc::new(Semaphore::new(places(cpus, nodes))),
             cni: Cni::new(node.clone(), cni_path),
             events: Recorder::new(client.clone(), node.name.clone()),
             node,
@@ -225,5 +228,19 @@ impl Network {
     /// Whether it takes pods.
     pub async fn check(&self) -> Result<(), cni::CniError> {
         self.0.cni.status().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn nodes_share_the_machine() {
+        let places = |cpus, nodes| super::places(cpus, nodes);
+        assert_eq!([places(2, 1), places(2, 3), places(16, 3)], [4, 2, 11]);
+        assert_eq!(
+            [places(1, 1), places(1, 0)],
+            [2, 2],
+            "never one behind the other"
+        );
     }
 }

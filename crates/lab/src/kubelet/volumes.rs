@@ -311,12 +311,7 @@ fn projected_files(
 
 /// Writes files into a volume's directory so that readers see either the old ones or the new ones. Nothing is done when they
 /// are there already. `version` is new for every call. The pod's group can read them, where it has one.
-pub fn write_files(
-    dir: &Path,
-    files: &Files,
-    group: Option<i64>,
-    version: u64,
-) -> io::Result<()> {
+pub fn write_files(dir: &Path, files: &Files, group: Option<i64>, version: u64) -> io::Result<()> {
     let group = group.and_then(|group| u32::try_from(group).ok());
     fs::create_dir_all(dir)?;
     let before = fs::read_link(dir.join(CURRENT)).ok();

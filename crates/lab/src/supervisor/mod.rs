@@ -330,6 +330,7 @@ fn kubelets(
     let kubelet = |n: &Arc<Node>| {
         let made = Kubelet::new(
             n.clone(),
+            nodes.len(),
             client.clone(),
             path.clone(),
             objects.clone(),

@@ -366,7 +366,7 @@ impl Worker {
 
     async fn object_changed(&mut self) {
         let pod = self.pod();
-        self.handle.object.send_replace(pod.clone());
+        let before = self.handle.object.send_replace(pod.clone());
         let status = pod.status.as_ref();
         // Somebody ended it from outside: an eviction, or a controller.
         if status.and_then(|s| s.phase.as_deref()) == Some("Failed") && self.view.failed.is_none() {
@@ -376,10 +376,16 @@ impl Worker {
             let message = status.and_then(|s| s.message.clone()).unwrap_or_default();
             self.view.failed = Some((reason, message));
         }
-        let downward = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-        if downward
-            .into_iter()
-            .any(|v| v.downward_api.is_some() || v.projected.is_some())
+        // Nothing else of a pod that changes is shown in its volumes, least of all the status that is written here.
+        let shown = |pod: &Pod| {
+            (
+                pod.metadata.labels.clone(),
+                pod.metadata.annotations.clone(),
+            )
+        };
+        let mut volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
+        if shown(&before) != shown(&pod)
+            && volumes.any(|v| v.downward_api.is_some() || v.projected.is_some())
         {
             self.refresh_volumes().await;
         }
