@@ -5,6 +5,7 @@ mod acceptance;
 mod churn;
 mod dns;
 mod faults;
+mod hubble;
 mod hygiene;
 mod input;
 mod ipam;
