@@ -20,7 +20,8 @@ use api::hubble::relay::{NodeState, NodeStatusEvent};
 use prost_types::Timestamp;
 use runtime::stop::{self, Stopper};
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::runtime::Runtime;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_stream::{Stream, StreamExt};
@@ -175,10 +176,24 @@ impl Observer for Node {
     }
 }
 
-/// A server of a node, which ends when this is dropped.
+/// A server of a node. It has threads of its own: when they end, connections break as when a node dies.
 struct Served {
     address: SocketAddr,
-    end: Option<watch::Sender<()>>,
+    runtime: Option<Runtime>,
+}
+
+impl Served {
+    fn die(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.die();
+    }
 }
 
 impl Node {
@@ -192,25 +207,27 @@ impl Node {
     }
 
     async fn serve(&self, at: &str) -> Served {
-        let listener = TcpListener::bind(at).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (end, mut ended) = watch::channel(());
-        let (_, health) = tonic_health::server::health_reporter();
-        let node = self.clone();
-        tokio::spawn(async move {
-            let served = Server::builder()
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let (node, at) = (self.clone(), at.to_owned());
+        let (send, receive) = oneshot::channel();
+        runtime.spawn(async move {
+            let listener = TcpListener::bind(at).await.unwrap();
+            send.send(listener.local_addr().unwrap()).unwrap();
+            let (_, health) = tonic_health::server::health_reporter();
+            Server::builder()
                 .add_service(health)
                 .add_service(ObserverServer::new(node))
-                .serve_with_incoming(TcpListenerStream::new(listener));
-            // Dropped, not shut down: connections break as when a node dies.
-            tokio::select! {
-                served = served => served.unwrap(),
-                _ = ended.changed() => {}
-            }
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .unwrap();
         });
         Served {
-            address,
-            end: Some(end),
+            address: receive.await.unwrap(),
+            runtime: Some(runtime),
         }
     }
 }
@@ -531,7 +548,7 @@ async fn sums_lists_and_health() {
 
     let (_, served) = world.nodes.get_mut("bb").unwrap();
     let address = served.address;
-    served.end.take();
+    served.die();
     world.connected("bb", false).await;
     let nodes = client.get_nodes(GetNodesRequest {}).await;
     let nodes = nodes.unwrap().into_inner().nodes;
@@ -553,7 +570,7 @@ async fn sums_lists_and_health() {
         health.check(request).await.unwrap().into_inner().status
     };
     assert_eq!(ask().await, i32::from(ServingStatus::Serving));
-    world.nodes.get_mut("a").unwrap().1.end.take();
+    world.nodes.get_mut("a").unwrap().1.die();
     world.connected("a", false).await;
     let healthy = timeout(LONG, async {
         while ask().await == i32::from(ServingStatus::Serving) {
