@@ -109,7 +109,10 @@ impl Observer for Node {
                     return;
                 }
             }
-            while request.follow {
+            if !request.follow {
+                return;
+            }
+            loop {
                 let next = tokio::select! {
                     next = live.recv() => next,
                     () = send.closed() => return,
@@ -342,9 +345,9 @@ impl World {
     async fn add(&mut self, node: Node) {
         let name = node.name;
         let served = node.serve("127.0.0.1:0").await;
-        self.directory
-            .peers
-            .send_modify(|peers| drop(peers.insert(name, served.address)));
+        self.directory.peers.send_modify(|peers| {
+            peers.insert(name, served.address);
+        });
         self.nodes.insert(name, (node, served));
         self.connected(name, true).await;
     }
@@ -630,10 +633,9 @@ async fn nodes_come_and_go_while_somebody_follows() {
     assert_eq!(names(&said, NodeState::NodeUnavailable), ["a"]);
 
     // One is taken away.
-    world
-        .directory
-        .peers
-        .send_modify(|peers| drop(peers.remove("b")));
+    world.directory.peers.send_modify(|peers| {
+        peers.remove("b");
+    });
     let gone = timeout(LONG, async {
         loop {
             let response = stream.next().await.unwrap().unwrap();
