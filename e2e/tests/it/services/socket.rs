@@ -1,7 +1,9 @@
 //! Sockets in the cluster: what a process asks for, what the kernel does instead, and what the process is told.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use api::{MonitorEvent, MonitorKind, MonitorQuery};
 use hypha_e2e::cluster::{Cluster, pod_yaml};
 use testkit::{skip_unless_root, wait_until};
 
@@ -135,6 +137,7 @@ fn e2e_services_sockets() {
     ports_of_nodes(&cluster);
     the_kernel_goes_elsewhere(&cluster);
     packets_show_the_backend(&cluster);
+    translations_are_told(&cluster);
     cluster.assert_clean();
 }
 
@@ -257,5 +260,55 @@ fn packets_show_the_backend(cluster: &Cluster) {
             "{seen}"
         );
         assert!(!seen.contains(&shown(to.ip(), to.port())), "{seen}");
+    }
+}
+
+/// What users see of it live: frontend and backend, there and back, of pods and of the node.
+fn translations_are_told(cluster: &Cluster) {
+    let query = MonitorQuery::default().kinds(&[MonitorKind::TraceSock]);
+    let heard = cluster.agent("node1").monitor(&query).expect("a stream");
+    let mut heard = heard.map(|event| event.expect("an event"));
+    let backends = cluster.pod("far").ips;
+    for client in CLIENTS {
+        let own = (client != "node1").then(|| cluster.pod(client).ips);
+        for to in frontends(cluster, "far") {
+            let backend = backends.iter().find(|ip| ip.is_ipv4() == to.is_ipv4());
+            let backend = SocketAddr::new(*backend.expect("an address"), 8080);
+            ask(cluster, client, "tcp", to);
+            // Others talk, too; what one socket does is told in order.
+            let mut sockets: BTreeMap<u64, Vec<MonitorEvent>> = BTreeMap::new();
+            let told = loop {
+                let event = heard.next().expect("more events");
+                let place = event.dst.map(|ip| SocketAddr::new(ip, event.dst_port));
+                if place == Some(to) || place == Some(backend) {
+                    let told = sockets.entry(event.socket_cookie).or_default();
+                    told.push(event);
+                    if told.len() == 4 {
+                        break std::mem::take(told);
+                    }
+                }
+            };
+            let shown: Vec<_> = told
+                .iter()
+                .map(|event| {
+                    let ip = event.dst.expect("an address");
+                    (event.point.as_str(), SocketAddr::new(ip, event.dst_port))
+                })
+                .collect();
+            let wanted = [
+                ("pre-xlate-fwd", to),
+                ("post-xlate-fwd", backend),
+                ("pre-xlate-rev", backend),
+                ("post-xlate-rev", to),
+            ];
+            assert_eq!(shown, wanted, "{client}");
+            for event in &told {
+                assert_eq!(event.src.is_some(), own.is_some(), "{event:?}");
+                let known = event.src.is_none_or(|src| {
+                    own.as_ref().is_some_and(|own| own.contains(&src)) && event.endpoint != 0
+                });
+                assert!(known && event.cgroup_id != 0, "{event:?}");
+            }
+        }
     }
 }

@@ -53,7 +53,7 @@ spec:
   - {port: 80}
 ";
 
-fn dbg(cluster: &Cluster, node: &str, words: &[&str]) -> String {
+pub fn dbg(cluster: &Cluster, node: &str, words: &[&str]) -> String {
     let args = [&["dbg"], words, &["--node", node]].concat();
     let run = cluster.lab.hypha(&args);
     assert!(run.ok(), "hypha {}: {}", args.join(" "), run.stderr);
@@ -61,12 +61,12 @@ fn dbg(cluster: &Cluster, node: &str, words: &[&str]) -> String {
 }
 
 /// The frontends of a node by `service/kind`, as `service list -o json` tells them.
-fn services(cluster: &Cluster, node: &str) -> Vec<Value> {
+pub fn services(cluster: &Cluster, node: &str) -> Vec<Value> {
     let text = dbg(cluster, node, &["service", "list", "-o", "json"]);
     serde_json::from_str(&text).expect("a list")
 }
 
-fn of<'a>(all: &'a [Value], owner: &str, kind: &str) -> Vec<&'a Value> {
+pub fn of<'a>(all: &'a [Value], owner: &str, kind: &str) -> Vec<&'a Value> {
     let all = all.iter();
     all.filter(|one| one["owner"] == owner && one["kind"] == kind)
         .collect()
