@@ -182,12 +182,12 @@ fn a_cluster_is_set_up_changed_and_left() {
         "-f",
         file.to_str().unwrap(),
         "--set",
-        "hubble.enabled=true",
+        "hubble.ui.enabled=true",
     ]);
     for line in [
         "✨ DaemonSet kube-system/cilium created",
         "✅ Revision 1 is in place",
-        "hubble.enabled=true has no effect: flows are seen by hypha dbg monitor alone so far",
+        "hubble.ui.enabled=true has no effect: there is no user interface yet",
     ] {
         assert!(
             out.lines().any(|one| one == line),

@@ -324,6 +324,10 @@ fn go_renders_the_same_objects() {
     }
     for (dot, said) in dots.iter().zip(said) {
         for (path, theirs) in said {
+            // Certificates differ each time.
+            if path.ends_with("/certificates.yaml") {
+                continue;
+            }
             let ours = templates.render(&path, dot).unwrap();
             if path == chart::NOTES {
                 assert_eq!(ours, theirs);

@@ -44,6 +44,8 @@ func main() {
 func parse(dir string) *template.Template {
 	all := template.New("chart").Option("missingkey=zero")
 	functions := sprig.TxtFuncMap()
+	// There is no cluster to look at.
+	functions["lookup"] = func(...string) map[string]interface{} { return map[string]interface{}{} }
 	functions["include"] = func(name string, dot interface{}) (string, error) {
 		var text strings.Builder
 		err := all.ExecuteTemplate(&text, name, dot)
