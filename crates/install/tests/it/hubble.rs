@@ -40,7 +40,7 @@ fn names(secret: &Value, authority: &Value) -> Vec<String> {
 #[test]
 fn certificates_fit_each_other() {
     let all = objects(
-        json!({"cluster": {"name": "c.one"}, "hubble": {"relay": {"enabled": true, "tls": {"server": {"enabled": true}}}}}),
+        json!({"cluster": {"name": "c-one"}, "hubble": {"relay": {"enabled": true, "tls": {"server": {"enabled": true}}}}}),
     );
     let ca = find(&all, "Secret", "cilium-ca");
     let of = |name: &str| names(find(&all, "Secret", name), ca);
