@@ -151,7 +151,6 @@ fn settings_follow_the_values() {
         ("enable-hubble", "true"),
         ("hubble-listen-address", ":4244"),
         ("hubble-event-buffer-capacity", "4095"),
-        ("hubble-disable-tls", "false"),
         ("hubble-tls-cert-file", "/var/lib/cilium/tls/hubble/tls.crt"),
         ("kube-proxy-replacement", "false"),
         ("bpf-lb-mode", "snat"),
