@@ -297,7 +297,8 @@ fn requests() {
         (filter!(protocol: "http"), filter!(dns_query: ".*")),
     ] {
         assert!(passes(takes.clone(), &request), "{takes:?}");
-        let refused = Filters::compile(std::slice::from_ref(&not), &[]).is_ok_and(|one| one.passes(&request));
+        let refused =
+            Filters::compile(std::slice::from_ref(&not), &[]).is_ok_and(|one| one.passes(&request));
         assert!(!refused, "{not:?}");
         assert!(!passes(takes.clone(), &flow()), "{takes:?} of a packet");
     }
