@@ -35,10 +35,9 @@ fn option((addr, port): End) -> Vec<u8> {
     [&head, &octets[..], &port.to_be_bytes(), &[0, 0]].concat()
 }
 
-/// A Geneve header with this option, which whoever does not know must not ignore.
+/// A Geneve header with this option. That the option is critical is said by itself alone: the kernel gives programs no way to the header's bit.
 fn header(vni: u32, option: &[u8]) -> Vec<u8> {
-    let critical = if option.is_empty() { 0 } else { 0x40 };
-    let head = [(option.len() / 4) as u8, critical, 0x65, 0x58];
+    let head = [(option.len() / 4) as u8, 0, 0x65, 0x58];
     [&head[..], &(vni << 8).to_be_bytes(), option].concat()
 }
 
