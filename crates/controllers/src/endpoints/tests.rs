@@ -251,13 +251,11 @@ fn what_was_made_for_a_service_goes_with_it() {
     );
 }
 
-/// Two nodes in zone z1, one in z2, a pod on each, and the zones and nodes that each is for.
-fn hinted(
-    edit: impl FnOnce(&mut Value),
-) -> (
-    Sim,
-    impl Fn(&Sim) -> Vec<(String, Vec<String>, Vec<String>)>,
-) {
+/// The node of an endpoint, and the zones and nodes that it is for.
+type Hinted = (String, Vec<String>, Vec<String>);
+
+/// Two nodes in zone z1, one in z2, a pod on each, and what is said of their endpoints.
+fn hinted(edit: impl FnOnce(&mut Value)) -> (Sim, impl Fn(&Sim) -> Vec<Hinted>) {
     let mut sim = Sim::new();
     sim.nodes(3);
     for (node, zone) in [("n1", "z1"), ("n2", "z1"), ("n3", "z2")] {
@@ -291,7 +289,7 @@ fn hinted(
     (sim, shown)
 }
 
-fn of(node: &str, zones: &[&str], nodes: &[&str]) -> (String, Vec<String>, Vec<String>) {
+fn of(node: &str, zones: &[&str], nodes: &[&str]) -> Hinted {
     let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
     (node.to_owned(), texts(zones), texts(nodes))
 }
