@@ -275,7 +275,7 @@ pub fn encapsulate<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
         set_tunnel_key(Skb(skb), state.src_id, &row.tunnel, is_v6)
     } else if identity::is_remote_node(row.sec_id) {
         // A process of the node is the backend.
-        let node = zerocopy::transmute!(F::widen(backend));
+        let node = F::widen(backend);
         set_tunnel_key(Skb(skb), state.src_id, &node, F::IS_V6)
     } else {
         false
