@@ -33,6 +33,7 @@ fn e2e_hubble() {
     };
     sh.file("everywhere.yaml", EVERYWHERE);
     sh.ok("kubectl create -f $MANIFESTS/deathstar.yaml -f everywhere.yaml");
+    sh.ok("hypha upgrade --reuse-values --set hubble.relay.enabled=true");
     sh.ok("kubectl -n kube-system rollout status deployment/hubble-relay --timeout 60s");
     sh.until("hypha status --name $LAB", &["Hubble Relay:       OK"]);
     let (_forward, server) = forwarded(&sh);

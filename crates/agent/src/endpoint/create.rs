@@ -4,13 +4,15 @@ use abi::identity::INIT;
 use api::{ApiError, EndpointRequest, ErrorCode};
 use model::{Attachment, DeviceKind, Endpoint, EndpointState, Labels, Mac, PodRef};
 use std::{sync::Arc, time::Duration};
-use tables::Read;
+use tables::{Read, Snapshot};
 
 /// What the names of pods' host-side devices begin with.
 const POD_DEVICE: &str = "lxc";
-/// How long a pod waits for its object, which the runtime may have before this agent, above all one that has just started. After
-/// that it works as `init`, and what it is follows.
-const NEW_POD: Duration = Duration::from_secs(3);
+/// How long a pod waits for an agent that has just started to know the node's pods. After that it works as `init`, and what it is
+/// follows.
+const NEW_AGENT: Duration = Duration::from_secs(3);
+/// How long a pod waits for its object where the others are known: the runtime may have heard of it a little earlier.
+const NEW_POD: Duration = Duration::from_millis(100);
 /// How long a pod with labels that have no number yet waits for one; then it works as `init`, and the number follows.
 const NEW_LABELS: Duration = Duration::from_secs(3);
 
@@ -18,22 +20,30 @@ impl Manager {
     /// Waits, not for ever, until it is known what a pod is that gets an endpoint, and its labels have a number: the first pod with such
     /// labels may wait for the API server. A pod that worked as something else at first would lose what others send to it.
     pub async fn expect(&self, pod: &PodRef) {
-        let known = tokio::time::timeout(NEW_POD, self.labels_of(pod));
-        if let Ok(labels) = known.await {
+        let pods = &self.tables.pods;
+        let labels = |snapshot: &Snapshot| {
+            let object = pod_of(&self.tables, snapshot, pod);
+            object.map(|object| self.identities.labels(snapshot, object))
+        };
+        let heard = |snapshot: &Snapshot| {
+            (pods.initialized(snapshot) || labels(snapshot).is_some()).then_some(())
+        };
+        let _ = tokio::time::timeout(NEW_AGENT, self.once(heard)).await;
+        if let Ok(labels) = tokio::time::timeout(NEW_POD, self.once(labels)).await {
             // The endpoint's creation looks for it itself.
             let _ = self.identities.wait(&labels, pod, NEW_LABELS).await;
         }
     }
 
-    /// The labels of a pod, as soon as it is known.
-    async fn labels_of(&self, pod: &PodRef) -> Labels {
+    /// What `told` finds, as soon as pods and namespaces tell it.
+    async fn once<T>(&self, told: impl Fn(&Snapshot) -> Option<T>) -> T {
         let watch = self.tables.pods.watch();
         let watch = watch.and(self.tables.namespaces.watch());
         loop {
             let seen = {
                 let snapshot = self.tables.db.snapshot();
-                if let Some(object) = pod_of(&self.tables, &snapshot, pod) {
-                    return self.identities.labels(&snapshot, object);
+                if let Some(found) = told(&snapshot) {
+                    return found;
                 }
                 snapshot.revision()
             };

@@ -71,7 +71,6 @@ fn values(spec: &LabSpec, api: &str) -> anyhow::Result<Value> {
         "ipv6NativeRoutingCIDR": range(native && v6, CLUSTER_V6),
         "prometheus": {"enabled": true},
         "operator": {"replicas": 1},
-        "hubble": {"relay": {"enabled": true}},
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchExpressions": [{"key": STOPPED.0, "operator": "NotIn", "values": [STOPPED.1]}]},
         ]}}},

@@ -386,13 +386,13 @@ settings! {
     /// Key of that certificate.
     "hubble-tls-key-file" hubble_tls_key_file: String [shape::PATH_OR_NOTHING] = String::new();
     /// Authorities whose certificates relays have to show; nothing: anybody may read flows.
-    "hubble-tls-client-ca-files" hubble_tls_client_ca_files: Vec<String> = Vec::new();
+    "hubble-tls-client-ca-files" hubble_tls_client_ca_files: Vec<String> [shape::PATHS] = Vec::new();
     /// How many flows are kept: a power of two less one.
     "hubble-event-buffer-capacity" hubble_event_buffer_capacity: u32 [shape::RING] = 4095;
     /// Which kinds of events become flows: drop, trace, policy-verdict, trace-sock, l7, agent; nothing: all.
     "hubble-monitor-events" hubble_monitor_events: Vec<String> [shape::MONITOR_EVENTS] = Vec::new();
     /// What is counted of flows, with blanks between items as drop or dns:query;ignoreAAAA; nothing: nothing is.
-    "hubble-metrics" hubble_metrics: String = String::new();
+    "hubble-metrics" hubble_metrics: String [shape::METRICS] = String::new();
     /// Address at which those counts are served, as :9965; nothing: they are not.
     "hubble-metrics-server" hubble_metrics_server: String [shape::LISTEN] = String::new();
     /// File to which flows are exported as lines of JSON, or stdout; nothing: they are not.
@@ -402,11 +402,11 @@ settings! {
     /// Older files that are kept.
     "hubble-export-file-max-backups" hubble_export_file_max_backups: u32 = 5;
     /// Flows that are exported: filters as JSON objects with blanks between them; nothing: all.
-    "hubble-export-allowlist" hubble_export_allowlist: String = String::new();
+    "hubble-export-allowlist" hubble_export_allowlist: String [shape::FILTERS] = String::new();
     /// Flows of those that are left out, as the allowlist.
-    "hubble-export-denylist" hubble_export_denylist: String = String::new();
+    "hubble-export-denylist" hubble_export_denylist: String [shape::FILTERS] = String::new();
     /// Fields of flows that are exported, as source.pod_name; nothing: all.
-    "hubble-export-fieldmask" hubble_export_fieldmask: Vec<String> = Vec::new();
+    "hubble-export-fieldmask" hubble_export_fieldmask: Vec<String> [shape::FIELDS] = Vec::new();
     /// Tell relays the IPv6 addresses of nodes where they have both.
     "hubble-prefer-ipv6" hubble_prefer_ipv6: bool = false;
 

@@ -122,6 +122,42 @@ pub(super) const PATH_OR_NOTHING: Shape = Shape {
     accepted: "a path that begins with /, or nothing",
     fits: |text| text.is_empty() || text.starts_with('/'),
 };
+/// Files, or none.
+pub(super) const PATHS: Shape = Shape {
+    accepted: "paths that begin with /, with commas or blanks between them, or nothing",
+    fits: |text| {
+        text.split([',', ' ', '\n'])
+            .all(|path| path.is_empty() || path.starts_with('/'))
+    },
+};
+/// What is counted of flows.
+pub(super) const METRICS: Shape = Shape {
+    accepted: "names as drop, or with options as dns:query;ignoreAAAA, with blanks between them",
+    fits: |text| {
+        text.split_whitespace().all(|item| {
+            let name = item.split(':').next().unwrap_or_default();
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        })
+    },
+};
+/// Filters of flows.
+pub(super) const FILTERS: Shape = Shape {
+    accepted: "objects of JSON with blanks between them, as {\"verdict\":[\"DROPPED\"]}, or nothing",
+    fits: |text| {
+        serde_json::Deserializer::from_str(text)
+            .into_iter::<serde_json::Value>()
+            .all(|filter| filter.is_ok_and(|filter| filter.is_object()))
+    },
+};
+/// Fields of flows.
+pub(super) const FIELDS: Shape = Shape {
+    accepted: "names of fields as source.pod_name, with commas or blanks between them, or nothing",
+    fits: |text| {
+        let odd = |c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.');
+        text.split([',', ' ', '\n'])
+            .all(|field| !field.contains(odd))
+    },
+};
 /// A file to which something is exported.
 pub(super) const EXPORT: Shape = Shape {
     accepted: "a path that begins with /, stdout, or nothing",
@@ -324,6 +360,22 @@ mod tests {
             &MONITOR_EVENTS,
             &["", "drop", "trace, policy-verdict"],
             &["drops", "drop;trace"],
+        );
+        check(&PATHS, &["", "/a/b", "/a,/b /c"], &["a", "/a,b"]);
+        check(
+            &METRICS,
+            &["", "drop", "dns:query;ignoreAAAA flows-to-world:port"],
+            &[":a", "a/b", "drop,dns"],
+        );
+        check(
+            &FILTERS,
+            &["", "{}", r#"{"verdict":["DROPPED"]} {"reply":[true]}"#],
+            &["{", "[]", "drop"],
+        );
+        check(
+            &FIELDS,
+            &["", "time", "source.pod_name,verdict"],
+            &["a/b", "a;b"],
         );
         check(
             &DEVICES,

@@ -19,8 +19,9 @@ const BY_POLICY: [DropReason; 3] = [
     DropReason::NoPolicyConfig,
 ];
 
-/// Reached with services, in the tests of [`super::services`].
-const BY_SERVICES: [DropReason; 4] = [
+/// Reached with services, in the tests of [`super::services`] and [`super::direct`].
+const BY_SERVICES: [DropReason; 5] = [
+    DropReason::FragmentationNeeded,
     DropReason::NoServiceBackend,
     DropReason::FibLookupFailed,
     DropReason::IsClusterIp,
@@ -38,7 +39,7 @@ const NOT_BY_PACKETS: [DropReason; 5] = [
 
 /// The rest is for policies, services, the proxy, encryption and other features to come, or is known from other systems only.
 const LATER: &str = "\
-    InvalidSourceMac InvalidDestinationMac FragmentationNeeded CtCannotCreate MissedTailCall UnknownL4Protocol \
+    InvalidSourceMac InvalidDestinationMac CtCannotCreate MissedTailCall UnknownL4Protocol \
     UnknownIcmpv4Code UnknownIcmpv4Type UnknownIcmpv6Code UnknownIcmpv6Type ErrorRetrievingTunnelOptions InvalidGeneveOption \
     StaleIp FragmentsUnsupported Nat46Disabled EdtHorizon CtUnknownState LocalHostUnreachable \
     UnsupportedL2 EncapsulationTrafficIsProhibited UnknownSender NatNotNeeded \
