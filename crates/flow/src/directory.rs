@@ -15,7 +15,13 @@ use abi::identity;
 use api::hubble::flow::{Endpoint, Policy, Service, Workload};
 use ipnet::IpNet;
 use model::{RemoteEndpoint, Tables};
-use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
+use prost::Message as _;
+use std::{
+    collections::HashMap,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 use tables::{Revision, Snapshot};
 
 /// Answers that are kept before those that no record uses are forgotten.
@@ -33,6 +39,16 @@ pub struct Party {
     pub endpoint: Endpoint,
     /// Where it is noted that its namespace was met.
     pub(crate) sighting: Option<Arc<Sighting>>,
+    /// The endpoint's bytes, once somebody has asked for them.
+    encoded: OnceLock<Box<[u8]>>,
+}
+
+impl Party {
+    /// The endpoint as bytes of its message.
+    pub(crate) fn encoded(&self) -> &[u8] {
+        self.encoded
+            .get_or_init(|| self.endpoint.encode_to_vec().into())
+    }
 }
 
 /// What no table tells.
@@ -355,7 +371,11 @@ impl Directory {
             self.namespaces
                 .get(&endpoint.cluster_name, &endpoint.namespace)
         });
-        Party { endpoint, sighting }
+        Party {
+            endpoint,
+            sighting,
+            encoded: OnceLock::new(),
+        }
     }
 
     /// What the kernel says, unless that is only that the address is somewhere outside.

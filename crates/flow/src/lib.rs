@@ -10,11 +10,14 @@ pub mod metrics;
 mod namespaces;
 pub mod observer;
 pub mod record;
+pub mod redact;
 pub mod relay;
 mod ring;
 pub mod serve;
 pub mod summary;
 pub mod view;
+mod watched;
+pub mod web;
 
 pub use api::hubble as proto;
 pub use filter::{FilterError, Filters};

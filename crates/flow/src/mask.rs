@@ -42,13 +42,17 @@ impl Mask {
     /// The flow with what is wanted alone.
     #[must_use]
     pub fn apply(&self, flow: &Flow) -> Flow {
-        let bytes = flow.encode_to_vec();
-        let mut kept = Vec::with_capacity(bytes.len());
-        // What we have just written can be read.
-        if keep(&mut bytes.as_slice(), &self.0, &mut kept).is_err() {
-            return Flow::default();
+        Flow::decode(self.keep(&flow.encode_to_vec()).as_slice()).unwrap_or_default()
+    }
+
+    /// As [`Mask::apply`], of a flow's bytes; nothing, if they are none of a flow.
+    #[must_use]
+    pub fn keep(&self, flow: &[u8]) -> Vec<u8> {
+        let mut kept = Vec::with_capacity(flow.len());
+        if keep(&mut &*flow, &self.0, &mut kept).is_err() {
+            kept.clear();
         }
-        Flow::decode(kept.as_slice()).unwrap_or_default()
+        kept
     }
 }
 

@@ -3,6 +3,7 @@ use crate::{
     directory::{Directory, Facts, NoFacts},
     namespaces::Namespaces,
     record::{About, Record, Seen, Shown, What, address},
+    redact::Redaction,
     ring::Ring,
     view::End,
 };
@@ -186,6 +187,7 @@ impl Observer {
             offset: 0,
             number: 0,
             kinds: None,
+            redaction: None,
         }
     }
 
@@ -282,6 +284,8 @@ pub struct Feeder {
     number: u64,
     /// Kinds of events that become flows; none: all.
     kinds: Option<Vec<u8>>,
+    /// What is taken out of requests.
+    redaction: Option<Redaction>,
 }
 
 impl fmt::Debug for Feeder {
@@ -308,6 +312,11 @@ impl Feeder {
     /// From now on only events of these kinds become flows.
     pub fn only(&mut self, kinds: Vec<EventKind>) {
         self.kinds = Some(kinds.into_iter().map(|kind| kind as u8).collect());
+    }
+
+    /// From now on nobody reads this of requests.
+    pub fn redact(&mut self, redaction: Redaction) {
+        self.redaction = Some(redaction);
     }
 
     /// To be called whenever the event ring is about to be read.
@@ -390,8 +399,11 @@ impl Feeder {
     }
 
     /// A flow that came as a whole.
-    pub fn whole(&mut self, time: u64, flow: Flow) {
+    pub fn whole(&mut self, time: u64, mut flow: Flow) {
         self.number += 1;
+        if let Some(redaction) = &self.redaction {
+            redaction.apply(&mut flow);
+        }
         for tap in &mut self.taps {
             tap.whole(&flow);
         }

@@ -13,6 +13,10 @@ use api::hubble::flow::{
     Layer4, LostEvent, NetworkInterface, Policy, Sctp, Service, Tcp, TrafficDirection, Udp,
     Verdict, layer4::Protocol,
 };
+use prost::{
+    Message as _,
+    encoding::{WireType, encode_key, encode_varint, string},
+};
 use prost_types::Timestamp;
 use std::{net::IpAddr, sync::Arc};
 
@@ -195,7 +199,8 @@ impl Seen {
                 _ => Some(false),
             };
         }
-        (self.is(EventKind::PolicyVerdict) && self.verdict() != Verdict::Dropped).then_some(false)
+        // Policy is asked about what begins something; answers pass with it.
+        self.is(EventKind::PolicyVerdict).then_some(false)
     }
 
     /// Direction as the endpoint of this node sees the connection.
@@ -325,20 +330,52 @@ fn uuid(seed: u64, number: u64) -> String {
         .wrapping_add(number)
         .wrapping_add(0x9e37_79b9_7f4a_7c15));
     let (high, low) = (high & !0xf000 | 0x4000, low & !(0b11 << 62) | 0b10 << 62);
-    format!(
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
-        high >> 32,
-        high >> 16 & 0xffff,
-        high & 0xffff,
-        low >> 48,
-        low & 0xffff_ffff_ffff
-    )
+    let mut text = String::with_capacity(36);
+    for (place, byte) in high
+        .to_be_bytes()
+        .into_iter()
+        .chain(low.to_be_bytes())
+        .enumerate()
+    {
+        if matches!(place, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        for digit in [byte >> 4, byte & 0xf] {
+            text.push(char::from_digit(digit.into(), 16).unwrap_or('0'));
+        }
+    }
+    text
 }
 
 impl Shown<'_> {
     /// The message.
     #[must_use]
     pub fn to_flow(&self) -> Flow {
+        Flow {
+            source: Some(self.seen.source.endpoint.clone()),
+            destination: Some(self.seen.destination.endpoint.clone()),
+            node_name: self.about.node_name.clone(),
+            node_labels: self.about.node_labels.clone(),
+            ..self.own()
+        }
+    }
+
+    /// The message's bytes, at the end of `out`. What many flows have in common is not made anew for each.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        // Room grows as it is needed: there always is enough.
+        let _ = self.own().encode(out);
+        for (number, party) in [(8, &self.seen.source), (9, &self.seen.destination)] {
+            let bytes = party.encoded();
+            encode_key(number, WireType::LengthDelimited, out);
+            encode_varint(bytes.len() as u64, out);
+            out.extend_from_slice(bytes);
+        }
+        string::encode(11, &self.about.node_name, out);
+        string::encode_repeated(37, &self.about.node_labels, out);
+    }
+
+    /// What this flow alone has: all but the ends and the node.
+    fn own(&self) -> Flow {
         let seen = self.seen;
         let event = &seen.event;
         let is_reply = seen.is_reply();
@@ -362,11 +399,7 @@ impl Shown<'_> {
                 ..Ip::default()
             }),
             l4: seen.l4(),
-            source: Some(seen.source.endpoint.clone()),
-            destination: Some(seen.destination.endpoint.clone()),
             r#type: FlowType::L3L4 as i32,
-            node_name: self.about.node_name.clone(),
-            node_labels: self.about.node_labels.clone(),
             reply: is_reply == Some(true),
             event_type: Some(CiliumEventType {
                 r#type: kind,

@@ -1,8 +1,10 @@
 //! A file that is begun anew when it is large enough; the older ones keep their time in their names.
+use super::Written;
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -53,69 +55,128 @@ impl Default for Rotation {
 pub(super) struct File {
     target: Target,
     rotation: Rotation,
-    open: Option<io::BufWriter<fs::File>>,
+    open: Option<fs::File>,
+    /// Bytes of whole lines that are in the file.
     size: u64,
+    /// Lines that wait, and how many they are.
+    buffer: Vec<u8>,
+    waiting: u64,
     /// When it failed.
     failed: Option<Instant>,
+    counts: Arc<Written>,
 }
 
 impl File {
-    pub fn new(target: Target, rotation: Rotation) -> Self {
+    pub fn new(target: Target, rotation: Rotation, counts: Arc<Written>) -> Self {
         Self {
             target,
             rotation,
             open: None,
             size: 0,
+            buffer: Vec::new(),
+            waiting: 0,
             failed: None,
+            counts,
         }
     }
 
-    /// Adds a line.
+    /// Adds a line, and counts what becomes of it: at once, or when it is written.
     pub fn write(&mut self, line: &[u8]) -> io::Result<()> {
         let Target::File(path) = &self.target else {
-            return io::stdout().lock().write_all(line);
+            let done = io::stdout().lock().write_all(line);
+            self.count(1, done.is_ok());
+            return done;
         };
         if self.failed.is_some_and(|when| when.elapsed() < AGAIN) {
+            self.count(1, false);
             return Err(io::Error::other("it failed a moment ago"));
         }
         let path = path.clone();
         let outcome = self.add(&path, line);
-        self.failed = outcome.is_err().then(Instant::now);
         if outcome.is_err() {
-            // What is half written is not gone on with.
-            self.open = None;
+            self.count(1, false);
         }
+        self.note(&outcome);
         outcome
     }
 
+    fn note(&mut self, outcome: &io::Result<()>) {
+        self.failed = outcome.is_err().then(Instant::now);
+    }
+
+    fn count(&self, lines: u64, written: bool) {
+        let counter = if written {
+            &self.counts.lines
+        } else {
+            &self.counts.lost
+        };
+        counter.fetch_add(lines, Ordering::Relaxed);
+    }
+
     fn add(&mut self, path: &Path, line: &[u8]) -> io::Result<()> {
-        let length = line.len() as u64;
-        if self.size > 0 && self.size + length > self.rotation.size && self.open.is_some() {
-            self.flush()?;
+        self.open(path)?;
+        let size = self.size + self.buffer.len() as u64;
+        if size > 0 && size + line.len() as u64 > self.rotation.size {
+            self.put(path)?;
             self.open = None;
             rotate(path, self.rotation.backups)?;
+            self.open(path)?;
         }
+        if self.buffer.len() + line.len() > BUFFER {
+            self.put(path)?;
+        }
+        self.buffer.extend_from_slice(line);
+        self.waiting += 1;
+        Ok(())
+    }
+
+    fn open(&mut self, path: &Path) -> io::Result<&mut fs::File> {
         if self.open.is_none() {
             if let Some(directory) = path.parent() {
                 fs::create_dir_all(directory)?;
             }
             let file = OpenOptions::new().create(true).append(true).open(path)?;
             self.size = file.metadata()?.len();
-            self.open = Some(io::BufWriter::with_capacity(BUFFER, file));
+            self.open = Some(file);
         }
-        if let Some(open) = &mut self.open {
-            open.write_all(line)?;
-            self.size += length;
+        self.open
+            .as_mut()
+            .ok_or_else(|| io::Error::other("no file"))
+    }
+
+    /// Puts what waits into the file: all of it, or nothing.
+    fn put(&mut self, path: &Path) -> io::Result<()> {
+        if self.waiting == 0 {
+            return Ok(());
         }
-        Ok(())
+        let lines = std::mem::take(&mut self.waiting);
+        let buffer = std::mem::take(&mut self.buffer);
+        let outcome = self.open(path).and_then(|file| file.write_all(&buffer));
+        self.count(lines, outcome.is_ok());
+        match &outcome {
+            Ok(()) => self.size += buffer.len() as u64,
+            Err(_) => {
+                if let Some(file) = self.open.take() {
+                    // A line that is cut off would spoil the next one, too.
+                    let _ = file.set_len(self.size);
+                }
+            }
+        }
+        outcome
     }
 
     /// Lines that wait go into the file.
     pub fn flush(&mut self) -> io::Result<()> {
-        match (&self.target, &mut self.open) {
-            (Target::Stdout, _) => io::stdout().lock().flush(),
-            (_, Some(open)) => open.flush(),
-            _ => Ok(()),
+        match &self.target {
+            Target::Stdout => io::stdout().lock().flush(),
+            Target::File(path) => {
+                let path = path.clone();
+                let outcome = self.put(&path);
+                if outcome.is_err() {
+                    self.note(&outcome);
+                }
+                outcome
+            }
         }
     }
 }
@@ -171,7 +232,7 @@ mod tests {
             size: 10,
             backups: 2,
         };
-        let mut file = File::new(Target::File(path.clone()), rotation);
+        let mut file = File::new(Target::File(path.clone()), rotation, Arc::default());
         for line in [
             "one\n", "two\n", "three\n", "four\n", "five\n", "six\n", "seven\n",
         ] {
@@ -192,12 +253,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("events.log");
         for line in ["one\n", "two\n"] {
-            let mut file = File::new(Target::File(path.clone()), Rotation::default());
+            let mut file = File::new(
+                Target::File(path.clone()),
+                Rotation::default(),
+                Arc::default(),
+            );
             file.write(line.as_bytes()).unwrap();
             file.flush().unwrap();
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
-        let mut file = File::new(Target::File(directory.path().into()), Rotation::default());
+        let mut file = File::new(
+            Target::File(directory.path().into()),
+            Rotation::default(),
+            Arc::default(),
+        );
         assert!(file.write(b"x\n").is_err() && file.write(b"y\n").is_err());
     }
 }

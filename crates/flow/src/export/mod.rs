@@ -1,5 +1,6 @@
 //! Flows as lines of JSON in a file, one [`ExportEvent`] each. A disk that is full costs lines, which are counted, and nothing else:
 //! the exporter is a reader of the ring like any other.
+pub mod dynamic;
 mod file;
 
 pub use file::{Rotation, Target};
@@ -34,7 +35,7 @@ const AT_ONCE: usize = 256;
 const COMPLAIN: Duration = Duration::from_secs(60);
 
 /// What is exported, and where to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Export {
     /// The file, or standard output.
     pub target: Target,
@@ -128,14 +129,18 @@ impl Export {
             return Ok(());
         };
         let mut batches = stream.ready_chunks(AT_ONCE);
-        let mut file = file::File::new(self.target, self.rotation);
+        let mut file = file::File::new(self.target, self.rotation, written.clone());
         let mut complained: Option<Instant> = None;
+        let mut flush = tokio::time::Instant::now() + FLUSH;
         loop {
-            let next = tokio::time::timeout(FLUSH, batches.next()).await;
+            let next = tokio::time::timeout_at(flush, batches.next()).await;
             let outcome = match next {
                 Ok(None) => break,
-                Ok(Some(batch)) => write(&mut file, batch, &written),
-                Err(_) => file.flush(),
+                Ok(Some(batch)) => write(&mut file, batch),
+                Err(_) => {
+                    flush += FLUSH;
+                    file.flush()
+                }
             };
             let Err(error) = outcome else { continue };
             if complained.is_none_or(|when| when.elapsed() >= COMPLAIN) {
@@ -154,7 +159,6 @@ impl Export {
 fn write(
     file: &mut file::File,
     batch: Vec<Result<GetFlowsResponse, tonic::Status>>,
-    written: &Written,
 ) -> std::io::Result<()> {
     let mut outcome = Ok(());
     for response in batch.into_iter().flatten() {
@@ -166,13 +170,9 @@ fn write(
             continue;
         }
         line.push(b'\n');
-        match file.write(&line) {
-            Ok(()) => written.lines.fetch_add(1, Ordering::Relaxed),
-            Err(error) => {
-                outcome = Err(error);
-                written.lost.fetch_add(1, Ordering::Relaxed)
-            }
-        };
+        if let Err(error) = file.write(&line) {
+            outcome = Err(error);
+        }
     }
     outcome
 }

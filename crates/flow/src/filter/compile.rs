@@ -1,6 +1,7 @@
 //! Filters as messages have them → filters that can be asked.
 use super::{
     Filter, FilterError, Protocol, Selector, Test,
+    cel::Expression,
     patterns::{Glob, Prefixed, StatusCode},
 };
 use crate::{
@@ -53,16 +54,14 @@ pub(super) fn filter(filter: &FlowFilter) -> Result<Filter> {
     ends(&mut tests, filter)?;
     packet(&mut tests, filter)?;
     l7(&mut tests, filter)?;
-    if let Some(expression) = filter
-        .experimental
-        .as_ref()
-        .and_then(|experimental| experimental.cel_expression.first())
-    {
-        return Err(FilterError {
-            field: "cel_expression",
-            problem: format!("{expression:?}: expressions are not supported; use the other fields"),
-        });
-    }
+    let experimental = filter.experimental.as_ref();
+    let expressions = experimental.map_or(&[][..], |experimental| &experimental.cel_expression);
+    tests.add(
+        "cel_expression",
+        expressions,
+        |t| Expression::parse(t),
+        Test::Cel,
+    )?;
     Ok(Filter(tests.0))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Within one filter every field that is set has to match, by any of its values; of several filters one suffices. A filter that says
 //! something meaningless is refused as a whole, with the field and what is accepted.
+mod cel;
 mod compile;
 mod labels;
 mod patterns;
@@ -68,6 +69,8 @@ enum Test {
     NodeLabels(Vec<Selector>),
     IpVersion(Vec<i32>),
     TraceId(Vec<String>),
+    /// Dear: they come last.
+    Cel(Vec<cel::Expression>),
 }
 
 /// A filter, ready to be asked.
@@ -106,20 +109,20 @@ impl Filters {
 
     /// Whether a flow is wanted.
     #[must_use]
-    pub fn passes(&self, flow: &impl View) -> bool {
+    pub fn passes(&self, flow: &(impl View + ?Sized)) -> bool {
         (self.wanted.is_empty() || self.wanted.iter().any(|filter| filter.matches(flow)))
             && !self.unwanted.iter().any(|filter| filter.matches(flow))
     }
 }
 
 impl Filter {
-    fn matches(&self, flow: &impl View) -> bool {
+    fn matches(&self, flow: &(impl View + ?Sized)) -> bool {
         self.0.iter().all(|test| test.holds(flow))
     }
 }
 
 impl Test {
-    fn holds(&self, flow: &impl View) -> bool {
+    fn holds(&self, flow: &(impl View + ?Sized)) -> bool {
         match self {
             Self::Uuid(ids) => ids.iter().any(|id| *id == flow.uuid()),
             Self::Ip(end, nets) => flow.ip(*end).is_some_and(|ip| contain(nets, ip)),
@@ -177,6 +180,10 @@ impl Test {
             Self::NodeLabels(all) => all.iter().any(|one| one.matches(flow.node_labels())),
             Self::IpVersion(all) => all.contains(&flow.ip_version()),
             Self::TraceId(ids) => ids.iter().any(|id| *id == flow.trace_id()),
+            Self::Cel(all) => {
+                let message = cel::message(&flow.to_flow());
+                message.is_some_and(|message| all.iter().any(|one| one.holds(&message)))
+            }
             Self::StatusCode(_)
             | Self::DnsQuery(_)
             | Self::Method(_)
@@ -223,7 +230,7 @@ fn is_workload(wanted: &Workload, has: &Workload) -> bool {
         && (wanted.kind.is_empty() || wanted.kind == has.kind)
 }
 
-fn is_protocol(wanted: Protocol, flow: &impl View) -> bool {
+fn is_protocol(wanted: Protocol, flow: &(impl View + ?Sized)) -> bool {
     let record = || flow.l7().and_then(|l7| l7.record.as_ref());
     match wanted {
         Protocol::L4(l4) => flow.protocol() == Some(l4),
@@ -235,7 +242,7 @@ fn is_protocol(wanted: Protocol, flow: &impl View) -> bool {
 }
 
 /// What was dropped was not seen to be an answer.
-fn is_reply(flow: &impl View) -> Option<bool> {
+fn is_reply(flow: &(impl View + ?Sized)) -> Option<bool> {
     let dropped = flow.verdict() == Verdict::Dropped as i32;
     flow.is_reply().or(dropped.then_some(false))
 }

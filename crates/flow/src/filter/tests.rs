@@ -321,7 +321,7 @@ fn malformed_filters_say_what_is_wrong_and_what_is_accepted() {
     };
     let cel = FlowFilter {
         experimental: Some(flow_filter::Experimental {
-            cel_expression: vec!["true".into()],
+            cel_expression: vec!["_flow.verdicts == 1".into()],
         }),
         ..FlowFilter::default()
     };
@@ -368,7 +368,7 @@ fn malformed_filters_say_what_is_wrong_and_what_is_accepted() {
             "source_workload",
             "at least one",
         ),
-        (cel, "cel_expression", "not supported"),
+        (cel, "cel_expression", "has no field \"verdicts\""),
     ] {
         let error = Filters::compile(&[], &[filter]).unwrap_err();
         assert_eq!(error.field, field);

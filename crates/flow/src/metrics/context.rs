@@ -106,13 +106,20 @@ impl Contexts {
                 .any(|name| name.ends_with("_pod") || name.ends_with("_ip"))
     }
 
-    /// Adds the labels of a flow.
-    pub(super) fn add(&self, flow: &dyn View, labels: &mut Labels) {
+    /// Adds the labels of a flow; of one that is turned round, those of what it answers.
+    pub(super) fn add(&self, flow: &dyn View, turned: bool, labels: &mut Labels) {
+        let ends = if turned {
+            [End::Destination, End::Source]
+        } else {
+            [End::Source, End::Destination]
+        };
         for name in &self.labels {
-            labels.push(((*name).to_owned(), label(flow, name)));
+            labels.push(((*name).to_owned(), label(flow, ends, name)));
         }
-        for (end, name) in [(End::Source, "source"), (End::Destination, "destination")] {
-            let of_end = &self.ends[end as usize];
+        for (end, (of_end, name)) in ends
+            .into_iter()
+            .zip(self.ends.iter().zip(["source", "destination"]))
+        {
             if of_end.iter().all(Vec::is_empty) {
                 continue;
             }
@@ -210,7 +217,7 @@ fn app(endpoint: &Endpoint) -> &str {
         .unwrap_or_default()
 }
 
-fn label(flow: &dyn View, name: &str) -> String {
+fn label(flow: &dyn View, [source, destination]: [End; 2], name: &str) -> String {
     if name == "traffic_direction" {
         return match TrafficDirection::try_from(flow.direction()) {
             Ok(TrafficDirection::Ingress) => "ingress",
@@ -220,8 +227,8 @@ fn label(flow: &dyn View, name: &str) -> String {
         .to_owned();
     }
     let (end, what) = match name.split_once('_') {
-        Some(("source", what)) => (End::Source, what),
-        Some((_, what)) => (End::Destination, what),
+        Some(("source", what)) => (source, what),
+        Some((_, what)) => (destination, what),
         None => return String::new(),
     };
     match what {

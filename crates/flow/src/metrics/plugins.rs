@@ -1,5 +1,8 @@
 //! The metrics by name: which flows each counts, and under which labels.
-use super::{Contexts, Item, ItemError, Series};
+use super::{
+    Contexts, Item, ItemError, Series,
+    requests::{Http, Kafka},
+};
 use crate::{
     record::L7_EVENT,
     summary::{icmp4, icmp6, rcode},
@@ -19,7 +22,8 @@ const CAPTURE: i32 = 3;
 const TRACE: i32 = 4;
 const VERDICT: i32 = 5;
 
-const NAMES: &str = "dns, drop, flow, flows-to-world, icmp, policy, port-distribution and tcp";
+const NAMES: &str =
+    "dns, drop, flow, flows-to-world, http, httpV2, icmp, kafka, policy, port-distribution and tcp";
 
 /// One metric.
 pub(super) enum Plugin {
@@ -38,7 +42,9 @@ pub(super) enum Plugin {
         port: bool,
         syn_only: bool,
     },
+    Http(Http),
     Icmp(Series),
+    Kafka(Kafka),
     Policy(Series),
     Ports(Series),
     Tcp(Series),
@@ -46,44 +52,56 @@ pub(super) enum Plugin {
 
 impl Plugin {
     pub fn new(item: &Item, registry: &mut Registry) -> Result<Self, ItemError> {
-        let error = |problem: String| ItemError {
-            item: item.name.clone(),
-            problem,
-        };
+        let error = |problem: String| item.wrong(problem);
         let mut options = item.options.clone();
         let contexts = Arc::new(Contexts::take(&mut options).map_err(error)?);
+        let name = item.name.as_str();
+        let requests = match name {
+            "http" => Some(Self::Http(Http::new(registry, &contexts))),
+            "httpV2" => {
+                let exemplars = switch(&mut options, "exemplars");
+                Some(Self::Http(Http::second(registry, &contexts, exemplars)))
+            }
+            "kafka" => Some(Self::Kafka(Kafka::new(registry, &contexts))),
+            _ => None,
+        };
         let mut series = |name: &str, help: &str| Series::new(registry, name, help, &contexts);
-        let plugin = match item.name.as_str() {
-            "dns" => Self::Dns {
+        let plugin = match name {
+            "dns" => Some(Self::Dns {
                 queries: series("dns_queries", "DNS questions"),
                 responses: series("dns_responses", "DNS answers"),
                 types: series("dns_response_types", "Records in DNS answers, by type"),
                 names: switch(&mut options, "query"),
                 ignore_aaaa: switch(&mut options, "ignoreAAAA"),
-            },
-            "drop" => Self::Drop(series("drop", "Packets that were dropped, by reason")),
-            "flow" => Self::Flow(series("flows_processed", "Flows, by what they tell of")),
-            "flows-to-world" => Self::ToWorld {
+            }),
+            "drop" => Some(Self::Drop(series(
+                "drop",
+                "Packets that were dropped, by reason",
+            ))),
+            "flow" => Some(Self::Flow(series(
+                "flows_processed",
+                "Flows, by what they tell of",
+            ))),
+            "flows-to-world" => Some(Self::ToWorld {
                 series: series("flows_to_world", "Flows to what is outside of the cluster"),
                 any_drop: switch(&mut options, "any-drop"),
                 port: switch(&mut options, "port"),
                 syn_only: switch(&mut options, "syn-only"),
-            },
-            "icmp" => Self::Icmp(series("icmp", "ICMP messages")),
-            "policy" => Self::Policy(series("policy_verdicts", "Answers of policy")),
-            "port-distribution" => {
-                Self::Ports(series("port_distribution", "Forwarded packets, by port"))
-            }
-            "tcp" => Self::Tcp(series(
+            }),
+            "icmp" => Some(Self::Icmp(series("icmp", "ICMP messages"))),
+            "policy" => Some(Self::Policy(series("policy_verdicts", "Answers of policy"))),
+            "port-distribution" => Some(Self::Ports(series(
+                "port_distribution",
+                "Forwarded packets, by port",
+            ))),
+            "tcp" => Some(Self::Tcp(series(
                 "tcp_flags",
                 "TCP segments that open or end connections",
-            )),
-            name => {
-                return Err(error(format!(
-                    "there is no metric {name:?}; accepted are {NAMES}"
-                )));
-            }
+            ))),
+            _ => requests,
         };
+        let unknown = || error(format!("there is no metric {name:?}; accepted are {NAMES}"));
+        let plugin = plugin.ok_or_else(unknown)?;
         match options.keys().next() {
             Some(option) => Err(error(format!("it has no option {option:?}"))),
             None => Ok(plugin),
@@ -100,6 +118,8 @@ impl Plugin {
             } => [queries, responses, types]
                 .into_iter()
                 .for_each(|one| one.forget(pod)),
+            Self::Http(http) => http.forget(pod),
+            Self::Kafka(kafka) => kafka.forget(pod),
             Self::Drop(one)
             | Self::Flow(one)
             | Self::ToWorld { series: one, .. }
@@ -121,7 +141,9 @@ impl Plugin {
                 port,
                 syn_only,
             } => to_world(series, flow, *any_drop, *port, *syn_only),
+            Self::Http(http) => http.see(flow),
             Self::Icmp(series) => icmp(series, flow),
+            Self::Kafka(kafka) => kafka.see(flow),
             Self::Policy(series) => policy(series, flow),
             Self::Ports(series) => ports(series, flow),
             Self::Tcp(series) => tcp(series, flow),

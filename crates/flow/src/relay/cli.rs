@@ -28,6 +28,9 @@ pub struct RelayArgs {
     /// Where the relay's health is asked for
     #[arg(long, value_name = "[HOST]:PORT", default_value = ":4222", value_parser = listen)]
     health_listen_address: SocketAddr,
+    /// Where the page of flows is served to browsers; by default nowhere. Whoever reaches it sees all flows
+    #[arg(long, value_name = "[HOST]:PORT", value_parser = listen)]
+    ui_listen_address: Option<SocketAddr>,
     /// The service that tells of the nodes
     #[arg(
         long,
@@ -153,6 +156,7 @@ impl RelayArgs {
         Options {
             listen: self.listen_address,
             health: Some(self.health_listen_address),
+            page: self.ui_listen_address,
             tls: own,
             ways: Ways {
                 peers: self.peer_service.clone(),
@@ -209,6 +213,9 @@ impl RelayArgs {
             running.address,
             self.peer_service
         );
+        if let Some(page) = running.page {
+            tracing::info!("the page of flows at http://{page}");
+        }
         let signal = stop::signalled().await.map_err(|error| error.to_string())?;
         tracing::info!("{signal}: the relay ends");
         stopper.stop();

@@ -128,6 +128,8 @@ impl Request {
                     connected.push(peer.name.clone());
                 }
                 Some(_) => {}
+                // One that has just come is not away before that was tried.
+                None if later && peer.trouble.is_empty() => {}
                 None => {
                     if self.away.insert(peer.name.clone()) {
                         away.push(peer.name.clone());

@@ -47,7 +47,7 @@ pub struct Peer {
     pub channel: Option<Channel>,
     /// Counts the connections there have been.
     pub generation: u64,
-    /// Why there is none.
+    /// Why there is none; empty while it was not tried yet.
     pub trouble: String,
 }
 
@@ -193,7 +193,7 @@ impl Pool {
                     server_name,
                     channel: None,
                     generation: old.map_or(0, |peer| peer.generation),
-                    trouble: "connecting".to_owned(),
+                    trouble: String::new(),
                 };
                 let task = tasks.spawn(self.clone().keep(peer.clone()));
                 if let Some(old) = state

@@ -11,6 +11,7 @@ use tonic_health::server::HealthReporter;
 use super::pool::{Pool, Ways};
 use super::service::Relay;
 use crate::serve::{ServeError, TlsFiles, incoming};
+use crate::web;
 
 /// The service's name for whoever asks for its health.
 const OBSERVER: &str = "observer.Observer";
@@ -25,6 +26,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Where only its health is asked for; none: nowhere but at `listen`.
     pub health: Option<SocketAddr>,
+    /// Where the page is served; none: nowhere.
+    pub page: Option<SocketAddr>,
     /// Certificates of its own; none: in the clear.
     pub tls: Option<TlsFiles>,
     /// How it reaches nodes.
@@ -40,6 +43,8 @@ pub struct Running {
     pub address: SocketAddr,
     /// Where its health is asked for.
     pub health: Option<SocketAddr>,
+    /// Where the page is served.
+    pub page: Option<SocketAddr>,
     /// The nodes it knows.
     pub pool: Pool,
 }
@@ -58,6 +63,10 @@ pub async fn serve(options: Options, stop: &Stop) -> Result<Running, ServeError>
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let relay = Relay::new(pool.clone(), options.name);
+    let page = match options.page {
+        Some(at) => Some(web::serve(relay.clone(), at, web::Limits::default(), stop).await?),
+        None => None,
+    };
     let router = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
@@ -98,6 +107,7 @@ pub async fn serve(options: Options, stop: &Stop) -> Result<Running, ServeError>
     Ok(Running {
         address,
         health: probed,
+        page,
         pool,
     })
 }

@@ -18,6 +18,11 @@ use api::hubble::{
     },
 };
 use futures::{StreamExt as _, stream};
+use prost::{
+    Message as _,
+    bytes::Bytes,
+    encoding::{WireType, encode_key, encode_varint, message, string},
+};
 use prost_types::Timestamp;
 use runtime::stop::Stop;
 use std::{collections::VecDeque, sync::Arc};
@@ -28,6 +33,8 @@ use tonic::Status;
 const LOOKED_AT: u64 = 512;
 /// Records that are taken at once.
 const TAKEN: usize = 64;
+/// Bytes that most flows take.
+const ROOM: usize = 1024;
 
 /// What is taken, and the messages it becomes.
 pub(super) trait Kind: Clone + Send + Sync + 'static {
@@ -53,6 +60,10 @@ pub(super) struct Flows {
     filters: Arc<Filters>,
     mask: Option<Mask>,
 }
+
+/// Flows as the bytes of their messages.
+#[derive(Clone)]
+pub(super) struct Written(Flows);
 
 /// What the agent did.
 #[derive(Clone)]
@@ -88,9 +99,9 @@ impl From<FilterError> for Status {
     }
 }
 
-impl Reading<Flows> {
-    /// What a request for flows wants.
-    pub(super) fn flows(observer: Observer, request: &GetFlowsRequest) -> Result<Self, Status> {
+impl Flows {
+    /// What a request for flows wants of them.
+    fn wanted(request: &GetFlowsRequest) -> Result<Self, Status> {
         let older = request.experimental.as_ref();
         let mask = request
             .field_mask
@@ -98,18 +109,36 @@ impl Reading<Flows> {
             .or_else(|| older.and_then(|older| older.field_mask.as_ref()));
         let mask = Mask::new(mask)
             .map_err(|why| Status::invalid_argument(format!("field_mask: {why}")))?;
-        let kind = Flows {
+        Ok(Self {
             filters: Arc::new(Filters::compile(&request.whitelist, &request.blacklist)?),
             mask,
-        };
-        let range = Range {
+        })
+    }
+}
+
+impl From<&GetFlowsRequest> for Range {
+    fn from(request: &GetFlowsRequest) -> Self {
+        Self {
             number: request.number,
             first: request.first,
             follow: request.follow,
             since: request.since,
             until: request.until,
-        };
-        Self::new(observer, kind, &range)
+        }
+    }
+}
+
+impl Reading<Flows> {
+    /// The flows that a request wants.
+    pub(super) fn flows(observer: Observer, request: &GetFlowsRequest) -> Result<Self, Status> {
+        Self::new(observer, Flows::wanted(request)?, &request.into())
+    }
+}
+
+impl Reading<Written> {
+    /// The flows that a request wants, as bytes.
+    pub(super) fn written(observer: Observer, request: &GetFlowsRequest) -> Result<Self, Status> {
+        Self::new(observer, Written(Flows::wanted(request)?), &request.into())
     }
 }
 
@@ -343,6 +372,47 @@ impl Kind for Flows {
             time: Some(timestamp(record.time)),
             response_types: Some(response),
         })
+    }
+}
+
+impl Kind for Written {
+    type Message = Bytes;
+
+    fn lane(observer: &Observer) -> &Lane {
+        Flows::lane(observer)
+    }
+
+    fn counts(&self, record: &Record, about: &About) -> bool {
+        self.0.counts(record, about)
+    }
+
+    fn is_news(&self, record: &Record) -> bool {
+        self.0.is_news(record)
+    }
+
+    /// The bytes of what [`Flows`] gives.
+    fn message(&self, record: &Record, about: &About) -> Option<Bytes> {
+        let mut flow = Vec::with_capacity(ROOM);
+        match &record.what {
+            What::Packet(seen) => Shown {
+                seen,
+                time: record.time,
+                about,
+            }
+            .encode(&mut flow),
+            What::Flow(whole) => flow = whole.encode_to_vec(),
+            _ => return Some(self.0.message(record, about)?.encode_to_vec().into()),
+        }
+        if let Some(mask) = &self.0.mask {
+            flow = mask.keep(&flow);
+        }
+        let mut out = Vec::with_capacity(flow.len() + about.node_name.len() + 32);
+        encode_key(1, WireType::LengthDelimited, &mut out);
+        encode_varint(flow.len() as u64, &mut out);
+        out.extend_from_slice(&flow);
+        string::encode(1000, &about.node_name, &mut out);
+        message::encode(1001, &timestamp(record.time), &mut out);
+        Some(out.into())
     }
 }
 

@@ -2,6 +2,7 @@
 use super::{
     NodeServer, Peers,
     tls::{Certificates, TlsError, TlsFiles},
+    written::Service,
 };
 use api::hubble::{
     DESCRIPTORS, observer::observer_server::ObserverServer, peer::peer_server::PeerServer,
@@ -135,7 +136,7 @@ async fn router(server: NodeServer, peers: Peers) -> Router {
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .max_concurrent_streams(Some(STREAMS))
         .add_service(health_service)
-        .add_service(ObserverServer::new(server))
+        .add_service(Service::new(server))
         .add_service(PeerServer::new(peers));
     let reflection = || {
         tonic_reflection::server::Builder::configure()

@@ -3,6 +3,7 @@ mod flows;
 mod listen;
 mod peers;
 mod tls;
+mod written;
 
 pub(crate) use listen::incoming;
 pub use listen::{Listen, ServeError, serve};

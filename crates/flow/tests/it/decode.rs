@@ -113,7 +113,11 @@ fn verdicts_name_the_policy_and_how_it_matched() {
         (denied.verdict(), denied.drop_reason),
         (Verdict::Dropped, 133)
     );
-    assert_eq!(denied.is_reply, None);
+    assert_eq!(
+        denied.is_reply,
+        Some(false),
+        "policy is asked about what begins something"
+    );
 }
 
 #[test]

@@ -2,9 +2,12 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 mod corpus;
+mod dashboards;
 mod decode;
 mod export;
 mod reuse;
 mod server;
+mod soak;
 mod tls;
 mod world;
+mod written;

@@ -6,7 +6,7 @@ use hyper_util::rt::TokioIo;
 use hypha_flow::{
     Observer,
     proto::{
-        flow::{FlowFilter, LostEventSource},
+        flow::{FlowFilter, LostEventSource, flow_filter},
         observer::{
             GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNodesRequest,
             ServerStatusRequest, get_flows_response::ResponseTypes,
@@ -313,7 +313,24 @@ async fn what_makes_no_sense_is_an_invalid_argument() {
         whitelist: vec![filter],
         ..GetFlowsRequest::default()
     };
-    for (request, says) in [(both, "follow"), (malformed, "source_ip")] {
+    let expression = |text: &str| GetFlowsRequest {
+        whitelist: vec![FlowFilter {
+            experimental: Some(flow_filter::Experimental {
+                cel_expression: vec![text.into()],
+            }),
+            ..FlowFilter::default()
+        }],
+        ..GetFlowsRequest::default()
+    };
+    for (request, says) in [
+        (both, "follow"),
+        (malformed, "source_ip"),
+        (
+            expression("_flow.pod == 'x'"),
+            "cel_expression: \"_flow.pod == 'x'\": a Flow has no field \"pod\"",
+        ),
+        (expression("1 +"), "cel_expression"),
+    ] {
         let refused = served.observer().get_flows(request).await.unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument);
         assert!(refused.message().contains(says), "{refused}");
@@ -492,4 +509,58 @@ async fn agent_events_do_not_push_flows_out() {
         .into_inner();
     let got: Vec<_> = stream.map(Result::unwrap).collect().await;
     assert_eq!((got.len(), got[0].node_name.as_str()), (4, "c1/w1"));
+}
+
+/// What is no message at all is an invalid argument, too.
+#[tokio::test]
+async fn bytes_that_are_no_request_are_an_invalid_argument() {
+    use http::{Request, header::CONTENT_TYPE};
+    use tonic::body::Body;
+    use tower::ServiceExt as _;
+    let served = served(7).await;
+    let garbage: &[u8] = &[0, 0, 0, 0, 3, 0x08, 0xff, 0xff];
+    let request = Request::post("http://localhost/observer.Observer/GetFlows")
+        .header(CONTENT_TYPE, "application/grpc")
+        .header("te", "trailers")
+        .body(Body::new(http_body_util::Full::new(
+            prost::bytes::Bytes::from_static(garbage),
+        )))
+        .unwrap();
+    let answer = served.channel.clone().oneshot(request).await.unwrap();
+    let status = answer.headers().get("grpc-status").unwrap();
+    assert_eq!(status, "3", "{:?}", answer.headers());
+    let said = answer
+        .headers()
+        .get("grpc-message")
+        .unwrap()
+        .to_str()
+        .unwrap();
+    assert!(said.contains("GetFlowsRequest"), "{said}");
+    // The server goes on.
+    let status = served
+        .observer()
+        .server_status(ServerStatusRequest {})
+        .await;
+    assert!(status.is_ok());
+}
+
+#[tokio::test]
+async fn expressions_choose_flows() {
+    let mut served = served(15).await;
+    let events: Vec<_> = (1..=10).map(from_port).collect();
+    served.world.feed(&events);
+    let filter = FlowFilter {
+        experimental: Some(flow_filter::Experimental {
+            cel_expression: vec![
+                "_flow.l4.TCP.source_port > 7u && _flow.verdict == Verdict.FORWARDED".into(),
+                "_flow.source.pod_name == 'none' || _flow.l4.TCP.source_port == 3u".into(),
+            ],
+        }),
+        ..FlowFilter::default()
+    };
+    let request = GetFlowsRequest {
+        whitelist: vec![filter],
+        ..GetFlowsRequest::default()
+    };
+    assert_eq!(served.ports(request).await, [3, 8, 10]);
 }
