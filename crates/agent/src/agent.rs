@@ -4,7 +4,7 @@ use crate::{
     services::Services, sweep::SharedStats,
 };
 use datapath::Datapath;
-use k8s::Connection;
+use k8s::{Client, Connection};
 use model::Tables;
 use routing::{HostPair, Mtus, Plan};
 use runtime::{health::Health, reconcile::Watched, settings::Loaded};
@@ -49,6 +49,8 @@ pub struct Agent {
     pub facts: Facts,
     /// The API server.
     pub connection: watch::Receiver<Connection>,
+    /// The API server, to be asked for one object.
+    pub server: OnceLock<Client>,
     /// Live events.
     pub monitor: Monitor,
     /// The node's flows, where they are wanted.
@@ -95,6 +97,7 @@ impl Agent {
             services,
             facts,
             connection,
+            server: OnceLock::new(),
             monitor: Monitor::new(),
             observer: OnceLock::new(),
             requests: Requests::default(),

@@ -64,6 +64,8 @@ pub async fn run(
     follow: Option<Follow>,
     stop: Stop,
 ) -> Result<()> {
+    // Set once, here.
+    let _ = agent.server.set(client.clone());
     crate::l2::start(&agent, &client, &stop);
     reconcilers(&agent, client, &stop)?;
     background(&agent, departed, &stop)?;

@@ -382,7 +382,7 @@ fn churns(duration: Duration) {
     });
     for (node, before) in NODES.iter().zip(&before) {
         let mut after = state(&cluster, node);
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + CALM;
         while after != *before && Instant::now() < end {
             thread::sleep(Duration::from_millis(100));
             after = state(&cluster, node);

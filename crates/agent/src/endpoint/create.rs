@@ -2,24 +2,35 @@
 use super::{Manager, identity::pod_of, internal};
 use abi::identity::INIT;
 use api::{ApiError, EndpointRequest, ErrorCode};
+use k8s::Client;
 use model::{Attachment, DeviceKind, Endpoint, EndpointState, Labels, Mac, PodRef};
 use std::{sync::Arc, time::Duration};
 use tables::{Read, Snapshot};
+use tokio::time::timeout;
 
 /// What the names of pods' host-side devices begin with.
 const POD_DEVICE: &str = "lxc";
 /// How long a pod waits for an agent that has just started to know the node's pods. After that it works as `init`, and what it is
 /// follows.
 const NEW_AGENT: Duration = Duration::from_secs(3);
-/// How long a pod waits for its object where the others are known: the runtime may have heard of it a little earlier.
+/// How long a pod waits for its object where the others are known: the runtime may have heard of it a little earlier. Then the API
+/// server is asked: one that it has is waited for, however late the watch is.
 const NEW_POD: Duration = Duration::from_millis(100);
+const LATE_POD: Duration = Duration::from_secs(3);
+const ASK: Duration = Duration::from_secs(1);
 /// How long a pod with labels that have no number yet waits for one; then it works as `init`, and the number follows.
 const NEW_LABELS: Duration = Duration::from_secs(3);
+
+/// Whether the API server has a pod, and says so at once.
+async fn has(server: &Client, pod: &PodRef) -> bool {
+    let pods: kube::Api<k8s::Pod> = kube::Api::namespaced(server.clone(), &pod.namespace);
+    matches!(timeout(ASK, pods.get(&pod.name)).await, Ok(Ok(_)))
+}
 
 impl Manager {
     /// Waits, not for ever, until it is known what a pod is that gets an endpoint, and its labels have a number: the first pod with such
     /// labels may wait for the API server. A pod that worked as something else at first would lose what others send to it.
-    pub async fn expect(&self, pod: &PodRef) {
+    pub async fn expect(&self, pod: &PodRef, server: Option<&Client>) {
         let pods = &self.tables.pods;
         let labels = |snapshot: &Snapshot| {
             let object = pod_of(&self.tables, snapshot, pod);
@@ -28,8 +39,15 @@ impl Manager {
         let heard = |snapshot: &Snapshot| {
             (pods.initialized(snapshot) || labels(snapshot).is_some()).then_some(())
         };
-        let _ = tokio::time::timeout(NEW_AGENT, self.once(heard)).await;
-        if let Ok(labels) = tokio::time::timeout(NEW_POD, self.once(labels)).await {
+        let _ = timeout(NEW_AGENT, self.once(heard)).await;
+        let mut told = timeout(NEW_POD, self.once(labels)).await;
+        if told.is_err()
+            && let Some(server) = server
+            && has(server, pod).await
+        {
+            told = timeout(LATE_POD, self.once(labels)).await;
+        }
+        if let Ok(labels) = told {
             // The endpoint's creation looks for it itself.
             let _ = self.identities.wait(&labels, pod, NEW_LABELS).await;
         }

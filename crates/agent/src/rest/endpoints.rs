@@ -130,7 +130,8 @@ pub(super) async fn create(
         .map_err(|error: String| ApiError::bad_request(error))?;
     let request: EndpointRequest = body(raw).await?;
     // Not on a thread for what blocks: others need those meanwhile.
-    agent.manager.expect(&pod_ref(&request)).await;
+    let pod = pod_ref(&request);
+    agent.manager.expect(&pod, agent.server.get()).await;
     agent.policy.begun().await;
     let endpoint = blocking(move || {
         let endpoint = agent.manager.create(attachment, &request)?;

@@ -487,6 +487,8 @@ async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     watcher.follow::<crd::CiliumEndpointSlice, _>(&tables.endpoint_slices, Presence::Always);
     let nodes: Api<k8s::Node> = Api::all(client.clone());
     nodes.get("n1").await.unwrap();
+    let pods: Api<k8s::Pod> = Api::namespaced(client.clone(), "default");
+    assert!(pods.get_opt("p").await.unwrap().is_none());
     let own = Objects::of(&client, &kind("CiliumNode"));
     own.create(json!({"metadata": {"name": "n1"}, "spec": {}}))
         .await
