@@ -189,16 +189,49 @@ impl<'a> Model<'a> {
             Direction::Ingress => subject,
             Direction::Egress => remote,
         };
-        self.peers_match(&entry.peers, remote) && traffic_matches(&entry.traffic, receiver, packet)
+        self.peers_match(entry, direction, subject, remote)
+            && traffic_matches(&entry.traffic, receiver, packet)
     }
 
-    /// True if one of the peers is `remote`.
+    /// True if one of the entry's peers is `remote`, and that has what it must have besides.
     #[must_use]
-    pub fn peers_match(&self, peers: &Peers, remote: &End<'_>) -> bool {
+    pub fn peers_match(
+        &self,
+        entry: &Entry,
+        direction: Direction,
+        subject: &End<'_>,
+        remote: &End<'_>,
+    ) -> bool {
+        match &entry.peers {
+            Peers::Any => true,
+            Peers::Of(list) => list.iter().any(|peer| {
+                self.peer_matches(peer, remote)
+                    && (!entry.is_required_of(peer)
+                        || self.has_required(entry.action, direction, subject, remote))
+            }),
+        }
+    }
+
+    /// True if one of the peers is `remote`, whatever that must have besides.
+    #[must_use]
+    pub fn is_named(&self, peers: &Peers, remote: &End<'_>) -> bool {
         match peers {
             Peers::Any => true,
             Peers::Of(list) => list.iter().any(|peer| self.peer_matches(peer, remote)),
         }
+    }
+
+    fn has_required(
+        &self,
+        action: Action,
+        direction: Direction,
+        subject: &End<'_>,
+        remote: &End<'_>,
+    ) -> bool {
+        self.rules(subject)
+            .flat_map(|(_, rule)| &rule.section(direction).requires)
+            .filter(|require| require.action == action)
+            .all(|require| selects(&require.selector, remote))
     }
 
     fn peer_matches(&self, peer: &Peer, remote: &End<'_>) -> bool {

@@ -253,7 +253,7 @@ fn peers_that_are_nobody(world: &World, policy: &Policy, model: &Model<'_>) -> V
                 ports: &ports,
                 address: None,
             };
-            model.peers_match(&entry.peers, &end)
+            model.is_named(&entry.peers, &end)
         });
         if !is_somebody {
             found.push(format!("{}: matches no peer that exists now", entry.path));

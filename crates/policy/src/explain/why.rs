@@ -114,7 +114,7 @@ fn near(
         .filter(|(_, entry)| entry.action == Action::Allow);
     allowing
         .filter_map(|(source, entry)| {
-            let peer = model.peers_match(&entry.peers, remote);
+            let peer = model.peers_match(entry, direction, subject, remote);
             let traffic = traffic_matches(&entry.traffic, receiver, packet);
             let miss = match (peer, traffic) {
                 (true, false) => Miss::Traffic,

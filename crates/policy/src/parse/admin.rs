@@ -83,8 +83,8 @@ fn section(
         entries.push(entry(context, &item, direction, tier)?);
     }
     Ok(Section {
-        default_deny: false,
         entries,
+        ..Section::default()
     })
 }
 

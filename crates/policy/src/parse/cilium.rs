@@ -1,7 +1,8 @@
 //! CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy.
 use super::{Context, Result, cursor::At, icmp, peers, ports, selectors};
 use crate::rule::{
-    Action, Direction, Entry, Peers, PolicyKind, Rule, Section, SubjectSelector, Tier, Traffic,
+    Action, Direction, Entry, Peers, PolicyKind, Require, Rule, Section, SubjectSelector, Tier,
+    Traffic,
 };
 
 const RULE: [&str; 9] = [
@@ -100,12 +101,14 @@ fn section(
         Direction::Ingress => ("ingress", "ingressDeny"),
         Direction::Egress => ("egress", "egressDeny"),
     };
-    let mut entries = Vec::new();
+    let (mut entries, mut requires) = (Vec::new(), Vec::new());
     let mut given = 0;
     for (name, action) in [(allow, Action::Allow), (deny, Action::Deny)] {
         for item in rule.list(name)?.unwrap_or_default() {
             given += 1;
             entries.extend(entry(context, &item, direction, action, of_nodes)?);
+            let required = peers::required(context, &item, direction)?.into_iter();
+            requires.extend(required.map(|selector| Require { action, selector }));
         }
     }
     Ok(Section {
@@ -113,6 +116,7 @@ fn section(
             .filter(|_| !context.options.always_default_deny)
             .unwrap_or(given > 0),
         entries,
+        requires,
     })
 }
 
@@ -146,6 +150,8 @@ fn entry(
     authentication(context, at)?;
     let (peers, traffic) = match (peers, traffic) {
         (None, None) => return Ok(None),
+        // What is required says nothing by itself, not even of the ports that stand beside it.
+        (None, _) if !peers::required(context, at, direction)?.is_empty() => return Ok(None),
         (peers, traffic) => (peers.unwrap_or(Peers::Any), traffic.unwrap_or(Traffic::All)),
     };
     Ok(Some(Entry {

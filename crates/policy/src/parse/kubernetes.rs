@@ -27,6 +27,7 @@ pub(super) fn rule(context: &Context, root: &At<'_>) -> Result<Rule> {
                 .iter()
                 .map(|item| entry(context, item, direction))
                 .collect::<Result<_>>()?,
+            ..Section::default()
         })
     };
     Ok(Rule {

@@ -6,7 +6,7 @@ use crate::rule::{
 };
 use ipnet::IpNet;
 
-/// The members that say who the other side is, for ingress.
+/// The members that say who the other side is, for ingress, and last what it must have besides.
 const INGRESS: [&str; 7] = [
     "fromEndpoints",
     "fromEntities",
@@ -24,8 +24,8 @@ const EGRESS: [&str; 8] = [
     "toCIDRSet",
     "toNodes",
     "toGroups",
-    "toRequires",
     "toServices",
+    "toRequires",
 ];
 
 pub(super) fn fields(direction: Direction) -> &'static [&'static str] {
@@ -35,11 +35,27 @@ pub(super) fn fields(direction: Direction) -> &'static [&'static str] {
     }
 }
 
+/// What the other side must have, whoever entries say that it is.
+pub(super) fn required(
+    context: &Context,
+    at: &At<'_>,
+    direction: Direction,
+) -> Result<Vec<LabelSelector>> {
+    let Some(name) = fields(direction).last() else {
+        return Ok(Vec::new());
+    };
+    let items = at.list(name)?.unwrap_or_default();
+    items
+        .iter()
+        .map(|item| selectors::peer(context, item))
+        .collect()
+}
+
 /// Who the other side is; none where the entry does not say.
 pub(super) fn peers(context: &Context, at: &At<'_>, direction: Direction) -> Result<Option<Peers>> {
     let mut found: Option<(At<'_>, &str)> = None;
     let names = fields(direction).iter().chain(&["toFQDNs"]).copied();
-    for name in names {
+    for name in names.filter(|name| !name.ends_with("Requires")) {
         let Some(member) = at.get(name) else {
             continue;
         };
@@ -74,17 +90,9 @@ pub(super) fn peers(context: &Context, at: &At<'_>, direction: Direction) -> Res
                 l7::name(item)?;
                 context.not_enforced(item, "rules by name are", "toCIDR, toEndpoints, toEntities");
             }
-            "Groups" => {
+            _ => {
                 item.fields(&["aws"])?;
                 context.not_enforced(item, "groups of cloud providers are", "toCIDRSet");
-            }
-            _ => {
-                selectors::peer(context, item)?;
-                context.not_enforced(
-                    item,
-                    "labels that all peers must have are",
-                    "the same labels in every selector of peers",
-                );
             }
         }
     }

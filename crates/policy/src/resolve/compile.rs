@@ -18,6 +18,8 @@ pub(super) type Named = (String, Option<Protocol>);
 pub(super) struct Term<S> {
     /// None for anybody.
     pub(super) peers: Option<Box<[S]>>,
+    /// Peers must have besides what rules about the subject require.
+    pub(super) guarded: bool,
     pub(super) l4: Box<[L4]>,
     pub(super) named: Box<[Named]>,
     pub(super) precedence: Precedence,
@@ -47,41 +49,53 @@ pub(super) fn section(
     place: impl Fn(u16) -> RuleRef,
     used: &mut BTreeSet<IpNet>,
 ) -> Vec<Term<Selector>> {
-    let entries = &rule.section(direction).entries;
+    let section = rule.section(direction);
+    for require in &section.requires {
+        note_ranges(&require.selector, used);
+    }
     (0_u16..)
-        .zip(entries)
-        .map(|(index, entry)| term(names, entry, place(index), used))
+        .zip(&section.entries)
+        .flat_map(|(index, entry)| terms(names, entry, place(index), used))
         .collect()
 }
 
-fn term(
+/// The terms of an entry: one for peers of whom more may be required, one for others.
+fn terms(
     names: &Names<'_>,
     entry: &Entry,
     source: RuleRef,
     used: &mut BTreeSet<IpNet>,
-) -> Term<Selector> {
-    let peers = match &entry.peers {
-        Peers::Any => None,
-        Peers::Of(list) => {
-            let mut all: Vec<Selector> = list
-                .iter()
-                .flat_map(|peer| selectors(names, peer, used))
-                .map(|selector| Selector::new(&selector))
-                .collect();
-            all.sort_unstable();
-            all.dedup();
-            Some(all.into())
-        }
-    };
+) -> Vec<Term<Selector>> {
     let (l4, named) = traffic(&entry.traffic);
-    Term {
+    let term = |peers, guarded| Term {
         peers,
-        l4: l4.into(),
-        named: named.into(),
+        guarded,
+        l4: l4.clone().into(),
+        named: named.clone().into(),
         precedence: Precedence::of(entry.tier, entry.action),
         action: entry.action,
         source,
+    };
+    let Peers::Of(list) = &entry.peers else {
+        return vec![term(None, false)];
+    };
+    let (guarded, free): (Vec<&Peer>, Vec<&Peer>) =
+        list.iter().partition(|peer| entry.is_required_of(peer));
+    let mut selected = |peers: &[&Peer]| -> Box<[Selector]> {
+        let all = peers.iter().flat_map(|peer| selectors(names, peer, used));
+        let mut all: Vec<Selector> = all.map(|selector| Selector::new(&selector)).collect();
+        all.sort_unstable();
+        all.dedup();
+        all.into()
+    };
+    let mut terms = Vec::new();
+    if !guarded.is_empty() {
+        terms.push(term(Some(selected(&guarded)), true));
     }
+    if !free.is_empty() || guarded.is_empty() {
+        terms.push(term(Some(selected(&free)), false));
+    }
+    terms
 }
 
 /// The prefixes that a rule's peers need identities for.
@@ -89,6 +103,9 @@ pub(super) fn prefixes_of(names: &Names<'_>, rule: &Rule) -> BTreeSet<IpNet> {
     let mut used = BTreeSet::new();
     for peer in all_peers(rule) {
         selectors(names, peer, &mut used);
+    }
+    for require in rule.sections.iter().flat_map(|section| &section.requires) {
+        note_ranges(&require.selector, &mut used);
     }
     used
 }

@@ -8,7 +8,7 @@ use super::writes;
 use crate::Settings;
 use crate::kernel::{Key, Verdict};
 use crate::labels::Facts;
-use crate::rule::{CidrGroup, Direction, NamedPorts, Policy, PolicyName, Service};
+use crate::rule::{Action, CidrGroup, Direction, NamedPorts, Policy, PolicyName, Service};
 use crate::selector::{SelectorId, SelectorTable};
 use ipnet::IpNet;
 use model::Labels;
@@ -51,6 +51,8 @@ pub(super) struct Compiled {
     pub(super) of_nodes: bool,
     pub(super) default_deny: [bool; 2],
     pub(super) terms: [Vec<Term<SelectorId>>; 2],
+    /// What peers must have besides, of entries that allow or deny.
+    pub(super) requires: [Vec<(Action, SelectorId)>; 2],
     pub(super) prefixes: BTreeSet<IpNet>,
 }
 

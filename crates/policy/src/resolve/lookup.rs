@@ -153,12 +153,10 @@ impl Engine {
             let Some(policy) = self.policies.get(policy) else {
                 continue;
             };
-            for id in rule
-                .terms
-                .iter()
-                .flatten()
-                .flat_map(|term| term.peers.iter().flatten())
-            {
+            let terms = rule.terms.iter().flatten();
+            let peers = terms.flat_map(|term| term.peers.iter().flatten());
+            let required = rule.requires.iter().flatten().map(|(_, selector)| selector);
+            for id in peers.chain(required) {
                 if let Some(selector) = self.peers.get(*id) {
                     users.entry(selector).or_default().insert(&policy.name);
                 }

@@ -5,7 +5,8 @@ use super::engine::{Change, Compiled, Dirty, Engine, RuleId};
 use super::subjects::{Side, TermId};
 use crate::kernel::ANYBODY;
 use crate::rule::{
-    Direction, NamedPorts, Peer, Policy, PolicyName, Rule, Service, SubjectSelector,
+    Action, Direction, NamedPorts, Peer, Policy, PolicyName, Require, Rule, Service,
+    SubjectSelector,
 };
 use crate::selector::{Selector, SelectorId, SelectorTable};
 use ipnet::IpNet;
@@ -163,6 +164,14 @@ impl Engine {
             SubjectSelector::Nodes(selector) => (selector, true),
         };
         let subject = self.about.acquire(Selector::new(selector));
+        let requires = Direction::BOTH.map(|direction| {
+            let all = rule.section(direction).requires.iter();
+            let intern = |require: &Require| {
+                let selector = Selector::new(&require.selector);
+                (require.action, self.peers.acquire(selector))
+            };
+            all.map(intern).collect::<Vec<_>>()
+        });
         let terms = terms.map(|terms| {
             let terms = terms.into_iter().map(|term| self.intern(term));
             terms.collect::<Vec<_>>()
@@ -172,6 +181,7 @@ impl Engine {
             of_nodes,
             default_deny: Direction::BOTH.map(|direction| rule.section(direction).default_deny),
             terms,
+            requires,
             prefixes,
         }
     }
@@ -185,6 +195,7 @@ impl Engine {
         });
         Term {
             peers,
+            guarded: term.guarded,
             l4: term.l4,
             named: term.named,
             precedence: term.precedence,
@@ -210,6 +221,9 @@ impl Engine {
             for selector in term.peers.iter().flatten() {
                 self.peers.release(*selector);
             }
+        }
+        for (_, selector) in rule.requires.iter().flatten() {
+            self.peers.release(*selector);
         }
         self.about.release(rule.subject);
     }
@@ -282,6 +296,9 @@ impl Engine {
             for (index, term) in (0_u16..).zip(&rule.terms[at]) {
                 edit.term((id, index), term);
             }
+            for required in &rule.requires[at] {
+                edit.require(*required);
+            }
             if direction == Direction::Egress {
                 if side.any_named.is_empty() {
                     self.any_named.remove(&number);
@@ -333,16 +350,41 @@ impl Edit<'_> {
             self.dirty.remotes.extend(self.peers.matched(*selector));
             let terms = self.side.by_selector.entry(*selector).or_default();
             edit(terms, place, self.attach);
-            let users = self.users.entry(*selector).or_default();
             if terms.is_empty() {
                 self.side.by_selector.remove(selector);
-                users.remove(&self.key);
-            } else {
-                users.insert(self.key);
             }
-            if users.is_empty() {
-                self.users.remove(selector);
-            }
+            self.note_use(*selector);
+        }
+    }
+
+    /// What is required of the peers of all guarded terms.
+    fn require(&mut self, required: (Action, SelectorId)) {
+        let count = self.side.requires.entry(required).or_default();
+        if self.attach {
+            *count += 1;
+        } else {
+            *count = count.saturating_sub(1);
+        }
+        if *count == 0 {
+            self.side.requires.remove(&required);
+        }
+        self.dirty.all = true;
+        self.note_use(required.1);
+    }
+
+    /// Notes whether the side depends on whom a selector matches.
+    fn note_use(&mut self, selector: SelectorId) {
+        let mut required = self.side.requires.keys();
+        let is_used = self.side.by_selector.contains_key(&selector)
+            || required.any(|(_, own)| *own == selector);
+        let users = self.users.entry(selector).or_default();
+        if is_used {
+            users.insert(self.key);
+        } else {
+            users.remove(&self.key);
+        }
+        if users.is_empty() {
+            self.users.remove(&selector);
         }
     }
 }

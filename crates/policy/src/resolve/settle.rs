@@ -131,11 +131,19 @@ impl Engine {
             said.push(built_in(Precedence::LOCALHOST));
         }
         let side = &ask.state.sides[ask.direction.index()];
+        let matching = self.peers.matching(remote);
+        let lacks = |term: &Term<SelectorId>| {
+            let mut required = side.requires.keys();
+            let is_lacking = |(action, selector): &(Action, SelectorId)| {
+                *action == term.action && !matching.contains(selector)
+            };
+            term.guarded && required.any(is_lacking)
+        };
         let mut add = |term: &TermId, with_l4: bool| {
             cost.terms += 1;
             if let Some(term) = self.term(*term, ask.direction) {
                 let before_baseline = ask.enforcement == Enforcement::DefaultDeny;
-                if !(before_baseline && term.precedence.is_baseline()) {
+                if !(before_baseline && term.precedence.is_baseline() || lacks(term)) {
                     self.add_term(ask, term, remote, with_l4, &mut said);
                 }
             }
@@ -144,7 +152,7 @@ impl Engine {
             side.any.iter().for_each(|term| add(term, true));
             return said;
         }
-        for selector in self.peers.matching(remote) {
+        for selector in matching {
             if let Some(terms) = side.by_selector.get(selector) {
                 terms.iter().for_each(|term| add(term, true));
             }

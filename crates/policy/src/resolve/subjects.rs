@@ -2,7 +2,7 @@
 use super::engine::RuleId;
 use crate::kernel::{L4, Value, Verdict};
 use crate::labels::{Facts, RESERVED};
-use crate::rule::{Direction, NamedPorts};
+use crate::rule::{Action, Direction, NamedPorts};
 use crate::selector::SelectorId;
 use crate::{Mode, Settings};
 use model::Labels;
@@ -79,6 +79,8 @@ pub(super) struct Side {
     pub(super) default_deny: u32,
     /// Terms by the selector of their peers.
     pub(super) by_selector: BTreeMap<SelectorId, Vec<TermId>>,
+    /// What peers of guarded terms must have, and how often that is asked for.
+    pub(super) requires: BTreeMap<(Action, SelectorId), u32>,
     /// Terms that speak of anybody.
     pub(super) any: Vec<TermId>,
     /// Those of them with ports that the peer names.

@@ -91,10 +91,14 @@ impl Policy {
     #[must_use]
     pub fn without_exceptions(&self, is_open: impl Fn(&IpNet) -> bool) -> Self {
         let mut policy = self.clone();
-        let sections = policy.rules.iter_mut().flat_map(|rule| &mut rule.sections);
-        for entry in sections.flat_map(|section| &mut section.entries) {
-            if let (Action::Allow, Peers::Of(peers)) = (entry.action, &mut entry.peers) {
-                peers.retain(|peer| !peer.exceptions().any(|net| is_open(&net)));
+        for section in policy.rules.iter_mut().flat_map(|rule| &mut rule.sections) {
+            for entry in &mut section.entries {
+                if let (Action::Allow, Peers::Of(peers)) = (entry.action, &mut entry.peers) {
+                    peers.retain(|peer| !peer.exceptions().any(|net| is_open(&net)));
+                }
+            }
+            for require in &mut section.requires {
+                require.without_ranges(&is_open);
             }
         }
         policy
@@ -195,6 +199,17 @@ pub struct Section {
     pub default_deny: bool,
     /// Allow and deny entries, in the order of the object.
     pub entries: Vec<Entry>,
+    /// What peers must have besides, see [`Entry::is_required_of`].
+    pub requires: Vec<Require>,
+}
+
+/// What peers must have besides what an entry asks for (`fromRequires`, `toRequires`). It allows and denies nothing by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Require {
+    /// Of which entries.
+    pub action: Action,
+    /// What they must have.
+    pub selector: LabelSelector,
 }
 
 /// What an entry says of the traffic that it matches.
@@ -252,6 +267,39 @@ pub struct Entry {
     pub peers: Peers,
     /// Protocols and ports.
     pub traffic: Traffic,
+}
+
+impl Entry {
+    /// True if such a peer of this entry must have what the [`Section::requires`] of all rules about its subject ask for, those
+    /// of other policies, too: it is selected by labels.
+    #[must_use]
+    pub fn is_required_of(&self, peer: &Peer) -> bool {
+        self.tier == Tier::Normal && matches!(peer, Peer::Labels(_))
+    }
+}
+
+impl Require {
+    /// While nobody can tell the addresses of `open` ranges from others, what is asked of them is taken as it lets in the fewest:
+    /// nobody has what entries that allow require, everybody what those require that deny.
+    fn without_ranges(&mut self, is_open: impl Fn(&IpNet) -> bool) {
+        let names_open = |one: &Requirement| match one {
+            Requirement::Cidr { net, .. } => is_open(net),
+            Requirement::Label { .. } => false,
+        };
+        let requirements = &mut self.selector.requirements;
+        if !requirements.iter().any(names_open) {
+            return;
+        }
+        requirements.retain(|one| !names_open(one));
+        match self.action {
+            Action::Deny => requirements.clear(),
+            Action::Allow | Action::Pass => requirements.push(Requirement::Label {
+                source: None,
+                key: String::new(),
+                test: Test::Exists,
+            }),
+        }
+    }
 }
 
 /// The other side of the traffic.

@@ -8,5 +8,6 @@ mod explain;
 mod generate;
 mod incremental;
 mod kubernetes;
+mod requires;
 mod scenarios;
 mod world;

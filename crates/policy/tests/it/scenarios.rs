@@ -8,21 +8,21 @@ use hypha_policy::{Mode, Settings};
 use serde_json::{Value, json};
 
 // Identities of `world::members`.
-const A_WEB: u32 = 1000;
-const A_WEB_X: u32 = 1001;
-const A_DB: u32 = 1002;
-const B_WEB: u32 = 1004;
+pub const A_WEB: u32 = 1000;
+pub const A_WEB_X: u32 = 1001;
+pub const A_DB: u32 = 1002;
+pub const B_WEB: u32 = 1004;
 const HOST: u32 = 1;
 const HEALTH: u32 = 4;
 const INIT: u32 = 5;
-const REMOTE_NODE: u32 = 6;
+pub const REMOTE_NODE: u32 = 6;
 const OTHER_CLUSTER: u32 = 70_000;
 
-const WEB: Packet = Packet {
+pub const WEB: Packet = Packet {
     protocol: 6,
     port: 80,
 };
-const DNS: Packet = Packet {
+pub const DNS: Packet = Packet {
     protocol: 17,
     port: 53,
 };
@@ -31,7 +31,7 @@ const PING: Packet = Packet {
     port: 8,
 };
 
-struct Case {
+pub struct Case {
     world: World,
 }
 
@@ -47,11 +47,11 @@ impl Case {
         Self { world }
     }
 
-    fn of(objects: &[Value]) -> Self {
+    pub fn of(objects: &[Value]) -> Self {
         Self::with(Settings::default(), objects)
     }
 
-    fn ask(&self, direction: Direction, subject: u32, remote: Remote, packet: Packet) -> bool {
+    pub fn ask(&self, direction: Direction, subject: u32, remote: Remote, packet: Packet) -> bool {
         let ask = Ask {
             subject,
             direction,
@@ -64,11 +64,11 @@ impl Case {
         }
     }
 
-    fn from(&self, subject: u32, remote: u32, packet: Packet) -> bool {
+    pub fn from(&self, subject: u32, remote: u32, packet: Packet) -> bool {
         self.ask(Ingress, subject, Remote::Member(remote), packet)
     }
 
-    fn to(&self, subject: u32, remote: u32, packet: Packet) -> bool {
+    pub fn to(&self, subject: u32, remote: u32, packet: Packet) -> bool {
         self.ask(Egress, subject, Remote::Member(remote), packet)
     }
 
@@ -82,7 +82,7 @@ impl Case {
     }
 }
 
-fn named(kind: &str, name: &str, namespace: Option<&str>, spec: Value) -> Value {
+pub fn named(kind: &str, name: &str, namespace: Option<&str>, spec: Value) -> Value {
     let version = match kind {
         "NetworkPolicy" => "networking.k8s.io/v1",
         kind if kind.contains("Admin") => "policy.networking.k8s.io/v1alpha1",
@@ -95,7 +95,7 @@ fn named(kind: &str, name: &str, namespace: Option<&str>, spec: Value) -> Value 
     json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec})
 }
 
-fn cnp(name: &str, spec: Value) -> Value {
+pub fn cnp(name: &str, spec: Value) -> Value {
     named("CiliumNetworkPolicy", name, Some("a"), spec)
 }
 
@@ -103,7 +103,7 @@ fn ccnp(name: &str, spec: Value) -> Value {
     named("CiliumClusterwideNetworkPolicy", name, None, spec)
 }
 
-fn port(port: &str, protocol: &str) -> Value {
+pub fn port(port: &str, protocol: &str) -> Value {
     json!([{"ports": [{"port": port, "protocol": protocol}]}])
 }
 

@@ -345,7 +345,7 @@ fn what_is_not_enforced_is_refused_with_all_its_places() {
     let listener = json!({"ports": [{"port": "81"}], "listener": {"envoyConfig": {"kind": "CiliumEnvoyConfig", "name": "e"}, "name": "l", "priority": 3}});
     let object = cnp(json!({
         "endpointSelector": {},
-        "ingress": [{"fromRequires": [{"matchLabels": {"a": "b"}}]}, {"fromEndpoints": [{}], "authentication": {"mode": "required"}}],
+        "ingress": [{"fromGroups": [{"aws": {"region": "x"}}]}, {"fromEndpoints": [{}], "authentication": {"mode": "required"}}],
         "egress": [{"toPorts": [http, dns, kafka, tls, listener]}, {"toFQDNs": [{"matchName": "example.org"}]}, {"toGroups": [{"aws": {}}]}],
     }));
     let Err(Refused::NotEnforced(problems)) = policy(&object, Options::default()) else {
@@ -358,7 +358,7 @@ fn what_is_not_enforced_is_refused_with_all_its_places() {
     assert_eq!(
         paths,
         [
-            "spec.ingress[0].fromRequires[0]",
+            "spec.ingress[0].fromGroups[0]",
             "spec.ingress[1].authentication.mode",
             "spec.egress[0].toPorts[0].rules",
             "spec.egress[0].toPorts[1].rules",

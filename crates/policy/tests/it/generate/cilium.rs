@@ -160,9 +160,31 @@ fn cilium_traffic() -> impl Strategy<Value = Option<(&'static str, Value)>> {
     ]
 }
 
+/// What all peers must have: mostly what some have, so that something is left.
+fn required() -> impl Strategy<Value = Value> {
+    let likely = select(vec![
+        json!({}),
+        json!({"matchLabels": {"app": "web"}}),
+        json!({"matchLabels": {"k8s:io.kubernetes.pod.namespace": "b"}}),
+        json!({"matchExpressions": [{"key": "io.kubernetes.pod.namespace", "operator": "Exists"}]}),
+        json!({"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}, {"key": "reserved:host", "operator": "DoesNotExist"}]}),
+        json!({"matchExpressions": [{"key": "cidr:10.0.0.0/8", "operator": "DoesNotExist"}]}),
+    ]);
+    prop_oneof![3 => likely, 1 => selector()]
+}
+
 fn cilium_entry(direction: Direction) -> impl Strategy<Value = Value> {
-    (peers(direction), cilium_traffic()).prop_map(|(peers, traffic)| {
+    let requires = prop::collection::vec(required(), 0..3);
+    let requires = prop::option::weighted(0.12, requires);
+    (peers(direction), cilium_traffic(), requires).prop_map(move |(peers, traffic, requires)| {
         let mut entry = json!({});
+        if let Some(requires) = requires {
+            let name = match direction {
+                Direction::Ingress => "fromRequires",
+                Direction::Egress => "toRequires",
+            };
+            entry[name] = json!(requires);
+        }
         if let Some((name, value)) = peers {
             entry[name] = value;
         }
