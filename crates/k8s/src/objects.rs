@@ -409,6 +409,10 @@ impl From<crd::CiliumNode> for model::CiliumNode {
                 .collect(),
             singles: parsed(ipam.pool.into_keys().chain(ipam.ipv6_pool.into_keys())),
             error: object.status.ipam.operator_status.error,
+            audit: object.metadata.annotations.as_ref().and_then(|all| {
+                let text = all.get(crd::NODE_AUDIT)?;
+                text.parse().ok()
+            }),
             name: object.metadata.name.unwrap_or_default(),
             uid: object.metadata.uid.unwrap_or_default(),
             version: object.metadata.resource_version.unwrap_or_default(),

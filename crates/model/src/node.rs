@@ -77,6 +77,9 @@ pub struct CiliumNode {
     pub singles: Vec<IpAddr>,
     /// What the operator complains of.
     pub error: String,
+    /// What policies of nodes deny this node passes, and is told; none where no policy is enforced for it.
+    #[serde(default)]
+    pub audit: Option<bool>,
 }
 
 impl CiliumNode {

@@ -46,6 +46,8 @@ pub struct Say {
     pub requested: Option<BTreeMap<String, (u32, u32)>>,
     /// What is left of the pools' ranges after some were given back.
     pub allocated: Option<BTreeMap<String, Vec<IpNet>>>,
+    /// Whether what policy denies the node passes; none where no policy is enforced for it, or that is not known yet.
+    pub audit: Option<bool>,
 }
 
 /// What to say of a node.
@@ -66,6 +68,7 @@ pub fn say(mode: IpamMode, object: &Node, local: Option<&LocalNode>) -> Say {
             .map(|local| local.node.pod_cidrs.clone()),
         requested: None,
         allocated: None,
+        audit: None,
     }
 }
 
@@ -92,7 +95,15 @@ pub fn difference(row: &CiliumNode, say: &Say) -> Option<Value> {
     {
         spec["ipam"]["pools"]["allocated"] = allocations(wanted);
     }
-    (spec != json!({})).then(|| json!({"spec": spec}))
+    let mut patch = json!({});
+    if spec != json!({}) {
+        patch["spec"] = spec;
+    }
+    if row.audit != say.audit {
+        let text = say.audit.map(|audit| audit.to_string());
+        patch["metadata"] = json!({"annotations": {(crd::NODE_AUDIT): text}});
+    }
+    (patch != json!({})).then_some(patch)
 }
 
 fn addresses(say: &Say, routers: &[IpAddr]) -> Value {
@@ -290,6 +301,15 @@ impl Publisher {
     ) -> Result<Round, String> {
         let mode = self.settings.ipam;
         let mut say = say(mode, object, local.map(AsRef::as_ref));
+        let by_node = local.map(|local| {
+            local
+                .policy_audit
+                .unwrap_or(self.settings.policy_audit_mode)
+        });
+        say.audit = match by_node {
+            Some(audit) => Some(audit).filter(|_| self.settings.enable_host_firewall),
+            None => row.audit,
+        };
         let mut base = None;
         if mode == IpamMode::MultiPool {
             say.requested = Some(self.addresses.requests(&self.settings));
@@ -498,6 +518,20 @@ mod tests {
             difference(&row, &kubernetes),
             Some(json!({"spec": {"ipam": {"podCIDRs": ["10.0.1.0/24"]}}}))
         );
+        let audited = Say {
+            audit: Some(true),
+            ..cluster.clone()
+        };
+        assert_eq!(
+            difference(&row, &audited),
+            Some(json!({"metadata": {"annotations": {(crd::NODE_AUDIT): "true"}}}))
+        );
+        row.audit = Some(false);
+        assert_eq!(
+            difference(&row, &cluster),
+            Some(json!({"metadata": {"annotations": {(crd::NODE_AUDIT): null}}}))
+        );
+        row.audit = None;
         row.routers.clear();
         let patch = difference(&row, &cluster).unwrap();
         assert_eq!(patch["spec"]["addresses"][1]["type"], "CiliumInternalIP");

@@ -102,6 +102,8 @@ pub struct Node {
     pub ips: Vec<IpAddr>,
     /// Labels of the object.
     pub labels: LabelMap,
+    /// What policy denies of it passes, and is told; none where its agent does not say.
+    pub audit: Option<bool>,
 }
 
 impl World {
@@ -165,6 +167,8 @@ impl World {
             .collect();
         let nodes = list(client, "", "v1", "Node", "nodes").await?;
         self.nodes = nodes.iter().map(node).collect();
+        let agents = list(client, "cilium.io", "v2", "CiliumNode", "ciliumnodes").await?;
+        self.note_node_audits(&agents);
         let pods = list(client, "", "v1", "Pod", "pods").await?;
         self.pods = pods.iter().filter_map(|object| self.pod(object)).collect();
         self.note_audits(
@@ -215,6 +219,19 @@ impl World {
             .collect();
         for pod in &mut self.pods {
             pod.audit = audits.get(&(&*pod.namespace, &*pod.name)).copied();
+        }
+    }
+
+    /// Takes from what agents say of their nodes whether policy only watches these.
+    pub fn note_node_audits(&mut self, objects: &[Value]) {
+        for object in objects {
+            let metadata = &object["metadata"];
+            let name = metadata["name"].as_str();
+            let says = metadata["annotations"][k8s::crd::NODE_AUDIT].as_str();
+            let nodes = self.nodes.iter_mut();
+            for node in nodes.filter(|node| Some(&*node.name) == name) {
+                node.audit = says.and_then(|text| text.parse().ok());
+            }
         }
     }
 
@@ -445,6 +462,7 @@ fn node(object: &Value) -> Node {
         .into_iter()
         .flatten();
     Node {
+        audit: None,
         name: text(&object["metadata"]["name"]),
         ips: addresses
             .filter_map(|address| address["address"].as_str()?.parse().ok())

@@ -88,7 +88,8 @@ impl<'a> Place<'a> {
     }
 
     /// Who has an address.
-    fn at(address: IpAddr, world: &'a World) -> Self {
+    #[must_use]
+    pub fn at(address: IpAddr, world: &'a World) -> Self {
         let pod = world.pods.iter().find(|pod| pod.ips.contains(&address));
         let node = world.nodes.iter().find(|node| node.ips.contains(&address));
         match (pod, node) {
@@ -115,6 +116,7 @@ impl<'a> Place<'a> {
     pub fn is_audited(&self, world: &World) -> bool {
         match self {
             Self::Pod(pod) => pod.audit.unwrap_or(world.audit),
+            Self::Node(node) => node.audit.unwrap_or(world.audit),
             _ => world.audit,
         }
     }
@@ -291,6 +293,7 @@ mod tests {
                 name: "n1".into(),
                 ips: vec!["192.0.2.11".parse().unwrap()],
                 labels: map(&[("zone", "z")]),
+                audit: None,
             }],
             ..World::default()
         };

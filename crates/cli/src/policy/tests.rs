@@ -8,7 +8,7 @@ use serde_json::json;
 use super::cluster::{Node, Pod, World};
 use super::{check, diff, files, manifest, why};
 
-const RULE: &str = r#"apiVersion: "cilium.io/v2"
+pub(super) const RULE: &str = r#"apiVersion: "cilium.io/v2"
 kind: CiliumNetworkPolicy
 metadata:
   name: "rule1"
@@ -35,7 +35,7 @@ fn map(pairs: &[(&str, &str)]) -> LabelMap {
         .collect()
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let settings = [("enable-ipv4", "true"), ("enable-ipv6", "false")];
     let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
     let mut world = World::with_settings(&settings.into()).unwrap();
@@ -43,7 +43,7 @@ fn world() -> World {
     let node = |name: &str, ip: &str| Node {
         name: name.into(),
         ips: vec![ip.parse().unwrap()],
-        labels: map(&[]),
+        ..Node::default()
     };
     world.nodes = vec![node("n1", "192.0.2.11"), node("n2", "192.0.2.12")];
     let ships = [
@@ -74,11 +74,11 @@ fn world() -> World {
     world
 }
 
-fn documents(text: &str) -> Vec<files::Document> {
+pub(super) fn documents(text: &str) -> Vec<files::Document> {
     files::documents("rule.yaml", text).unwrap()
 }
 
-fn with(text: &str) -> World {
+pub(super) fn with(text: &str) -> World {
     let mut world = world();
     manifest::apply(&documents(text), &mut world).unwrap();
     world
@@ -130,6 +130,29 @@ fn why_knows_what_is_only_watched() {
     assert_eq!(verdict(&world), "80/TCP: denied");
     world.node_files = "/etc/policies".to_owned();
     assert!(ask(&world, "default/xwing default/deathstar-1").contains("Note: nodes may have"));
+}
+
+#[test]
+fn why_knows_which_nodes_are_only_watched() {
+    let rule = "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: nodes}\nspec: {nodeSelector: {}, ingress: [{fromEntities: [cluster]}]}\n";
+    let mut world = world();
+    world.host_firewall = true;
+    manifest::apply(&documents(rule), &mut world).unwrap();
+    let verdict = |world: &World, node: &str| {
+        let says = ask(world, &format!("203.0.113.9 node/{node} 22/TCP"));
+        says.lines().nth(2).unwrap_or_default().to_owned()
+    };
+    let audited = "22/TCP: denied, but passes: audit mode is on for who denies it";
+    assert_eq!(verdict(&world, "n1"), "22/TCP: denied");
+    let says = |name: &str, audit: &str| json!({"metadata": {"name": name, "annotations": {"network.cilium.io/policy-audit-mode": audit}}});
+    world.note_node_audits(&[says("n1", "true"), json!({"metadata": {"name": "n2"}})]);
+    assert_eq!(verdict(&world, "n1"), audited);
+    assert_eq!(verdict(&world, "n2"), "22/TCP: denied");
+    // What a node says of itself counts more than what holds for all.
+    world.audit = true;
+    world.note_node_audits(&[says("n1", "false")]);
+    assert_eq!(verdict(&world, "n1"), "22/TCP: denied");
+    assert_eq!(verdict(&world, "n2"), audited);
 }
 
 #[test]

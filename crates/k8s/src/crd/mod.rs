@@ -22,7 +22,7 @@ pub use identity::CiliumIdentity;
 pub use install::{InstallError, Installed, install};
 pub use node::{
     CiliumNode, CiliumNodeSpec, CiliumNodeStatus, Encryption, IpUse, IpamSpec, IpamStatus,
-    NeededIps, NodeAddress, OperatorStatus, PoolAllocation, PoolRequest, Pools,
+    NODE_AUDIT, NeededIps, NodeAddress, OperatorStatus, PoolAllocation, PoolRequest, Pools,
 };
 pub use node_config::{
     CiliumNodeConfig, CiliumNodeConfigSpec, LabelSelector, LabelSelectorRequirement,

@@ -32,6 +32,9 @@ pub(super) const CRD: Crd = Crd {
     schema,
 };
 
+/// Annotation of a node whose own traffic policies are about: whether it passes what they deny (`true`), or does not (`false`).
+pub const NODE_AUDIT: &str = "network.cilium.io/policy-audit-mode";
+
 /// A node as the agents see it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

@@ -164,8 +164,13 @@ fn locked(theatre: &mut Theatre, sh: &Shell) {
     theatre.stage.cluster.wait_replaced("node2", Some(&old));
     wait_in_force(&theatre.stage, &created);
     sh.has(&format!("{dbg} endpoint list"), &["Disabled (Audit)"]);
+    // Nothing passes, as far as the answer's status is concerned.
+    let why = "hypha policy why --name $LAB a/x node/node2 7080/TCP || true";
+    sh.until(why, &["denied, but passes: audit mode is on"]);
     theatre.expect("the node is audited after a restart", &audited);
     sh.ok(&format!("{dbg} endpoint config 1 PolicyAuditMode=Disabled"));
+    let why = "hypha policy why --name $LAB a/x node/node2 7080/TCP | grep -v passes";
+    sh.until(why, &["7080/TCP: denied"]);
     theatre.expect("the node is no longer audited", &rules);
     theatre.server.delete(&created);
     wait_in_force(&theatre.stage, &[]);
