@@ -13,7 +13,6 @@ use model::Node;
 use runtime::settings::{Keyed, Loaded, Remote, Settings, load_all};
 use std::{
     fs, io,
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -182,15 +181,7 @@ fn save(path: &Path, remote: &Remote) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         state::private_dir(dir).map_err(io::Error::other)?;
     }
-    let temporary = path.with_extension("json.tmp");
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    io::Write::write_all(&mut file, &serde_json::to_vec(remote)?)?;
-    fs::rename(temporary, path)
+    state::replace(path, &serde_json::to_vec(remote)?)
 }
 
 #[cfg(test)]

@@ -201,17 +201,24 @@ impl Inner {
                 .map(AsRef::as_ref)
                 .collect(),
         };
-        let text = serde_json::to_vec(&state)?;
-        let temporary = self.path.with_extension("json.tmp");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        io::Write::write_all(&mut file, &text)?;
-        fs::rename(&temporary, &self.path)
+        replace(&self.path, &serde_json::to_vec(&state)?)
     }
+}
+
+/// Writes a file that only root can read, so that readers see what was there before or all of this.
+///
+/// # Errors
+/// It cannot be written.
+pub fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("json.tmp");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    io::Write::write_all(&mut file, text)?;
+    fs::rename(&temporary, path)
 }
 
 /// [`State`] without copying the rows.

@@ -26,9 +26,12 @@ pub struct PolicyInfo {
     pub uid: String,
     /// `k8s` or the path of a file.
     pub source: String,
-    /// Why it is refused as a whole; empty for one that is in force.
+    /// Why it is refused as a whole, as it stands; empty for one that is in force.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<PolicyProblem>,
+    /// It is refused as it stands, and its last version that was not stays in force; rules, labels and endpoints are that one's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub former: bool,
     /// The labels by which users find its rules.
     #[serde(default)]
     pub labels: Vec<String>,
@@ -173,6 +176,9 @@ pub struct PolicyStatus {
     /// Policies refused.
     #[serde(default)]
     pub refused: u64,
+    /// Those of them whose last version that was not refused stays in force.
+    #[serde(default)]
+    pub former: u64,
     /// Identities known.
     #[serde(default)]
     pub identities: u64,

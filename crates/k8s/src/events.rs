@@ -25,7 +25,7 @@ pub struct About {
     /// Its kind.
     pub kind: &'static str,
     /// Group and version of its kind.
-    pub api_version: &'static str,
+    pub api_version: String,
     /// Empty for objects that belong to none.
     pub namespace: String,
     /// Its name.
@@ -153,7 +153,7 @@ mod tests {
     fn the_same_event_has_the_same_name() {
         let about = |uid: &str| About {
             kind: "CiliumNode",
-            api_version: "cilium.io/v2",
+            api_version: "cilium.io/v2".to_owned(),
             namespace: String::new(),
             name: "n1".to_owned(),
             uid: uid.to_owned(),

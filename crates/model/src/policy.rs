@@ -1,12 +1,12 @@
 //! Policies as they stand in the API server or a file, and what they refer to by name. Nothing of a policy is understood
 //! here: whoever enforces it reads its text.
 use crate::{Service, Text};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use tables::{Db, DuplicateTable, Row, Table, TableDef};
 
 /// A policy, or a group of address ranges, without its status.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyObject {
     /// `namespace/name`, or the name of what has no namespace. Of a file: its path and the place in it.
     pub key: Text,

@@ -101,7 +101,7 @@ pub async fn tell_by(client: &Client, settings: &OperatorSettings, why: &str) {
     if let Ok(Ok(Some(map))) = found {
         let about = About {
             kind: "ConfigMap",
-            api_version: "v1",
+            api_version: "v1".to_owned(),
             namespace: namespace.clone(),
             name: name.clone(),
             uid: map.metadata.uid.unwrap_or_default(),

@@ -149,7 +149,7 @@ impl Giver {
             let row = self.context.tables.pools.get(snapshot, pool);
             let about = About {
                 kind: "CiliumPodIPPool",
-                api_version: "cilium.io/v2alpha1",
+                api_version: "cilium.io/v2alpha1".to_owned(),
                 namespace: String::new(),
                 name: pool.clone(),
                 uid: row.map(|row| row.uid.clone()).unwrap_or_default(),
@@ -240,7 +240,7 @@ async fn perform(
             Ok(Ok(object)) if !write.plan.error.is_empty() => {
                 let about = About {
                     kind: "CiliumNode",
-                    api_version: "cilium.io/v2",
+                    api_version: "cilium.io/v2".to_owned(),
                     namespace: String::new(),
                     name: name.clone(),
                     uid: object.metadata.uid.unwrap_or_default(),

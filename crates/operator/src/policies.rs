@@ -1,5 +1,6 @@
-//! Whether policies can be used: the condition `Valid` of Cilium's kinds, and an event for those of Kubernetes, which have no
-//! place for it. One process says so for the cluster, by the parsers that the agents use; an agent writes nothing.
+//! Whether policies can be used: the condition `Valid` of Cilium's kinds, and an event for those of Kubernetes and for groups of
+//! ranges, which have no place for it. One process says so for the cluster, by the parsers that the agents use; an agent writes
+//! nothing.
 use crate::controller::Context;
 use futures::{StreamExt, stream};
 use k8s::{
@@ -7,12 +8,15 @@ use k8s::{
     crd::Crd,
     error::{is_not_found, says},
     events::About,
-    policy::{Cilium, Clusterwide, Kind, Kubernetes, Object, Said},
+    policy::{Cilium, Clusterwide, Group, Kind, Kubernetes, Object, Said},
     write::Objects,
 };
 use k8s_openapi::jiff::Timestamp;
 use model::{PolicyObject, Text};
-use policy::{parse, rule::PolicyKind};
+use policy::{
+    parse::{self, Refused},
+    rule::PolicyKind,
+};
 use runtime::{health::Component, stop::Stop};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -29,6 +33,8 @@ const REST: Duration = Duration::from_millis(50);
 /// Until what could not be written is tried again.
 const AGAIN: Duration = Duration::from_secs(2);
 const VALID: &str = "the policy can be used";
+/// Nodes do not undo what they enforce because of a version that they refuse.
+const KEPT: &str = "nodes go on enforcing the last version that they accepted, if there was one";
 
 /// A policy, and what its status says of it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -62,6 +68,7 @@ struct Known {
     cilium: Table<Judged>,
     clusterwide: Table<Judged>,
     kubernetes: Table<Judged>,
+    groups: Table<Judged>,
 }
 
 impl Known {
@@ -76,6 +83,7 @@ impl Known {
             cilium: table("cilium-network-policies")?,
             clusterwide: table("cilium-clusterwide-network-policies")?,
             kubernetes: table("network-policies")?,
+            groups: table("cidr-groups")?,
             db,
         })
     }
@@ -92,20 +100,19 @@ pub(crate) async fn judge(context: Context, stop: Stop) {
     watcher.follow::<Object<Cilium>, _>(&known.cilium, Presence::Optional);
     watcher.follow::<Object<Clusterwide>, _>(&known.clusterwide, Presence::Optional);
     watcher.follow::<Object<Kubernetes>, _>(&known.kubernetes, Presence::Always);
+    watcher.follow::<Object<Group>, _>(&known.groups, Presence::Optional);
     let mut kinds = [
-        Followed::new(&known.db, &known.cilium, PolicyKind::CiliumNetworkPolicy),
-        Followed::new(
-            &known.db,
-            &known.clusterwide,
-            PolicyKind::CiliumClusterwideNetworkPolicy,
-        ),
-        Followed::new(&known.db, &known.kubernetes, PolicyKind::NetworkPolicy),
+        Followed::of::<Cilium>(&known.db, &known.cilium),
+        Followed::of::<Clusterwide>(&known.db, &known.clusterwide),
+        Followed::of::<Kubernetes>(&known.db, &known.kubernetes),
+        Followed::of::<Group>(&known.db, &known.groups),
     ];
     let watch = known
         .cilium
         .watch()
         .and(known.clusterwide.watch())
-        .and(known.kubernetes.watch());
+        .and(known.kubernetes.watch())
+        .and(known.groups.watch());
     let options = parse::Options {
         node_selector_labels: context.settings.enable_node_selector_labels,
         ..parse::Options::default()
@@ -135,7 +142,7 @@ pub(crate) async fn judge(context: Context, stop: Stop) {
     }
 }
 
-fn tell(health: &Component, kinds: &[Followed; 3], open: usize) {
+fn tell(health: &Component, kinds: &[Followed], open: usize) {
     let invalid: usize = kinds.iter().map(|kind| kind.invalid.len()).sum();
     if open > 0 {
         health.degraded(format!(
@@ -146,9 +153,50 @@ fn tell(health: &Component, kinds: &[Followed; 3], open: usize) {
     }
 }
 
+/// Which objects are judged, and where that is said.
+#[derive(Clone, Copy, Debug)]
+struct Which {
+    kind: &'static str,
+    group: &'static str,
+    version: &'static str,
+    /// None for groups of ranges.
+    policy: Option<PolicyKind>,
+}
+
+impl Which {
+    fn of<K: Kind>() -> Self {
+        let [group, version, _] = K::PLACE;
+        let kinds = [
+            PolicyKind::CiliumNetworkPolicy,
+            PolicyKind::CiliumClusterwideNetworkPolicy,
+            PolicyKind::NetworkPolicy,
+        ];
+        Self {
+            kind: K::KIND,
+            group,
+            version,
+            policy: kinds.into_iter().find(|kind| kind.text() == K::KIND),
+        }
+    }
+
+    /// The definition of the kind, where its status has the condition.
+    fn with_condition(self) -> Option<&'static Crd> {
+        let mut all = k8s::crd::ALL.iter();
+        all.find(|crd| crd.kind == self.kind && self.policy.is_some())
+    }
+
+    fn check(self, object: &PolicyObject, options: parse::Options) -> Result<(), Refused> {
+        let value: Value = serde_json::from_str(&object.json).unwrap_or_default();
+        match self.policy {
+            Some(kind) => parse::policy_of_kind(kind, &value, options).map(drop),
+            None => parse::cidr_group(&value).map(drop),
+        }
+    }
+}
+
 /// One kind.
 struct Followed {
-    kind: PolicyKind,
+    which: Which,
     tracker: ChangeTracker<Judged>,
     /// What is to be written.
     open: BTreeMap<Text, Verdict>,
@@ -163,9 +211,9 @@ struct Verdict {
 }
 
 impl Followed {
-    fn new(db: &Db, table: &Table<Judged>, kind: PolicyKind) -> Self {
+    fn of<K: Kind>(db: &Db, table: &Table<Judged>) -> Self {
         Self {
-            kind,
+            which: Which::of::<K>(),
             tracker: db.track(table),
             open: BTreeMap::new(),
             invalid: BTreeSet::new(),
@@ -182,14 +230,14 @@ impl Followed {
             if change.kind == ChangeKind::Delete {
                 continue;
             }
-            let said = verdict(self.kind, &row.object, options);
+            let said = verdict(self.which, &row.object, options);
             if !said.valid {
                 self.invalid.insert(key.clone());
             }
-            // A policy of Kubernetes has no condition: only what is wrong with it is told.
-            let told = match self.kind {
-                PolicyKind::NetworkPolicy => said.valid,
-                _ => row.said.as_ref() == Some(&said),
+            // Where there is no condition, only what is wrong is told.
+            let told = match self.which.with_condition() {
+                None => said.valid,
+                Some(_) => row.said.as_ref() == Some(&said),
             };
             if !told {
                 let uid = row.uid.clone();
@@ -200,10 +248,10 @@ impl Followed {
 
     /// Writes what is open; what fails stays open.
     async fn write(&mut self, context: &Context) {
-        let kind = self.kind;
+        let which = self.which;
         let open = std::mem::take(&mut self.open);
         let writes = open.into_iter().map(async |(key, verdict)| {
-            let done = say(context, kind, &key, &verdict).await;
+            let done = say(context, which, &key, &verdict).await;
             (!done).then_some((key, verdict))
         });
         let failed = stream::iter(writes).buffer_unordered(WRITES);
@@ -212,31 +260,26 @@ impl Followed {
 }
 
 /// What the parsers say of an object.
-fn verdict(kind: PolicyKind, object: &PolicyObject, options: parse::Options) -> Said {
-    let value: Value = serde_json::from_str(&object.json).unwrap_or_default();
-    match parse::policy_of_kind(kind, &value, options) {
-        Ok(_) => Said {
+fn verdict(which: Which, object: &PolicyObject, options: parse::Options) -> Said {
+    match which.check(object, options) {
+        Ok(()) => Said {
             valid: true,
             message: VALID.to_owned(),
         },
         Err(refused) => Said {
             valid: false,
-            message: refused.to_string(),
+            message: format!("{refused}; {KEPT}"),
         },
     }
 }
 
 /// Says it; true if that is done, or there is nobody to say it to.
-async fn say(context: &Context, kind: PolicyKind, key: &Text, verdict: &Verdict) -> bool {
+async fn say(context: &Context, which: Which, key: &Text, verdict: &Verdict) -> bool {
     let (namespace, name) = key.split_once('/').unwrap_or(("", &**key));
-    let crd = crd(kind);
     if !verdict.said.valid {
         let about = About {
-            kind: kind.text(),
-            api_version: match crd {
-                Some(_) => "cilium.io/v2",
-                None => "networking.k8s.io/v1",
-            },
+            kind: which.kind,
+            api_version: format!("{}/{}", which.group, which.version),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             uid: verdict.uid.clone(),
@@ -244,7 +287,7 @@ async fn say(context: &Context, kind: PolicyKind, key: &Text, verdict: &Verdict)
         let message = format!("refused: {}", verdict.said.message);
         context.events.warn(&about, "InvalidPolicy", &message).await;
     }
-    let Some(crd) = crd else {
+    let Some(crd) = which.with_condition() else {
         return true;
     };
     let objects = if namespace.is_empty() {
@@ -257,7 +300,7 @@ async fn say(context: &Context, kind: PolicyKind, key: &Text, verdict: &Verdict)
         Err(error) if is_not_found(&error) => true,
         Err(error) => {
             let error = says(&error);
-            tracing::warn!(kind = %kind, policy = %key, error, "the status could not be written; it is tried again");
+            tracing::warn!(kind = which.kind, policy = %key, error, "the status could not be written; it is tried again");
             false
         }
     }
@@ -273,10 +316,6 @@ fn status(said: &Said) -> Value {
     }]})
 }
 
-fn crd(kind: PolicyKind) -> Option<&'static Crd> {
-    k8s::crd::ALL.iter().find(|crd| crd.kind == kind.text())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,8 +323,7 @@ mod tests {
     #[test]
     fn what_is_said_already_is_not_said_again() {
         let known = Known::new().unwrap();
-        let kind = PolicyKind::CiliumNetworkPolicy;
-        let mut followed = Followed::new(&known.db, &known.cilium, kind);
+        let mut followed = Followed::of::<Cilium>(&known.db, &known.cilium);
         let mut look = |spec: Value, status: Value| {
             let object = json!({"metadata": {"name": "a", "namespace": "shop", "uid": "u"}, "spec": spec, "status": status});
             let object: Object<Cilium> = serde_json::from_value(object).unwrap();
@@ -309,5 +347,21 @@ mod tests {
             refused.said.message.contains("enable-node-selector-labels"),
             "{refused:?}"
         );
+    }
+    #[test]
+    fn groups_of_ranges_are_judged_and_have_no_condition() {
+        let known = Known::new().unwrap();
+        let mut followed = Followed::of::<Group>(&known.db, &known.groups);
+        for (range, wrong) in [("192.0.2.0/24", false), ("192.0.2.0/33", true)] {
+            let object =
+                json!({"metadata": {"name": "g", "uid": "u"}, "spec": {"externalCIDRs": [range]}});
+            let object: Object<Group> = serde_json::from_value(object).unwrap();
+            let mut txn = known.db.write();
+            known.groups.insert(&mut txn, Judged::from(object)).unwrap();
+            txn.commit();
+            followed.look(&known.db.snapshot(), parse::Options::default());
+            assert_eq!(followed.open.contains_key("g"), wrong);
+            assert!(followed.which.with_condition().is_none());
+        }
     }
 }

@@ -8,6 +8,7 @@ use policy::{
     resolve::{Change, Subject},
     rule::{NamedPort, NamedPorts, PolicyKind, PolicyName, Service},
 };
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -37,12 +38,22 @@ impl std::fmt::Display for Name {
 }
 
 /// What became of a policy object, or of a group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Taken {
-    /// How the engine knows it; none where not even that can be read.
+    /// How the engine knows what is in force of it; none if nothing is.
     pub name: Option<Name>,
-    /// Why it is refused.
+    /// What is in force of it: the object as it stands, or, where that is refused, its last version that was not.
+    pub version: Option<Arc<PolicyObject>>,
+    /// Why the object as it stands is refused.
     pub refused: Option<Refused>,
+}
+
+impl Taken {
+    /// The version that is in force although the object says something else by now.
+    #[must_use]
+    pub fn former(&self) -> Option<&Arc<PolicyObject>> {
+        self.version.as_ref().filter(|_| self.refused.is_some())
+    }
 }
 
 /// What was heard since the last time.
@@ -62,6 +73,15 @@ pub struct Heard {
     pub host: Option<Subject>,
 }
 
+/// A version of an object that is in force although the object says something else by now, which is refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// The table that the object stands in.
+    pub table: String,
+    /// The version.
+    pub object: PolicyObject,
+}
+
 /// Which table an object stands in: policies in the order of [`model::PolicyTables::policies`], then groups.
 pub type Place = (usize, Text);
 
@@ -77,6 +97,10 @@ pub struct Inputs {
     ports: Ports,
     /// What became of each object.
     pub taken: BTreeMap<Place, Taken>,
+    /// Versions that were in force before a restart although their objects said something else.
+    remembered: BTreeMap<Place, Arc<PolicyObject>>,
+    /// Which former versions are in force is not as it was told last.
+    former_changed: bool,
     options: parse::Options,
     with_host: bool,
 }
@@ -98,9 +122,40 @@ impl Inputs {
             local: tables.db.track(&tables.local_node),
             ports: Ports::default(),
             taken: BTreeMap::new(),
+            remembered: BTreeMap::new(),
+            former_changed: false,
             options,
             with_host,
         }
+    }
+
+    /// Takes over what [`Self::take_former`] told before a restart: who was refused then with a former version in force, and
+    /// still is, keeps that.
+    pub fn remember(&mut self, tables: &Tables, former: Vec<Former>) {
+        let sources = sources(tables);
+        for Former { table, object } in former {
+            let index = sources.iter().position(|source| source.name() == table);
+            if let Some(index) = index {
+                let place = (index, object.key.clone());
+                self.remembered.insert(place, Arc::new(object));
+            }
+            self.former_changed = true;
+        }
+    }
+
+    /// The former versions that are in force, if they are others than at the last call.
+    pub fn take_former(&mut self, tables: &Tables) -> Option<Vec<Former>> {
+        if !std::mem::take(&mut self.former_changed) {
+            return None;
+        }
+        let sources = sources(tables);
+        let former = self.taken.iter().filter_map(|((index, _), taken)| {
+            Some(Former {
+                table: sources.get(*index)?.name().to_owned(),
+                object: PolicyObject::clone(taken.former()?),
+            })
+        });
+        Some(former.collect())
     }
 
     /// The named ports of those who have an identity.
@@ -133,24 +188,76 @@ impl Inputs {
         }
         for (place, row) in changed {
             heard.revisions += 1;
-            let before = self.taken.remove(&place).and_then(in_force);
+            let before = self.taken.remove(&place).unwrap_or_default();
+            self.former_changed |= before.former().is_some();
             let Some(row) = row else {
-                heard.named.extend(before.map(|name| (name, None)));
+                self.remembered.remove(&place);
+                heard.named.extend(before.name.map(|name| (name, None)));
                 continue;
             };
-            let (taken, change) = read(&row, self.options);
-            if let Some(refused) = &taken.refused {
-                heard.objects[1] += 1;
-                tracing::warn!(kind = %row.kind, object = %row.key, "policy refused: {refused}");
-            } else {
-                heard.objects[0] += 1;
-            }
-            let name = taken.name.clone().filter(|_| change.is_some());
-            if before != name {
-                heard.named.extend(before.map(|name| (name, None)));
-            }
-            heard.named.extend(name.map(|name| (name, change)));
+            let taken = match read(&row, self.options) {
+                Ok((name, change)) => {
+                    heard.objects[0] += 1;
+                    self.remembered.remove(&place);
+                    let other = before.name.filter(|before| *before != name);
+                    heard.named.extend(other.map(|before| (before, None)));
+                    heard.named.push((name.clone(), Some(change)));
+                    Taken {
+                        name: Some(name),
+                        version: Some(row),
+                        refused: None,
+                    }
+                }
+                Err(refused) => {
+                    heard.objects[1] += 1;
+                    let kept = self.keep(&place, &row, before, heard);
+                    let in_force = match kept.version {
+                        Some(_) => "its last version that was not stays in force",
+                        None => "nothing of it is in force",
+                    };
+                    tracing::warn!(kind = %row.kind, object = %row.key, "policy refused, {in_force}: {refused}");
+                    Taken {
+                        refused: Some(refused),
+                        ..kept
+                    }
+                }
+            };
+            self.former_changed |= taken.former().is_some();
             self.taken.insert(place, taken);
+        }
+    }
+
+    /// What stays in force of an object that is refused as it stands: what was `before`, in this life of the agent or the last.
+    fn keep(
+        &mut self,
+        place: &Place,
+        row: &PolicyObject,
+        before: Taken,
+        heard: &mut Heard,
+    ) -> Taken {
+        let remembered = self.remembered.remove(place);
+        if let Some(version) = &before.version {
+            if is_same(version, row) {
+                return before;
+            }
+            // Another object has taken the name: what that one said is over.
+            heard.named.extend(before.name.map(|name| (name, None)));
+            return Taken::default();
+        }
+        let Some(version) = remembered.filter(|version| is_same(version, row)) else {
+            return Taken::default();
+        };
+        match read(&version, self.options) {
+            Ok((name, change)) => {
+                heard.named.push((name.clone(), Some(change)));
+                Taken {
+                    name: Some(name),
+                    version: Some(version),
+                    refused: None,
+                }
+            }
+            // Under other settings.
+            Err(_) => Taken::default(),
         }
     }
 
@@ -269,37 +376,30 @@ pub fn sources(tables: &Tables) -> Vec<&Table<PolicyObject>> {
 }
 
 /// Reads an object.
-#[must_use]
-pub fn read(row: &PolicyObject, options: parse::Options) -> (Taken, Option<Change>) {
+///
+/// # Errors
+/// It cannot be taken as it is.
+pub fn read(row: &PolicyObject, options: parse::Options) -> Result<(Name, Change), Refused> {
     let object: Value = serde_json::from_str(&row.json).unwrap_or_default();
     if &*row.kind == "CiliumCIDRGroup" {
-        return match parse::cidr_group(&object) {
-            Ok(group) => {
-                let name = Some(Name::Group(group.name.clone()));
-                (taken(name, None), Some(Change::Group(group)))
-            }
-            Err(refused) => (taken(None, Some(refused)), None),
-        };
+        let group = parse::cidr_group(&object)?;
+        return Ok((Name::Group(group.name.clone()), Change::Group(group)));
     }
-    match parse::policy_of_kind(kind(&row.kind), &object, options) {
-        Ok(mut policy) => {
-            if let Some((file, _)) = row.key.rsplit_once('#') {
-                // An object of the API server has no such name: the two do not take each other's place.
-                policy.name.name = format!("{} (file {file})", policy.name.name);
-            }
-            let name = Some(Name::Policy(policy.name.clone()));
-            (taken(name, None), Some(Change::Policy(policy)))
-        }
-        Err(refused) => (taken(None, Some(refused)), None),
+    let mut policy = parse::policy_of_kind(kind(&row.kind), &object, options)?;
+    if let Some((file, _)) = row.key.rsplit_once('#') {
+        // An object of the API server has no such name: the two do not take each other's place.
+        policy.name.name = format!("{} (file {file})", policy.name.name);
     }
+    Ok((Name::Policy(policy.name.clone()), Change::Policy(policy)))
 }
 
-fn taken(name: Option<Name>, refused: Option<Refused>) -> Taken {
-    Taken { name, refused }
-}
-
-fn in_force(taken: Taken) -> Option<Name> {
-    taken.name.filter(|_| taken.refused.is_none())
+/// True for two versions of one object, and not for one object and another that has its name now.
+fn is_same(one: &PolicyObject, other: &PolicyObject) -> bool {
+    let about = |row: &PolicyObject| {
+        let object: Value = serde_json::from_str(&row.json).unwrap_or_default();
+        ["namespace", "name", "uid"].map(|field| object["metadata"][field].clone())
+    };
+    one.kind == other.kind && about(one) == about(other)
 }
 
 /// The kind of a row that a watch or a file made.

@@ -5,6 +5,7 @@
 mod core;
 mod explain;
 mod files;
+mod former;
 mod inputs;
 mod older;
 mod proposal;
@@ -31,6 +32,7 @@ use runtime::{
 use std::{
     collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -48,6 +50,8 @@ pub struct Policy(Arc<Shared>);
 struct Shared {
     tables: Tables,
     core: Mutex<Core>,
+    /// Where former versions of policies are kept that are in force.
+    former: Option<PathBuf>,
     /// Up to which revision of the tables identities have their rows.
     progress: watch::Sender<Revision>,
     /// The revision of the policies that is enforced for everybody.
@@ -101,20 +105,25 @@ impl Policy {
             epoch: datapath.policy_epoch()?,
         };
         let cache = Box::new(datapath.ipcache()?);
-        let core = Core::new(
+        let mut core = Core::new(
             tables,
             Box::new(maps),
             cache,
             options(settings),
             Instant::now(),
         );
-        Ok(Self::of(tables, core))
+        let former = former::path(settings);
+        if let Some(path) = &former {
+            core.inputs.remember(tables, former::read(path));
+        }
+        Ok(Self::of(tables, core, former))
     }
 
-    fn of(tables: &Tables, core: Core) -> Self {
+    fn of(tables: &Tables, core: Core, former: Option<PathBuf>) -> Self {
         Self(Arc::new(Shared {
             tables: tables.clone(),
             core: Mutex::new(core),
+            former,
             progress: watch::Sender::new(Revision::ZERO),
             realized: watch::Sender::new(0),
             times: Times::default(),
@@ -222,7 +231,13 @@ impl Policy {
         let next = core.step(&self.0.tables, snapshot, started);
         report::health(&core, health);
         let (realized, worked) = (core.realized_by_all(), core.counts.steps > steps);
+        // Before all is known, what the file holds may still be needed.
+        let complete = core.is_complete();
+        let former = complete.then(|| core.inputs.take_former(&self.0.tables));
         drop(core);
+        if let (Some(path), Some(former)) = (&self.0.former, former.flatten()) {
+            former::write(path, &former);
+        }
         if next.settled {
             self.0.progress.send_replace(snapshot.revision());
         }

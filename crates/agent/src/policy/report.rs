@@ -76,10 +76,12 @@ pub fn health(core: &Core, component: &Component) {
             "{name} names {range}, which is not in the address cache: what it leaves out of others allows nothing until it is"
         ));
     }
-    let refused = refused(core);
-    let tail = match refused {
-        0 => String::new(),
-        count => format!(", {count} refused"),
+    let tail = match (refused(core), former(core)) {
+        (0, _) => String::new(),
+        (count, 0) => format!(", {count} refused"),
+        (count, former) => {
+            format!(", {count} refused, {former} of them in force in a former version")
+        }
     };
     component.ok(format!(
         "{} policies in force{tail}, {rows} rows, revision {}",
@@ -101,6 +103,11 @@ fn refused(core: &Core) -> usize {
     taken.filter(|taken| taken.refused.is_some()).count()
 }
 
+fn former(core: &Core) -> usize {
+    let taken = core.inputs.taken.values();
+    taken.filter(|taken| taken.former().is_some()).count()
+}
+
 fn status_of(core: &Core) -> PolicyStatus {
     let (behind, why) = core.behind();
     let (rows, capacity) = core.writer.fill();
@@ -117,6 +124,7 @@ fn status_of(core: &Core) -> PolicyStatus {
         revision: core.revision,
         policies: core.engine.policies().count() as u64,
         refused: refused(core) as u64,
+        former: former(core) as u64,
         identities: core.engine.identities().count() as u64,
         subjects: core.engine.subjects().count() as u64,
         rows: rows as u64,
@@ -445,7 +453,9 @@ pub fn problems(refused: &Refused) -> Vec<PolicyProblem> {
 }
 
 fn info(core: &Core, row: &PolicyObject, taken: &Taken) -> PolicyInfo {
-    let object: Value = serde_json::from_str(&row.json).unwrap_or_default();
+    let former = taken.former();
+    let shown = former.map_or(row, AsRef::as_ref);
+    let object: Value = serde_json::from_str(&shown.json).unwrap_or_default();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let name = match &taken.name {
         Some(inputs::Name::Policy(name)) => Some(name),
@@ -472,6 +482,7 @@ fn info(core: &Core, row: &PolicyObject, taken: &Taken) -> PolicyInfo {
             None => "k8s".to_owned(),
         },
         problems: taken.refused.as_ref().map(problems).unwrap_or_default(),
+        former: former.is_some(),
         endpoints: name.map(|name| endpoints(core, name)).unwrap_or_default(),
         labels,
         rules,

@@ -108,9 +108,14 @@ fn rules(list: &PolicyList) -> String {
         .iter()
         .filter(|policy| !policy.problems.is_empty())
     {
+        let says = if policy.former {
+            "is refused as it stands, its last version that was not stays in force"
+        } else {
+            "is not in force"
+        };
         for problem in &policy.problems {
             eprintln!(
-                "{} is not in force: {}: {}; accepted: {}",
+                "{} {says}: {}: {}; accepted: {}",
                 title(policy),
                 problem.path,
                 problem.what,
@@ -121,6 +126,7 @@ fn rules(list: &PolicyList) -> String {
     let rules: Vec<_> = list
         .policies
         .iter()
+        .filter(|policy| policy.problems.is_empty() || policy.former)
         .flat_map(|policy| &policy.rules)
         .collect();
     let text = serde_json::to_string_pretty(&rules).unwrap_or_default();
@@ -357,10 +363,18 @@ mod tests {
     fn rules_and_their_revision() {
         let list = PolicyList {
             revision: 7,
-            policies: vec![PolicyInfo {
-                rules: vec![json!({"endpointSelector": {}})],
-                ..PolicyInfo::default()
-            }],
+            policies: vec![
+                PolicyInfo {
+                    rules: vec![json!({"endpointSelector": {}})],
+                    ..PolicyInfo::default()
+                },
+                // Nothing of it is in force.
+                PolicyInfo {
+                    rules: vec![json!({"endpointSelector": 7})],
+                    problems: vec![api::PolicyProblem::default()],
+                    ..PolicyInfo::default()
+                },
+            ],
         };
         expect![[r#"
             [

@@ -178,9 +178,13 @@ fn policy(status: &PolicyStatus) -> Option<String> {
         );
     }
     let audit = if status.audit { ", audit" } else { "" };
+    let former = match status.former {
+        0 => String::new(),
+        former => format!(" ({former} of them in force in a former version)"),
+    };
     let _ = write!(
         text,
-        "{}{audit}   {} in force, {} refused, revision {}   [{} of {} rows]",
+        "{}{audit}   {} in force, {} refused{former}, revision {}   [{} of {} rows]",
         status.mode, status.policies, status.refused, status.revision, status.rows, status.capacity
     );
     if !status.complete {

@@ -215,7 +215,7 @@ async fn say(context: &Context, key: &Text, open: &Open) -> bool {
             let objects = Objects::core(&context.client, "Service", "services", Some(namespace));
             let about = About {
                 kind: "Service",
-                api_version: "v1",
+                api_version: "v1".to_owned(),
                 namespace: namespace.to_owned(),
                 name: name.to_owned(),
                 uid: uid.to_string(),
@@ -227,7 +227,7 @@ async fn say(context: &Context, key: &Text, open: &Open) -> bool {
             let crd = crate::controller::crd_of("CiliumLoadBalancerIPPool");
             let about = About {
                 kind: "CiliumLoadBalancerIPPool",
-                api_version: "cilium.io/v2alpha1",
+                api_version: "cilium.io/v2alpha1".to_owned(),
                 namespace: String::new(),
                 name: name.to_owned(),
                 uid: uid.to_string(),

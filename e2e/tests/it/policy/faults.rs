@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use hypha_e2e::policy::hammer::{Hammer, Ports};
-use hypha_e2e::policy::objects::{Server, cnp, wait_in_force};
+use hypha_e2e::policy::objects::{Server, ccnp, cnp, wait_in_force};
 use hypha_e2e::policy::stage::Stage;
 use serde_json::{Value, json};
 use testkit::{skip_unless_root, wait_until};
@@ -93,6 +93,110 @@ fn e2e_policy_one_invalid_among_many() {
     good.finish().assert_all("one object is wrong");
     bad.finish().assert_nothing("one object is wrong");
     server.delete(&objects);
+}
+
+/// A version that is refused takes nothing of the one before it out of force, neither at once nor when agents start anew: people
+/// are told what is wrong and what is in force.
+#[test]
+fn e2e_policy_refused_update() {
+    if skip_unless_root() {
+        return;
+    }
+    let stage = Stage::up("e2e-refused", &[]);
+    let server = Server::of(&stage);
+    let everywhere = ccnp(
+        "everywhere",
+        &json!({"endpointSelector": {"matchLabels": {"app": "db"}},
+        "ingressDeny": [{"fromEndpoints": [{"matchLabels": {"app": "client"}}]}],
+        "enableDefaultDeny": {"ingress": false}}),
+    );
+    let objects = [database(), everywhere];
+    let created = server.create(&objects);
+    wait_in_force(&stage, &created);
+    let allowed = hammer(&stage, "a/x", "a/y", PORT);
+    let denied = [
+        hammer(&stage, "a/z", "a/y", PORT + 1),
+        hammer(&stage, "c/z", "a/y", PORT + 2),
+    ];
+    let wait_for_more = || {
+        for hammer in denied.iter().chain([&allowed]) {
+            hammer.wait_for_more(100);
+        }
+    };
+    // Would let everybody in, and names requests by their path.
+    let http =
+        json!({"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [{"path": "/"}]}});
+    let ingress = json!([{"fromEntities": ["all"]}, {"toPorts": [http]}]);
+    for object in &objects {
+        let wrong =
+            json!({"spec": {"ingress": ingress, "ingressDeny": null, "enableDefaultDeny": null}});
+        server.merge(object, &wrong);
+        let message = wait_until("the object says that it is refused", SOON, || {
+            let object = server.get(object);
+            let conditions = object["status"]["conditions"].as_array()?.clone();
+            let valid = conditions.into_iter().find(|one| one["type"] == "Valid")?;
+            (valid["status"] == "False").then(|| valid["message"].to_string())
+        });
+        assert!(
+            message.contains("spec.ingress[1].toPorts[0].rules"),
+            "{message}"
+        );
+        assert!(message.contains("go on enforcing"), "{message}");
+    }
+    let node = stage.actors[stage.find("a/y")].node.clone();
+    let tells = |when: &str| {
+        wait_until(&format!("the agent tells, {when}"), SOON, || {
+            let list = stage.cluster.agent(&node).policies().ok()?;
+            let former = list.policies.iter().filter(|policy| {
+                policy.former && !policy.problems.is_empty() && !policy.labels.is_empty()
+            });
+            (former.count() == objects.len()).then_some(())
+        });
+        let status = stage.cluster.agent(&node).healthz().expect("a status");
+        assert_eq!((status.policy.refused, status.policy.former), (2, 2));
+        let run = stage
+            .cluster
+            .lab
+            .hypha(&["dbg", "policy", "get", "--node", &node]);
+        let says = "CiliumNetworkPolicy a/db is refused as it stands, its last version that was not stays in force";
+        assert!(run.ok() && run.stderr.contains(says), "{}", run.stderr);
+        assert!(run.stdout.contains("fromEndpoints"), "{}", run.stdout);
+        assert!(!run.stdout.contains("fromEntities"), "{}", run.stdout);
+    };
+    tells("while it runs");
+    wait_for_more();
+    for round in 0..2 {
+        let old = stage.cluster.kill_agent(&node);
+        stage.cluster.wait_replaced(&node, Some(&old));
+        tells(&format!("after restart {round}"));
+        wait_for_more();
+    }
+    let during = "versions are refused";
+    allowed.finish().assert_all(during);
+    for hammer in denied {
+        hammer.finish().assert_nothing(during);
+    }
+    // Right again: what it says counts. Gone: nothing of it is left.
+    let mended = json!({"spec": {"ingress": [{"fromEntities": ["all"]}]}});
+    let mended = objects
+        .each_ref()
+        .map(|object| server.merge(object, &mended));
+    for node in &stage.nodes {
+        wait_until(&format!("{node} takes what is mended"), SOON, || {
+            let list = stage.cluster.agent(node).policies().ok()?;
+            let mut policies = list.policies.iter();
+            policies
+                .all(|policy| policy.problems.is_empty())
+                .then_some(())
+        });
+    }
+    wait_in_force(&stage, &mended);
+    let opened = hammer(&stage, "a/z", "a/y", PORT + 3);
+    opened.wait_for_more(100);
+    opened.finish().assert_all("it is mended");
+    server.merge(&objects[0], &json!({"spec": {"ingress": ingress}}));
+    server.delete(&objects);
+    wait_in_force(&stage, &[]);
 }
 
 /// Agents are killed while 2,000 policies come. At no moment does anything pass that may not, and then all are in force.

@@ -281,7 +281,7 @@ impl Allocating {
         for pod in open {
             let about = About {
                 kind: "Pod",
-                api_version: "v1",
+                api_version: "v1".to_owned(),
                 namespace: pod.namespace.clone(),
                 name: pod.name.clone(),
                 uid: pod.uid.clone(),

@@ -2,9 +2,7 @@
 use model::ClusterIdentity;
 use serde::{Deserialize, Serialize};
 use std::{
-    fs,
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -65,16 +63,7 @@ impl Numbers {
     /// # Errors
     /// It cannot be written.
     pub fn write(&self, directory: &Path) -> io::Result<()> {
-        let path = Self::path(directory);
-        let temporary = path.with_extension("json.tmp");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        fs::rename(&temporary, &path)
+        crate::state::replace(&Self::path(directory), &serde_json::to_vec(self)?)
     }
 }
 

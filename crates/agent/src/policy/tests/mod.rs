@@ -3,7 +3,6 @@ mod world;
 
 use super::Policy;
 use super::core::{Options, START};
-use super::inputs::Name;
 use super::writer::Behind;
 use crate::endpoint::Enforcer;
 use abi::{endpoint_flags::POLICY_AUDIT, identity::HOST};
@@ -239,38 +238,152 @@ fn a_refused_policy_has_no_part_in_force_and_its_reason_is_kept() {
         json!({"endpointSelector": {}, "ingress": [{"toPorts": [{"ports": [{"port": "x!"}]}]}]}),
     );
     world.step();
-    let refused = |world: &World| {
-        let taken = world.core.inputs.taken.values();
-        taken.filter(|taken| taken.refused.is_some()).count()
-    };
     assert_eq!((refused(&world), world.core.counts.objects), (1, [1, 1]));
     assert_eq!(world.ask(WEB, DB, 80), Verdict::Allow);
-    world.policy(
-        "a",
-        json!({"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "x.y"}]}]}),
-    );
+    world.policy("bad", from("other", 80));
     world.step();
-    assert_eq!(refused(&world), 2);
+    assert_eq!(refused(&world), 0);
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Allow);
+}
+
+#[test]
+fn a_refused_update_leaves_the_version_before_it_in_force() {
+    let mut world = World::complete();
+    world.policy("a", from("db", 80));
+    world.step();
+    let (rows, writes) = (world.rows(), world.writes());
+    for spec in [by_name(), json!({"endpointSelector": 7}), by_name()] {
+        world.policy("a", spec);
+        assert!(world.step().refresh.is_empty());
+        assert_eq!((world.rows(), world.writes()), (rows.clone(), writes));
+        assert_eq!(
+            (refused(&world), world.core.engine.policies().count()),
+            (1, 1)
+        );
+        let taken = world.core.inputs.taken.values().next().unwrap();
+        assert!(taken.former().unwrap().json.contains("fromEndpoints"));
+    }
+    // Right again, then refused again, then gone.
+    world.policy("a", from("other", 80));
+    world.step();
     assert_eq!(
-        world.ask(WEB, OTHER, 80),
-        Verdict::Allow,
-        "as if it were not there"
+        (refused(&world), world.ask(WEB, DB, 80)),
+        (0, Verdict::Unmatched)
     );
-    world.policy("bad", from("db", 80));
+    world.policy("a", by_name());
     world.step();
-    assert_eq!(refused(&world), 1);
-    let named = world
-        .core
-        .inputs
-        .taken
-        .values()
-        .filter_map(|taken| taken.name.clone());
-    assert!(
-        named
-            .collect::<Vec<_>>()
-            .iter()
-            .any(|name| matches!(name, Name::Policy(name) if name.name == "bad"))
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Allow);
+    world.drop_policy("a");
+    world.step();
+    assert_eq!(world.core.engine.policies().count(), 0);
+    assert_eq!(
+        (refused(&world), world.ask(WEB, DB, 80)),
+        (0, Verdict::Allow)
     );
+}
+
+#[test]
+fn another_object_under_the_name_ends_what_the_first_said() {
+    let mut world = World::complete();
+    let object = |uid: &str, spec: serde_json::Value| {
+        let value =
+            json!({"metadata": {"name": "a", "namespace": "shop", "uid": uid}, "spec": spec});
+        PolicyObject {
+            key: "shop/a".into(),
+            kind: "CiliumNetworkPolicy".into(),
+            json: value.to_string().into(),
+        }
+    };
+    for row in [object("first", from("db", 80)), object("second", by_name())] {
+        let mut txn = world.tables.db.write();
+        world.tables.policies.cilium.insert(&mut txn, row).unwrap();
+        txn.commit();
+        world.step();
+    }
+    assert_eq!(
+        (refused(&world), world.core.engine.policies().count()),
+        (1, 0)
+    );
+    assert_eq!(world.ask(WEB, OTHER, 80), Verdict::Allow);
+}
+
+#[test]
+fn what_is_in_force_of_refused_objects_holds_over_a_restart() {
+    let mut world = World::complete();
+    let group = |cidrs: serde_json::Value| PolicyObject {
+        key: "partners".into(),
+        kind: "CiliumCIDRGroup".into(),
+        json:
+            json!({"metadata": {"name": "partners", "uid": "g"}, "spec": {"externalCIDRs": cidrs}})
+                .to_string()
+                .into(),
+    };
+    let put = |world: &World, row: PolicyObject| {
+        let mut txn = world.tables.db.write();
+        world.tables.policies.groups.insert(&mut txn, row).unwrap();
+        txn.commit();
+    };
+    let (net, id): (IpNet, u32) = ("192.0.2.0/24".parse().unwrap(), 0x0100_0001);
+    world.range(net, id);
+    world.kernel.0.lock().unwrap().cache.insert(net, id);
+    put(&world, group(json!(["192.0.2.0/24"])));
+    let of_group = json!({"endpointSelector": {"matchLabels": {"app": "web"}},
+        "ingress": [{"fromCIDRSet": [{"cidrGroupRef": "partners"}]}]});
+    world.policy("a", from("db", 80));
+    world.policy("b", of_group);
+    world.step();
+    assert_eq!(world.ask(WEB, id, 80), Verdict::Allow);
+    assert_eq!(world.core.inputs.take_former(&world.tables), None);
+
+    put(&world, group(json!(["192.0.2.0/33"])));
+    world.policy("a", by_name());
+    world.step();
+    assert_eq!(
+        (refused(&world), world.ask(WEB, id, 80)),
+        (2, Verdict::Allow)
+    );
+    let former = world.core.inputs.take_former(&world.tables).unwrap();
+    assert_eq!(former.len(), 2);
+    assert_eq!(world.core.inputs.take_former(&world.tables), None);
+
+    let (rows, writes) = (world.rows(), world.writes());
+    world.restart(options());
+    world.core.inputs.remember(&world.tables, former.clone());
+    world.step();
+    assert!(world.core.is_complete());
+    assert_eq!((world.rows(), world.writes()), (rows, writes));
+    assert_eq!(
+        world.core.inputs.take_former(&world.tables),
+        Some(former.clone())
+    );
+
+    // Mended meanwhile: what was kept is of no use any longer.
+    world.policy("a", from("other", 80));
+    world.restart(options());
+    world.core.inputs.remember(&world.tables, former);
+    world.step();
+    assert_eq!(world.ask(WEB, DB, 80), Verdict::Unmatched);
+    let left = world.core.inputs.take_former(&world.tables).unwrap();
+    assert_eq!(left.len(), 1, "the group's");
+
+    // Nobody knows: nothing of it is in force, and it is refused.
+    world.policy("a", by_name());
+    world.restart(options());
+    world.step();
+    assert_eq!(
+        (refused(&world), world.core.engine.policies().count()),
+        (2, 1)
+    );
+}
+
+/// A rule that is refused while names are not enforced.
+fn by_name() -> serde_json::Value {
+    json!({"endpointSelector": {}, "egress": [{"toFQDNs": [{"matchName": "x.y"}]}]})
+}
+
+fn refused(world: &World) -> usize {
+    let taken = world.core.inputs.taken.values();
+    taken.filter(|taken| taken.refused.is_some()).count()
 }
 
 #[test]
@@ -404,7 +517,7 @@ fn an_endpoints_own_audit_counts_more_than_the_nodes_and_its_end_asks_again() {
         let row = world.tables.endpoints.iter(&snapshot).next().cloned();
         let row = row.unwrap();
         let epoch = || world.kernel.0.lock().unwrap().epoch;
-        let policy = Policy::of(&world.tables, world.core);
+        let policy = Policy::of(&world.tables, world.core, None);
         for own in [None, Some(false), Some(true)] {
             let endpoint = Endpoint {
                 policy_audit: own,
