@@ -11,9 +11,15 @@ use datapath::maps::Metrics;
 use flow::{
     Feeder, Observer,
     directory::Facts,
-    export::{Export, Rotation, Target, filters},
+    export::{
+        Export, Rotation, Target,
+        dynamic::{Dynamic, Standing},
+        filters,
+    },
+    metrics::{DynamicItems, Metrics as Counts},
     proto::flow::{LostEventSource, Policy as Named},
     record::About,
+    redact::{Headers, Redaction},
     serve::{Listen, NodeServer, Peers, TlsFiles, serve},
 };
 use runtime::{
@@ -164,6 +170,9 @@ fn observer(agent: &Agent) -> Option<(Observer, Flows)> {
     if !settings.hubble_monitor_events.is_empty() {
         feeder.only(kinds(&settings.hubble_monitor_events));
     }
+    if settings.hubble_redact_enabled {
+        feeder.redact(redaction(settings));
+    }
     Some((observer, Flows::new(feeder, agent.datapath.metrics().ok())))
 }
 
@@ -193,19 +202,82 @@ pub fn status(agent: &Agent) -> Option<HubbleStatus> {
     })
 }
 
+/// What nobody is to read of requests.
+fn redaction(settings: &Settings) -> Redaction {
+    let headers = Headers::of(
+        &settings.hubble_redact_http_headers_allow,
+        &settings.hubble_redact_http_headers_deny,
+    );
+    Redaction {
+        query: settings.hubble_redact_http_urlquery,
+        password: settings.hubble_redact_http_userinfo,
+        // Settings that do not go together were refused: nothing is shown by a mistake.
+        headers: headers.unwrap_or_default(),
+        api_key: settings.hubble_redact_kafka_apikey,
+    }
+}
+
 /// Counts flows, where that is wanted.
-fn count(agent: &Arc<Agent>, flows: &mut Flows, stop: &Stop) {
+fn count(agent: &Arc<Agent>, flows: &mut Flows, stop: &Stop) -> Option<Counts> {
     let settings = &agent.loaded.settings;
     let health = || agent.health.component(METRICS);
-    match metrics::wanted(&settings.hubble_metrics) {
-        Ok(None) => {}
-        Ok(Some(counts)) => {
-            flows.feeder.tap(counts.tap());
-            let address = settings.hubble_metrics_server.clone();
-            let run = metrics::run(agent.clone(), counts, address, health(), stop.clone());
-            tokio::spawn(run);
+    let file = &settings.hubble_dynamic_metrics_config_path;
+    let exemplars = settings.enable_hubble_open_metrics;
+    let counts = match metrics::wanted(&settings.hubble_metrics, exemplars, file) {
+        Ok(counts) => counts?,
+        Err(error) => {
+            health().degraded(format!("hubble-metrics: {error}"));
+            return None;
         }
-        Err(error) => health().degraded(format!("hubble-metrics: {error}")),
+    };
+    flows.feeder.tap(counts.tap());
+    let address = settings.hubble_metrics_server.clone();
+    let run = metrics::run(
+        agent.clone(),
+        counts.clone(),
+        address,
+        health(),
+        stop.clone(),
+    );
+    tokio::spawn(run);
+    if !file.is_empty() {
+        let health = agent.health.component("hubble-dynamic-metrics");
+        let told = move |done: Result<(), String>| match done {
+            Ok(()) => health.ok("what is counted is as the file says"),
+            Err(error) => health.degraded(error),
+        };
+        let items = DynamicItems::new(file.into(), counts.clone(), exemplars);
+        tokio::spawn(items.run(told, stop.clone()));
+    }
+    Some(counts)
+}
+
+/// Exports flows as a file asks for, where there is one.
+fn dynamic(agent: &Arc<Agent>, observer: &Observer, counts: Option<Counts>, stop: &Stop) {
+    let settings = &agent.loaded.settings;
+    let path = &settings.hubble_flowlogs_config_path;
+    if path.is_empty() {
+        return;
+    }
+    let health = agent.health.component("hubble-dynamic-export");
+    let told = move |standing: &Standing| {
+        if let Some(counts) = &counts {
+            counts.exporters(standing);
+        }
+        let written = standing.exports.values().filter(|up| **up).count();
+        match &standing.trouble {
+            None => health.ok(format!("{written} exports are written")),
+            Some(trouble) => health.degraded(trouble.clone()),
+        }
+    };
+    let exports = Dynamic::new(path.into(), rotation(settings), observer.clone());
+    tokio::spawn(exports.run(told, stop.clone()));
+}
+
+fn rotation(settings: &Settings) -> Rotation {
+    Rotation {
+        size: u64::from(settings.hubble_export_file_max_size_mb) << 20,
+        backups: settings.hubble_export_file_max_backups as usize,
     }
 }
 
@@ -225,13 +297,14 @@ fn kinds(names: &[String]) -> Vec<EventKind> {
 pub fn start(agent: &Arc<Agent>, stop: &Stop) -> Option<Flows> {
     let (observer, mut flows) = observer(agent)?;
     let settings = &agent.loaded.settings;
-    count(agent, &mut flows, stop);
+    let counts = count(agent, &mut flows, stop);
     let wanted = &settings.hubble_monitor_events;
     if wanted.is_empty() || wanted.iter().any(|kind| kind == "agent") {
         tokio::spawn(events::run(agent.clone(), observer.clone(), stop.clone()));
     }
     tokio::spawn(labels(agent.clone(), observer.clone(), stop.clone()));
     tokio::spawn(export(agent.clone(), observer.clone(), stop.clone()));
+    dynamic(agent, &observer, counts, stop);
     let health = agent.health.component(HEALTH);
     tokio::spawn(run(agent.clone(), observer.clone(), health, stop.clone()));
     // Set once, here.
@@ -284,10 +357,7 @@ async fn export(agent: Arc<Agent>, observer: Observer, stop: Stop) {
     let exported = async {
         let export = Export {
             target: Target::parse(&settings.hubble_export_file_path),
-            rotation: Rotation {
-                size: u64::from(settings.hubble_export_file_max_size_mb) << 20,
-                backups: settings.hubble_export_file_max_backups as usize,
-            },
+            rotation: rotation(settings),
             wanted: wanted?,
             unwanted: unwanted?,
             fields: settings.hubble_export_fieldmask.clone(),

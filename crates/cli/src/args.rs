@@ -12,7 +12,7 @@ use lab::cli::LabArgs;
 use crate::config::ConfigArgs;
 use crate::connectivity::command::ConnectivityCommand;
 use crate::dbg::DbgArgs;
-use crate::hubble::{HubbleArgs, ObserveAlone};
+use crate::hubble::{FlowsArgs, HubbleArgs, ObserveAlone};
 use crate::install::node::{self, NodeArgs};
 use crate::install::{InstallArgs, UninstallArgs, UpgradeArgs};
 use crate::policy::PolicyArgs;
@@ -58,6 +58,8 @@ pub enum Command {
     Hubble(Box<HubbleArgs>),
     /// As `hubble observe`
     Observe(Box<ObserveAlone>),
+    /// What flows add up to
+    Flows(Box<FlowsArgs>),
     /// All nodes' flows from one place
     Relay(Box<RelayArgs>),
     /// Look into one node: its agent's state, the kernel's maps, live events
@@ -109,6 +111,7 @@ impl Command {
             Self::Service(args) => service::run(&args),
             Self::Hubble(args) => hubble::run(&args),
             Self::Observe(args) => hubble::observe(&args),
+            Self::Flows(args) => hubble::flows(&args),
             Self::Relay(args) => return args.run(),
             Self::Dbg(args) => dbg::run(&args),
             Self::AgentNamespaces => agent::namespaces::help(),

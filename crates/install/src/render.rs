@@ -26,7 +26,12 @@ pub struct Request {
 }
 
 /// Secrets that templates look at: what was made once and is to stay.
-pub const LOOKED_AT: [&str; 1] = ["cilium-ca"];
+pub const LOOKED_AT: [&str; 4] = [
+    "cilium-ca",
+    "hubble-server-certs",
+    "hubble-relay-client-certs",
+    "hubble-relay-server-certs",
+];
 
 impl Default for Request {
     fn default() -> Self {

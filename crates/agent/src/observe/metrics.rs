@@ -19,11 +19,23 @@ const KEPT: Duration = Duration::from_secs(60);
 /// How often to look for such series, and to try again to listen.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The metrics that a setting asks for; none if it asks for none.
-pub(super) fn wanted(setting: &str) -> Result<Option<Metrics>, ItemError> {
-    let items: Vec<Item> = setting.split_whitespace().map(Item::parse).collect();
+/// The metrics that a setting asks for, or a file may; none if neither is there.
+pub(super) fn wanted(
+    setting: &str,
+    exemplars: bool,
+    file: &str,
+) -> Result<Option<Metrics>, ItemError> {
+    if !file.is_empty() {
+        return Metrics::new(&[]).map(Some);
+    }
+    let mut items: Vec<Item> = setting.split_whitespace().map(Item::parse).collect();
     if items.is_empty() {
         return Ok(None);
+    }
+    if !exemplars {
+        for item in &mut items {
+            item.options.remove("exemplars");
+        }
     }
     Metrics::new(&items).map(Some)
 }

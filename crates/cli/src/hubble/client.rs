@@ -151,7 +151,7 @@ pub async fn connect(settings: &Settings) -> Result<Server> {
     let limit = settings.span("timeout");
     let (text, tls) = target(settings, Path::new(LOCAL).exists())?;
     let (name, channel) = if settings.on("port-forward") {
-        let relay = forward::Relay::find(settings).await?;
+        let relay = forward::Relay::find(settings, forward::FLOWS).await?;
         let name = format!("{}/{}", relay.namespace, relay.pod);
         let stream = relay.open().await?;
         let stream = match &tls {

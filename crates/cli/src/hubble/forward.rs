@@ -1,5 +1,5 @@
 //! The cluster's relay by way of the API server.
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use ::flow::relay::connect::Stream;
 use ::kube::api::{Api, ListParams};
@@ -14,8 +14,23 @@ use crate::output;
 /// Label of the relay's pods.
 const SELECTOR: &str = "k8s-app=hubble-relay";
 
-/// Where they listen, unless they say otherwise.
-const PORT: u16 = 4245;
+/// A port of the relay's pods.
+#[derive(Clone, Copy, Debug)]
+pub struct Door {
+    /// Its name in the pod.
+    pub name: &'static str,
+    /// Its number if the pod does not say; none: it has to.
+    pub usual: Option<u16>,
+    /// What it means that there is none.
+    pub missing: &'static str,
+}
+
+/// Where flows are served.
+pub const FLOWS: Door = Door {
+    name: "grpc",
+    usual: Some(4245),
+    missing: "",
+};
 
 /// A pod of the relay.
 pub struct Relay {
@@ -28,11 +43,11 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A pod that is ready.
+    /// A pod that is ready, by one of its ports.
     ///
     /// # Errors
     /// There is none, or the API server does not answer.
-    pub async fn find(settings: &Settings) -> Result<Self> {
+    pub async fn find(settings: &Settings, door: Door) -> Result<Self> {
         let text = |name: &str| settings.said(name).filter(|text| !text.is_empty());
         let namespace = settings.text("kube-namespace").to_owned();
         let cluster = ClusterArgs {
@@ -54,12 +69,13 @@ impl Relay {
         let port = pod.spec.iter().flat_map(|spec| &spec.containers);
         let port = port
             .flat_map(|one| one.ports.iter().flatten())
-            .find(|port| port.name.as_deref() == Some("grpc"))
-            .and_then(|port| u16::try_from(port.container_port).ok());
+            .find(|port| port.name.as_deref() == Some(door.name))
+            .and_then(|port| u16::try_from(port.container_port).ok())
+            .or(door.usual);
         Ok(Self {
             namespace,
             pod: pod.metadata.name.unwrap_or_default(),
-            port: port.unwrap_or(PORT),
+            port: port.context(door.missing)?,
             pods,
         })
     }
@@ -89,15 +105,30 @@ fn ready(pod: &Pod) -> bool {
 ///
 /// # Errors
 /// The port is in use, or there is no relay.
-pub async fn serve(settings: &Settings) -> Result<()> {
-    let port: u16 = settings.text("port-forward-port").parse().unwrap_or(PORT);
+pub async fn flows(settings: &Settings) -> Result<()> {
+    let port = settings.text("port-forward-port").parse().unwrap_or(4245);
+    serve(settings, FLOWS, port, |at| {
+        output::write_out(&format!("ℹ️  Hubble Relay is available at {at}\n"))
+    })
+    .await
+}
+
+/// Brings a port of the relay to one of this machine until it is interrupted; says where it listens.
+///
+/// # Errors
+/// The port is in use, or there is no relay.
+pub async fn serve(
+    settings: &Settings,
+    door: Door,
+    port: u16,
+    say: impl FnOnce(SocketAddr) -> Result<()>,
+) -> Result<()> {
     // First, so that whoever waits for the port does not find a listener without a relay.
-    Relay::find(settings).await?;
+    Relay::find(settings, door).await?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))
         .await
         .with_context(|| format!("cannot listen at 127.0.0.1:{port}"))?;
-    let at = listener.local_addr()?;
-    output::write_out(&format!("ℹ️  Hubble Relay is available at {at}\n"))?;
+    say(listener.local_addr()?)?;
     loop {
         let mut client = tokio::select! {
             accepted = listener.accept() => match accepted {
@@ -114,7 +145,7 @@ pub async fn serve(settings: &Settings) -> Result<()> {
         let settings = settings.clone();
         tokio::spawn(async move {
             // Another pod may stand for the relay since.
-            let opened = async { Relay::find(&settings).await?.open().await };
+            let opened = async { Relay::find(&settings, door).await?.open().await };
             match opened.await {
                 // Either side may just leave.
                 Ok(mut relay) => {

@@ -7,15 +7,23 @@ mod print;
 mod settings;
 mod status;
 mod time;
+mod top;
+mod ui;
+
+use std::path::Path;
 
 use anyhow::Result;
+use api::hubble::flow::Flow;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use self::client::{Server, ServerFlags};
+use self::client::Server;
+pub use self::client::ServerFlags;
 use self::config::ConfigCommand;
 use self::observe::ObserveArgs;
 use self::settings::Settings;
 use self::status::{ListCommand, StatusArgs, WatchCommand};
+use self::top::TopArgs;
+use self::ui::UiArgs;
 use crate::args::{Shell, completion};
 use crate::kube::block_on;
 use crate::{output, version};
@@ -45,6 +53,8 @@ enum HubbleCommand {
     Watch(WatchCommand),
     /// Bring the cluster's relay to a port of this machine
     PortForward,
+    /// Bring the cluster's page of flows to a port of this machine, and open it
+    Ui(UiArgs),
     /// What need not be said every time
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -66,6 +76,32 @@ pub struct ObserveAlone {
     observe: ObserveArgs,
 }
 
+/// `hypha flows`.
+#[derive(Debug, Args)]
+pub struct FlowsArgs {
+    #[command(flatten)]
+    server: ServerFlags,
+    #[command(subcommand)]
+    command: FlowsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum FlowsCommand {
+    /// Who talks most to whom, as it happens
+    Top(Box<TopArgs>),
+}
+
+/// As [`run`], for `hypha flows`.
+///
+/// # Errors
+/// As [`run`].
+pub fn flows(args: &FlowsArgs) -> Result<()> {
+    let settings = args.server.settings()?;
+    match &args.command {
+        FlowsCommand::Top(args) => top::run(args, &settings),
+    }
+}
+
 /// Carries a command out.
 ///
 /// # Errors
@@ -77,7 +113,8 @@ pub fn run(args: &HubbleArgs) -> Result<()> {
         HubbleCommand::Status(args) => status::run(args, &settings),
         HubbleCommand::List(command) => status::list(command, &settings),
         HubbleCommand::Watch(command) => status::watch(command, &settings),
-        HubbleCommand::PortForward => block_on(forward::serve(&settings)),
+        HubbleCommand::PortForward => block_on(forward::flows(&settings)),
+        HubbleCommand::Ui(args) => block_on(ui::run(args, &settings)),
         HubbleCommand::Config(command) => config::run(command, &settings),
         HubbleCommand::Completion { shell } => {
             completion(*shell, &mut HubbleArgs::command(), "hubble")
@@ -92,6 +129,18 @@ pub fn run(args: &HubbleArgs) -> Result<()> {
 /// As [`run`].
 pub fn observe(args: &ObserveAlone) -> Result<()> {
     observe::run(&args.observe, &args.server.settings()?)
+}
+
+/// Flows of a file, or all that the server of `flags` keeps; since then, if something is said.
+///
+/// # Errors
+/// The file has something else, a time is none, or nobody answers.
+pub fn recorded(
+    file: Option<&Path>,
+    since: Option<&str>,
+    flags: &ServerFlags,
+) -> Result<Vec<Flow>> {
+    observe::recorded(file, since, &flags.settings()?)
 }
 
 /// Connects, and does something with the server.

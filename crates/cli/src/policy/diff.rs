@@ -15,6 +15,7 @@ use model::Labels;
 use serde::Serialize;
 
 use super::cluster::World;
+use super::flows::{FlowSource, Seen, Talk, talks};
 use super::place::Place;
 use super::{files, manifest};
 use crate::error::Findings;
@@ -33,8 +34,30 @@ pub struct DiffArgs {
     /// As if the objects of the files were deleted, not applied
     #[arg(long)]
     delete: bool,
+    /// Only of what was talked
+    #[command(flatten)]
+    flows: FlowSource,
     #[command(flatten)]
     output: OutputArgs,
+}
+
+/// A conversation whose verdict changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct ChangedTalk {
+    /// True if it passes afterwards and does not now.
+    opened: bool,
+    source: String,
+    destination: String,
+    traffic: String,
+    /// Flows of it that were seen.
+    flows: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct TalkReport {
+    /// Conversations that were seen.
+    talks: usize,
+    changes: Vec<ChangedTalk>,
 }
 
 /// Traffic whose verdict changes.
@@ -68,12 +91,74 @@ pub fn run(cluster: &ClusterArgs, args: &DiffArgs) -> Result<()> {
             manifest::put(document, known, &mut after);
         }
     }
-    let report = report(&before, &after);
-    args.output.print(&report, text)?;
-    match report.changes.is_empty() {
+    let is_same = if args.flows.is_given() {
+        let seen = talks(&args.flows.read(cluster)?);
+        let report = talk_report(&before, &after, &seen);
+        args.output.print(&report, talk_text)?;
+        report.changes.is_empty()
+    } else {
+        let report = report(&before, &after);
+        args.output.print(&report, text)?;
+        report.changes.is_empty()
+    };
+    match is_same {
         true => Ok(()),
         false => Err(Findings.into()),
     }
+}
+
+/// What of all that was talked passes in one of two states of a cluster alone.
+pub(super) fn talk_report(
+    before: &World,
+    after: &World,
+    seen: &BTreeMap<Talk, Seen>,
+) -> TalkReport {
+    let changes = seen.iter().filter_map(|(talk, seen)| {
+        let passes = [before, after].map(|world| talk.ask(world).passes());
+        let opened = match passes {
+            [false, true] => true,
+            [true, false] => false,
+            _ => return None,
+        };
+        Some(ChangedTalk {
+            opened,
+            source: talk.source.name(before),
+            destination: talk.destination.name(before),
+            traffic: talk.traffic(),
+            flows: seen.passed + seen.dropped,
+        })
+    });
+    TalkReport {
+        talks: seen.len(),
+        changes: changes.collect(),
+    }
+}
+
+pub(super) fn talk_text(report: &TalkReport) -> String {
+    if report.changes.is_empty() {
+        return format!(
+            "None of {} conversations changes its verdict\n",
+            report.talks
+        );
+    }
+    let mut table = String::new();
+    for change in &report.changes {
+        let sign = if change.opened { '+' } else { '-' };
+        let _ = writeln!(
+            table,
+            "{sign} {}\t→ {}\t{}\t{} flows",
+            change.source, change.destination, change.traffic, change.flows
+        );
+    }
+    let mut out = align(&table);
+    let opened = report.changes.iter().filter(|one| one.opened).count();
+    let _ = writeln!(
+        out,
+        "\n{opened} of {} conversations opened, {} closed (+ passes afterwards, - no longer passes)",
+        report.talks,
+        report.changes.len() - opened
+    );
+    out
 }
 
 pub(super) fn report(before: &World, after: &World) -> Report {

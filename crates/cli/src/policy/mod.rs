@@ -5,8 +5,12 @@ mod check;
 mod cluster;
 mod diff;
 mod files;
+mod flows;
 mod manifest;
 mod place;
+#[cfg(test)]
+mod seen_tests;
+mod suggest;
 #[cfg(test)]
 mod tests;
 mod traffic;
@@ -34,6 +38,8 @@ enum PolicyCommand {
     Check(check::CheckArgs),
     /// Which pairs could talk after a change and cannot now, or the reverse; exit status 1 if there are any
     Diff(diff::DiffArgs),
+    /// Policies that allow what was seen and nothing else; exit status 1 if something of that would not pass
+    Suggest(suggest::SuggestArgs),
 }
 
 /// Runs the command.
@@ -45,6 +51,7 @@ pub fn run(args: &PolicyArgs) -> Result<()> {
         PolicyCommand::Why(why) => why::run(&args.cluster, why),
         PolicyCommand::Check(check) => check::run(&args.cluster, check),
         PolicyCommand::Diff(diff) => diff::run(&args.cluster, diff),
+        PolicyCommand::Suggest(suggest) => suggest::run(&args.cluster, suggest),
     }
 }
 

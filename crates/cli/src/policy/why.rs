@@ -1,15 +1,15 @@
 //! `policy why`.
 use std::fmt::Write as _;
 
-use ::policy::explain::{Miss, Side, Why, why};
-use ::policy::reference::{Decision, Model, Packet, RuleSource};
+use ::policy::explain::{Miss, Side, Why};
+use ::policy::reference::{Decision, Packet, RuleSource};
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
 use super::cluster::World;
 use super::place::{self, Place};
-use super::{files, manifest, traffic};
+use super::{files, flows, manifest, traffic};
 use crate::error::{Findings, Usage};
 use crate::kube::{ClusterArgs, block_on};
 use crate::output::OutputArgs;
@@ -160,7 +160,9 @@ fn notes(world: &World, places: &[&Place<'_>]) -> Vec<String> {
         ));
     }
     for (name, refused) in &world.refused {
-        notes.push(format!("{name} is not in force: {refused}"));
+        notes.push(format!(
+            "{name} is refused, and not in this answer; nodes that accepted a version before it go on enforcing that one: {refused}"
+        ));
     }
     for place in places {
         let Place::Outside(range) = place else {
@@ -190,28 +192,9 @@ struct Asker<'a> {
 }
 
 impl Asker<'_> {
-    /// What becomes of a packet. Each end sees the other from its own node.
+    /// What becomes of a packet.
     fn ask(&self, packet: Packet) -> Why {
-        let world = self.world;
-        let model = Model {
-            settings: &world.settings,
-            policies: &world.policies,
-            groups: &world.groups,
-            services: &world.services,
-        };
-        let side = |subject: &Place<'_>, source: &Place<'_>, destination: &Place<'_>| {
-            let (from, to) = (
-                source.seen_from(subject.node(), world),
-                destination.seen_from(subject.node(), world),
-            );
-            let is_open = matches!(subject, Place::Node(_)) && !world.host_firewall;
-            (!is_open).then(|| why(&model, &from.end(), &to.end(), packet))
-        };
-        Why {
-            egress: side(self.source, self.source, self.destination).and_then(|why| why.egress),
-            ingress: side(self.destination, self.source, self.destination)
-                .and_then(|why| why.ingress),
-        }
+        flows::ask(self.world, self.source, self.destination, packet)
     }
 
     /// All traffic, with what has the same answer together.

@@ -182,12 +182,12 @@ fn a_cluster_is_set_up_changed_and_left() {
         "-f",
         file.to_str().unwrap(),
         "--set",
-        "hubble.ui.enabled=true",
+        "gke.enabled=true",
     ]);
     for line in [
         "✨ DaemonSet kube-system/cilium created",
         "✅ Revision 1 is in place",
-        "hubble.ui.enabled=true has no effect: there is no user interface yet",
+        "gke.enabled=true has no effect: there are no settings for this cloud; set routing and ipam yourself",
     ] {
         assert!(
             out.lines().any(|one| one == line),

@@ -19,6 +19,9 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Option<Result<Value, Stri
         ("genSignedCert", [Value::String(name), _, names, days, authority]) => {
             signed(name, names, days, authority)
         }
+        // A moment is its seconds since 1970; what becomes a text of it is the same.
+        ("now", []) => Ok(Timestamp::now().as_second().into()),
+        ("unixEpoch", [Value::Number(seconds)]) => Ok(seconds.to_string().into()),
         ("b64enc", [Value::String(text)]) => Ok(STANDARD.encode(text).into()),
         ("b64dec", [Value::String(text)]) => decoded(text).map(Value::from),
         _ => return None,

@@ -61,6 +61,9 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         }
         ("kindIs", [Value::String(wanted), value]) => Ok((kind(value) == wanted).into()),
         ("int" | "int64" | "float64", [value]) => number(name, value),
+        ("lt", [less, more]) => Ok((whole(less)? < whole(more)?).into()),
+        ("add", [first, second]) => Ok(whole(first)?.saturating_add(whole(second)?).into()),
+        ("mul", [first, second]) => Ok(whole(first)?.saturating_mul(whole(second)?).into()),
         ("toYaml", [value]) => Ok(to_yaml(value).into()),
         ("toJson", [value]) => Ok(value.to_string().into()),
         ("fromYaml" | "fromYamlArray", [Value::String(text)]) => {
@@ -91,6 +94,11 @@ fn equal(first: &Value, others: &[Value]) -> Result<Value, String> {
         same |= first == other;
     }
     Ok(same.into())
+}
+
+fn whole(value: &Value) -> Result<i64, String> {
+    let number = value.as_i64();
+    number.ok_or_else(|| format!("a {} is no whole number", kind(value)))
 }
 
 fn number(name: &str, value: &Value) -> Result<Value, String> {

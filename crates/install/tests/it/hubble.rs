@@ -60,22 +60,57 @@ fn certificates_fit_each_other() {
     );
 }
 
-/// The authority stays over upgrades; what it vouches for is new each time.
+fn again(there: &[&Value], values: Value) -> Vec<Value> {
+    let request = Request {
+        there: there.iter().map(|one| (*one).clone()).collect(),
+        revision: 2,
+        values,
+        ..Request::default()
+    };
+    render(&request).unwrap()
+}
+
+/// The authority stays over upgrades, and what it vouches for stays as long as it is of use.
 #[test]
-fn the_authority_stays() {
+fn certificates_stay_unless_others_are_wanted() {
+    const SERVER: &str = "hubble-server-certs";
     let first = objects(json!({}));
     let ca = find(&first, "Secret", "cilium-ca");
-    let again = render(&Request {
-        there: vec![ca.clone()],
-        revision: 2,
-        ..Request::default()
-    })
-    .unwrap();
-    let kept = find(&again, "Secret", "cilium-ca");
-    assert_eq!(ca["data"], kept["data"]);
-    let of = |all: &[Value]| find(all, "Secret", "hubble-server-certs")["data"]["tls.crt"].clone();
-    assert_ne!(of(&first), of(&again));
-    names(find(&again, "Secret", "hubble-server-certs"), ca);
+    let own = find(&first, "Secret", SERVER);
+    let same = again(&[ca, own], json!({}));
+    assert_eq!(find(&same, "Secret", "cilium-ca")["data"], ca["data"]);
+    assert_eq!(find(&same, "Secret", SERVER), own);
+    // For others, for another time, by another authority, or old.
+    let mut old = own.clone();
+    old["metadata"]["annotations"]["hypha.io/renew-after"] = "1000".into();
+    let mut strange = own.clone();
+    strange["metadata"]["annotations"] = Value::Null;
+    let other = objects(json!({}));
+    let other_ca = find(&other, "Secret", "cilium-ca");
+    for (ca, own, values) in [
+        (ca, own, json!({"cluster": {"name": "c-two"}})),
+        (
+            ca,
+            own,
+            json!({"hubble": {"tls": {"auto": {"certValidityDuration": 30}}}}),
+        ),
+        (other_ca, own, json!({})),
+        (ca, &old, json!({})),
+        (ca, &strange, json!({})),
+    ] {
+        let all = again(&[ca, own], values);
+        let made = find(&all, "Secret", SERVER);
+        assert_ne!(made["data"]["tls.crt"], own["data"]["tls.crt"]);
+        names(made, ca);
+        assert_eq!(
+            find(&again(&[ca, made], json!({})), "Secret", "cilium-ca")["data"],
+            ca["data"]
+        );
+    }
+}
+
+#[test]
+fn an_authority_that_cannot_be_used_is_told() {
     let broken = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cilium-ca", "namespace": "kube-system"},
         "data": {"ca.crt": "eA==", "ca.key": "eA=="}});
     let error = render(&Request {
@@ -164,6 +199,38 @@ fn in_the_clear_or_not_at_all() {
 }
 
 #[test]
+fn the_page_is_the_relays() {
+    let all = objects(json!({"hubble": {"relay": {"enabled": true}, "ui": {
+        "enabled": true, "listenPort": 8090, "service": {"type": "NodePort", "nodePort": 30003},
+    }}}));
+    let container =
+        &find(&all, "Deployment", "hubble-relay")["spec"]["template"]["spec"]["containers"][0];
+    let args = container["args"].to_string();
+    assert!(args.contains("\"--ui-listen-address=:8090\""), "{args}");
+    assert_eq!(
+        container["ports"][1],
+        json!({"name": "ui", "containerPort": 8090, "protocol": "TCP"})
+    );
+    let service = &find(&all, "Service", "hubble-ui")["spec"];
+    assert_eq!(service["selector"], json!({"k8s-app": "hubble-relay"}));
+    assert_eq!(
+        service["ports"],
+        json!([{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "ui", "nodePort": 30003}])
+    );
+    let error = render(&Request {
+        values: json!({"hubble": {"ui": {"enabled": true}}}),
+        ..Request::default()
+    })
+    .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("it needs hubble.relay.enabled=true"),
+        "{error}"
+    );
+}
+
+#[test]
 fn metrics_have_a_service() {
     let all = objects(
         json!({"hubble": {"metrics": {"enabled": ["dns", "drop"], "serviceMonitor": {"enabled": true}}}}),
@@ -178,4 +245,65 @@ fn metrics_have_a_service() {
         find(&all, "DaemonSet", "cilium")["spec"]["template"]["spec"]["containers"][0]["ports"]
             .clone();
     assert_eq!(ports[0]["name"], "hubble-metrics");
+}
+
+/// What agents look at again and again is a ConfigMap, mounted where the settings say.
+#[test]
+fn exports_and_metrics_may_come_from_files() {
+    let values = json!({"hubble": {
+        "export": {"dynamic": {"enabled": true, "config": {"content": [{"name": "drops", "filePath": "/a"}]}}},
+        "metrics": {"dynamic": {"enabled": true, "config": {"content": [{"name": "drop"}]}}, "enableOpenMetrics": true},
+        "redact": {"enabled": true, "http": {"urlQuery": true, "headers": {"allow": ["traceparent", "host"]}}},
+    }});
+    let settings = config(values.clone());
+    let all = objects(values);
+    for (key, value) in [
+        (
+            "hubble-flowlogs-config-path",
+            "/var/lib/cilium/hubble/flowlogs/flowlogs.yaml",
+        ),
+        (
+            "hubble-dynamic-metrics-config-path",
+            "/var/lib/cilium/hubble/metrics/dynamic-metrics.yaml",
+        ),
+        ("hubble-metrics-server", ":9965"),
+        ("enable-hubble-open-metrics", "true"),
+        ("hubble-redact-enabled", "true"),
+        ("hubble-redact-http-urlquery", "true"),
+        ("hubble-redact-http-headers-allow", "traceparent,host"),
+    ] {
+        assert_eq!(settings[key], value, "{key}");
+    }
+    let file = |map: &str, key: &str| -> Value {
+        let text = find(&all, "ConfigMap", map)["data"][key].as_str().unwrap();
+        serde_json::from_str(text).unwrap()
+    };
+    assert_eq!(
+        file("cilium-flowlog-config", "flowlogs.yaml"),
+        json!({"flowLogs": [{"name": "drops", "filePath": "/a"}]})
+    );
+    assert_eq!(
+        file("cilium-dynamic-metrics-config", "dynamic-metrics.yaml"),
+        json!({"metrics": [{"name": "drop"}]})
+    );
+    let pod = &find(&all, "DaemonSet", "cilium")["spec"]["template"]["spec"];
+    let names = |list: &Value| -> Vec<String> {
+        let names = list.as_array().unwrap().iter();
+        names
+            .map(|one| one["name"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    for name in ["hubble-flowlogs", "hubble-dynamic-metrics"] {
+        assert!(names(&pod["volumes"]).contains(&name.to_owned()), "{pod}");
+        assert!(
+            names(&pod["containers"][0]["volumeMounts"]).contains(&name.to_owned()),
+            "{pod}"
+        );
+    }
+    find(&all, "Service", "hubble-metrics");
+    let none = objects(json!({}));
+    assert!(
+        none.iter()
+            .all(|object| object["metadata"]["name"] != "cilium-flowlog-config")
+    );
 }

@@ -293,7 +293,7 @@ fn pods_are_shaped_by_values() {
 #[test]
 fn nothing_is_silent() {
     let lines = told(
-        json!({"nodePort": {"enabled": true}, "hubble": {"ui": {"enabled": true}, "redact": {"enabled": true}},
+        json!({"nodePort": {"enabled": true}, "hubble": {"dropEventEmitter": {"enabled": true}},
         "bpf": {"hostRouting": true, "masquerade": false}, "egressMasqueradeInterfaces": "eth+", "loadBalancer": {"acceleration": "native"}}),
     );
     let names: Vec<&str> = lines
@@ -309,8 +309,7 @@ fn nothing_is_silent() {
             "egressMasqueradeInterfaces",
             "bpf.masquerade",
             "bpf.hostRouting",
-            "hubble.redact.enabled",
-            "hubble.ui.enabled"
+            "hubble.dropEventEmitter.enabled"
         ]
     );
     assert_eq!(

@@ -407,6 +407,24 @@ settings! {
     "hubble-export-denylist" hubble_export_denylist: String [shape::FILTERS] = String::new();
     /// Fields of flows that are exported, as source.pod_name; nothing: all.
     "hubble-export-fieldmask" hubble_export_fieldmask: Vec<String> [shape::FIELDS] = Vec::new();
+    /// File that says which flows are exported where; looked at again and again; nothing: none is.
+    "hubble-flowlogs-config-path" hubble_flowlogs_config_path: String [shape::PATH_OR_NOTHING] = String::new();
+    /// File that says what is counted of flows, in place of hubble-metrics; looked at again and again.
+    "hubble-dynamic-metrics-config-path" hubble_dynamic_metrics_config_path: String [shape::PATH_OR_NOTHING] = String::new();
+    /// Name the traces of requests beside their counts.
+    "enable-hubble-open-metrics" enable_hubble_open_metrics: bool = false;
+    /// Take out of requests what nobody is to read.
+    "hubble-redact-enabled" hubble_redact_enabled: bool = false;
+    /// What follows the question mark of URLs is taken out.
+    "hubble-redact-http-urlquery" hubble_redact_http_urlquery: bool = false;
+    /// Passwords in URLs are taken out.
+    "hubble-redact-http-userinfo" hubble_redact_http_userinfo: bool = true;
+    /// Headers that keep their values; nothing, nor in the other list: none does.
+    "hubble-redact-http-headers-allow" hubble_redact_http_headers_allow: Vec<String> [shape::HEADERS] = Vec::new();
+    /// Headers whose values are taken out, others keep theirs.
+    "hubble-redact-http-headers-deny" hubble_redact_http_headers_deny: Vec<String> [shape::HEADERS] = Vec::new();
+    /// API keys of Kafka are taken out.
+    "hubble-redact-kafka-apikey" hubble_redact_kafka_apikey: bool = false;
     /// Tell relays the IPv6 addresses of nodes where they have both.
     "hubble-prefer-ipv6" hubble_prefer_ipv6: bool = false;
 
@@ -511,6 +529,13 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
     if settings.enable_hubble && port && files.iter().any(|file| file.is_empty()) {
         return conflict(
             "hubble-listen-address is given without hubble-tls-cert-file and hubble-tls-key-file; accepted: both files, or hubble-disable-tls=true",
+        );
+    }
+    if !settings.hubble_redact_http_headers_allow.is_empty()
+        && !settings.hubble_redact_http_headers_deny.is_empty()
+    {
+        return conflict(
+            "hubble-redact-http-headers-allow and hubble-redact-http-headers-deny are both given; accepted: one of them",
         );
     }
     if settings.node_port_range.last == u16::MAX {

@@ -158,6 +158,14 @@ pub(super) const FIELDS: Shape = Shape {
             .all(|field| !field.contains(odd))
     },
 };
+/// Names of headers.
+pub(super) const HEADERS: Shape = Shape {
+    accepted: "names of headers as traceparent, with commas or blanks between them, or nothing",
+    fits: |text| {
+        let odd = |c: char| !(c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c));
+        text.split([',', ' ', '\n']).all(|name| !name.contains(odd))
+    },
+};
 /// A file to which something is exported.
 pub(super) const EXPORT: Shape = Shape {
     accepted: "a path that begins with /, stdout, or nothing",
@@ -372,6 +380,7 @@ mod tests {
             &["", "{}", r#"{"verdict":["DROPPED"]} {"reply":[true]}"#],
             &["{", "[]", "drop"],
         );
+        check(&HEADERS, &["", "traceparent", "a, X-b"], &["a/b", "a:b"]);
         check(
             &FIELDS,
             &["", "time", "source.pod_name,verdict"],

@@ -1,17 +1,20 @@
 //! `hubble observe`: what an observer has recorded, and what it sees now.
-mod file;
+pub mod file;
 pub mod filters;
 pub mod flags;
 pub mod select;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ::flow::filter;
 use anyhow::{Result, anyhow};
+use api::hubble::flow::Flow;
 use api::hubble::observer::get_flows_response::ResponseTypes;
+use api::hubble::observer::observer_client::ObserverClient;
 use api::hubble::observer::{
-    GetAgentEventsRequest, GetDebugEventsRequest, GetFlowsRequest, GetFlowsResponse,
+    ExportEvent, GetAgentEventsRequest, GetDebugEventsRequest, GetFlowsRequest, GetFlowsResponse,
 };
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
@@ -20,7 +23,7 @@ use tonic::{Code, Status, Streaming};
 
 use self::flags::FilterFlags;
 use self::select::{SelectFlags, Selection, stamp};
-use super::client::Server;
+use super::client::{Server, Service};
 use super::print::color::{Colors, When};
 use super::print::{Format, Options, Printer};
 use super::settings::Settings;
@@ -229,67 +232,104 @@ fn mask(args: &FlowArgs, options: &Options) -> Option<FieldMask> {
 }
 
 fn agent_events(args: &EventArgs, settings: &Settings, now: Timestamp) -> Result<()> {
-    let (selection, mut printer) = events(args, settings, now)?;
-    if let Some(path) = &args.format.input_file {
-        let silent = args.format.silent_errors;
-        let file = file::open(path)?;
-        file::read(file, &selection, silent, file::agent_event, |response| {
-            printer.agent_event(&response)
-        })?;
-        return printer.finish();
-    }
-    let request = GetAgentEventsRequest {
-        number: selection.number,
-        first: selection.first,
-        follow: selection.follow,
-        since: selection.since.map(stamp),
-        until: selection.until.map(stamp),
+    let ask = async |mut observer: Asked, selection: Selection| {
+        let request = GetAgentEventsRequest {
+            number: selection.number,
+            first: selection.first,
+            follow: selection.follow,
+            since: selection.since.map(stamp),
+            until: selection.until.map(stamp),
+        };
+        observer.get_agent_events(request).await
     };
-    super::on_server(settings, async |server| {
-        let stream = server.observer().get_agent_events(request).await;
-        let end = each(&server, stream, |response| printer.agent_event(&response)).await;
-        ended(end, args.format.silent_errors, &mut printer)
-    })
+    let print = |printer: &mut ToTerminal, response| printer.agent_event(&response);
+    events(args, settings, now, file::agent_event, ask, print)
 }
 
 fn debug_events(args: &EventArgs, settings: &Settings, now: Timestamp) -> Result<()> {
-    let (selection, mut printer) = events(args, settings, now)?;
-    if let Some(path) = &args.format.input_file {
-        let silent = args.format.silent_errors;
-        let file = file::open(path)?;
-        file::read(file, &selection, silent, file::debug_event, |response| {
-            printer.debug_event(&response)
-        })?;
-        return printer.finish();
-    }
-    let request = GetDebugEventsRequest {
-        number: selection.number,
-        first: selection.first,
-        follow: selection.follow,
-        since: selection.since.map(stamp),
-        until: selection.until.map(stamp),
+    let ask = async |mut observer: Asked, selection: Selection| {
+        let request = GetDebugEventsRequest {
+            number: selection.number,
+            first: selection.first,
+            follow: selection.follow,
+            since: selection.since.map(stamp),
+            until: selection.until.map(stamp),
+        };
+        observer.get_debug_events(request).await
     };
-    super::on_server(settings, async |server| {
-        let stream = server.observer().get_debug_events(request).await;
-        let end = each(&server, stream, |response| printer.debug_event(&response)).await;
-        ended(end, args.format.silent_errors, &mut printer)
-    })
+    let print = |printer: &mut ToTerminal, response| printer.debug_event(&response);
+    events(args, settings, now, file::debug_event, ask, print)
 }
 
 type ToTerminal = Printer<io::Stdout, io::Stderr>;
+type Asked = ObserverClient<Service>;
 
-fn events(
+/// Events of one kind: recorded ones of a file, of which `recorded` makes them, or what the server has for `ask`.
+fn events<T>(
     args: &EventArgs,
     settings: &Settings,
     now: Timestamp,
-) -> Result<(Selection, ToTerminal)> {
+    recorded: impl Fn(ExportEvent) -> Option<T>,
+    ask: impl AsyncFnOnce(Asked, Selection) -> Result<tonic::Response<Streaming<T>>, Status>,
+    print: impl Fn(&mut ToTerminal, T) -> Result<()>,
+) -> Result<()> {
     let selection = args
         .select
         .selection(now, args.format.input_file.is_some())?;
     let options = args
         .format
         .options(settings.on("debug"), selection.follow)?;
-    Ok((selection, Printer::new(options, io::stdout(), io::stderr())))
+    let mut printer = Printer::new(options, io::stdout(), io::stderr());
+    let silent = args.format.silent_errors;
+    if let Some(path) = &args.format.input_file {
+        let file = file::open(path)?;
+        file::read(file, &selection, silent, recorded, |response| {
+            print(&mut printer, response)
+        })?;
+        return printer.finish();
+    }
+    super::on_server(settings, async |server| {
+        let stream = ask(server.observer(), selection).await;
+        let end = each(&server, stream, |response| print(&mut printer, response)).await;
+        ended(end, silent, &mut printer)
+    })
+}
+
+/// Flows of a file, or all that a server keeps; since then, if something is said.
+///
+/// # Errors
+/// The file has something else, a time is none, or nobody answers.
+pub fn recorded(
+    path: Option<&Path>,
+    since: Option<&str>,
+    settings: &Settings,
+) -> Result<Vec<Flow>> {
+    let flags = SelectFlags {
+        all: true,
+        since: since.map(str::to_owned),
+        ..SelectFlags::default()
+    };
+    let selection = flags.selection(Timestamp::now(), path.is_some())?;
+    let mut flows = Vec::new();
+    let mut take = |response: GetFlowsResponse| {
+        if let Some(ResponseTypes::Flow(flow)) = response.response_types {
+            flows.push(flow);
+        }
+        Ok(())
+    };
+    match path {
+        Some(path) => file::read(file::open(path)?, &selection, false, file::flow, take)?,
+        None => super::on_server(settings, async |server| {
+            let request = GetFlowsRequest {
+                number: selection.number,
+                since: selection.since.map(stamp),
+                ..GetFlowsRequest::default()
+            };
+            let stream = server.observer().get_flows(request).await;
+            each(&server, stream, &mut take).await
+        })?,
+    }
+    Ok(flows)
 }
 
 /// Hands on what comes until the stream ends or somebody interrupts.
@@ -298,6 +338,39 @@ async fn each<T>(
     stream: Result<tonic::Response<Streaming<T>>, Status>,
     mut take: impl FnMut(T) -> Result<()>,
 ) -> Result<()> {
+    // The first tick is at once, the next one never.
+    let mut ticks = tokio::time::interval(FOREVER);
+    ticks.tick().await;
+    each_until(server, stream, &mut ticks, |event| {
+        if let Event::Message(message) = event {
+            take(message)?;
+        }
+        Ok(true)
+    })
+    .await
+}
+
+/// A time that nobody waits for.
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// What happens while a stream is read.
+pub enum Event<T> {
+    /// Something came.
+    Message(T),
+    /// Time has passed.
+    Tick,
+}
+
+/// Hands on what comes, and how time passes, until `take` has enough, the stream ends or somebody interrupts.
+///
+/// # Errors
+/// Those of `take`, and what the server refuses.
+pub async fn each_until<T>(
+    server: &Server,
+    stream: Result<tonic::Response<Streaming<T>>, Status>,
+    ticks: &mut tokio::time::Interval,
+    mut take: impl FnMut(Event<T>) -> Result<bool>,
+) -> Result<()> {
     let refused = |status: Status| server.refused(&status);
     let mut stream = stream.map_err(refused)?.into_inner();
     let interrupted = tokio::signal::ctrl_c();
@@ -305,10 +378,20 @@ async fn each<T>(
     loop {
         let message = tokio::select! {
             message = stream.message() => message,
+            _ = ticks.tick() => {
+                if !take(Event::Tick)? {
+                    return Ok(());
+                }
+                continue;
+            }
             _ = &mut interrupted => return Ok(()),
         };
         match message {
-            Ok(Some(message)) => take(message)?,
+            Ok(Some(message)) => {
+                if !take(Event::Message(message))? {
+                    return Ok(());
+                }
+            }
             Ok(None) => return Ok(()),
             Err(status) if status.code() == Code::Cancelled => return Ok(()),
             Err(status) => return Err(refused(status)),
