@@ -1,4 +1,5 @@
 //! Flows as a person looks at them: the relay by the API server's port forwarding, a node by its agent's socket.
+mod counted;
 
 use hypha_e2e::cluster::Cluster;
 use serde_json::Value;
