@@ -2,8 +2,8 @@
 //! global know nothing of their callers, and callers nothing of what comes of them but a number. All that both know lies in the
 //! packet's state.
 use abi::DropReason;
-use aya_ebpf::bindings::__sk_buff;
-use wire::{V4, V6};
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use wire::{Family, V4, V6};
 
 use crate::{
     conntrack, direct,
@@ -12,9 +12,68 @@ use crate::{
     refuse,
     skb::Skb,
     snat, translate,
+    xdp::Xdp,
 };
 
-/// Gives each `module::function(skb, state)` a global function for each family, and those one name.
+/// Gives each `module::function(packet, state)` a global function for each kind of packet and each family, and those one name.
+macro_rules! shared {
+    ($($(#[$doc:meta])* $name:ident: $module:ident::$function:ident as $skb4:ident, $skb6:ident, $xdp4:ident, $xdp6:ident;)*) => {
+        /// The global functions of each kind of packet. They write into the packet's state.
+        pub trait Shared {
+            $($(#[$doc])* fn $name<F: Family>(self) -> Code;)*
+        }
+        shared!(Skb __sk_buff: $($name $module $function $skb4 $skb6)*);
+        shared!(Xdp xdp_md: $($name $module $function $xdp4 $xdp6)*);
+    };
+    ($packet:ident $context:ident: $($name:ident $module:ident $function:ident $v4:ident $v6:ident)*) => {
+        impl Shared for $packet {
+            $(
+                #[inline(always)]
+                fn $name<F: Family>(self) -> Code {
+                    if F::IS_V6 {
+                        $v6(self.0) as Code
+                    } else {
+                        $v4(self.0) as Code
+                    }
+                }
+            )*
+        }
+        $(
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $v4(context: *mut $context) -> u32 {
+                with_state::<V4, _>(context, |context, state| $module::$function($packet(context), state))
+            }
+
+            #[unsafe(no_mangle)]
+            #[inline(never)]
+            extern "C" fn $v6(context: *mut $context) -> u32 {
+                with_state::<V6, _>(context, |context, state| $module::$function($packet(context), state))
+            }
+        )*
+    };
+}
+
+shared! {
+    /// Writes the record that the state tells of into the ring.
+    report: flow::emit as report4, report6, xdp_report4, xdp_report6;
+    /// Finds the frontend that the packet is for, and the backend that its connection has.
+    serve: translate::serve as serve4, serve6, xdp_serve4, xdp_serve6;
+    /// Chooses a backend.
+    choose: translate::choose as choose4, choose6, xdp_choose4, xdp_choose6;
+    /// Makes the entry that remembers the backend.
+    settle: translate::settle as settle4, settle6, xdp_settle4, xdp_settle6;
+    /// Sends the packet to the backend.
+    translate: translate::translate as translate4, translate6, xdp_translate4, xdp_translate6;
+    /// Gives an answer to a frontend's client the frontend's address.
+    unserve: translate::unserve as unserve4, unserve6, xdp_unserve4, xdp_unserve6;
+    /// Looks whether a packet that is passed on has room for its frontend, which it remembers.
+    fit: direct::fit as fit4, fit6, xdp_fit4, xdp_fit6;
+    /// Puts the frontend into the packet.
+    label: direct::label as label4, label6, xdp_label4, xdp_label6;
+}
+
+/// As [`shared`], of packets in the stack alone.
 macro_rules! calls {
     ($($(#[$doc:meta])* $name:ident: $module:ident::$function:ident as $v4:ident, $v6:ident;)*) => {
         /// The family's global functions. They write into the packet's state.
@@ -37,7 +96,7 @@ macro_rules! calls {
             #[unsafe(no_mangle)]
             #[inline(never)]
             extern "C" fn $global(skb: *mut __sk_buff) -> u32 {
-                with_state::<$family>(skb, $module::$function)
+                with_state::<$family, _>(skb, |skb, state| $module::$function(Skb(skb), state))
             }
         )*
     };
@@ -46,30 +105,14 @@ macro_rules! calls {
 calls! {
     /// Reads the packet inside an ICMP error into the state. If it cannot be read it then is of no protocol.
     read_inner: flow::read_inner as read_inner4, read_inner6;
-    /// Writes the record that the state tells of into the ring.
-    report: flow::emit as report4, report6;
     /// Asks policy about the packet, and goes on to its connection.
     ask_and_track: conntrack::ask_and_track as ask_and_track4, ask_and_track6;
     /// Finds the connection of the packet inside an ICMP error.
     track_error: conntrack::track_error as track_error4, track_error6;
-    /// Finds the frontend that the packet is for, and the backend that its connection has.
-    serve: translate::serve as serve4, serve6;
     /// Finds the backend that an ICMP error to a frontend is for.
     serve_error: translate::serve_error as serve_error4, serve_error6;
-    /// Chooses a backend.
-    choose: translate::choose as choose4, choose6;
-    /// Makes the entry that remembers the backend.
-    settle: translate::settle as settle4, settle6;
-    /// Sends the packet to the backend.
-    translate: translate::translate as translate4, translate6;
-    /// Gives an answer to a frontend's client the frontend's address.
-    unserve: translate::unserve as unserve4, unserve6;
     /// Turns a packet that nobody serves into its refusal; returns the verdict.
     refuse: refuse::refuse as refuse4, refuse6;
-    /// Looks whether a packet that is passed on has room for its frontend, which it remembers.
-    fit: direct::fit as fit4, fit6;
-    /// Puts the frontend into the packet.
-    label: direct::label as label4, label6;
     /// Takes the frontend out of a packet that another node passed on.
     read_label: direct::read_label as read_label4, read_label6;
     /// Takes the frontend out of the option of the tunnel that the packet came by.
@@ -84,20 +127,20 @@ calls! {
 
 /// The packet as an argument that every function uses: callers would else pass nothing to those that do not, which the verifier refuses.
 #[inline(always)]
-fn needed(mut skb: *mut __sk_buff) -> *mut __sk_buff {
+fn needed<C>(mut context: *mut C) -> *mut C {
     // SAFETY: moves a register onto itself.
-    unsafe { core::arch::asm!("{0} = {0}", inout(reg) skb, options(nostack, preserves_flags)) };
-    skb
+    unsafe { core::arch::asm!("{0} = {0}", inout(reg) context, options(nostack, preserves_flags)) };
+    context
 }
 
 #[inline(always)]
-fn with_state<F: Maps>(
-    skb: *mut __sk_buff,
-    function: impl FnOnce(*mut __sk_buff, &mut State<F>) -> Code,
+fn with_state<F: Maps, C>(
+    context: *mut C,
+    function: impl FnOnce(*mut C, &mut State<F>) -> Code,
 ) -> u32 {
-    let skb = needed(skb);
+    let context = needed(context);
     match F::state() {
-        Some(state) => u32::from(function(skb, state)),
+        Some(state) => u32::from(function(context, state)),
         // The map has a place for every CPU; the verifier does not know.
         None => DropReason::InvalidPacket as u32,
     }

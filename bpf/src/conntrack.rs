@@ -1,6 +1,5 @@
 //! The one conntrack lookup of a packet.
 use abi::{CtEntry, CtStatus, DropReason, ct_flags, event_flags};
-use aya_ebpf::bindings::__sk_buff;
 use wire::{
     conntrack::{Segment, account, advance, is_over, open},
     headers::{Icmp, SCTP, TCP, UDP},
@@ -11,6 +10,7 @@ use crate::{
     clock, config,
     flow::{Code, Drop, Flow, OK, State, attempt},
     maps::{self, Maps},
+    packet::Packet,
     policy::{self, End},
     skb::Skb,
 };
@@ -23,12 +23,12 @@ impl<F: Maps> Flow<F> {
         self.between(from, to);
         if self.h.icmp == Icmp::Error {
             core::hint::cold_path();
-            F::read_inner(self.skb);
-            return attempt!(F::track_error(self.skb));
+            F::read_inner(self.packet);
+            return attempt!(F::track_error(self.packet));
         }
-        let code = track::<F>(self.skb.0, self.state);
+        let code = track::<F, Skb>(self.packet, self.state);
         if code == ASK {
-            return attempt!(F::ask_and_track(self.skb));
+            return attempt!(F::ask_and_track(self.packet));
         }
         attempt!(code)
     }
@@ -38,12 +38,21 @@ impl<F: Maps> Flow<F> {
     pub fn peek(&mut self) {
         if self.h.icmp == Icmp::Error {
             core::hint::cold_path();
-            if F::read_inner(self.skb) == OK {
+            if F::read_inner(self.packet) == OK {
                 is_known_error::<F>(self.state);
             }
         } else {
             peek::<F>(self.state);
         }
+    }
+}
+
+impl<F: Maps, P: Packet> Flow<F, P> {
+    /// As [`Flow::track`], of a packet that is no error and between others than this node and its pods.
+    #[inline(always)]
+    pub fn track_others(&mut self) -> Result<(), Drop> {
+        self.between(None, None);
+        attempt!(track::<F, P>(self.packet, self.state))
     }
 }
 
@@ -68,21 +77,21 @@ fn peek<F: Maps>(state: &mut State<F>) {
 const ASK: Code = 1;
 
 #[inline(never)]
-fn track<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+fn track<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
     let (key, from_b) = F::ct_key(&state.h.tuple);
     if !is_tracked::<F>(state.h.tuple.proto) {
         return DropReason::CtUnknownL4Protocol as u8;
     }
-    let segment = segment(skb, state, from_b);
+    let segment = segment(packet, state, from_b);
     // SAFETY: see `CtEntry` on concurrent writers; the entry outlives this program.
     let found = F::ct()
         .get_ptr_mut(&key)
         .map(|entry| unsafe { &mut *entry });
     let live = match found {
         Some(entry) if !is_over(entry, &segment) => entry,
-        ended => return begin::<F>(state, &key, &segment, ended),
+        ended => return begin::<F, P>(state, &key, &segment, ended),
     };
-    if state.is_asked() {
+    if !P::IN_DRIVER && state.is_asked() {
         state.from_opener = (live.flags & ct_flags::FROM_B != 0) == from_b;
         let epoch = maps::policy_epoch();
         if state.asked || !state.is_remembered(live, epoch) {
@@ -107,12 +116,12 @@ fn track<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
 
 /// What of the packet matters to an entry of it.
 #[inline(always)]
-pub fn segment<F: Maps>(skb: *mut __sk_buff, state: &State<F>, from_b: bool) -> Segment {
+pub fn segment<F: Maps, P: Packet>(packet: P, state: &State<F>, from_b: bool) -> Segment {
     Segment {
         proto: state.h.tuple.proto,
         tcp_flags: state.h.tcp_flags,
         from_b,
-        len: Skb(skb).len(),
+        len: packet.len(),
         now: clock::seconds(),
     }
 }
@@ -130,7 +139,7 @@ fn note_frontend<F: Maps>(state: &mut State<F>, entry: &mut CtEntry) {
 
 /// Makes the entry of a connection in place of none, or of one that has ended.
 #[inline(always)]
-fn begin<F: Maps>(
+fn begin<F: Maps, P: Packet>(
     state: &mut State<F>,
     key: &F::CtKey,
     segment: &Segment,
@@ -141,7 +150,7 @@ fn begin<F: Maps>(
             Some(_) => CtStatus::Reopened,
             None => CtStatus::New,
         });
-        if state.is_asked() {
+        if !P::IN_DRIVER && state.is_asked() {
             state.holds = question(&state.h, true).holds;
             state.epoch = maps::policy_epoch();
             return ASK;
@@ -194,11 +203,11 @@ fn judge<F: Maps>(state: &mut State<F>, entry: &mut CtEntry) {
 /// Asks, and goes on from there. The rows are looked up between two looks at the connection, and not in the midst of one: the
 /// verifier would follow every way through them for every way to them.
 #[inline(always)]
-pub fn ask_and_track<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn ask_and_track<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
     state.code = OK;
     policy::ask::<F>(skb, state);
     state.asked = true;
-    track::<F>(skb, state)
+    track::<F, Skb>(skb, state)
 }
 
 /// True for protocols whose connections are known.
@@ -210,7 +219,7 @@ pub fn is_tracked<F: Maps>(proto: u8) -> bool {
 /// An ICMP error belongs to the connection of the packet inside it, and changes nothing there. It passes if that is known, as do
 /// those that a sender must hear of; others are asked about.
 #[inline(always)]
-pub fn track_error<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn track_error<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
     let known = is_known_error::<F>(state);
     state.opened(if known {
         CtStatus::Related

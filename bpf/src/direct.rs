@@ -8,30 +8,25 @@ use abi::{
     CtStatus, DIRECT_FRONTEND, DropReason, DsrDispatch, event_flags, identity, ipcache_flags,
     snat_flags,
 };
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::{bpf_skb_adjust_room, bpf_skb_get_tunnel_opt, bpf_skb_set_tunnel_opt},
-};
+use aya_ebpf::helpers::generated::{bpf_skb_get_tunnel_opt, bpf_skb_set_tunnel_opt};
 use wire::{
     Bytes, checksum,
     direct::{LABELLED6, tells},
 };
 
 use crate::{
+    calls::Shared,
     clock, config,
     conntrack::identity_of,
     flow::{Code, Drop, Flow, OK, Outcome, State, attempt, drop_because},
     forward::set_tunnel_key,
     maps::{self, Maps},
+    packet::{L3, Packet, RECOMPUTE},
     routes::Route,
-    skb::{L3, RECOMPUTE, Skb},
+    skb::Skb,
     snat::Target,
 };
 
-/// `BPF_ADJ_ROOM_NET`: room behind the fixed header of layer 3.
-const BEHIND_L3: u32 = 0;
-/// `BPF_F_ADJ_ROOM_FIXED_GSO`: segments stay as long as they are.
-const SAME_SEGMENTS: u64 = 1;
 const DONT_FRAGMENT: u16 = 0x4000;
 /// Longest IPv4 header, in words.
 const LONGEST: u8 = 15;
@@ -67,11 +62,11 @@ impl<F: Maps> Flow<F> {
     pub fn pass_on(&mut self, known: Option<&'static Route<F>>) -> Outcome {
         if by_tunnel() {
             self.age()?;
-            attempt!(F::encapsulate(self.skb))?;
+            attempt!(F::encapsulate(self.packet))?;
             return self.into_tunnel();
         }
         if tells(&self.h) {
-            attempt!(F::label(self.skb))?;
+            attempt!(self.packet.label::<F>())?;
             if self.oversize {
                 // The stack cuts it, and knows the way.
                 return self.to_stack();
@@ -90,7 +85,7 @@ impl<F: Maps> Flow<F> {
             return Ok(false);
         }
         core::hint::cold_path();
-        attempt!(F::read_label(self.skb))?;
+        attempt!(F::read_label(self.packet))?;
         Ok(self.state.by != 0)
     }
 }
@@ -116,7 +111,7 @@ impl<F: Maps> State<F> {
 
 /// Looks at a packet that is to be passed on before anything of it changes: whether there is room for the option.
 #[inline(always)]
-pub fn fit<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn fit<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
     let t = &state.h.tuple;
     state.frontend = Target {
         addr: t.dst,
@@ -126,8 +121,7 @@ pub fn fit<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     if !by_option() || !tells(&state.h) {
         return OK;
     }
-    let skb = Skb(skb);
-    let Some(words) = skb.get::<[u16; 4]>(L3) else {
+    let Some(words) = packet.get::<[u16; 4]>(L3) else {
         return DropReason::InvalidPacket as u8;
     };
     let label = size_of::<F::Label>();
@@ -143,7 +137,7 @@ pub fn fit<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
         }
         usize::from(u16::from_be(words[1]))
     };
-    let segment = skb.gso_size() as usize;
+    let segment = packet.gso_size() as usize;
     let len = if segment == 0 {
         len
     } else {
@@ -161,18 +155,16 @@ pub fn fit<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
 
 /// Puts the option with the frontend into the packet.
 #[inline(always)]
-pub fn label<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    let skb = Skb(skb);
+pub fn label<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
     let label = size_of::<F::Label>();
-    // SAFETY: a helper call on a valid context. It leaves zeros behind the fixed header.
-    if unsafe { bpf_skb_adjust_room(skb.0, label as i32, BEHIND_L3, SAME_SEGMENTS) } != 0 {
+    if !packet.widen::<F>(label) {
         return DropReason::ErrorWritingToPacket as u8;
     }
     state.h.l4 += label as u16;
     let written = if F::IS_V6 {
-        label6::<F>(skb, state)
+        label6::<F, P>(packet, state)
     } else {
-        label4::<F>(skb, state)
+        label4::<F, P>(packet, state)
     };
     match written {
         Some(true) => OK,
@@ -182,36 +174,38 @@ pub fn label<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
 
 /// The header's checksum makes up for what is written.
 #[inline(always)]
-fn label4<F: Maps>(skb: Skb, state: &State<F>) -> Option<bool> {
+fn label4<F: Maps, P: Packet>(packet: P, state: &State<F>) -> Option<bool> {
     let label = F::option(state.frontend.addr, state.frontend.port, 0);
-    let [first, total] = skb.get::<[u16; 2]>(L3)?;
-    let sum = skb.get::<u16>(L3 + 10)?;
+    let [first, total] = packet.get::<[u16; 2]>(L3)?;
+    let sum = packet.get::<u16>(L3 + 10)?;
     let len = size_of::<F::Label>() as u16;
     let [version, tos] = first.to_ne_bytes();
     let longer = u16::from_ne_bytes([version + (len / 4) as u8, tos]);
     let all = (u16::from_be(total) + len).to_be();
-    let written = skb.write(L3, [longer, all]) && skb.write(L3 + F::HEADER_LEN, label);
-    let words = skb.get::<[u16; 4]>(L3 + F::HEADER_LEN)?;
+    let written = packet.write(L3, [longer, all]) && packet.write(L3 + F::HEADER_LEN, label);
+    let words = packet.get::<[u16; 4]>(L3 + F::HEADER_LEN)?;
     let mut more = words.iter().map(|word| u64::from(*word)).sum::<u64>();
     more += u64::from(longer) + u64::from(!first) + u64::from(all) + u64::from(!total);
     let sum = !checksum::fold(u64::from(!sum) + more);
-    Some(written && skb.write(L3 + 10, sum))
+    Some(written && packet.write(L3 + 10, sum))
 }
 
 #[inline(always)]
-fn label6<F: Maps>(skb: Skb, state: &State<F>) -> Option<bool> {
-    let [len, next_and_hops] = skb.get::<[u16; 2]>(L3 + 4)?;
+fn label6<F: Maps, P: Packet>(packet: P, state: &State<F>) -> Option<bool> {
+    let [len, next_and_hops] = packet.get::<[u16; 2]>(L3 + 4)?;
     let [next, hops] = next_and_hops.to_ne_bytes();
     let label = F::option(state.frontend.addr, state.frontend.port, next);
     let len = u16::from_be(len) + size_of::<F::Label>() as u16;
     let words = [len.to_be(), u16::from_ne_bytes([LABELLED6, hops])];
-    Some(skb.store(L3 + 4, &words, RECOMPUTE) && skb.store(L3 + F::HEADER_LEN, &label, RECOMPUTE))
+    Some(
+        packet.store(L3 + 4, &words, RECOMPUTE)
+            && packet.store(L3 + F::HEADER_LEN, &label, RECOMPUTE),
+    )
 }
 
 /// See [`Flow::was_passed_on`].
 #[inline(always)]
-pub fn read_label<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    let skb = Skb(skb);
+pub fn read_label<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
     let may = tells(&state.h)
         && skb
             .get::<u16>(L3 + F::WORD)
@@ -228,14 +222,14 @@ pub fn read_label<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
 
 /// Takes the frontend out of the option of the tunnel that a packet came by.
 #[inline(always)]
-pub fn read_tunnel<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn read_tunnel<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
     if !tells(&state.h) {
         return OK;
     }
     let mut option = F::geneve(F::zero(), 0);
     let size = size_of::<F::Geneve>() as u32;
     // SAFETY: `option` has `size` bytes.
-    let len = unsafe { bpf_skb_get_tunnel_opt(skb, (&raw mut option).cast(), size) };
+    let len = unsafe { bpf_skb_get_tunnel_opt(skb.0, (&raw mut option).cast(), size) };
     if len != size as i64 {
         return OK;
     }
@@ -265,18 +259,18 @@ fn remember<F: Maps>(state: &mut State<F>, addr: F::Addr, port: u16) -> Code {
 
 /// Gives the packet the tunnel's key to the backend's node, with the frontend where that has to be told.
 #[inline(always)]
-pub fn encapsulate<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn encapsulate<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
     let backend = state.h.tuple.dst;
     let Some(row) = maps::ipcache::<F>(backend) else {
         return DropReason::NoTunnelEndpoint as u8;
     };
     let is_set = if row.flags & ipcache_flags::TUNNEL != 0 {
         let is_v6 = row.flags & ipcache_flags::TUNNEL_V6 != 0;
-        set_tunnel_key(Skb(skb), state.src_id, &row.tunnel, is_v6)
+        set_tunnel_key(skb, state.src_id, &row.tunnel, is_v6)
     } else if identity::is_remote_node(row.sec_id) {
         // A process of the node is the backend.
         let node = F::widen(backend);
-        set_tunnel_key(Skb(skb), state.src_id, &node, F::IS_V6)
+        set_tunnel_key(skb, state.src_id, &node, F::IS_V6)
     } else {
         false
     };
@@ -289,7 +283,7 @@ pub fn encapsulate<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     let mut option = F::geneve(state.frontend.addr, state.frontend.port);
     let size = size_of::<F::Geneve>() as u32;
     // SAFETY: `option` has `size` bytes.
-    match unsafe { bpf_skb_set_tunnel_opt(skb, (&raw mut option).cast(), size) } {
+    match unsafe { bpf_skb_set_tunnel_opt(skb.0, (&raw mut option).cast(), size) } {
         0 => OK,
         _ => DropReason::ErrorWritingToPacket as u8,
     }

@@ -2,14 +2,14 @@
 use core::ops::{Deref, DerefMut};
 
 use abi::{CtStatus, Direction, DropReason, EventKind, FlowEvent, TracePoint, event_flags};
-use aya_ebpf::bindings::__sk_buff;
 use wire::{Headers, Malformed, headers::Icmp};
 
 use crate::{
-    clock, config, direct, fragments,
+    clock, config, fragments,
     maps::{self, Maps},
+    packet::{L3, Packet},
     policy::Asked,
-    skb::{L3, Skb},
+    skb::Skb,
     snat::Target,
 };
 
@@ -147,12 +147,12 @@ pub struct State<F: Maps> {
 }
 
 /// A packet, and what was found out about it.
-pub struct Flow<F: Maps> {
-    pub skb: Skb,
+pub struct Flow<F: Maps, P: Packet = Skb> {
+    pub packet: P,
     pub state: &'static mut State<F>,
 }
 
-impl<F: Maps> Deref for Flow<F> {
+impl<F: Maps, P: Packet> Deref for Flow<F, P> {
     type Target = State<F>;
 
     #[inline(always)]
@@ -161,7 +161,7 @@ impl<F: Maps> Deref for Flow<F> {
     }
 }
 
-impl<F: Maps> DerefMut for Flow<F> {
+impl<F: Maps, P: Packet> DerefMut for Flow<F, P> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut State<F> {
         self.state
@@ -170,14 +170,16 @@ impl<F: Maps> DerefMut for Flow<F> {
 
 /// Runs a program's story `run` on a packet whose headers can be read; `unreadable` decides what becomes of others.
 #[inline(always)]
-pub fn tell<F: Maps>(
-    skb: Skb,
+pub fn tell<F: Maps, P: Packet>(
+    packet: P,
     hook: Hook,
     endpoint: u16,
     unreadable: Unreadable,
-    run: impl FnOnce(&mut Flow<F>) -> Outcome,
+    run: impl FnOnce(&mut Flow<F, P>) -> Outcome,
 ) -> i32 {
-    let Some(state) = F::state() else { return SHOT };
+    let Some(state) = F::state() else {
+        return P::SHOT;
+    };
     state.hook = hook;
     state.endpoint = endpoint;
     (state.src_id, state.dst_id) = (0, 0);
@@ -187,14 +189,18 @@ pub fn tell<F: Maps>(
     (state.reverse, state.asked, state.code) = (false, false, OK);
     (state.origin, state.direction, state.matched) = (0, 0, 0);
     state.event_flags = if F::IS_V6 { event_flags::IPV6 } else { 0 };
-    let read = read_headers::<F>(skb.0, state);
-    let mut flow = Flow { skb, state };
+    let read = read_headers::<F, P>(packet, state);
+    let mut flow = Flow { packet, state };
     let outcome = match read {
         OK => run(&mut flow),
         reason => {
             core::hint::cold_path();
             match unreadable {
-                Unreadable::Pass if !config::host_firewall() || is_unknown_part(reason) => Ok(PASS),
+                Unreadable::Pass
+                    if P::IN_DRIVER || !config::host_firewall() || is_unknown_part(reason) =>
+                {
+                    Ok(P::PASS)
+                }
                 _ => Err(Drop {
                     reason,
                     line: line!() as u16,
@@ -222,10 +228,9 @@ fn is_unknown_part(reason: Code) -> bool {
 
 /// Reads the headers into the state; fragments get their datagram's ports.
 #[inline(never)]
-fn read_headers<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    let skb = Skb(skb);
-    let parsed = if skb.linearise(L3 + F::HEADER_LEN + 20) {
-        wire::parse::<F, Skb>(&skb, L3)
+fn read_headers<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
+    let parsed = if packet.linearise(L3 + F::HEADER_LEN + 20) {
+        wire::parse::<F, P>(&packet, L3)
     } else {
         Err(Malformed::Invalid)
     };
@@ -243,7 +248,7 @@ fn read_headers<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
     } else {
         state.h.tcp_flags
     };
-    if state.h.fragment.is_whole() {
+    if P::IN_DRIVER || state.h.fragment.is_whole() {
         return OK;
     }
     core::hint::cold_path();
@@ -256,8 +261,7 @@ fn read_headers<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
 
 /// Reads the packet inside an ICMP error into the state; false if it cannot be read: it then is of no protocol.
 #[inline(always)]
-pub fn read_inner<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    let skb = Skb(skb);
+pub fn read_inner<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
     // The inner headers lie deeper than `linearise` looks.
     if !skb.pull(256) {
         state.inner = Headers::empty();
@@ -284,7 +288,7 @@ fn malformed(e: Malformed) -> DropReason {
     }
 }
 
-impl<F: Maps> Flow<F> {
+impl<F: Maps, P: Packet> Flow<F, P> {
     /// True if the packet answers a connection that the other side opened.
     #[inline(always)]
     pub fn is_reply(&self) -> bool {
@@ -298,22 +302,16 @@ impl<F: Maps> Flow<F> {
             Ok(verdict) => verdict,
             Err(drop) => {
                 core::hint::cold_path();
-                let skb = self.skb;
+                let packet = self.packet;
                 maps::count(
                     drop.reason,
                     self.hook.direction,
-                    skb.len(),
+                    packet.len(),
                     drop.line,
                     self.hook.file,
                 );
                 self.emit(EventKind::Drop, drop.reason, drop.line);
-                let nobody_serves = drop.reason == DropReason::NoServiceBackend as u8;
-                let is_told =
-                    nobody_serves && config::refuses() || direct::is_too_long(drop.reason);
-                if config::services() && is_told {
-                    return i32::from(F::refuse(skb));
-                }
-                SHOT
+                packet.given_up::<F>(drop.reason)
             }
         }
     }
@@ -321,7 +319,13 @@ impl<F: Maps> Flow<F> {
     /// Counts a forwarded packet and reports it if it is worth it.
     #[inline(always)]
     pub fn forwarded(&mut self, point: TracePoint, direction: Direction) {
-        maps::count(0, direction, self.skb.len(), line!() as u16, self.hook.file);
+        maps::count(
+            0,
+            direction,
+            self.packet.len(),
+            line!() as u16,
+            self.hook.file,
+        );
         if self.report || config::reports_all() {
             self.emit(EventKind::Trace, point as u8, 0);
         }
@@ -338,14 +342,13 @@ impl<F: Maps> Flow<F> {
     #[inline(always)]
     fn emit(&mut self, kind: EventKind, subtype: u8, line: u16) {
         (self.kind, self.subtype, self.line) = (kind as u8, subtype, line);
-        F::report(self.skb);
+        self.packet.report::<F>();
     }
 }
 
 /// Writes a record into the ring.
 #[inline(never)]
-pub fn emit<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    let skb = Skb(skb);
+pub fn emit<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
     let Some(mut record) = maps::events().reserve::<FlowEvent>(0) else {
         maps::count(
             abi::LOST_EVENTS,
@@ -372,8 +375,8 @@ pub fn emit<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
         endpoint: state.endpoint,
         proto: h.tuple.proto,
         tcp_flags: state.tcp_flags,
-        len: skb.len(),
-        ifindex: skb.ifindex(),
+        len: packet.len(),
+        ifindex: packet.ifindex(),
         src_id: state.src_id,
         dst_id: state.dst_id,
         src: F::widen(h.tuple.src),

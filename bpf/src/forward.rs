@@ -9,14 +9,15 @@ use aya_ebpf::{
         bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_set_tunnel_key,
     },
 };
-use wire::{Bytes, checksum};
+use wire::checksum;
 
 use crate::{
     config,
     flow::{Drop, Flow, Outcome, PASS, drop_because},
     maps::Maps,
+    packet::{L3, Packet},
     routes::Route,
-    skb::{L3, Skb},
+    skb::Skb,
 };
 
 const ZERO_CHECKSUM: u64 = 2;
@@ -54,7 +55,7 @@ impl<F: Maps> Flow<F> {
 
     #[inline(always)]
     fn into_pod(&mut self, to: &EndpointInfo) -> Result<(), Drop> {
-        if !self.skb.write_macs(to.mac, to.node_mac) {
+        if !self.packet.write_macs(to.mac, to.node_mac) {
             return Err(drop_because!(ErrorWritingToPacket));
         }
         self.forwarded(TracePoint::ToEndpoint, Direction::Ingress);
@@ -71,7 +72,7 @@ impl<F: Maps> Flow<F> {
     /// Up the node's stack, which routes it; the mark tells later programs who sent it.
     #[inline(always)]
     pub fn to_stack(&mut self) -> Outcome {
-        self.skb.set_mark(mark::with_identity(self.src_id));
+        self.packet.set_mark(mark::with_identity(self.src_id));
         self.forwarded(TracePoint::ToStack, Direction::Egress);
         Ok(PASS)
     }
@@ -80,7 +81,7 @@ impl<F: Maps> Flow<F> {
     #[inline(always)]
     pub fn to_overlay(&mut self, remote: &IpcacheValue) -> Outcome {
         let is_v6 = remote.flags & ipcache_flags::TUNNEL_V6 != 0;
-        if !set_tunnel_key(self.skb, self.src_id, &remote.tunnel, is_v6) {
+        if !set_tunnel_key(self.packet, self.src_id, &remote.tunnel, is_v6) {
             return Err(drop_because!(NoTunnelEndpoint));
         }
         self.into_tunnel()
@@ -89,7 +90,7 @@ impl<F: Maps> Flow<F> {
     /// As [`Flow::to_overlay`], with the tunnel's key in the packet already.
     #[inline(always)]
     pub fn into_tunnel(&mut self) -> Outcome {
-        self.skb.set_mark(mark::OVERLAY);
+        self.packet.set_mark(mark::OVERLAY);
         self.event_flags |= event_flags::TUNNEL;
         self.forwarded(TracePoint::ToOverlay, Direction::Egress);
         // SAFETY: a helper call.
@@ -103,9 +104,9 @@ impl<F: Maps> Flow<F> {
         if masquerade {
             self.masquerade(F::node_addr())?;
         }
-        self.skb.set_mark(mark::SNAT_DONE);
+        self.packet.set_mark(mark::SNAT_DONE);
         if route.is_resolved() {
-            if !self.skb.write_macs(route.dmac, route.smac) {
+            if !self.packet.write_macs(route.dmac, route.smac) {
                 return Err(drop_because!(ErrorWritingToPacket));
             }
             self.forwarded(TracePoint::ToNetwork, Direction::Egress);
@@ -118,12 +119,14 @@ impl<F: Maps> Flow<F> {
         // SAFETY: `next_hop` is initialised and of the length given.
         Ok(unsafe { bpf_redirect_neigh(route.ifindex, &mut next_hop, size, 0) } as i32)
     }
+}
 
+impl<F: Maps, P: Packet> Flow<F, P> {
     /// One hop less to live.
     #[inline(always)]
     pub fn age(&self) -> Result<(), Drop> {
         let at = if F::IS_V6 { L3 + 7 } else { L3 + 8 };
-        let Some(ttl) = self.skb.get::<u8>(at) else {
+        let Some(ttl) = self.packet.get::<u8>(at) else {
             return Err(drop_because!(InvalidPacket));
         };
         if ttl <= 1 {
@@ -131,18 +134,18 @@ impl<F: Maps> Flow<F> {
         }
         let written = if F::IS_V6 {
             // No checksum of the packet's own makes up for it.
-            self.skb.note_change(
+            self.packet.note_change(
                 u16::from_be_bytes([ttl, 0]),
                 u16::from_be_bytes([ttl - 1, 0]),
             );
-            self.skb.write(at, ttl - 1)
+            self.packet.write(at, ttl - 1)
         } else {
             // TTL and protocol are one word of the header, its checksum is the next.
-            let Some([word, sum]) = self.skb.get::<[u16; 2]>(at) else {
+            let Some([word, sum]) = self.packet.get::<[u16; 2]>(at) else {
                 return Err(drop_because!(InvalidPacket));
             };
             let aged = word.wrapping_sub(u16::from_ne_bytes([1, 0]));
-            self.skb
+            self.packet
                 .write(at, [aged, checksum::replace16(sum, word, aged)])
         };
         if written {

@@ -16,6 +16,7 @@ mod forward;
 mod fragments;
 mod maps;
 mod neigh;
+mod packet;
 mod policy;
 mod programs;
 mod refuse;
@@ -25,6 +26,7 @@ mod skb;
 mod snat;
 mod sock;
 mod translate;
+mod xdp;
 
 /// Some helpers are for programs under the GPL; the source is under Apache-2.0 as well.
 #[unsafe(link_section = "license")]

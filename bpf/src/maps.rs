@@ -2,7 +2,7 @@
 use abi::{
     CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FlowEvent, FragKey4, FragKey6, FragValue,
     IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LocalEndpoint, MetricsValue, PolicyKey,
-    PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
+    PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, xdp_device,
 };
 use aya_ebpf::{
     macros::map,
@@ -48,12 +48,14 @@ static POLICY_EPOCH: Array<u32> = Array::pinned(1, 0);
 static L2_RESPONDER4: HashMap<L2Key4, L2Answers> = HashMap::pinned(4096, NO_PREALLOC);
 #[map(name = "cilium_l2_responder_v6")]
 static L2_RESPONDER6: HashMap<L2Key6, L2Answers> = HashMap::pinned(4096, NO_PREALLOC);
+#[map(name = "hypha_xdp_devices")]
+static XDP_DEVICES: HashMap<u32, u32> = HashMap::pinned(256, NO_PREALLOC);
 #[map(name = "cilium_metrics")]
 static METRICS: PerCpuArray<MetricsValue> = PerCpuArray::pinned(1024, 0);
 #[map(name = "cilium_events")]
 static EVENTS: RingBuf = RingBuf::pinned(1 << 20, 0);
 
-/// Memory for what a program finds out about its packet: tc programs do not interrupt each other on one CPU.
+/// Memory for what a program finds out about its packet: neither tc programs nor those of drivers interrupt each other on one CPU.
 #[map(name = "hypha_state4")]
 static STATE4: PerCpuArray<State<V4>> = PerCpuArray::with_max_entries(1, 0);
 #[map(name = "hypha_state6")]
@@ -181,6 +183,26 @@ pub fn answers6(addr: [u64; 2], ifindex: u32) -> Option<&'static mut L2Answers> 
     };
     // SAFETY: as above.
     L2_RESPONDER6.get_ptr_mut(&key).map(|p| unsafe { &mut *p })
+}
+
+/// Whether a frame that came by one device can leave by another one without the stack.
+#[inline(always)]
+pub fn reaches(from: u32, to: u32) -> bool {
+    if from == to {
+        return true;
+    }
+    match xdp_place(to) {
+        Some(xdp_device::DRIVER | xdp_device::CABLE) => true,
+        Some(_) => xdp_place(from) == Some(xdp_device::STACK),
+        None => false,
+    }
+}
+
+/// One of [`xdp_device`].
+#[inline(always)]
+pub fn xdp_place(ifindex: u32) -> Option<u32> {
+    // SAFETY: as above.
+    unsafe { XDP_DEVICES.get(ifindex) }.copied()
 }
 
 /// The cluster's knowledge of `addr`.

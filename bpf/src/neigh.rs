@@ -8,7 +8,8 @@ use crate::{
     config::Settings,
     flow::{Flow, Outcome, PASS, SHOT, drop_because},
     maps::{self, Maps},
-    skb::{L3, Skb},
+    packet::{L3, Packet},
+    skb::Skb,
 };
 
 const ARP_REQUEST: u16 = 1;
@@ -102,7 +103,7 @@ pub fn is_discovery<F: Family>(h: &headers::Headers<F>) -> bool {
 /// here, without an event for each pod that starts.
 #[inline(always)]
 fn absorb(flow: &Flow<V6>) -> Outcome {
-    let (hook, len) = (flow.hook, flow.skb.len());
+    let (hook, len) = (flow.hook, flow.packet.len());
     maps::count(
         DropReason::MulticastHandled as u8,
         hook.direction,
@@ -116,7 +117,7 @@ fn absorb(flow: &Flow<V6>) -> Outcome {
 /// Answers a solicitation for the gateway or for another address of this node.
 #[inline(always)]
 pub fn nd(flow: &Flow<V6>, ep: &LocalEndpoint) -> Outcome {
-    let skb = flow.skb;
+    let skb = flow.packet;
     match flow.h.icmp_type {
         SOLICITATION => {}
         // Membership reports, the search for a router (routes are set already), the pod's own announcements.
@@ -145,7 +146,7 @@ pub fn announced_nd<F: Maps>(flow: &Flow<F>) -> Option<Outcome> {
         return None;
     }
     core::hint::cold_path();
-    let skb = flow.skb;
+    let skb = flow.packet;
     let target = skb.get::<[u64; 2]>(flow.h.l4() + 8)?;
     let asker = skb.get::<[u8; 6]>(6)?;
     let src: [u64; 2] = zerocopy::transmute!(F::widen(flow.h.tuple.src));

@@ -9,7 +9,6 @@ use abi::{
     CtEntry, CtStatus, Direction, DropReason, EndpointInfo, EventKind, PolicyKey, PolicyMatch,
     PolicyValue, endpoint_flags, event_flags, identity, policy_origin,
 };
-use aya_ebpf::bindings::__sk_buff;
 use wire::policy;
 
 use crate::{
@@ -18,6 +17,8 @@ use crate::{
     flow::{Drop, Flow, OK, State, attempt, emit},
     maps::{self, Maps},
     neigh,
+    packet::Packet,
+    skb::Skb,
 };
 
 /// An end of a packet that is on this node, or nothing.
@@ -71,13 +72,15 @@ pub fn host_end<F: Maps>(addr: F::Addr) -> End<'static> {
     maps::endpoint::<F>(addr).filter(|ep| ep.flags & endpoint_flags::HOST != 0)
 }
 
-impl<F: Maps> Flow<F> {
+impl<F: Maps, P: Packet> Flow<F, P> {
     /// Says which ends of the packet are here.
     #[inline(always)]
     pub fn between(&mut self, from: End, to: End) {
         self.state.ends = [Asked::of(from), Asked::of(to)];
     }
+}
 
+impl<F: Maps> Flow<F> {
     /// Asks about a packet from or to the node itself, on a device. Neighbours must find each other; and the node may speak
     /// protocols without connections, of which each packet is asked about.
     #[inline(always)]
@@ -91,7 +94,7 @@ impl<F: Maps> Flow<F> {
         }
         self.between(from, to);
         self.state.identify();
-        ask::<F>(self.skb.0, self.state);
+        ask::<F>(self.packet, self.state);
         attempt!(self.state.code)
     }
 }
@@ -164,7 +167,7 @@ impl<F: Maps> State<F> {
 
 /// Asks the policy of both ends the question that the packet raises, or that it answers. What comes of it is in the state, too.
 #[inline(never)]
-pub fn ask<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) {
+pub fn ask<F: Maps>(skb: Skb, state: &mut State<F>) {
     state.direction = Direction::Egress as u8;
     ask_end::<F>(skb, state);
     if state.code == OK {
@@ -183,7 +186,7 @@ pub fn ask<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) {
 
 /// Asks the end that the direction in the state is of.
 #[inline(never)]
-fn ask_end<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) {
+fn ask_end<F: Maps>(skb: Skb, state: &mut State<F>) {
     let is_sender = (state.direction == Direction::Egress as u8) != state.reverse;
     let end = if is_sender {
         state.ends[0]
@@ -210,7 +213,7 @@ fn ask_end<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) {
             state.event_flags |= event_flags::AUDITED;
         }
         (state.kind, state.subtype, state.line) = (EventKind::PolicyVerdict as u8, state.code, 0);
-        emit::<F>(skb, state);
+        emit::<F, Skb>(skb, state);
         state.event_flags &= !event_flags::AUDITED;
     }
     if audits {

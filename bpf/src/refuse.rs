@@ -1,9 +1,6 @@
 //! Nobody serves, or not what is so long: the client hears it at once, from the program, and does not wait for an answer.
-use abi::mark;
-use aya_ebpf::{
-    bindings::__sk_buff,
-    helpers::generated::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail},
-};
+use abi::{DropReason, mark};
+use aya_ebpf::helpers::generated::{bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail};
 use wire::{
     Bytes, checksum,
     conntrack::{ACK, FIN, RST, SYN},
@@ -11,10 +8,11 @@ use wire::{
 };
 
 use crate::{
-    direct,
+    config, direct,
     flow::{Code, SHOT, State},
     maps::Maps,
-    skb::{L3, Skb},
+    packet::{L3, Packet},
+    skb::Skb,
 };
 
 const TTL: u8 = 64;
@@ -25,11 +23,17 @@ const QUOTED: usize = 8;
 const ICMP_HEADER: usize = 8;
 const FRAGMENT_HEADER: usize = 8;
 
+/// True if whoever sends what is dropped for this reason is told.
+#[inline(always)]
+pub fn is_told(reason: u8) -> bool {
+    let nobody_serves = reason == DropReason::NoServiceBackend as u8;
+    config::services() && (nobody_serves && config::refuses() || direct::is_too_long(reason))
+}
+
 /// Turns the packet into its refusal, by the reason of its last report, and sends it back where it came from. The verdict; what cannot be
 /// answered is dropped.
 #[inline(always)]
-pub fn refuse<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    let skb = Skb(skb);
+pub fn refuse<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
     let too_long = direct::is_too_long(state.subtype);
     // Parts of a datagram cannot be answered one by one, and a reset is the end of it.
     let has_answer = (state.h.fragment.is_whole() || too_long) && state.h.tcp_flags & RST == 0;
@@ -137,8 +141,9 @@ fn complain<F: Maps>(skb: Skb, state: &State<F>) -> Option<()> {
             0,
             u16::from_ne_bytes([TTL, F::ICMP]),
         ];
-        let sum =
-            words.iter().map(|w| u64::from(*w)).sum::<u64>() + sum_of::<F>(src) + sum_of::<F>(dst);
+        let sum = words.iter().map(|w| u64::from(*w)).sum::<u64>()
+            + checksum::of_address::<F>(src)
+            + checksum::of_address::<F>(dst);
         if !skb.write(L3, words) || !skb.write(L3 + 10, !checksum::fold(sum)) {
             return None;
         }
@@ -156,7 +161,7 @@ fn complain<F: Maps>(skb: Skb, state: &State<F>) -> Option<()> {
         sum += u64::from(a) + u64::from(b);
     }
     if F::IS_V6 {
-        sum += sum_of::<F>(src) + sum_of::<F>(dst);
+        sum += checksum::of_address::<F>(src) + checksum::of_address::<F>(dst);
         sum += u64::from((len as u16).to_be()) + u64::from(u16::from_ne_bytes([0, F::ICMP]));
     }
     let [high, low]: [u16; 2] = zerocopy::transmute!(value);
@@ -170,13 +175,6 @@ fn complain<F: Maps>(skb: Skb, state: &State<F>) -> Option<()> {
 fn head6(len: usize) -> u32 {
     let [a, b] = (len as u16).to_be_bytes();
     u32::from_ne_bytes([a, b, 58, TTL])
-}
-
-/// Sum of an address's words.
-#[inline(always)]
-fn sum_of<F: Maps>(addr: F::Addr) -> u64 {
-    let words: [u32; 4] = zerocopy::transmute!(F::widen(addr));
-    u64::from(words[0]) + u64::from(words[1]) + u64::from(words[2]) + u64::from(words[3])
 }
 
 /// Sum of what is quoted, at `at`.

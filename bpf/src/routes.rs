@@ -6,7 +6,7 @@
 //! a connection's stand in its entry, a new one's are looked up.
 use abi::{IpcacheValue, ipcache_flags};
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_fib_lookup, bpf_redir_neigh},
+    bindings::{bpf_fib_lookup, bpf_redir_neigh},
     helpers::generated::bpf_fib_lookup as fib_lookup,
 };
 use wire::Family;
@@ -15,7 +15,7 @@ use crate::{
     clock, config,
     flow::{Flow, State},
     maps::{self, Maps},
-    skb::Skb,
+    packet::Packet,
 };
 
 /// Answers that one CPU remembers; a power of two. A destination has one place, which the latest takes.
@@ -59,7 +59,7 @@ impl<F: Family> Route<F> {
     }
 }
 
-impl<F: Maps> Flow<F> {
+impl<F: Maps, P: Packet> Flow<F, P> {
     /// The way to the packet's destination, if it was asked for a moment ago: it then was not on this node.
     #[inline(always)]
     pub fn known_route(&self) -> Option<&'static Route<F>> {
@@ -67,7 +67,7 @@ impl<F: Maps> Flow<F> {
         let route = F::route(place::<F>(t.dst))?;
         let known = route.until > clock::now()
             && route.dst == t.dst
-            && route.from == self.skb.ifindex()
+            && route.from == self.packet.ifindex()
             && route.proto == u32::from(t.proto);
         known.then_some(route)
     }
@@ -81,7 +81,7 @@ impl<F: Maps> Flow<F> {
         let t = &self.state.h.tuple;
         let remote = maps::ipcache::<F>(t.dst).filter(|remote| is_behind_tunnel(remote))?;
         let route = F::route(place::<F>(t.dst))?;
-        (route.dst, route.from, route.proto) = (t.dst, self.skb.ifindex(), u32::from(t.proto));
+        (route.dst, route.from, route.proto) = (t.dst, self.packet.ifindex(), u32::from(t.proto));
         route.remote = *remote;
         route.until = self.state.believed();
         self.dst_id = remote.sec_id;
@@ -93,7 +93,8 @@ impl<F: Maps> Flow<F> {
     pub fn note_stack(&self) {
         let t = &self.state.h.tuple;
         if let Some(route) = F::route(place::<F>(t.dst)) {
-            (route.dst, route.from, route.proto) = (t.dst, self.skb.ifindex(), u32::from(t.proto));
+            (route.dst, route.from, route.proto) =
+                (t.dst, self.packet.ifindex(), u32::from(t.proto));
             route.remote.flags = 0;
             route.until = self.state.believed();
         }
@@ -103,7 +104,7 @@ impl<F: Maps> Flow<F> {
     #[inline(always)]
     pub fn ask_route(&self) -> Option<&'static Route<F>> {
         let route = F::route(place::<F>(self.state.h.tuple.dst))?;
-        ask::<F>(self.skb.0, self.state, route).then_some(route)
+        ask::<F, P>(self.packet, self.state, route).then_some(route)
     }
 }
 
@@ -133,13 +134,13 @@ fn place<F: Family>(dst: F::Addr) -> u32 {
 
 /// Asks the routing table and notes the answer; false if the packet is not to be forwarded on its word.
 #[inline(never)]
-fn ask<F: Maps>(skb: *mut __sk_buff, state: &State<F>, route: &mut Route<F>) -> bool {
+fn ask<F: Maps, P: Packet>(packet: P, state: &State<F>, route: &mut Route<F>) -> bool {
     let t = &state.h.tuple;
     // SAFETY: all zeros is a valid request.
     let mut fib: bpf_fib_lookup = unsafe { core::mem::zeroed() };
     fib.family = if F::IS_V6 { 10 } else { 2 };
     fib.l4_protocol = t.proto;
-    fib.ifindex = Skb(skb).ifindex();
+    fib.ifindex = packet.ifindex();
     if F::IS_V6 {
         fib.__bindgen_anon_3.ipv6_src = zerocopy::transmute!(F::widen(t.src));
         fib.__bindgen_anon_4.ipv6_dst = zerocopy::transmute!(F::widen(t.dst));
@@ -151,7 +152,7 @@ fn ask<F: Maps>(skb: *mut __sk_buff, state: &State<F>, route: &mut Route<F>) -> 
     route.remote.flags = 0;
     let size = size_of::<bpf_fib_lookup>() as i32;
     // SAFETY: `fib` is initialised and of the length given.
-    let found = unsafe { fib_lookup(skb.cast(), &mut fib, size, 0) };
+    let found = unsafe { fib_lookup(packet.context(), &mut fib, size, 0) };
     route.until = if found == SUCCESS {
         state.believed()
     } else {

@@ -3,9 +3,9 @@
 //! A mapping is a pair of entries: the original tuple says what the source becomes, the returning tuple says what the destination
 //! was. The node's own connections from ports of the range enter as mappings to themselves, so that no pod is given their port.
 use abi::{DropReason, event_flags, snat_flags};
-use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_get_prandom_u32};
+use aya_ebpf::helpers::generated::bpf_get_prandom_u32;
 use wire::{
-    Bytes, Headers, Tuple,
+    Headers, Tuple,
     headers::{Icmp, SCTP, TCP, UDP, echo_request},
     snat::ATTEMPTS,
 };
@@ -14,7 +14,8 @@ use crate::{
     clock, config,
     flow::{Code, Drop, Flow, OK, State, attempt, drop_because},
     maps::Maps,
-    skb::{L3, MANGLED_0, PSEUDO_HEADER, RECOMPUTE, Skb},
+    packet::{L3, MANGLED_0, PSEUDO_HEADER, Packet, RECOMPUTE},
+    skb::Skb,
 };
 
 const NOEXIST: u64 = 1;
@@ -41,6 +42,44 @@ impl<F: Maps> Flow<F> {
         if self.h.icmp == Icmp::Error {
             return self.masquerade_error();
         }
+        self.masquerade_own(addr)
+    }
+
+    /// A pod reports an error about a packet that had come back through a mapping.
+    #[inline(always)]
+    fn masquerade_error(&mut self) -> Result<(), Drop> {
+        if F::read_inner(self.packet) != OK {
+            return Err(drop_because!(InvalidPacket));
+        }
+        if !find::<F>(self.state, snat_flags::OUT) {
+            return Err(drop_because!(NatNoMapping));
+        }
+        self.event_flags |= event_flags::SNAT;
+        attempt!(F::rewrite_inner_destination(self.packet))?;
+        attempt!(rewrite_source::<F, Skb>(self.packet, self.state))
+    }
+
+    /// Gives a packet that came to the node's address back to the pod behind it; false if none is.
+    #[inline(always)]
+    pub fn unmasquerade(&mut self) -> Result<bool, Drop> {
+        let is_error = self.h.icmp == Icmp::Error;
+        // Somebody on the way may report an error about a masqueraded packet.
+        if is_error && F::read_inner(self.packet) != OK || !find::<F>(self.state, snat_flags::IN) {
+            return Ok(false);
+        }
+        if is_error {
+            attempt!(F::rewrite_inner_source(self.packet))?;
+        }
+        attempt!(rewrite_destination::<F, Skb>(self.packet, self.state))?;
+        self.event_flags |= event_flags::SNAT;
+        Ok(true)
+    }
+}
+
+impl<F: Maps, P: Packet> Flow<F, P> {
+    /// As [`Flow::masquerade`], of a packet that is no error.
+    #[inline(always)]
+    pub fn masquerade_own(&mut self, addr: F::Addr) -> Result<(), Drop> {
         let is_later = self.h.fragment.is_later();
         let supported = match self.h.tuple.proto {
             TCP | UDP | SCTP => true,
@@ -60,37 +99,7 @@ impl<F: Maps> Flow<F> {
             restore::<F>(self.state);
         }
         self.event_flags |= event_flags::SNAT;
-        attempt!(rewrite_source::<F>(self.skb.0, self.state))
-    }
-
-    /// A pod reports an error about a packet that had come back through a mapping.
-    #[inline(always)]
-    fn masquerade_error(&mut self) -> Result<(), Drop> {
-        if F::read_inner(self.skb) != OK {
-            return Err(drop_because!(InvalidPacket));
-        }
-        if !find::<F>(self.state, snat_flags::OUT) {
-            return Err(drop_because!(NatNoMapping));
-        }
-        self.event_flags |= event_flags::SNAT;
-        attempt!(F::rewrite_inner_destination(self.skb))?;
-        attempt!(rewrite_source::<F>(self.skb.0, self.state))
-    }
-
-    /// Gives a packet that came to the node's address back to the pod behind it; false if none is.
-    #[inline(always)]
-    pub fn unmasquerade(&mut self) -> Result<bool, Drop> {
-        let is_error = self.h.icmp == Icmp::Error;
-        // Somebody on the way may report an error about a masqueraded packet.
-        if is_error && F::read_inner(self.skb) != OK || !find::<F>(self.state, snat_flags::IN) {
-            return Ok(false);
-        }
-        if is_error {
-            attempt!(F::rewrite_inner_source(self.skb))?;
-        }
-        attempt!(rewrite_destination::<F>(self.skb.0, self.state))?;
-        self.event_flags |= event_flags::SNAT;
-        Ok(true)
+        attempt!(rewrite_source::<F, P>(self.packet, self.state))
     }
 }
 
@@ -199,15 +208,15 @@ fn random() -> u32 {
 }
 
 #[inline(never)]
-pub fn rewrite_source<F: Maps>(skb: *mut __sk_buff, state: &State<F>) -> Code {
-    rewrite(Skb(skb), &state.h, &state.target, End::Source)
+pub fn rewrite_source<F: Maps, P: Packet>(packet: P, state: &State<F>) -> Code {
+    rewrite(packet, &state.h, &state.target, End::Source)
 }
 
 /// Also in the state. Not left to the caller, who knows from before the call whether the packet is an error: the verifier of
 /// Linux 5.10 forgets that it needs what a caller knows, follows one of the two cases only, and removes the other's code.
 #[inline(never)]
-pub fn rewrite_destination<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    let code = rewrite(Skb(skb), &state.h, &state.target, End::Destination);
+pub fn rewrite_destination<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
+    let code = rewrite(packet, &state.h, &state.target, End::Destination);
     state.h.tuple.dst = state.target.addr;
     if state.h.icmp != Icmp::Error {
         state.h.tuple.dport = state.target.port;
@@ -216,13 +225,13 @@ pub fn rewrite_destination<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -
 }
 
 #[inline(never)]
-pub fn rewrite_inner_source<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    rewrite_inner(Skb(skb), state, End::Source)
+pub fn rewrite_inner_source<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
+    rewrite_inner(packet, state, End::Source)
 }
 
 #[inline(never)]
-pub fn rewrite_inner_destination<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    rewrite_inner(Skb(skb), state, End::Destination)
+pub fn rewrite_inner_destination<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
+    rewrite_inner(packet, state, End::Destination)
 }
 
 /// Offset in the L4 header of an end's port, or of an echo's identifier.
@@ -263,7 +272,7 @@ fn covers_addresses<F: Maps>(proto: u8) -> bool {
 
 /// Writes `to` over one end of the packet, and puts its checksums right. Errors keep their port: it is the inner packet's.
 #[inline(always)]
-fn rewrite<F: Maps>(skb: Skb, h: &Headers<F>, to: &Target<F>, end: End) -> Code {
+fn rewrite<F: Maps, P: Packet>(packet: P, h: &Headers<F>, to: &Target<F>, end: End) -> Code {
     let (from, port) = end_of(&h.tuple, end);
     let proto = h.tuple.proto;
     if proto == SCTP {
@@ -274,32 +283,33 @@ fn rewrite<F: Maps>(skb: Skb, h: &Headers<F>, to: &Target<F>, end: End) -> Code 
         let (offset, flags) = checksum_of(proto);
         let sum = h.l4() + offset;
         if covers_addresses::<F>(proto)
-            && !skb.replace_l4_address::<F>(sum, &from, &to.addr, flags | PSEUDO_HEADER)
+            && !packet.replace_l4_address::<F>(sum, &from, &to.addr, flags | PSEUDO_HEADER)
         {
             return DropReason::L4Checksum as u8;
         }
         if h.icmp != Icmp::Error && port != to.port {
             let at = h.l4() + port_offset(proto, end);
-            if !skb.replace_l4_port(sum, port, to.port, flags) || !skb.store(at, &to.port, 0) {
+            if !packet.replace_l4_port(sum, port, to.port, flags) || !packet.store(at, &to.port, 0)
+            {
                 return DropReason::L4Checksum as u8;
             }
         }
     }
     let flags = if F::IS_V6 { RECOMPUTE } else { 0 };
-    write_address::<F>(skb, L3, &from, &to.addr, end, flags)
+    write_address::<F, P>(packet, L3, &from, &to.addr, end, flags)
 }
 
 /// Writes an address into the L3 header at `l3`.
 #[inline(always)]
-fn write_address<F: Maps>(
-    skb: Skb,
+fn write_address<F: Maps, P: Packet>(
+    packet: P,
     l3: usize,
     from: &F::Addr,
     to: &F::Addr,
     end: End,
     flags: u64,
 ) -> Code {
-    if !F::IS_V6 && !skb.replace_l3_checksum(l3 + 10, F::first_word(*from), F::first_word(*to)) {
+    if !F::IS_V6 && !packet.replace_l3_checksum(l3 + 10, F::first_word(*from), F::first_word(*to)) {
         return DropReason::L3Checksum as u8;
     }
     let at = if end == End::Source {
@@ -307,7 +317,7 @@ fn write_address<F: Maps>(
     } else {
         F::SRC_OFFSET + F::ADDR_LEN
     };
-    if skb.store(l3 + at, to, flags) {
+    if packet.store(l3 + at, to, flags) {
         OK
     } else {
         DropReason::ErrorWritingToPacket as u8
@@ -317,30 +327,30 @@ fn write_address<F: Maps>(
 /// Writes the target over one end of the packet inside an ICMP error. In IPv4 the inner header's own checksum makes up for the
 /// address, in IPv6 the error's checksum has to.
 #[inline(always)]
-fn rewrite_inner<F: Maps>(skb: Skb, state: &State<F>, end: End) -> Code {
+fn rewrite_inner<F: Maps, P: Packet>(packet: P, state: &State<F>, end: End) -> Code {
     let (h, inner, to) = (&state.h, &state.inner, &state.target);
     let (from, port) = end_of(&inner.tuple, end);
     let sum = h.l4() + 2;
-    if F::IS_V6 && !skb.replace_l4_address::<F>(sum, &from, &to.addr, 0) {
+    if F::IS_V6 && !packet.replace_l4_address::<F>(sum, &from, &to.addr, 0) {
         return DropReason::L4Checksum as u8;
     }
     if !inner.fragment.is_later() && inner.tuple.proto != SCTP {
         let at = inner.l4() + port_offset(inner.tuple.proto, end);
-        if !correct_inner(skb, sum, inner, to, end)
-            || !skb.replace_l4_port(sum, port, to.port, 0)
-            || !skb.store(at, &to.port, 0)
+        if !correct_inner(packet, sum, inner, to, end)
+            || !packet.replace_l4_port(sum, port, to.port, 0)
+            || !packet.store(at, &to.port, 0)
         {
             return DropReason::L4Checksum as u8;
         }
     }
-    write_address::<F>(skb, h.l4() + 8, &from, &to.addr, end, 0)
+    write_address::<F, P>(packet, h.l4() + 8, &from, &to.addr, end, 0)
 }
 
 /// Puts the L4 checksum of the packet inside an ICMP error right, if the error quotes as much of it; the checksum at `sum`
 /// covers it.
 #[inline(always)]
-fn correct_inner<F: Maps>(
-    skb: Skb,
+fn correct_inner<F: Maps, P: Packet>(
+    packet: P,
     sum: usize,
     inner: &Headers<F>,
     to: &Target<F>,
@@ -350,14 +360,14 @@ fn correct_inner<F: Maps>(
     let proto = inner.tuple.proto;
     let (offset, flags) = checksum_of(proto);
     let at = inner.l4() + offset;
-    let Some(before) = skb.get::<u16>(at) else {
+    let Some(before) = packet.get::<u16>(at) else {
         return true;
     };
     let corrected = (!covers_addresses::<F>(proto)
-        || skb.replace_l4_address::<F>(at, &from, &to.addr, flags))
-        && skb.replace_l4_port(at, port, to.port, flags);
-    match skb.get::<u16>(at) {
-        Some(after) if corrected => skb.replace_l4_port(sum, before, after, 0),
+        || packet.replace_l4_address::<F>(at, &from, &to.addr, flags))
+        && packet.replace_l4_port(at, port, to.port, flags);
+    match packet.get::<u16>(at) {
+        Some(after) if corrected => packet.replace_l4_port(sum, before, after, 0),
         _ => false,
     }
 }

@@ -6,7 +6,6 @@
 use abi::{
     CtEntry, CtStatus, DIRECT_FRONTEND, DropReason, ct_flags, ct_scope, lb_flags, snat_flags,
 };
-use aya_ebpf::bindings::__sk_buff;
 use wire::{
     conntrack::{FIN, RST, advance, is_over, open},
     hash,
@@ -14,11 +13,14 @@ use wire::{
 };
 
 use crate::{
+    calls::Shared,
     config,
     conntrack::segment,
     flow::{Code, Drop, Flow, OK, State, attempt},
     maps::{self, Maps},
+    packet::Packet,
     service::{Client, Frontend, Place, frontend, has_frontends},
+    skb::Skb,
     snat::{
         Target, find, rewrite_destination, rewrite_inner_destination, rewrite_inner_source,
         rewrite_source,
@@ -45,15 +47,15 @@ impl<F: Maps> Flow<F> {
         (self.state.inside, self.state.direct) = (inside, false);
         // Each step is a call of its own, of this function: the stack has no room for one within another.
         let mut code = if self.h.icmp == Icmp::Error {
-            F::read_inner(self.skb);
-            F::serve_error(self.skb)
+            F::read_inner(self.packet);
+            F::serve_error(self.packet)
         } else {
-            F::serve(self.skb)
+            self.packet.serve::<F>()
         };
         if code == CHOOSE {
-            code = F::choose(self.skb);
+            code = self.packet.choose::<F>();
             if code == OK {
-                F::settle(self.skb);
+                self.packet.settle::<F>();
             }
         }
         attempt!(code)?;
@@ -61,20 +63,10 @@ impl<F: Maps> Flow<F> {
             return Ok(false);
         }
         if !inside && self.is_passed_on() {
-            attempt!(F::fit(self.skb))?;
+            attempt!(self.packet.fit::<F>())?;
         }
-        attempt!(F::translate(self.skb))?;
+        attempt!(self.packet.translate::<F>())?;
         Ok(true)
-    }
-
-    /// Gives what answers a frontend's client the frontend's address.
-    #[inline(always)]
-    pub fn unserve(&mut self) -> Result<(), Drop> {
-        if !config::services() || self.state.front == 0 {
-            return Ok(());
-        }
-        core::hint::cold_path();
-        attempt!(F::unserve(self.skb))
     }
 
     /// True if the pod that the packet comes from was chosen as its own backend.
@@ -84,12 +76,24 @@ impl<F: Maps> Flow<F> {
     }
 }
 
+impl<F: Maps, P: Packet> Flow<F, P> {
+    /// Gives what answers a frontend's client the frontend's address.
+    #[inline(always)]
+    pub fn unserve(&mut self) -> Result<(), Drop> {
+        if !config::services() || self.state.front == 0 {
+            return Ok(());
+        }
+        core::hint::cold_path();
+        attempt!(self.packet.unserve::<F>())
+    }
+}
+
 /// What [`serve`] returns where a backend is to be chosen.
-const CHOOSE: Code = 1;
+pub const CHOOSE: Code = 1;
 
 /// Finds the frontend that the packet is for, if it is for one, and targets the connection's backend if it has one that is still there.
 #[inline(always)]
-pub fn serve<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn serve<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
     let t = &state.h.tuple;
     if !matches!(t.proto, TCP | UDP | SCTP) {
         return OK;
@@ -106,7 +110,7 @@ pub fn serve<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
         }
     }
     state.by = frontend.service.id;
-    if is_known::<F>(skb, state) {
+    if is_known::<F, P>(packet, state) {
         OK
     } else {
         CHOOSE
@@ -114,7 +118,7 @@ pub fn serve<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
 }
 
 #[inline(always)]
-fn frontend_of<F: Maps>(state: &State<F>) -> Option<Frontend<F>> {
+pub fn frontend_of<F: Maps>(state: &State<F>) -> Option<Frontend<F>> {
     let t = &state.h.tuple;
     let at = Place {
         addr: t.dst,
@@ -125,10 +129,10 @@ fn frontend_of<F: Maps>(state: &State<F>) -> Option<Frontend<F>> {
 
 /// Targets the backend that the connection has, if it is still there.
 #[inline(never)]
-fn is_known<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> bool {
+fn is_known<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> bool {
     let t = &state.h.tuple;
     let (key, from_b) = F::ct_key_of(t, ct_scope::SERVICE);
-    let segment = segment(skb, state, from_b);
+    let segment = segment(packet, state, from_b);
     // SAFETY: as in `track`.
     if let Some(entry) = F::ct()
         .get_ptr_mut(&key)
@@ -151,7 +155,7 @@ fn is_known<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> bool {
 
 /// Targets a backend for a new connection, and for one whose backend is gone.
 #[inline(always)]
-pub fn choose<F: Maps>(_: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn choose<F: Maps, P: Packet>(_: P, state: &mut State<F>) -> Code {
     let Some(frontend) = frontend_of(state) else {
         return DropReason::NoServiceBackend as u8;
     };
@@ -175,9 +179,9 @@ pub fn choose<F: Maps>(_: *mut __sk_buff, state: &mut State<F>) -> Code {
 
 /// Makes the connection's entry. Where the map takes none, the next packet is chosen a backend for again.
 #[inline(always)]
-pub fn settle<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn settle<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
     let (key, from_b) = F::ct_key_of(&state.h.tuple, ct_scope::SERVICE);
-    let segment = segment(skb, state, from_b);
+    let segment = segment(packet, state, from_b);
     let passed_on = state.is_passed_on();
     if passed_on {
         state.is_seen(CtStatus::New, true);
@@ -195,15 +199,16 @@ pub fn settle<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
 
 /// Writes the target over the destination; of an error over the source of the packet inside it, too, which came from there.
 #[inline(always)]
-pub fn translate<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
-    let is_error = state.h.icmp == Icmp::Error;
-    let is_itself = !is_error && state.inside && state.target.addr == state.h.tuple.src;
+pub fn translate<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
+    let is_error = !P::IN_DRIVER && state.h.icmp == Icmp::Error;
+    let is_itself =
+        !P::IN_DRIVER && !is_error && state.inside && state.target.addr == state.h.tuple.src;
     let mut code = OK;
     if is_error {
-        code = rewrite_inner_source::<F>(skb, state);
+        code = rewrite_inner_source::<F, P>(packet, state);
     }
     if code == OK {
-        code = rewrite_destination::<F>(skb, state);
+        code = rewrite_destination::<F, P>(packet, state);
     }
     if code != OK || !is_itself {
         return code;
@@ -214,14 +219,14 @@ pub fn translate<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
         addr: F::loopback(),
         port: state.h.tuple.sport,
     };
-    let code = rewrite_source::<F>(skb, state);
+    let code = rewrite_source::<F, P>(packet, state);
     state.h.tuple.src = F::loopback();
     code
 }
 
 /// A client, or somebody on the way to it, reports an error about what came from the frontend: it is for the backend that sent it.
 #[inline(always)]
-pub fn serve_error<F: Maps>(_: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn serve_error<F: Maps>(_: Skb, state: &mut State<F>) -> Code {
     // One that cannot be read is of no protocol, and from nowhere.
     if state.inner.tuple.src != state.h.tuple.dst {
         return OK;
@@ -248,27 +253,27 @@ pub fn serve_error<F: Maps>(_: *mut __sk_buff, state: &mut State<F>) -> Code {
 
 /// See [`Flow::unserve`].
 #[inline(always)]
-pub fn unserve<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+pub fn unserve<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
     // A frontend that is gone: the client gets what it cannot place, and says so.
     let Some(at) = frontend_of_answer(state) else {
         return OK;
     };
-    if state.h.icmp == Icmp::Error {
-        return unserve_error::<F>(skb, state, at);
+    if !P::IN_DRIVER && state.h.icmp == Icmp::Error {
+        return unserve_error::<F, P>(packet, state, at);
     }
     let backend = state.h.tuple.src;
     state.target = Target::from(at);
-    let mut code = rewrite_source::<F>(skb, state);
+    let mut code = rewrite_source::<F, P>(packet, state);
     (state.h.tuple.src, state.h.tuple.sport) = (at.addr, at.port);
-    if code == OK && state.h.tuple.dst == F::loopback() {
+    if !P::IN_DRIVER && code == OK && state.h.tuple.dst == F::loopback() {
         state.target = Target {
             addr: backend,
             port: state.h.tuple.dport,
         };
-        code = rewrite_destination::<F>(skb, state);
+        code = rewrite_destination::<F, P>(packet, state);
     }
     if state.h.tcp_flags & (FIN | RST) != 0 {
-        note_end::<F>(skb, state);
+        note_end::<F, P>(packet, state);
     }
     code
 }
@@ -286,13 +291,13 @@ fn frontend_of_answer<F: Maps>(state: &mut State<F>) -> Option<Place<F>> {
 
 /// An error about a packet from the client, which knows the frontend alone.
 #[inline(never)]
-fn unserve_error<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>, at: Place<F>) -> Code {
+fn unserve_error<F: Maps, P: Packet>(packet: P, state: &mut State<F>, at: Place<F>) -> Code {
     let backend = state.inner.tuple.dst;
     state.target = Target::from(at);
-    let mut code = rewrite_inner_destination::<F>(skb, state);
+    let mut code = rewrite_inner_destination::<F, P>(packet, state);
     // Somebody on the way has an address of its own.
     if code == OK && state.h.tuple.src == backend {
-        code = rewrite_source::<F>(skb, state);
+        code = rewrite_source::<F, P>(packet, state);
         state.h.tuple.src = at.addr;
     }
     if code == OK && state.h.tuple.dst == F::loopback() {
@@ -300,9 +305,9 @@ fn unserve_error<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>, at: Place<F
             addr: backend,
             port: state.inner.tuple.sport,
         };
-        code = rewrite_inner_source::<F>(skb, state);
+        code = rewrite_inner_source::<F, P>(packet, state);
         if code == OK {
-            code = rewrite_destination::<F>(skb, state);
+            code = rewrite_destination::<F, P>(packet, state);
         }
     }
     code
@@ -310,9 +315,9 @@ fn unserve_error<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>, at: Place<F
 
 /// The backend ends the connection: what remembers its backend ends with it.
 #[inline(never)]
-fn note_end<F: Maps>(skb: *mut __sk_buff, state: &State<F>) {
+fn note_end<F: Maps, P: Packet>(packet: P, state: &State<F>) {
     let (key, from_b) = F::ct_key_of(&state.h.tuple, ct_scope::SERVICE);
-    let segment = segment(skb, state, from_b);
+    let segment = segment(packet, state, from_b);
     if let Some(entry) = F::ct().get_ptr_mut(&key) {
         // SAFETY: as in `track`.
         advance(unsafe { &mut *entry }, &segment, &config::timeouts());

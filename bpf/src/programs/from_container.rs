@@ -11,6 +11,7 @@ use crate::{
     forward::leaves_cluster,
     maps::{self, Maps},
     neigh,
+    packet::Packet,
     routes::Route,
     skb::Skb,
 };
@@ -50,14 +51,14 @@ fn refuse(skb: Skb, reason: DropReason, line: u32) -> i32 {
 
 #[inline(never)]
 fn v4(skb: Skb, ep: &LocalEndpoint) -> i32 {
-    tell::<V4>(skb, HOOK, ep.info.id, Unreadable::Drop, |flow| {
+    tell::<V4, Skb>(skb, HOOK, ep.info.id, Unreadable::Drop, |flow| {
         run(flow, ep)
     })
 }
 
 #[inline(never)]
 fn v6(skb: Skb, ep: &LocalEndpoint) -> i32 {
-    tell::<V6>(skb, HOOK, ep.info.id, Unreadable::Drop, |flow| {
+    tell::<V6, Skb>(skb, HOOK, ep.info.id, Unreadable::Drop, |flow| {
         if neigh::is_between_neighbours(&flow.h) {
             neigh::nd(flow, ep)
         } else {

@@ -58,7 +58,7 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
 #[inline(always)]
 fn sender<F: Maps>(flow: &Flow<F>) -> (u32, End<'static>) {
     let src = flow.h.tuple.src;
-    if let Some(id) = mark::identity(flow.skb.mark()) {
+    if let Some(id) = mark::identity(flow.packet.mark()) {
         return (id, None);
     }
     match maps::endpoint::<F>(src).filter(|ep| ep.flags & endpoint_flags::HOST != 0) {

@@ -8,6 +8,7 @@ use crate::{
     flow::{Drop, Flow, Hook, Outcome, PASS, Unreadable},
     maps::{self, Maps},
     neigh,
+    packet::Packet,
     policy::host_end,
     skb::Skb,
     snat::may_be_masqueraded,

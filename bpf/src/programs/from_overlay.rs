@@ -1,7 +1,7 @@
 //! What comes out of the tunnel: the sender's identity is the tunnel's key.
 use abi::{Direction, DropReason, EndpointInfo, TracePoint, endpoint_flags, event_flags, identity};
 use aya_ebpf::{
-    bindings::{__sk_buff, bpf_tunnel_key},
+    bindings::bpf_tunnel_key,
     helpers::generated::{bpf_skb_change_type, bpf_skb_get_tunnel_key},
     macros::classifier,
     programs::TcContext,
@@ -11,7 +11,7 @@ use crate::{
     config,
     conntrack::identity_of,
     direct::by_tunnel,
-    flow::{Code, Drop, Flow, Hook, OK, Outcome, PASS, State, Unreadable, attempt, drop_because},
+    flow::{Code, Drop, Flow, Hook, OK, Outcome, State, Unreadable, attempt, drop_because},
     maps::{self, Maps},
     skb::Skb,
     snat::may_be_masqueraded,
@@ -36,11 +36,11 @@ by_family!(HOOK, Unreadable::Drop);
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
-    attempt!(sender::<F>(flow.skb.0, flow.state))?;
+    attempt!(sender::<F>(flow.packet, flow.state))?;
     flow.event_flags |= event_flags::TUNNEL;
     flow.received(TracePoint::FromOverlay);
     if by_tunnel() {
-        attempt!(F::read_tunnel(flow.skb))?;
+        attempt!(F::read_tunnel(flow.packet))?;
     }
     let to = maps::endpoint::<F>(flow.h.tuple.dst);
     let passed_on = by_tunnel() && flow.by != 0;
@@ -52,7 +52,7 @@ fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
     }
     let is_router = flow.h.tuple.dst == F::router_addr();
     if is_router && may_be_masqueraded(&flow.h) && flow.unmasquerade()? {
-        take(flow.skb)?;
+        take(flow.packet)?;
         return flow.to_client();
     }
     let served = (to.is_some() || flow.is_served()) && flow.serve(false)?;
@@ -70,7 +70,7 @@ fn is_host(to: &EndpointInfo) -> bool {
 
 #[inline(always)]
 fn deliver<F: Maps>(flow: &mut Flow<F>, to: &EndpointInfo) -> Outcome {
-    take(flow.skb)?;
+    take(flow.packet)?;
     if is_host(to) {
         return to_host(flow, to);
     }
@@ -106,13 +106,13 @@ fn take(skb: Skb) -> Result<(), Drop> {
 
 /// The identity that the sending node put into the tunnel key; its own host is a remote node to us.
 #[inline(never)]
-fn sender<F: Maps>(skb: *mut __sk_buff, state: &mut State<F>) -> Code {
+fn sender<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
     // SAFETY: all zeros is a valid key.
     let mut key: bpf_tunnel_key = unsafe { core::mem::zeroed() };
     // SAFETY: `key` is longer than the length given. The flag only selects the form of the addresses, which are not used.
     let read = unsafe {
-        bpf_skb_get_tunnel_key(skb, &mut key, TUNNEL_KEY_LEN, 0) == 0
-            || bpf_skb_get_tunnel_key(skb, &mut key, TUNNEL_KEY_LEN, TUNNEL_V6) == 0
+        bpf_skb_get_tunnel_key(skb.0, &mut key, TUNNEL_KEY_LEN, 0) == 0
+            || bpf_skb_get_tunnel_key(skb.0, &mut key, TUNNEL_KEY_LEN, TUNNEL_V6) == 0
     };
     if !read {
         return DropReason::ErrorRetrievingTunnelKey as u8;

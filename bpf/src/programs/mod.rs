@@ -4,23 +4,27 @@
 /// their own: their stacks do not add up, and the verifier looks at one at a time.
 macro_rules! by_family {
     ($hook:expr, $unreadable:expr) => {
+        by_family!(Skb, $hook, $unreadable);
+    };
+    ($packet:ident, $hook:expr, $unreadable:expr) => {
         #[inline(always)]
-        fn by_family(skb: Skb) -> i32 {
-            match skb.ethertype() {
-                <wire::V4 as wire::Family>::ETHERTYPE if crate::config::ipv4() => v4(skb),
-                <wire::V6 as wire::Family>::ETHERTYPE if crate::config::ipv6() => v6(skb),
-                _ => PASS,
+        fn by_family(packet: $packet) -> i32 {
+            use crate::packet::Packet;
+            match packet.ethertype() {
+                <wire::V4 as wire::Family>::ETHERTYPE if crate::config::ipv4() => v4(packet),
+                <wire::V6 as wire::Family>::ETHERTYPE if crate::config::ipv6() => v6(packet),
+                _ => $packet::PASS,
             }
         }
 
         #[inline(never)]
-        fn v4(skb: Skb) -> i32 {
-            crate::flow::tell::<wire::V4>(skb, $hook, 0, $unreadable, run)
+        fn v4(packet: $packet) -> i32 {
+            crate::flow::tell::<wire::V4, $packet>(packet, $hook, 0, $unreadable, run)
         }
 
         #[inline(never)]
-        fn v6(skb: Skb) -> i32 {
-            crate::flow::tell::<wire::V6>(skb, $hook, 0, $unreadable, run)
+        fn v6(packet: $packet) -> i32 {
+            crate::flow::tell::<wire::V6, $packet>(packet, $hook, 0, $unreadable, run)
         }
     };
 }
@@ -32,3 +36,4 @@ mod from_overlay;
 mod sock;
 mod to_container;
 mod to_netdev;
+mod xdp_entry;

@@ -8,6 +8,7 @@ use crate::{
     flow::{Flow, Hook, Outcome, PASS, Unreadable, tell},
     maps::{self, Maps},
     neigh,
+    packet::Packet,
     policy::host_end,
     skb::Skb,
 };
@@ -33,18 +34,18 @@ pub fn cil_to_container(ctx: TcContext) -> i32 {
 
 #[inline(never)]
 fn v4(skb: Skb, ep: &EndpointInfo) -> i32 {
-    tell::<V4>(skb, HOOK, ep.id, Unreadable::Drop, |flow| run(flow, ep))
+    tell::<V4, Skb>(skb, HOOK, ep.id, Unreadable::Drop, |flow| run(flow, ep))
 }
 
 #[inline(never)]
 fn v6(skb: Skb, ep: &EndpointInfo) -> i32 {
-    tell::<V6>(skb, HOOK, ep.id, Unreadable::Drop, |flow| run(flow, ep))
+    tell::<V6, Skb>(skb, HOOK, ep.id, Unreadable::Drop, |flow| run(flow, ep))
 }
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>, ep: &EndpointInfo) -> Outcome {
     flow.dst_id = ep.sec_id;
-    let from = match mark::identity(flow.skb.mark()) {
+    let from = match mark::identity(flow.packet.mark()) {
         Some(id) => {
             flow.src_id = id;
             None

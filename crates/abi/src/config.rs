@@ -104,8 +104,8 @@ pub struct DatapathConfig {
     pub bind_protection: u8,
     /// 1: services that are translated at sockets are reported.
     pub trace_sock: u8,
-    /// Always zero.
-    pub pad: [u8; 1],
+    /// 1: there is a program for devices' drivers.
+    pub xdp: u8,
     /// Longest packet that other nodes take, in bytes from the IP header on.
     pub mtu: u32,
     /// Prefix length of `native4`.

@@ -224,7 +224,7 @@ pub struct MetricsValue {
 /// Names of the datapath's source files by the number in events and metrics.
 pub mod source_file {
     /// Number → name, index 0 is not used.
-    pub const NAMES: [&str; 9] = [
+    pub const NAMES: [&str; 10] = [
         "unknown",
         "from_container.rs",
         "to_container.rs",
@@ -234,6 +234,7 @@ pub mod source_file {
         "from_host.rs",
         "forward.rs",
         "sock.rs",
+        "xdp_entry.rs",
     ];
 
     /// The name of file `number`.

@@ -8,6 +8,17 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// the masquerade map, under [`crate::snat_flags::DIRECT`].
 pub const DIRECT_FRONTEND: u16 = u16::MAX;
 
+/// Values of [`crate::names::XDP_DEVICES`]: where a device's program runs, and whether frames get out by it from there.
+pub mod xdp_device {
+    /// In its driver, which takes frames from other drivers, too.
+    pub const DRIVER: u32 = 1;
+    /// Where the stack begins: frames from there leave by every device.
+    pub const STACK: u32 = 2;
+    /// As [`DRIVER`], at the end of a virtual cable: what programs send back the way it came waits there until something else comes by, if the
+    /// other end has no program. What they send by it as by any other device does not.
+    pub const CABLE: u32 = 3;
+}
+
 /// Values of [`LbKey4::scope`].
 pub mod lb_scope {
     /// What comes from outside, and everybody where there is no row of the other scope.

@@ -35,6 +35,7 @@ pub use lb::{
     LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4, LbKey6,
     LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6, LbSockKey4, LbSockKey6,
     LbSourceKey4, LbSourceKey6, MAGLEV_CHUNK, lb_algorithm, lb_flags, lb_scope, lb_state,
+    xdp_device,
 };
 pub use nat::{
     FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags,

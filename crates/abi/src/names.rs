@@ -60,6 +60,8 @@ pub const SKIP_LB6: &str = "cilium_skip_lb6";
 pub const L2_RESPONDER4: &str = "cilium_l2_responder_v4";
 /// IPv6 addresses that this node answers for: [`crate::L2Key6`] → [`crate::L2Answers`].
 pub const L2_RESPONDER6: &str = "cilium_l2_responder_v6";
+/// Devices whose driver has the program: ifindex → one of [`crate::xdp_device`], a `u32`.
+pub const XDP_DEVICES: &str = "hypha_xdp_devices";
 /// Packets and bytes by reason and direction, per CPU: [`crate::metrics_index`] → [`crate::MetricsValue`].
 pub const METRICS: &str = "cilium_metrics";
 /// The ring buffer of [`crate::FlowEvent`] records.
@@ -68,7 +70,7 @@ pub const EVENTS: &str = "cilium_events";
 pub const CONFIG_GLOBAL: &str = "CONFIG";
 
 /// Every pinned map.
-pub const MAPS: [&str; 32] = [
+pub const MAPS: [&str; 33] = [
     LXC,
     LXC_IFINDEX,
     IPCACHE,
@@ -99,6 +101,7 @@ pub const MAPS: [&str; 32] = [
     SKIP_LB6,
     L2_RESPONDER4,
     L2_RESPONDER6,
+    XDP_DEVICES,
     METRICS,
     EVENTS,
 ];
@@ -115,6 +118,9 @@ pub const TO_NETDEV: &str = "cil_to_netdev";
 pub const FROM_OVERLAY: &str = "cil_from_overlay";
 /// `cilium_host`, egress: what the node's own processes send to pods.
 pub const FROM_HOST: &str = "cil_from_host";
+
+/// A node device, before the stack; loaded only where [`crate::DatapathConfig::xdp`] says so.
+pub const XDP_ENTRY: &str = "cil_xdp_entry";
 
 /// A socket that connects, IPv4.
 pub const SOCK4_CONNECT: &str = "cil_sock4_connect";
@@ -137,7 +143,7 @@ pub const SOCK4_POST_BIND: &str = "cil_sock4_post_bind";
 /// A socket that was bound, IPv6.
 pub const SOCK6_POST_BIND: &str = "cil_sock6_post_bind";
 
-/// The programs of devices: tc classifiers.
+/// The programs of devices in the stack: tc classifiers.
 pub const DEVICE_PROGRAMS: [&str; 6] = [
     FROM_CONTAINER,
     TO_CONTAINER,
@@ -161,13 +167,16 @@ pub const SOCK_PROGRAMS: [&str; 10] = [
     SOCK6_POST_BIND,
 ];
 
-/// Every program of the object.
-pub const PROGRAMS: [&str; DEVICE_PROGRAMS.len() + SOCK_PROGRAMS.len()] = all();
+/// Every program of the object, [`XDP_ENTRY`] last.
+pub const PROGRAMS: [&str; ALWAYS + 1] = all();
 
-const fn all() -> [&'static str; DEVICE_PROGRAMS.len() + SOCK_PROGRAMS.len()] {
-    let mut all = [""; DEVICE_PROGRAMS.len() + SOCK_PROGRAMS.len()];
+/// Those but [`XDP_ENTRY`], which is the last.
+const ALWAYS: usize = DEVICE_PROGRAMS.len() + SOCK_PROGRAMS.len();
+
+const fn all() -> [&'static str; ALWAYS + 1] {
+    let mut all = [XDP_ENTRY; ALWAYS + 1];
     let mut n = 0;
-    while n < all.len() {
+    while n < ALWAYS {
         all[n] = if n < DEVICE_PROGRAMS.len() {
             DEVICE_PROGRAMS[n]
         } else {

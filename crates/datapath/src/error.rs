@@ -94,6 +94,14 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
+    /// A device cannot have the program that takes up services in its driver.
+    #[error("services cannot be balanced in the driver of {device}: {why}")]
+    Driver {
+        /// The device.
+        device: String,
+        /// What is missing, or what the kernel said.
+        why: String,
+    },
     /// Setting a device up failed.
     #[error("set up {device}: {source}")]
     Device {

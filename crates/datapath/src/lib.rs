@@ -9,6 +9,7 @@ mod attach;
 pub mod check;
 pub mod devices;
 mod digest;
+mod driver;
 mod error;
 pub mod events;
 mod load;
@@ -23,7 +24,7 @@ mod spec;
 mod sys;
 pub mod test_run;
 
-pub use attach::{AttachMode, Attached, Attachment, Mechanism, Owner, Replaced};
+pub use attach::{Acceleration, AttachMode, Attached, Attachment, Mechanism, Owner, Replaced};
 pub use error::{Error, Result};
 pub use object::Object;
 pub use open::{MapFate, OpenOptions, OpenReport};

@@ -29,7 +29,7 @@ fn failed<E: StdError + Send + Sync + 'static>(op: &'static str) -> impl FnOnce(
     }
 }
 
-/// Loads every program. Maps are taken from their pins in `maps`, those that are not there are made and pinned there.
+/// Loads every program that the config wants. Maps are taken from their pins in `maps`, those that are not there are made and pinned there.
 pub(crate) fn load(
     object: &Object,
     config: &DatapathConfig,
@@ -57,8 +57,9 @@ pub(crate) fn load(
     // The verifier takes one core per program; there are more.
     thread::scope(|scope| {
         let parsed = &parsed;
-        let threads =
-            names::PROGRAMS.map(|name| scope.spawn(move || load_program(parsed, name, btf)));
+        let threads: Vec<_> = object::wanted(&config)
+            .map(|name| scope.spawn(move || load_program(parsed, name, btf)))
+            .collect();
         threads
             .into_iter()
             .map(|t| {

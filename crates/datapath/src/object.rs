@@ -4,7 +4,7 @@ use std::{
     sync::Arc,
 };
 
-use abi::names;
+use abi::{DatapathConfig, names};
 use aya_obj::{ProgramSection, generated::bpf_attach_type};
 
 use crate::{
@@ -99,16 +99,26 @@ pub(crate) fn kind(program: &str) -> Kind {
         names::SOCK6_GETPEERNAME => AttachType::GetPeerName6,
         names::SOCK4_POST_BIND => return Kind::Sock(AttachType::PostBind4),
         names::SOCK6_POST_BIND => return Kind::Sock(AttachType::PostBind6),
+        names::XDP_ENTRY => return Kind::Xdp,
         _ => return Kind::Classifier,
     };
     Kind::SockAddr(at)
+}
+
+/// The programs that a config wants loaded, in the order of [`names::PROGRAMS`].
+pub(crate) fn wanted(config: &DatapathConfig) -> impl Iterator<Item = &'static str> {
+    let without_drivers = config.xdp == 0;
+    names::PROGRAMS
+        .into_iter()
+        .filter(move |name| *name != names::XDP_ENTRY || !without_drivers)
 }
 
 /// Whether a program of this section of an object is of a kind.
 pub(crate) fn is_of(section: &ProgramSection, kind: Kind) -> bool {
     let same = |found: bpf_attach_type, wanted: AttachType| found as u32 == wanted as u32;
     match (section, kind) {
-        (ProgramSection::SchedClassifier, Kind::Classifier) => true,
+        (ProgramSection::SchedClassifier, Kind::Classifier)
+        | (ProgramSection::Xdp { frags: false, .. }, Kind::Xdp) => true,
         (ProgramSection::CgroupSock { attach_type }, Kind::Sock(at)) => {
             same((*attach_type).into(), at)
         }

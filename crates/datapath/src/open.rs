@@ -15,7 +15,7 @@ use crate::{
     digest::digest,
     load,
     maps::{MapHandle, copy_entries, count_entries},
-    object::Program,
+    object::{self, Program},
     pins::{self, Pins},
     record::{Record, RecordMap},
     spec::{MapKind, MapSizes, MapSpec, specs},
@@ -116,7 +116,7 @@ impl Datapath {
         }
         let wanted = wanted_digest(options, &specs);
         let adopted = if record.digest == wanted && maps_match(&record, &specs, &found) {
-            find_programs(&pins, &record)?
+            find_programs(&pins, &record, &options.config)?
         } else {
             None
         };
@@ -176,9 +176,15 @@ impl Datapath {
             digest,
             ..Record::unfinished()
         };
-        for (program, id) in self.attacher.programs().iter().zip(&mut record.programs) {
-            pins::replace(program.fd.as_fd(), &self.pins.program(program.name))?;
-            *id = program.id;
+        for (name, id) in names::PROGRAMS.iter().zip(&mut record.programs) {
+            let pin = self.pins.program(name);
+            match self.attacher.program(name) {
+                Some(program) => {
+                    pins::replace(program.fd.as_fd(), &pin)?;
+                    *id = program.id;
+                }
+                None => drop(pins::remove(&pin)?),
+            }
         }
         for (map, id) in self.maps.iter().zip(&mut record.maps) {
             *id = map.id();
@@ -252,9 +258,13 @@ fn maps_match(record: &Record, specs: &[MapSpec], found: &[Option<Found>]) -> bo
 }
 
 /// The pinned programs, if they are those of the record.
-fn find_programs(pins: &Pins, record: &Record) -> Result<Option<Vec<Program>>> {
+fn find_programs(
+    pins: &Pins,
+    record: &Record,
+    config: &DatapathConfig,
+) -> Result<Option<Vec<Program>>> {
     let mut programs = Vec::with_capacity(names::PROGRAMS.len());
-    for (name, id) in names::PROGRAMS.iter().zip(record.programs) {
+    for (name, id) in object::wanted(config).zip(record.programs) {
         let Some(fd) = pins::open(&pins.program(name))? else {
             return Ok(None);
         };

@@ -1,7 +1,11 @@
-//! The little of rtnetlink that crate `netlink` does not speak: classifier filters, and asking for kinds of device.
+//! The little of netlink that crate `netlink` does not speak: classifier filters, kinds of device, and what devices can do for programs in
+//! their drivers.
 use std::io;
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_GENERIC, NETLINK_ROUTE},
+};
 
 pub(crate) const REQUEST: u16 = 1;
 pub(crate) const ACK: u16 = 4;
@@ -19,7 +23,7 @@ const FIRST_TYPE: u16 = 16;
 /// Length of the message header.
 const HEADER: usize = 16;
 
-/// An rtnetlink socket in the calling thread's network namespace.
+/// A netlink socket in the calling thread's network namespace.
 pub(crate) struct Rtnl {
     socket: Socket,
     seq: u32,
@@ -27,7 +31,16 @@ pub(crate) struct Rtnl {
 
 impl Rtnl {
     pub(crate) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::of(NETLINK_ROUTE)
+    }
+
+    /// One for families that have no protocol of their own.
+    pub(crate) fn open_generic() -> io::Result<Self> {
+        Self::of(NETLINK_GENERIC)
+    }
+
+    fn of(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
         socket.bind(&SocketAddr::new(0, 0))?;
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self { socket, seq: 0 })

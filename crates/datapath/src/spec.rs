@@ -184,6 +184,9 @@ impl MapSpec {
 /// Addresses that are announced, with their devices, per family.
 const L2_ENTRIES: u32 = 4096;
 
+/// Devices whose driver has the program.
+const XDP_DEVICES: u32 = 256;
+
 /// Entries of the metrics map: one per reason and direction.
 const METRICS_ENTRIES: u32 = 1024;
 
@@ -229,6 +232,7 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
         MapSpec::of::<LbSkipKey6, u8>(names::SKIP_LB6, Hash, sizes.services),
         MapSpec::of::<L2Key4, L2Answers>(names::L2_RESPONDER4, Hash, L2_ENTRIES),
         MapSpec::of::<L2Key6, L2Answers>(names::L2_RESPONDER6, Hash, L2_ENTRIES),
+        MapSpec::of::<u32, u32>(names::XDP_DEVICES, Hash, XDP_DEVICES),
         MapSpec::of::<u32, MetricsValue>(names::METRICS, PerCpuArray, METRICS_ENTRIES),
         MapSpec::of::<(), ()>(names::EVENTS, RingBuf, sizes.events_bytes),
     ]

@@ -1,6 +1,7 @@
 //! Running one program on one packet without a device (`BPF_PROG_TEST_RUN`).
 use std::os::fd::AsFd;
 
+use abi::names;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::{Datapath, Error, Result, sys};
@@ -33,6 +34,20 @@ pub struct SkbContext {
     pub cb: [u32; 5],
 }
 
+/// As much of the kernel's `struct xdp_md` as a run can be given.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable)]
+struct XdpContext {
+    /// Offsets of the packet in what is given.
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    /// Must be a device that programs run on.
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
 /// What came of a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TestRun {
@@ -52,7 +67,8 @@ const ROOM: usize = 512;
 const CONTEXT: usize = 512;
 
 impl Datapath {
-    /// Runs a program on `packet`, link-layer header included.
+    /// Runs a program on `packet`, link-layer header included. Of the context the program for drivers takes the device alone, which must have
+    /// it (Linux 5.15).
     ///
     /// # Errors
     /// When there is no such program, or the kernel does not take the packet (shorter than a header) or the context.
@@ -83,7 +99,17 @@ impl Datapath {
         let mut output = vec![0; packet.len() + ROOM];
         output[..packet.len()].copy_from_slice(packet);
         let mut whole = [0; CONTEXT];
-        whole[..size_of::<SkbContext>()].copy_from_slice(context.as_bytes());
+        let is_driver = program == names::XDP_ENTRY;
+        if is_driver {
+            let given = XdpContext {
+                data_end: packet.len() as u32,
+                ingress_ifindex: context.ifindex,
+                ..XdpContext::default()
+            };
+            whole[..size_of::<XdpContext>()].copy_from_slice(given.as_bytes());
+        } else {
+            whole[..size_of::<SkbContext>()].copy_from_slice(context.as_bytes());
+        }
         let (verdict, len, nanoseconds) = sys::test_run(
             found.fd.as_fd(),
             &mut output,
@@ -93,7 +119,10 @@ impl Datapath {
         )
         .map_err(Error::bpf("test-run program", program))?;
         output.truncate(len);
-        let context = SkbContext::read_from_prefix(&whole).map_or(context, |(context, _)| context);
+        let context = SkbContext::read_from_prefix(&whole)
+            .ok()
+            .filter(|_| !is_driver)
+            .map_or(context, |(context, _)| context);
         Ok(TestRun {
             verdict: verdict.cast_signed(),
             packet: output,

@@ -64,7 +64,7 @@ pub fn datapath_config(plan: &Plan, local: &LocalNode, pair: &HostPair) -> Datap
         refusal_says_why: 0,
         bind_protection: 0,
         trace_sock: 0,
-        pad: [0; 1],
+        xdp: 0,
         mtu: mtus(plan, local).device,
         native4_len,
         native6_len,

@@ -86,7 +86,7 @@ fn layout() {
             host_netns, tunnel_ifindex, report_interval, ct_tcp, ct_tcp_syn, ct_tcp_fin, ct_any, snat_min, snat_max,
             routing, aggregation, ipv4, ipv6, masquerade4, masquerade6, host_legacy, accounting, coarse_clock,
             host_firewall, tunnel_port, services, sock_host_only, no_backend_drops, dsr_dispatch, node_port_min, node_port_max,
-            maglev_size, refusal_says_why, bind_protection, trace_sock, pad, mtu, native4_len, native6_len, node_ipv4, router_ipv4, native4, node_ipv6, router_ipv6, native6,
+            maglev_size, refusal_says_why, bind_protection, trace_sock, xdp, mtu, native4_len, native6_len, node_ipv4, router_ipv4, native4, node_ipv6, router_ipv6, native6,
         }
     }
     expect_file!["./layout.txt"].assert_eq(&out);

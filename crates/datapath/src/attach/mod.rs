@@ -1,4 +1,5 @@
-//! Attaching programs to devices: by links (tcx, netkit) where the kernel has them, else by clsact filters. To sockets: by links.
+//! Attaching programs to devices: by links (tcx, netkit) where the kernel has them, else by clsact filters. To sockets and drivers: by links.
+mod drivers;
 mod filters;
 mod owner;
 mod replace;
@@ -13,11 +14,12 @@ use std::{
 
 use abi::names;
 
+pub use drivers::Acceleration;
 pub use owner::Owner;
 pub use replace::Replaced;
 
 use crate::{
-    Datapath, Error, Result,
+    Datapath, Error, Result, driver,
     object::Program,
     pins::{self, Pins},
     probes,
@@ -60,6 +62,10 @@ pub enum Mechanism {
     Netkit,
     /// By a link of a control group.
     Cgroup,
+    /// By a link in the device's driver.
+    Xdp,
+    /// By a link where the stack begins: the driver has no place for it.
+    XdpGeneric,
 }
 
 impl fmt::Display for Mechanism {
@@ -69,6 +75,8 @@ impl fmt::Display for Mechanism {
             Self::Clsact => "clsact",
             Self::Netkit => "netkit",
             Self::Cgroup => "cgroup",
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp (generic)",
         })
     }
 }
@@ -286,6 +294,8 @@ impl Attacher {
         let state = sys::link_info(link.as_fd()).map_err(Error::pin("look at", &path))?;
         let mechanism = match state.attach_type {
             Some(AttachType::NetkitPeer | AttachType::NetkitPrimary) => Mechanism::Netkit,
+            Some(AttachType::Xdp) if driver::is_in_driver(state.ifindex) => Mechanism::Xdp,
+            Some(AttachType::Xdp) => Mechanism::XdpGeneric,
             _ if *owner == Owner::Sockets => Mechanism::Cgroup,
             _ => Mechanism::Tcx,
         };
@@ -507,7 +517,7 @@ impl Datapath {
         self.attacher.attachments()
     }
 
-    /// What the kernel says of every program, in the order of [`names::PROGRAMS`].
+    /// What the kernel says of every program that is loaded, in the order of [`names::PROGRAMS`].
     ///
     /// # Errors
     /// When the kernel refuses.

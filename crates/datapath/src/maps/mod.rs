@@ -201,6 +201,11 @@ impl Datapath {
         ))
     }
 
+    /// Devices whose driver has the program.
+    pub(crate) fn driver_map(&self) -> Result<TypedMap<u32, u32>> {
+        self.typed(names::XDP_DEVICES)
+    }
+
     /// Packets and bytes by reason and direction.
     ///
     /// # Errors

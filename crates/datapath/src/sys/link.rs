@@ -35,11 +35,32 @@ pub(crate) fn link_create(
     target: u32,
     attach_type: AttachType,
 ) -> io::Result<OwnedFd> {
+    create(prog, target, attach_type, 0)
+}
+
+/// Attaches `prog` to a device as the one program of its driver, or of where the stack begins. The attachment lives as long as there.
+pub(crate) fn link_create_xdp(
+    prog: BorrowedFd<'_>,
+    ifindex: u32,
+    in_driver: bool,
+) -> io::Result<OwnedFd> {
+    const SKB_MODE: u32 = 2;
+    const DRIVER_MODE: u32 = 4;
+    let mode = if in_driver { DRIVER_MODE } else { SKB_MODE };
+    create(prog, ifindex, AttachType::Xdp, mode)
+}
+
+fn create(
+    prog: BorrowedFd<'_>,
+    target: u32,
+    attach_type: AttachType,
+    flags: u32,
+) -> io::Result<OwnedFd> {
     let mut attr = attr::LinkCreate {
         prog_fd: raw(prog),
         target,
         attach_type: attach_type as u32,
-        flags: 0,
+        flags,
         relative: 0,
         pad: 0,
         expected_revision: 0,
@@ -70,6 +91,7 @@ pub(crate) fn link_detach(link: BorrowedFd<'_>) -> io::Result<()> {
 
 pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkState> {
     const CGROUP: u32 = 3;
+    const XDP: u32 = 6;
     const TCX: u32 = 11;
     const NETKIT: u32 = 13;
     let mut found = attr::LinkInfo::new_zeroed();
@@ -77,6 +99,7 @@ pub(crate) fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkState> {
     let [first, second, third, _] = found.what;
     let (ifindex, cgroup, attach_type) = match found.kind {
         TCX | NETKIT => (first, 0, AttachType::from_u32(second)),
+        XDP => (first, 0, Some(AttachType::Xdp)),
         CGROUP => (
             0,
             u64::from(second) << 32 | u64::from(first),

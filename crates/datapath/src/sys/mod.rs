@@ -24,7 +24,9 @@ use std::{
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 pub use heap::{share_heap, trim_heap, unload_code};
-pub(crate) use link::{LinkState, link_create, link_detach, link_info, link_update};
+pub(crate) use link::{
+    LinkState, link_create, link_create_xdp, link_detach, link_info, link_update,
+};
 pub(crate) use map::{
     Batch, MapShape, delete, delete_batch, lookup, lookup_batch, map_create, map_freeze, map_info,
     next_key, update, update_batch,
@@ -72,6 +74,7 @@ pub(crate) enum AttachType {
     RecvMsg6 = 20,
     GetPeerName4 = 29,
     GetPeerName6 = 30,
+    Xdp = 37,
     TcxIngress = 46,
     TcxEgress = 47,
     NetkitPrimary = 54,
@@ -79,7 +82,7 @@ pub(crate) enum AttachType {
 }
 
 impl AttachType {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Connect4,
         Self::Connect6,
         Self::PostBind4,
@@ -90,6 +93,7 @@ impl AttachType {
         Self::RecvMsg6,
         Self::GetPeerName4,
         Self::GetPeerName6,
+        Self::Xdp,
         Self::TcxIngress,
         Self::TcxEgress,
         Self::NetkitPrimary,

@@ -15,6 +15,8 @@ use super::{AttachType, Command, address, address_mut, attr, bpf, bpf_fd, info, 
 pub(crate) enum Kind {
     /// tc classifier.
     Classifier,
+    /// Of a device's driver.
+    Xdp,
     /// Of a control group, about a socket.
     Sock(AttachType),
     /// Of a control group, about a socket and an address.
@@ -26,6 +28,7 @@ impl Kind {
     pub(crate) fn number(self) -> u32 {
         match self {
             Self::Classifier => 3,
+            Self::Xdp => 6,
             Self::Sock(_) => 9,
             Self::SockAddr(_) => 18,
         }
@@ -33,7 +36,7 @@ impl Kind {
 
     fn attach_type(self) -> u32 {
         match self {
-            Self::Classifier => 0,
+            Self::Classifier | Self::Xdp => 0,
             Self::Sock(at) | Self::SockAddr(at) => at as u32,
         }
     }

@@ -142,7 +142,7 @@ pub fn config() -> DatapathConfig {
         refusal_says_why: 0,
         bind_protection: 1,
         trace_sock: 0,
-        pad: [0; 1],
+        xdp: 0,
         mtu: 1500,
         native4_len: 8,
         native6_len: 64,

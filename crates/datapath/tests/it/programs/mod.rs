@@ -5,6 +5,7 @@ mod scene;
 
 mod connections;
 mod direct;
+mod drivers;
 mod fragments;
 mod from_container;
 pub mod fuzz;
@@ -22,3 +23,4 @@ mod services;
 mod services_model;
 mod services_node;
 mod verifier;
+mod wires;

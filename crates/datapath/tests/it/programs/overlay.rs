@@ -75,7 +75,7 @@ impl Tunnel {
 }
 
 /// Moves a device into a new namespace, with these addresses; a pod's have a route through its gateway.
-fn move_away(device: &str, mac: [u8; 6], addresses: &[IpAddr], is_pod: bool) -> Netns {
+pub fn move_away(device: &str, mac: [u8; 6], addresses: &[IpAddr], is_pod: bool) -> Netns {
     let ns = netns::create_unnamed().unwrap();
     let change = LinkChange::new().netns(std::os::fd::AsFd::as_fd(&ns));
     Handle::new().unwrap().link_change(device, &change).unwrap();

@@ -23,6 +23,9 @@ use crate::support::Place;
 pub const PASS: i32 = 0;
 pub const SHOT: i32 = 2;
 pub const REDIRECT: i32 = 7;
+/// Verdicts of the program for drivers: up the stack, and out by the device that the packet came by.
+pub const UP: i32 = 2;
+pub const BACK: i32 = 3;
 
 /// Security identities of the pods here, and of one elsewhere.
 pub const POD1_ID: u32 = 1001;
@@ -350,6 +353,11 @@ impl Scene {
         self.run(names::FROM_CONTAINER, self.lxc2, packet, 0)
     }
 
+    #[track_caller]
+    pub fn from_driver(&self, packet: &[u8]) -> Came {
+        self.run(names::XDP_ENTRY, self.eth0, packet, 0)
+    }
+
     pub fn from_netdev(&self, packet: &[u8]) -> Came {
         self.run(names::FROM_NETDEV, self.eth0, packet, 0)
     }
@@ -493,7 +501,7 @@ fn row(addr: IpAddr, bits: u32, sec_id: u32, tunnel: Option<IpAddr>) -> (Ipcache
 }
 
 /// "Port unreachable" or "too big", as the programs build it.
-fn is_unreachable(packet: &[u8]) -> bool {
+pub fn is_unreachable(packet: &[u8]) -> bool {
     match packet[12] {
         8 => packet[23] == 1 && [[3, 3], [3, 4]].contains(&[packet[34], packet[35]]),
         _ => packet[20] == 58 && [[1, 4], [2, 0]].contains(&[packet[54], packet[55]]),
@@ -501,7 +509,7 @@ fn is_unreachable(packet: &[u8]) -> bool {
 }
 
 /// With the option that tells a frontend.
-fn is_labelled(packet: &[u8]) -> bool {
+pub fn is_labelled(packet: &[u8]) -> bool {
     match packet[12] {
         8 => packet[14] >= 0x47 && packet[34] == 0x9A,
         _ => packet[20] == 60 && packet[56] == 0x1B,

@@ -1,5 +1,5 @@
 //! Random services and packets: what the programs make of them, against plain rules for who may serve and for what a packet becomes.
-use std::{collections::HashMap, net::IpAddr};
+use std::{cell::Cell, collections::HashMap, net::IpAddr};
 
 use abi::{Aggregation, DropReason, lb_flags, names};
 use datapath::test_run::{SkbContext, TestRun};
@@ -9,7 +9,7 @@ use super::{
     frontends::{Frontends, Service},
     fuzz::{Dice, setting},
     packet::{ACK, End, Packet, SCTP, SYN, TCP, UDP, read, wrong_checksums},
-    scene::{Ip, PASS, REDIRECT, SHOT, Scene},
+    scene::{BACK, Ip, PASS, REDIRECT, SHOT, Scene, UP},
 };
 use crate::support::place;
 
@@ -134,6 +134,8 @@ struct World<'a> {
     served: u64,
     passed_on: u64,
     answered: u64,
+    /// Packets that left from the driver; none if there is no program for it.
+    by_driver: Option<Cell<u64>>,
 }
 
 fn packet(proto: u8, from: End, to: End, flags: u8) -> Packet {
@@ -145,12 +147,37 @@ fn packet(proto: u8, from: End, to: End, flags: u8) -> Packet {
 }
 
 impl World<'_> {
+    /// What comes from outside meets the driver's program first; what goes up from there goes up as it came.
     fn run(&self, from: From, bytes: &[u8]) -> TestRun {
+        if let Some(by_driver) = &self.by_driver
+            && from == From::Outside
+        {
+            let run = self.run_program(names::XDP_ENTRY, self.scene.eth0, bytes);
+            if run.verdict == BACK {
+                by_driver.set(by_driver.get() + 1);
+                return TestRun {
+                    verdict: REDIRECT,
+                    ..run
+                };
+            }
+            if run.verdict != UP {
+                // It is not sent: no port is free.
+                return TestRun {
+                    verdict: SHOT,
+                    ..run
+                };
+            }
+            assert_eq!(run.packet, bytes);
+        }
         let (program, ifindex) = match from {
             From::Pod1 => (names::FROM_CONTAINER, self.scene.lxc1),
             From::Pod2 => (names::FROM_CONTAINER, self.scene.lxc2),
             From::Outside => (names::FROM_NETDEV, self.scene.eth0),
         };
+        self.run_program(program, ifindex, bytes)
+    }
+
+    fn run_program(&self, program: &'static str, ifindex: u32, bytes: &[u8]) -> TestRun {
         let context = SkbContext {
             ifindex,
             ..SkbContext::default()
@@ -426,12 +453,13 @@ impl World<'_> {
     }
 }
 
-fn compare(ip: Ip) {
+fn compare(ip: Ip, driver: bool) {
     let cases = setting("SERVICES_CASES", CASES);
     let seed = setting("SERVICES_SEED", 0) * 2 + u64::from(ip == Ip::V6);
     place(|here| {
         let scene = Scene::new(here, |config| {
             options(config);
+            config.xdp = driver.into();
             config.aggregation = Aggregation::Medium as u8;
         });
         let mut world = World {
@@ -450,6 +478,7 @@ fn compare(ip: Ip) {
             served: 0,
             passed_on: 0,
             answered: 0,
+            by_driver: driver.then(Cell::default),
         };
         for id in 1..=BACKENDS {
             world.backend(id);
@@ -472,6 +501,8 @@ fn compare(ip: Ip) {
         let shares = (world.served * 100 / cases, world.answered * 100 / cases);
         assert!(shares.0 > 25 && shares.1 > 20, "{shares:?} of 100");
         assert!(world.passed_on * 200 > cases, "{}", world.passed_on);
+        let from_driver = world.by_driver.as_ref().map_or(cases, Cell::get);
+        assert!(from_driver * 50 > cases, "{from_driver}");
         // Nothing else was dropped.
         let metrics = scene.datapath.metrics().unwrap().dump().unwrap();
         let expected = [
@@ -490,10 +521,20 @@ fn compare(ip: Ip) {
 
 #[test]
 fn packets_become_what_the_rules_say() {
-    compare(Ip::V4);
+    compare(Ip::V4, false);
 }
 
 #[test]
 fn packets_become_what_the_rules_say_ipv6() {
-    compare(Ip::V6);
+    compare(Ip::V6, false);
+}
+
+#[test]
+fn packets_in_drivers_become_what_the_rules_say() {
+    compare(Ip::V4, true);
+}
+
+#[test]
+fn packets_in_drivers_become_what_the_rules_say_ipv6() {
+    compare(Ip::V6, true);
 }

@@ -17,6 +17,7 @@ fn combinations() -> Vec<(String, impl Fn(&mut DatapathConfig))> {
     let set = |dispatch, routing, legacy, aggregation, ipv6| {
         move |config: &mut DatapathConfig| {
             native(config);
+            config.xdp = 1;
             config.dsr_dispatch = dispatch as u8;
             (config.routing, config.host_legacy) = (routing as u8, legacy);
             (config.aggregation, config.ipv6) = (aggregation as u8, ipv6);
