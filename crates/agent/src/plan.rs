@@ -123,7 +123,6 @@ pub fn advice(settings: &Settings) -> Vec<String> {
              packets to pods whose objects are not known yet are masqueraded"
         ));
     }
-    lines.extend(crate::services::settings::advice(settings));
     let masquerade = settings.enable_ipv4_masquerade || settings.enable_ipv6_masquerade;
     if masquerade && !settings.enable_bpf_masquerade {
         lines.push(

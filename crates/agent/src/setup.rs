@@ -13,7 +13,7 @@ use datapath::{
 use model::{Endpoint, LocalNode, Mac, RouteOrigin};
 use netlink::Handle;
 use routing::{Encapsulation, HostPair, Mtus, Plan};
-use runtime::settings::Settings;
+use runtime::settings::{Settings, Value};
 use std::{net::IpAddr, sync::Arc};
 
 /// What [`datapath`] made.
@@ -90,6 +90,7 @@ pub fn datapath(
     }
     report.replaced = opened.activate().context("putting the programs in place")?;
     attach(&opened, plan, local, &pair)?;
+    accelerate(&opened, settings, local)?;
     if settings.enable_host_firewall {
         know_older_connections(&opened, options.config.ct_tcp);
     }
@@ -257,6 +258,26 @@ fn attach(datapath: &Datapath, plan: &Plan, local: &LocalNode, pair: &HostPair) 
         .attach_host(routing::HOST_DEVICE, pair.host_ifindex)
         .context("attaching to cilium_host")?;
     detach_former(datapath, plan, local)
+}
+
+/// Has services balanced in the drivers of the node's devices, if that is asked for. What was attached before and is no longer wanted was
+/// taken off with the program.
+fn accelerate(datapath: &Datapath, settings: &Settings, local: &LocalNode) -> Result<()> {
+    let Some(how) = crate::services::settings::acceleration(settings) else {
+        return Ok(());
+    };
+    let devices: Vec<(&str, u32)> = local
+        .devices
+        .iter()
+        .map(|device| (device.name.as_str(), device.ifindex))
+        .collect();
+    datapath.accelerate(&devices, how).with_context(|| {
+        format!(
+            "bpf-lb-acceleration={}",
+            settings.bpf_lb_acceleration.show()
+        )
+    })?;
+    Ok(())
 }
 
 /// Takes the programs off devices that are no longer the node's.

@@ -1,5 +1,5 @@
 //! What services say of themselves: status, lists, explanations.
-use super::{Services, core::Core, settings::advice};
+use super::{Services, core::Core, settings::acceleration};
 use api::{
     ApiError, ServiceBackend, ServiceCandidate, ServiceInfo, ServiceList, ServiceProblem,
     ServiceWhy, ServicesStatus,
@@ -330,8 +330,9 @@ impl Services {
             affinity: settings.enable_session_affinity,
             graceful_termination: settings.enable_k8s_terminating_endpoint,
             nat46x64: settings.enable_nat46x64_gateway,
-            // Whatever the settings ask for: there is no such program yet.
-            acceleration: LbAcceleration::Disabled.show(),
+            acceleration: acceleration(settings)
+                .map_or(LbAcceleration::Disabled, |_| settings.bpf_lb_acceleration)
+                .show(),
             node_ports: (
                 settings.node_port_range.first,
                 settings.node_port_range.last,
@@ -341,7 +342,7 @@ impl Services {
             backends: core.planner.usage().backends.iter().sum::<usize>() as u64,
             maps: maps(&core.planner.usage(), &world.limits),
             problems: core.problems().len() as u64,
-            limits: advice(settings).into_iter().chain(self.limits()).collect(),
+            limits: self.limits(),
         }
     }
 

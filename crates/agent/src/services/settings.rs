@@ -1,10 +1,10 @@
 //! Settings of services in the words of the planner, the programs and the maps.
 use abi::{DatapathConfig, DsrDispatch};
 use anyhow::{Result, anyhow};
-use datapath::MapSizes;
+use datapath::{Acceleration, MapSizes};
 use lb::{Forwarding, Limits, frontend::Algorithm, maglev};
 use model::Text;
-use runtime::settings::{self, LbAcceleration, LbAlgorithm, LbMode, NoBackend, Settings, Value};
+use runtime::settings::{self, LbAcceleration, LbAlgorithm, LbMode, NoBackend, Settings};
 
 /// Generations for which a number rests before it is given again: conntrack may still name it.
 const REST: u64 = 5;
@@ -99,7 +99,20 @@ pub fn config(settings: &Settings, host_netns: u64, config: DatapathConfig) -> D
         node_port_min: settings.node_port_range.first,
         node_port_max: settings.node_port_range.last,
         maglev_size: settings.bpf_lb_maglev_table_size,
+        xdp: acceleration(settings).is_some().into(),
         ..config
+    }
+}
+
+/// Where else than in the stack services are balanced.
+#[must_use]
+pub fn acceleration(settings: &Settings) -> Option<Acceleration> {
+    match settings.bpf_lb_acceleration {
+        _ if !settings.kube_proxy_replacement => None,
+        LbAcceleration::Disabled => None,
+        LbAcceleration::Native => Some(Acceleration::Native),
+        LbAcceleration::BestEffort => Some(Acceleration::BestEffort),
+        LbAcceleration::Generic => Some(Acceleration::Generic),
     }
 }
 
@@ -111,19 +124,6 @@ pub fn dispatch(settings: &Settings) -> DsrDispatch {
         settings::DsrDispatch::Opt => DsrDispatch::Option,
         settings::DsrDispatch::Geneve => DsrDispatch::Geneve,
     }
-}
-
-/// What settings ask for and is not done, a line each.
-#[must_use]
-pub fn advice(settings: &Settings) -> Vec<String> {
-    let asked = settings.bpf_lb_acceleration;
-    let line = || {
-        format!(
-            "bpf-lb-acceleration={} has no effect: services are not balanced in XDP yet",
-            Value::show(&asked)
-        )
-    };
-    Vec::from_iter((asked != LbAcceleration::Disabled).then(line))
 }
 
 /// The bytes behind 16 letters of base64.
@@ -157,15 +157,30 @@ mod tests {
         assert_eq!(seed("JLfvgnHc2kaSUFa="), None);
     }
 
+    /// Programs for drivers cost time where they are loaded: only where they are asked for, and there are services.
     #[test]
-    fn what_is_not_done_is_told() {
+    fn drivers_get_programs_where_they_are_asked_for() {
         let mut settings = Settings::default();
-        assert!(advice(&settings).is_empty());
-        settings
-            .set("bpf-lb-acceleration", "native", "test")
-            .unwrap();
-        let lines = advice(&settings);
-        assert!(lines[0].contains("bpf-lb-acceleration=native"), "{lines:?}");
+        for (key, value, expected) in [
+            ("bpf-lb-acceleration", "native", None),
+            ("kube-proxy-replacement", "true", Some(Acceleration::Native)),
+            (
+                "bpf-lb-acceleration",
+                "best-effort",
+                Some(Acceleration::BestEffort),
+            ),
+            (
+                "bpf-lb-acceleration",
+                "testing-only",
+                Some(Acceleration::Generic),
+            ),
+            ("bpf-lb-acceleration", "disabled", None),
+        ] {
+            settings.set(key, value, "test").unwrap();
+            assert_eq!(acceleration(&settings), expected, "{key}={value}");
+            let told = config(&settings, 0, zerocopy::FromZeros::new_zeroed());
+            assert_eq!(told.xdp, u8::from(expected.is_some()));
+        }
     }
 
     /// Programs are told of options only where somebody may be answered directly.
