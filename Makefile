@@ -6,7 +6,7 @@ NODES ?= 3
 LAB ?= demo
 SECONDS ?= 60
 
-.PHONY: help setup build lab lab-down test test-kernels test-conformance bench fuzz check fmt clean
+.PHONY: help setup build lab lab-down test test-kernels test-conformance bench fuzz check fmt ui clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ check: ## Look at the sources only: format, clippy, tidy, dependencies
 fmt: ## Format every source file
 	@cargo fmt --all
 	@cargo fmt --manifest-path bpf/Cargo.toml
+
+ui: ## Build the page of flows anew into ui/dist (needs Node; building Hypha does not)
+	@cargo xtask ui
 
 clean: ## Remove what was built here (not the tools in the cache)
 	@cargo clean

@@ -196,7 +196,7 @@ class Store {
     this.due = window.setTimeout(() => {
       this.due = 0;
       this.tellers.forEach((teller) => teller());
-    }, 60);
+    }, 100);
   }
 
   choose(change: Partial<Chosen>) {

@@ -17,6 +17,7 @@ function shown(): Row[] {
 /** Picks the row so many further down, and gives it. */
 export function step(by: number): Row | undefined {
   const rows = shown();
+  still = rows;
   const { selected } = store.chosen;
   const at = selected?.type === 'flow' ? rows.findIndex((row) => row.id === selected.row.id) : rows.length;
   const next = rows[Math.min(rows.length - 1, Math.max(0, at < 0 ? rows.length - 1 : at - by))];
@@ -28,17 +29,18 @@ export function FlowTable() {
   const { rows, chosen, graph, settled } = useStore();
   const [room, size] = useSize<HTMLDivElement>();
   const [top, setTop] = useState(0);
-  const basis = useRef<Row[]>(rows);
+  const drawn = useRef<Row[]>(rows);
   const picked = chosen.selected?.type === 'flow' ? chosen.selected.row : undefined;
   const hold = top > 4 || picked !== undefined;
   // Another filter is another list.
   const serial = useRef(graph.serial);
-  if (!hold || !settled || serial.current !== graph.serial || !basis.current.length) basis.current = rows;
+  if (!hold || !settled || serial.current !== graph.serial || !drawn.current.length) still = undefined;
+  else still ??= drawn.current;
   serial.current = graph.serial;
-  still = hold ? basis.current : undefined;
-  const list = basis.current;
-  const newest = rows.at(-1)?.id ?? 0;
-  const held = list === rows ? 0 : newest - (list.at(-1)?.id ?? newest);
+  const list = shown();
+  drawn.current = list;
+  const last = list.at(-1)?.id ?? 0;
+  const held = list === rows ? 0 : rows.length - 1 - rows.findLastIndex((row) => row.id <= last);
 
   const index = picked ? list.findIndex((row) => row.id === picked.id) : -1;
   useEffect(() => {

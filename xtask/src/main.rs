@@ -12,6 +12,7 @@ mod release;
 mod report;
 mod setup;
 mod tidy;
+mod ui;
 mod vm;
 
 use std::process::ExitCode;
@@ -40,6 +41,8 @@ enum Task {
     Ci,
     /// Rules about the tree: sizes, layers, documents in step
     Tidy,
+    /// Build the page of flows into ui/dist (needs Node)
+    Ui,
     /// Load and attach the programs on one older kernel in a virtual machine
     VmQuick,
     /// Load, attach and run the connectivity matrix on every supported kernel (slow)
@@ -70,6 +73,7 @@ fn run(task: Task) -> Result<bool> {
         Task::Check => ci::check(),
         Task::Ci => return ci::ci(),
         Task::Tidy => tidy::run(),
+        Task::Ui => ui::build(),
         Task::VmQuick => vm::quick().map(drop),
         Task::TestKernels(options) => vm::kernels(&options),
         Task::TestConformance(options) => conformance::run(&options),

@@ -18,7 +18,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
 use crate::paths;
-use crate::report::Steps;
+use crate::report::{Outcome, Steps};
 
 /// What to set up.
 #[derive(Args)]
@@ -59,9 +59,9 @@ pub fn run(options: &Options) -> Result<()> {
         match purpose {
             Purpose::Build => 3,
             Purpose::Lab => 4,
-            Purpose::Test => 8,
-            Purpose::Kernels => 9,
-            Purpose::Conformance => 10,
+            Purpose::Test => 9,
+            Purpose::Kernels => 10,
+            Purpose::Conformance => 11,
         },
     );
     let mut toolchain = None;
@@ -77,6 +77,7 @@ pub fn run(options: &Options) -> Result<()> {
         steps.step("cargo-deny", || tools::install(&tools::DENY))?;
         steps.step("kubectl", kubernetes::kubectls)?;
         steps.step("Python client", kubernetes::python_client)?;
+        steps.step("browser", browser)?;
     }
     if purpose >= Purpose::Kernels {
         steps.step("virtual machines", || packages::install(&packages::KERNELS))?;
@@ -85,6 +86,16 @@ pub fn run(options: &Options) -> Result<()> {
         steps.step("Kubernetes' servers", servers::install)?;
     }
     Ok(())
+}
+
+/// Tests of the page skip themselves where there is none.
+fn browser() -> Result<Outcome> {
+    let installed = packages::install(&packages::BROWSER);
+    Ok(installed.unwrap_or_else(|error| {
+        let error = error.to_string();
+        let why = error.lines().next().unwrap_or_default();
+        Outcome::Missing(format!("chromium: {why}; tests of the page are skipped"))
+    }))
 }
 
 /// Two set-ups at once would write the same files: the second waits. Released when dropped.

@@ -25,6 +25,9 @@ pub const LAB: [Program; 9] = [
     ("curl", "curl"),
 ];
 
+/// For tests of the page of flows, with what it writes in.
+pub const BROWSER: [Program; 1] = [("chromium", "chromium fonts-dejavu-core fonts-inter")];
+
 /// For virtual machines with other kernels.
 pub const KERNELS: [Program; 4] = [
     ("qemu-system-x86_64", "qemu-system-x86"),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths;
+use crate::{paths, ui};
 
 /// What a check found.
 #[derive(Default)]
@@ -65,6 +65,9 @@ fn check(root: &Path) -> Result<Findings> {
     }
     layers::check(root, &mut findings)?;
     docs::check(root, &mut findings)?;
+    if let Some(stale) = ui::stale(root)? {
+        findings.error(stale);
+    }
     Ok(findings)
 }
 

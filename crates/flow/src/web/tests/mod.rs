@@ -2,6 +2,7 @@
 mod browser;
 mod page;
 mod requests;
+mod slow;
 mod world;
 
 use std::net::SocketAddr;

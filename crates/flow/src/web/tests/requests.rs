@@ -310,39 +310,27 @@ async fn readers_are_bounded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn slow_readers_are_told_and_let_go() {
+async fn whoever_reads_nothing_is_let_go() {
     let relay = Recorded::new(World::shop(), Manner::Endless);
     let limits = Limits {
-        patience: Duration::from_secs(2),
+        patience: Duration::from_millis(500),
         readers: 1,
         ..Limits::default()
     };
     let (at, _stop) = relay.serve(limits).await;
-    let mut reader = spawn_blocking(move || follower(at)).await.unwrap();
-    // Longer than its patience, and shorter than twice that.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let last = spawn_blocking(move || {
-        let mut text = Vec::new();
-        // Where the machine is slow, the connection may be cut already.
-        let _ = reader.read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
-    });
-    let last = last.await.unwrap();
-    let told = last.contains(
-        "{\"error\":\"flows came faster than they were read for 2 s: ask again, for fewer\"}",
-    );
-    assert!(
-        told || !last.ends_with("0\r\n\r\n"),
-        "it ended as if that were all"
-    );
-    // One that reads nothing at all is let go, too, and its place is free again.
-    let silent = spawn_blocking(move || follower(at)).await.unwrap();
+    let mut silent = spawn_blocking(move || follower(at)).await.unwrap();
     let start = std::time::Instant::now();
     while get(at, "/api/flows?number=1").await.status != 200 {
         assert!(start.elapsed().as_secs() < 60, "its place is kept");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    drop(silent);
+    // What it reads now ends, and not as if that were all.
+    let rest = spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        let _ = silent.read_to_end(&mut bytes);
+        bytes
+    });
+    assert!(!rest.await.unwrap().ends_with(b"\r\n0\r\n\r\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
