@@ -10,7 +10,7 @@ use super::{Findings, crate_names};
 use crate::proc;
 
 /// Every crate and its layer: it may depend on lower layers.
-const LAYERS: [(&str, u32); 23] = [
+const LAYERS: [(&str, u32); 24] = [
     ("abi", 0),
     ("wire", 1),
     ("tables", 1),
@@ -27,6 +27,7 @@ const LAYERS: [(&str, u32); 23] = [
     ("controllers", 5),
     ("k8s", 5),
     ("testkit", 5),
+    ("proxy", 5),
     ("install", 6),
     ("apiserver", 6),
     ("agent", 6),

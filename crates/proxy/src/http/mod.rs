@@ -1,0 +1,111 @@
+//! HTTP: requests of connections that were handed over are held against the rules one by one, and passed on if one allows them.
+//!
+//! ```text
+//! client ─ Inlet (HTTP/1: beyond doubt, or refused) ─ hyper ─ Connection: rules, record ─ hyper ─ server
+//! ```
+//!
+//! Each connection of a client has a connection of its own to the server, made when the first request is allowed and speaking the
+//! same version: what two clients say never meets in one. When one side ends, so does the other. Bodies are streamed.
+mod body;
+mod connection;
+mod forward;
+mod framing;
+mod head;
+mod inlet;
+mod upstream;
+
+pub use framing::{Body, Chunked, Framing, Refused, check_head, head_end};
+
+use crate::{drain::Drain, origin::Origin, policy::Policy, record::Recorder};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
+
+/// Body of the answer to what no rule allows.
+pub const ACCESS_DENIED: &str = "Access denied\r\n";
+
+/// Bounds of what one client may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once; more wait to be accepted.
+    pub connections: usize,
+    /// Longest head, and longest trailers, bytes.
+    pub head: usize,
+    /// How long a head may take from its first byte on.
+    pub head_time: Duration,
+    /// How long a connection may be silent between requests.
+    pub idle: Duration,
+    /// How long a body may be silent.
+    pub body_idle: Duration,
+    /// How long a connection to a server may take.
+    pub connect: Duration,
+    /// How long a server may take to begin its answer.
+    pub answer: Duration,
+    /// Requests at once in a connection of HTTP/2.
+    pub streams: u32,
+    /// Bytes of one stream of HTTP/2 that may be on their way.
+    pub window: u32,
+    /// How much of a denied request's body is read, so that the answer is, too.
+    pub denied_body: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            head: 64 << 10,
+            head_time: Duration::from_secs(30),
+            idle: Duration::from_secs(3600),
+            body_idle: Duration::from_secs(300),
+            connect: Duration::from_secs(5),
+            answer: Duration::from_secs(3600),
+            streams: 128,
+            window: 256 << 10,
+            denied_body: 1 << 20,
+        }
+    }
+}
+
+/// Serves HTTP of any version.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+struct Shared {
+    policy: watch::Receiver<Arc<Policy>>,
+    origin: Arc<dyn Origin>,
+    recorder: Recorder,
+    limits: Limits,
+    drain: Drain,
+    places: Arc<Semaphore>,
+}
+
+impl Engine {
+    /// An engine that asks the newest policy for each request.
+    #[must_use]
+    pub fn new(
+        policy: watch::Receiver<Arc<Policy>>,
+        origin: Arc<dyn Origin>,
+        recorder: Recorder,
+        limits: Limits,
+        drain: Drain,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            policy,
+            origin,
+            recorder,
+            limits,
+            drain,
+            places: Arc::new(Semaphore::new(limits.connections)),
+        }))
+    }
+
+    /// Accepts connections until it is time to drain.
+    pub async fn run(&self, listener: TcpListener) {
+        crate::accept::run(listener, &self.0.drain, &self.0.places, |stream| {
+            connection::serve(self.0.clone(), stream)
+        })
+        .await;
+    }
+}

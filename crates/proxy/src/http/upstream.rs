@@ -1,0 +1,199 @@
+//! The connection to the server that belongs to one connection of a client.
+use super::{Shared, body::Paced};
+use crate::origin::Session;
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::{io, sync::Arc};
+use tokio::sync::{Mutex, Notify};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The server cannot be reached.
+    #[error("cannot connect: {0}")]
+    Connect(#[source] io::Error),
+    /// The connection broke, or the request's body did.
+    #[error("{error}")]
+    Broken {
+        #[source]
+        error: hyper::Error,
+        /// Earlier requests had been answered: the server may have ended it in between, as servers do.
+        reused: bool,
+    },
+    /// The server does not answer.
+    #[error("no answer in time")]
+    Late,
+}
+
+/// The connection, once there is one.
+pub(super) struct Upstream {
+    sender: Mutex<Option<Sender>>,
+    /// Told when the server has ended the connection.
+    pub(super) gone: Arc<Notify>,
+}
+
+enum Sender {
+    One(http1::SendRequest<Paced>),
+    Two(http2::SendRequest<Paced>),
+}
+
+impl Upstream {
+    pub(super) fn new() -> Self {
+        Self {
+            sender: Mutex::new(None),
+            gone: Arc::default(),
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer. A request that was not sent, since the server had ended the
+    /// connection, is sent again by a new one.
+    pub(super) async fn send(
+        &self,
+        shared: &Shared,
+        session: &Session,
+        request: Request<Paced>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let sent = if request.version() == http::Version::HTTP_2 {
+            tokio::time::timeout(
+                shared.limits.answer,
+                self.send_two(shared, session, request),
+            )
+            .await
+        } else {
+            tokio::time::timeout(
+                shared.limits.answer,
+                self.send_one(shared, session, request),
+            )
+            .await
+        };
+        sent.unwrap_or(Err(Failure::Late))
+    }
+
+    async fn send_one(
+        &self,
+        shared: &Shared,
+        session: &Session,
+        mut request: Request<Paced>,
+    ) -> Result<Response<Incoming>, Failure> {
+        loop {
+            let kept = self.sender.lock().await.take();
+            let (mut sender, reused) = match kept {
+                Some(Sender::One(sender)) => (sender, true),
+                _ => (self.connect_one(shared, session).await?, false),
+            };
+            if sender.ready().await.is_err() && reused {
+                continue;
+            }
+            match sender.try_send_request(request).await {
+                Ok(answer) => {
+                    *self.sender.lock().await = Some(Sender::One(sender));
+                    return Ok(answer);
+                }
+                Err(mut failed) => match failed.take_message() {
+                    Some(unsent) if reused => request = unsent,
+                    _ => {
+                        let error = failed.into_error();
+                        return Err(Failure::Broken { error, reused });
+                    }
+                },
+            }
+        }
+    }
+
+    async fn send_two(
+        &self,
+        shared: &Shared,
+        session: &Session,
+        mut request: Request<Paced>,
+    ) -> Result<Response<Incoming>, Failure> {
+        loop {
+            let (mut sender, reused) = {
+                let mut kept = self.sender.lock().await;
+                match &*kept {
+                    Some(Sender::Two(sender)) if !sender.is_closed() => (sender.clone(), true),
+                    _ => {
+                        let sender = self.connect_two(shared, session).await?;
+                        *kept = Some(Sender::Two(sender.clone()));
+                        (sender, false)
+                    }
+                }
+            };
+            match sender.try_send_request(request).await {
+                Ok(answer) => return Ok(answer),
+                Err(mut failed) => match failed.take_message() {
+                    Some(unsent) if reused => request = unsent,
+                    _ => {
+                        let error = failed.into_error();
+                        return Err(Failure::Broken { error, reused });
+                    }
+                },
+            }
+        }
+    }
+
+    async fn connect_one(
+        &self,
+        shared: &Shared,
+        session: &Session,
+    ) -> Result<http1::SendRequest<Paced>, Failure> {
+        let io = connect(shared, session).await?;
+        let (sender, connection) = http1::Builder::new()
+            .max_buf_size(shared.limits.head.max(8 << 10))
+            .handshake(io)
+            .await
+            .map_err(broken)?;
+        let gone = self.gone.clone();
+        tokio::spawn(async move {
+            let _ = connection.with_upgrades().await;
+            gone.notify_one();
+        });
+        Ok(sender)
+    }
+
+    async fn connect_two(
+        &self,
+        shared: &Shared,
+        session: &Session,
+    ) -> Result<http2::SendRequest<Paced>, Failure> {
+        let io = connect(shared, session).await?;
+        let head = u32::try_from(shared.limits.head).unwrap_or(u32::MAX);
+        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(shared.limits.window)
+            .initial_connection_window_size(shared.limits.window.saturating_mul(4))
+            .max_header_list_size(head)
+            .handshake(io)
+            .await
+            .map_err(broken)?;
+        let gone = self.gone.clone();
+        tokio::spawn(async move {
+            let _ = connection.await;
+            gone.notify_one();
+        });
+        Ok(sender)
+    }
+}
+
+fn broken(error: hyper::Error) -> Failure {
+    Failure::Broken {
+        error,
+        reused: false,
+    }
+}
+
+async fn connect(
+    shared: &Shared,
+    session: &Session,
+) -> Result<TokioIo<tokio::net::TcpStream>, Failure> {
+    let connect = shared.origin.connect(session);
+    let stream = tokio::time::timeout(shared.limits.connect, connect)
+        .await
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(Failure::Connect)?;
+    let _ = stream.set_nodelay(true);
+    Ok(TokioIo::new(stream))
+}

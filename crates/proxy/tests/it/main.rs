@@ -1,0 +1,13 @@
+//! The proxy on loopback sockets: real clients, real servers, and bytes that no client would send.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+mod control;
+mod corpus;
+mod dns;
+mod http;
+mod kafka;
+mod replace;
+mod rules;
+mod smuggling;
+mod streams;
+mod world;
