@@ -50,6 +50,7 @@ impl Connection {
         self: Arc<Self>,
         mut request: Request<Incoming>,
     ) -> Result<Response<Answer>, BoxError> {
+        let _busy = self.link.busy();
         let waits = request.version() == Version::HTTP_11
             && request.headers().contains_key(header::UPGRADE);
         let mut upgrading = waits.then(|| Upgrading(&self.link, false));

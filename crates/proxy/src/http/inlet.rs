@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicUsize, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -37,6 +37,8 @@ pub(super) struct Bounds {
 pub(super) struct Link {
     refused: Mutex<Option<Refused>>,
     decision: AtomicU8,
+    /// Requests without an answer yet.
+    busy: AtomicUsize,
     waker: AtomicWaker,
 }
 
@@ -57,6 +59,12 @@ impl Link {
         self.waker.wake();
     }
 
+    /// A request is under way until this is dropped: a client that waits is not idle.
+    pub(super) fn busy(&self) -> Busy<'_> {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Busy(&self.busy)
+    }
+
     /// True from a request that wishes to upgrade on until that is decided, and for ever if it is granted.
     pub(super) fn is_upgrading(&self) -> bool {
         self.decision.load(Ordering::Acquire) != AS_BEFORE
@@ -64,6 +72,15 @@ impl Link {
 
     fn refuse(&self, why: Refused) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    }
+}
+
+/// A request that is under way.
+pub(super) struct Busy<'a>(&'a AtomicUsize);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -218,10 +235,15 @@ impl<T> Inlet<T> {
                 sleep.as_mut().reset(deadline);
             }
             ready!(sleep.as_mut().poll(cx));
-            if Instant::now() >= deadline {
+            if why.is_none() && self.link.busy.load(Ordering::Relaxed) > 0 {
+                self.active = Instant::now();
+            } else if Instant::now() >= deadline {
                 return Poll::Ready(why);
             }
-            sleep.as_mut().reset(deadline);
+            let (deadline, _) = self.deadline();
+            if let Some(sleep) = &mut self.sleep {
+                sleep.as_mut().reset(deadline);
+            }
         }
     }
 }

@@ -309,6 +309,27 @@ async fn clients_that_take_too_long() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_for_its_answer_is_not_idle() {
+    let (address, listener) = raw_server().await;
+    let limits = Limits {
+        idle: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let world = World::with(address, vec![HttpRule::default()], limits).await;
+    let server = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        read_until(&mut stream, "\r\n\r\n").await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+        stream.write_all(answer).await.unwrap();
+        stream
+    });
+    let answer = world.raw(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert!(answer.ends_with("ok"), "{answer}");
+    drop(server.await.unwrap());
+}
+
+#[tokio::test]
 async fn draining_finishes_what_is_under_way() {
     let (address, listener) = raw_server().await;
     let world = World::new(address, vec![HttpRule::default()]).await;
