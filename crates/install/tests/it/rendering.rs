@@ -294,7 +294,7 @@ fn pods_are_shaped_by_values() {
 fn nothing_is_silent() {
     let lines = told(
         json!({"nodePort": {"enabled": true}, "hubble": {"dropEventEmitter": {"enabled": true}},
-        "bpf": {"hostRouting": true, "masquerade": false}, "egressMasqueradeInterfaces": "eth+", "loadBalancer": {"acceleration": "native"}}),
+        "bpf": {"hostRouting": true, "masquerade": false}, "egressMasqueradeInterfaces": "eth+"}),
     );
     let names: Vec<&str> = lines
         .iter()
@@ -305,7 +305,6 @@ fn nothing_is_silent() {
         names,
         [
             "nodePort.enabled",
-            "loadBalancer.acceleration",
             "egressMasqueradeInterfaces",
             "bpf.masquerade",
             "bpf.hostRouting",

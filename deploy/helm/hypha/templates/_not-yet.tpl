@@ -5,7 +5,6 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 {{- define "hypha.notYet" -}}
 - {value: nodePort.enabled, default: false, text: "services of all types are served, or none: set kubeProxyReplacement"}
 - {value: externalIPs.enabled, default: false, text: "services of all types are served, or none: set kubeProxyReplacement"}
-- {value: loadBalancer.acceleration, default: disabled, key: bpf-lb-acceleration, text: "services are translated by the programs at the devices; there is none in the driver yet"}
 - {value: bpf.policyMapMax, default: 16384, key: bpf-policy-map-max, text: "one map serves all pods of a node: the number is that of its rows"}
 - {value: identityAllocationMode, default: crd, key: identity-allocation-mode, text: "identities do not come from a key-value store"}
 - {value: endpointRoutes.enabled, default: false, key: enable-endpoint-routes, text: "pods have no routes of their own yet; the programs deliver to them"}
