@@ -87,7 +87,7 @@ function EndCard({ title, side, end }: { title: string; side: Side; end: Row['fl
     <div class="endcard">
       <small>{title}</small>
       <b>{side.who}</b>
-      <span>{side.ns ? `${side.ns} · ${side.kind} ${side.name}` : side.name}</span>
+      <span>{side.ns ? `${side.ns} · ${side.kind || (side.name === side.who ? 'Pod' : 'Pods of')} ${side.name}` : side.name}</span>
       <span class="num">{side.ip}{side.port ? `:${side.port}` : ''}{end?.identity ? ` · identity ${end.identity}` : ''}</span>
       {labels.length > 0 && <span class="labels">{labels.slice(0, 6).map((label) => <code>{label}</code>)}</span>}
     </div>
@@ -112,7 +112,7 @@ function NodeDetail({ graph, id }: { graph: Graph; id: string }) {
   return (
     <>
       <header>
-        <span class="kind">{node.kind === 'reserved' ? 'outside of namespaces' : node.kind}</span>
+        <span class="kind">{node.kind === 'reserved' ? 'outside of namespaces' : node.kind || 'Pod'}</span>
         <h2>{node.name}</h2>
         <p>{node.ns}</p>
       </header>
@@ -160,7 +160,7 @@ function EdgeDetail({ graph, id }: { graph: Graph; id: string }) {
   const [from, to] = [graph.nodes.get(edge?.from ?? ''), graph.nodes.get(edge?.to ?? '')];
   if (!edge || !from || !to) return <p class="quiet">Nothing of it is among the flows that are shown.</p>;
   const End = ({ node }: { node: typeof from }) => (
-    <button class="peer" onClick={() => store.choose({ selected: { type: 'node', id: node.id } })}><b>{node.ns && <i>{node.ns}/</i>}{node.name}</b><span>{node.kind}</span></button>
+    <button class="peer" onClick={() => store.choose({ selected: { type: 'node', id: node.id } })}><b>{node.ns && <i>{node.ns}/</i>}{node.name}</b><span>{node.kind || 'Pod'}</span></button>
   );
   const names = [from, to].filter((node) => node.ns).map((node) => `${node.ns}/${node.name}`);
   return (

@@ -285,7 +285,7 @@ function cardOf(node: Node, picture: Picture, state: string, scale: number) {
   const place = picture.cards.get(node.id);
   if (!place) return null;
   const size = scale < 0.5 ? Math.min(25, Math.round(10.5 / scale)) : 12.5;
-  return <Card key={node.id} size={size} id={node.id} name={node.name} kind={node.kind} ports={topPorts(node.ports, 2)} dropped={node.dropped} place={place} state={state} tint={hue(node.ns)} />;
+  return <Card key={node.id} size={size} id={node.id} name={node.name} kind={node.kind || 'Pod'} ports={topPorts(node.ports, 2)} dropped={node.dropped} place={place} state={state} tint={hue(node.ns)} />;
 }
 
 const Empty = () => (

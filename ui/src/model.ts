@@ -72,12 +72,13 @@ export const TONE: Record<Verdict, Tone> = {
 
 /** One end of a connection. */
 export interface Side {
-  /** What it belongs to, as the map has it: `namespace/kind/name`, or `reserved:world`. */
+  /** What it belongs to, as the map has it: `namespace/name`, or `reserved:world`. */
   id: string;
   /** Its namespace; empty for what is no pod. */
   ns: string;
   /** The workload's name, or that of the reserved identity. */
   name: string;
+  /** Of the workload; empty if nobody has said it. */
   kind: string;
   /** The pod, a name or an address. */
   who: string;
@@ -138,14 +139,31 @@ function special(end: Endpoint | undefined): string {
   return RESERVED[end?.identity ?? 0] ?? 'unknown';
 }
 
+/** Workloads of pods that some flow has named. */
+const OWNERS = new Map<string, { name: string; kind: string }>();
+
+/** What controllers add to their names: of Deployments, DaemonSets and StatefulSets. */
+const ADDED = /-[bcdfghjklmnpqrstvwxz2456789]{5,10}-[bcdfghjklmnpqrstvwxz2456789]{5}$|-[bcdfghjklmnpqrstvwxz2456789]{5}$|-\d{1,4}$/;
+
+/** The workload of a pod. Nodes name those of their own pods alone; of others it is what another flow said, or what the name says. */
+function owner(end: Endpoint, pod: string): { name: string; kind: string } {
+  const said = end.workloads?.[0];
+  const key = `${end.namespace}/${pod}`;
+  if (said?.name) {
+    const known = { name: said.name, kind: said.kind || 'Pod' };
+    if (OWNERS.size > 20_000) OWNERS.clear();
+    if (pod) OWNERS.set(key, known);
+    return known;
+  }
+  return OWNERS.get(key) ?? { name: pod.replace(ADDED, '') || `identity ${end.identity ?? 0}`, kind: '' };
+}
+
 function side(end: Endpoint | undefined, ip: string | undefined, names: string[] | undefined, port: number): Side {
   const address = ip ?? '';
   if (end?.namespace) {
-    const workload = end.workloads?.[0];
     const pod = end.pod_name ?? '';
-    const name = workload?.name || pod || `identity ${end.identity ?? 0}`;
-    const kind = workload?.kind || 'Pod';
-    return { id: `${end.namespace}/${kind}/${name}`, ns: end.namespace, name, kind, who: pod || name, port, ip: address };
+    const { name, kind } = owner(end, pod);
+    return { id: `${end.namespace}/${name}`, ns: end.namespace, name, kind, who: pod || name, port, ip: address };
   }
   const which = special(end);
   const name = SPECIAL[which] ?? which;

@@ -62,6 +62,7 @@ export class Graph {
       this.nodes.set(side.id, node);
       this.shape++;
     }
+    if (node && side.kind) node.kind = side.kind;
     return node;
   }
 

@@ -55,7 +55,7 @@ async fn five_hundred_workloads_can_be_read() {
     );
     page.shot("workloads-light").await;
     // One that is picked is shown with those that it talks to.
-    page.eval("document.querySelector('[data-node=\"shop/Deployment/api\"]').dispatchEvent(new MouseEvent('click', {bubbles: true}))").await;
+    page.eval("document.querySelector('[data-node=\"shop/api\"]').dispatchEvent(new MouseEvent('click', {bubbles: true}))").await;
     page.until("document.querySelector('.detail h2')?.textContent === 'api'")
         .await;
     page.until("document.querySelectorAll('.map .card.faint').length > 450")
