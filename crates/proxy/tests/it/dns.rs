@@ -84,9 +84,8 @@ impl World {
             limits,
             drain,
         );
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (udp, tcp) = pair().await;
         let proxy = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(proxy).await.unwrap();
         let other = engine.clone();
         tokio::spawn(async move { other.run_udp(Arc::new(udp)).await });
         tokio::spawn(async move { engine.run_tcp(tcp).await });
@@ -104,6 +103,16 @@ impl World {
         match record.layer7 {
             Layer7::Dns(dns) => (record.verdict, dns),
             other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Sockets of both transports at one port, which other tests may have taken for one of them.
+async fn pair() -> (UdpSocket, TcpListener) {
+    loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            return (udp, tcp);
         }
     }
 }
@@ -164,9 +173,8 @@ fn reply(message: &Message, count: u8) -> Message {
 async fn server(
     answer: impl Fn(&Message) -> Vec<Message> + Send + Sync + Clone + 'static,
 ) -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (udp, tcp) = pair().await;
     let address = udp.local_addr().unwrap();
-    let tcp = TcpListener::bind(address).await.unwrap();
     let by_udp = answer.clone();
     tokio::spawn(async move {
         let mut buffer = [0; 4096];
@@ -452,12 +460,8 @@ async fn too_many_at_once_are_refused() {
 
 #[tokio::test]
 async fn servers_that_are_not_there_or_silent() {
-    let gone = UdpSocket::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    let world = World::new(gone, pattern("*")).await;
+    let nobody = ([127, 0, 0, 1], 1).into();
+    let world = World::new(nobody, pattern("*")).await;
     let answer = ask(world.proxy, &question("a.org.", RecordType::A)).await;
     assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
 

@@ -211,11 +211,9 @@ fn child(dir: &Path, server: SocketAddr, http: SocketAddr) -> Killed {
 async fn a_killed_proxy_goes_on_with_what_is_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let server = echo().await;
-    // A port that nobody else takes in between: one that was free a moment ago.
-    let proxy = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
+    // An address of this process's own: nobody else takes its port in between.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let proxy: SocketAddr = ([127, 77, high, low], 8080).into();
     let config = config(dir.path(), proxy);
     let mut process = child(dir.path(), server, proxy);
     let serving = async || {
