@@ -532,7 +532,7 @@ async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     let events = Events::new(&client, "cilium-agent");
     let about = About {
         kind: "Pod",
-        api_version: "v1",
+        api_version: "v1".to_owned(),
         namespace: "default".to_owned(),
         name: "p".to_owned(),
         uid: "u".to_owned(),
