@@ -2,6 +2,7 @@
 mod control;
 mod filter;
 mod flows;
+mod flows_path;
 mod load;
 mod policy;
 mod programs;
@@ -55,6 +56,9 @@ enum Role {
         #[arg(long)]
         bin: PathBuf,
     },
+    /// A full ring of flows in a process of its own.
+    #[command(hide = true)]
+    DriveFlows,
     /// The policy task in a process of its own.
     #[command(hide = true)]
     DrivePolicy,
@@ -67,6 +71,7 @@ fn main() -> Result<()> {
     let args = Args::parse();
     match &args.role {
         Some(Role::DriveCni { bin }) => return control::drive_cni(bin),
+        Some(Role::DriveFlows) => return flows::drive(),
         Some(Role::DrivePolicy) => return policy::drive(),
         Some(Role::ServicesTask) => return services::drive(),
         None => {}
@@ -85,6 +90,7 @@ fn main() -> Result<()> {
     services_path::measure(&args, &mut report)?;
     services::measure(&args.filter, &mut report)?;
     flows::measure(&args.filter, &mut report)?;
+    flows_path::measure(&args, &mut report)?;
     programs::measure(&args.filter, &mut report)?;
     scale::measure(&args.filter, &mut report)?;
     server::measure(&args.filter, &mut report)?;

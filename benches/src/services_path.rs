@@ -36,7 +36,8 @@ const IP_UDP: u8 = 17;
 pub fn measure(args: &Args, report: &mut Report) -> Result<()> {
     sockets(args, report)?;
     scale(args, report)?;
-    node_port(args, report)
+    node_port(args, report)?;
+    in_drivers(args, report)
 }
 
 fn wanted(filter: &Filter, prefix: &str, loads: &[Load]) -> Vec<Load> {
@@ -135,6 +136,39 @@ fn node_port(args: &Args, report: &mut Report) -> Result<()> {
                 &by_rules,
             )?;
         }
+    }
+    Ok(())
+}
+
+/// As [`node_port`], by the programs in the drivers of the node's devices, against ours in the stack.
+fn in_drivers(args: &Args, report: &mut Report) -> Result<()> {
+    let prefix = "services/node-port/xdp";
+    let loads = wanted(&args.filter, prefix, &[Load::Rr, Load::Crr, Load::Udp64]);
+    if loads.is_empty() {
+        return Ok(());
+    }
+    let (ours, theirs) = (
+        Stage::for_drivers(Path::Native)?,
+        Stage::for_drivers(Path::Native)?,
+    );
+    let (our_client, their_client) = (ours.outside()?, theirs.outside()?);
+    ours.ready_cables(&our_client)?;
+    theirs.ready_cables(&their_client)?;
+    ours.accelerate()?;
+    let frontend = |stage: &Stage| {
+        let at = SocketAddr::new(stage.node_address(Family::V4), NODE_PORT);
+        let maps = stage.services(0)?;
+        let flags = lb_flags::NODE_PORT | lb_flags::ROUTABLE;
+        anyhow::Ok(move |backend| serve(&maps, at, backend, 1, flags))
+    };
+    let (in_driver, in_stack) = (frontend(&ours)?, frontend(&theirs)?);
+    let address = |stage: &Stage| stage.server.address(Family::V4);
+    let by_driver = Target::between(&our_client, &ours.server.netns, address(&ours)).by(&in_driver);
+    let by_stack =
+        Target::between(&their_client, &theirs.server.netns, address(&theirs)).by(&in_stack);
+    for load in loads {
+        let name = format!("{prefix}/{load}");
+        compare(args, report, name, load, &by_driver, &by_stack)?;
     }
     Ok(())
 }

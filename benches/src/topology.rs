@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::JoinHandle,
     time::Duration,
@@ -18,7 +18,8 @@ use abi::{
 };
 use anyhow::{Context, Result, ensure};
 use datapath::{
-    AttachMode, Datapath, MapSizes, Object, OpenOptions, maps::LbMaps, test_run::SkbContext,
+    Acceleration, AttachMode, Datapath, MapSizes, Object, OpenOptions, events::EventReader,
+    maps::LbMaps, test_run::SkbContext,
 };
 use netlink::netns::{self, Netns};
 use nix::mount::{MntFlags, umount2};
@@ -113,6 +114,29 @@ impl Drop for Running {
     }
 }
 
+/// What reads the events of a node until it is told to stop.
+pub type Reader = fn(EventReader, &AtomicBool) -> Result<()>;
+
+/// What is particular to a stage.
+#[derive(Clone, Copy)]
+struct Setup {
+    /// How the other node is told a service's frontend.
+    dispatch: DsrDispatch,
+    /// There is a program for drivers.
+    drivers: bool,
+    reader: Reader,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            dispatch: DsrDispatch::None,
+            drivers: false,
+            reader: discard,
+        }
+    }
+}
+
 /// Client and server with everything between them; all of it goes with the value.
 pub struct Stage {
     pub client: Pod,
@@ -120,6 +144,8 @@ pub struct Stage {
     nodes: Vec<Node>,
 }
 
+/// How often programs were loaded: stages of one shape have places of their own.
+static LOADED: AtomicU32 = AtomicU32::new(0);
 const OVERHEAD: u32 = 50;
 const REDIRECTED: i32 = 7;
 const SERIES: usize = 400;
@@ -131,15 +157,41 @@ impl Stage {
         Self::with(path, side, DsrDispatch::None)
     }
 
+    /// A stage with our programs, whose events are read by something else.
+    pub fn read_by(path: Path, reader: Reader) -> Result<Self> {
+        let setup = Setup {
+            reader,
+            ..Setup::default()
+        };
+        Self::set_up(path, Side::Hypha, setup)
+    }
+
+    /// As [`Stage::new`] of our side, with the program for drivers; [`Stage::accelerate`] puts it there.
+    pub fn for_drivers(path: Path) -> Result<Self> {
+        let setup = Setup {
+            drivers: true,
+            ..Setup::default()
+        };
+        Self::set_up(path, Side::Hypha, setup)
+    }
+
     /// As [`Stage::new`], with a way to tell the other node a service's frontend.
     pub fn with(path: Path, side: Side, dispatch: DsrDispatch) -> Result<Self> {
+        let setup = Setup {
+            dispatch,
+            ..Setup::default()
+        };
+        Self::set_up(path, side, setup)
+    }
+
+    fn set_up(path: Path, side: Side, setup: Setup) -> Result<Self> {
         let count = if path == Path::SameNode { 1 } else { 2 };
         let mut nodes = (1..=count).map(Node::new).collect::<Result<Vec<_>>>()?;
         if count == 2 {
             join(&nodes[0], &nodes[1])?;
         }
         for node in &mut nodes {
-            node.prepare(path, side, count, dispatch)?;
+            node.prepare(path, side, count, setup)?;
         }
         let mtu = if path == Path::Vxlan {
             1500 - OVERHEAD
@@ -273,6 +325,29 @@ impl Stage {
         Ok(netns)
     }
 
+    /// Has the other ends of the first node's cables, one of them at [`Stage::outside`], take frames that programs send, and not leave
+    /// checksums to others.
+    pub fn ready_cables(&self, outside: &Netns) -> Result<()> {
+        for (netns, device) in [(outside, "eth1"), (&self.nodes[1].netns, "eth0")] {
+            sh(netns, &format!("ethtool -K {device} gro on tx off"))?;
+        }
+        Ok(())
+    }
+
+    /// Puts the program for drivers into those of the first node's devices.
+    pub fn accelerate(&self) -> Result<()> {
+        let node = &self.nodes[0];
+        let running = node.datapath.as_ref();
+        let datapath = &running.context("no programs on this stage")?.datapath;
+        let devices = [
+            ("eth0", node.ifindex("eth0")?),
+            ("out", node.ifindex("out")?),
+        ];
+        let native = Acceleration::Native;
+        node.netns.run(|| datapath.accelerate(&devices, native))??;
+        Ok(())
+    }
+
     /// Resolves neighbours, and proves that the stage works before anything is measured on it.
     fn warm_up(&self) -> Result<()> {
         for family in Family::ALL {
@@ -361,7 +436,7 @@ impl Node {
         3 - self.number
     }
 
-    fn prepare(&mut self, path: Path, side: Side, count: u8, dispatch: DsrDispatch) -> Result<()> {
+    fn prepare(&mut self, path: Path, side: Side, count: u8, setup: Setup) -> Result<()> {
         match (side, path) {
             (Side::Kernel, Path::SameNode) => Ok(()),
             (Side::Kernel, Path::Native) => self.native_routes(),
@@ -376,7 +451,7 @@ impl Node {
                         "ip link add cilium_vxlan type vxlan external dstport 8472\nip link set cilium_vxlan up",
                     )?;
                 }
-                self.load(path, count, dispatch)
+                self.load(path, count, setup)
             }
         }
     }
@@ -414,17 +489,19 @@ impl Node {
     }
 
     /// Loads the programs, attaches them to the node's devices and tells them about the other node.
-    fn load(&mut self, path: Path, count: u8, dispatch: DsrDispatch) -> Result<()> {
+    fn load(&mut self, path: Path, count: u8, setup: Setup) -> Result<()> {
         let bpffs = std::env::temp_dir().join(format!(
-            "hypha-bench-{}-{}-{path}",
+            "hypha-bench-{}-{}-{path}-{}",
             std::process::id(),
-            self.number
+            self.number,
+            LOADED.fetch_add(1, Ordering::Relaxed)
         ));
         datapath::ensure_bpffs(&bpffs)?;
         let options = OpenOptions {
             bpffs: bpffs.clone(),
             config: DatapathConfig {
-                dsr_dispatch: dispatch as u8,
+                dsr_dispatch: setup.dispatch as u8,
+                xdp: setup.drivers.into(),
                 mtu: 1500,
                 ..self.config(path)?
             },
@@ -452,7 +529,7 @@ impl Node {
                 .run(|| datapath.attach_overlay("cilium_vxlan", vxlan))??;
         }
         let stop = Arc::new(AtomicBool::new(false));
-        let reader = drain(&datapath, &stop)?;
+        let reader = drain(&datapath, &stop, setup.reader)?;
         self.datapath = Some(Running {
             datapath,
             bpffs,
@@ -625,17 +702,25 @@ impl Node {
     }
 }
 
-/// Reads events away as the agent does.
-fn drain(datapath: &Datapath, stop: &Arc<AtomicBool>) -> Result<JoinHandle<()>> {
-    let mut events = datapath.events()?;
+/// Has the events read until `stop`.
+fn drain(datapath: &Datapath, stop: &Arc<AtomicBool>, reader: Reader) -> Result<JoinHandle<()>> {
+    let events = datapath.events()?;
     let stop = Arc::clone(stop);
     Ok(std::thread::spawn(move || {
-        while !stop.load(Ordering::Relaxed) {
-            events.poll(Duration::from_millis(200), |event| {
-                std::hint::black_box(event);
-            });
+        if let Err(error) = reader(events, &stop) {
+            eprintln!("events are not read any more: {error:#}");
         }
     }))
+}
+
+/// Reads events away at the agent's pace.
+fn discard(mut events: EventReader, stop: &AtomicBool) -> Result<()> {
+    while !stop.load(Ordering::Relaxed) {
+        events.poll(Duration::from_millis(200), |event| {
+            std::hint::black_box(event);
+        });
+    }
+    Ok(())
 }
 
 fn colons(mac: [u8; 6]) -> String {
