@@ -14,3 +14,4 @@ mod matrix;
 mod policy;
 mod restarts;
 mod services;
+mod ui;
