@@ -220,9 +220,8 @@ fn policy(
         };
         let mut rules: Vec<Value> = Vec::new();
         for (traffic, peers) in by_traffic(peers) {
-            for mut rule in peers_of(word, &peers, namespace) {
-                add_traffic(&mut rule, &traffic);
-                rules.push(rule.into());
+            for rule in peers_of(word, &peers, namespace) {
+                rules.extend(with_traffic(&rule, &traffic));
             }
         }
         if rules.is_empty() {
@@ -284,7 +283,8 @@ fn peers_of(word: &str, peers: &[Peer], namespace: &str) -> Vec<Map<String, Valu
         .collect()
 }
 
-fn add_traffic(rule: &mut Map<String, Value>, traffic: &BTreeSet<(u8, u16)>) {
+/// A rule with its traffic; ports and ICMP messages have entries of their own.
+fn with_traffic(rule: &Map<String, Value>, traffic: &BTreeSet<(u8, u16)>) -> Vec<Value> {
     let (mut ports, mut messages) = (Vec::new(), Vec::new());
     for (protocol, port) in traffic {
         match *protocol {
@@ -296,10 +296,16 @@ fn add_traffic(rule: &mut Map<String, Value>, traffic: &BTreeSet<(u8, u16)>) {
             }
         }
     }
-    if !ports.is_empty() {
-        rule.insert("toPorts".into(), json!([{"ports": ports}]));
+    let mut entries = Vec::new();
+    for (key, is_empty, value) in [
+        ("toPorts", ports.is_empty(), json!([{"ports": ports}])),
+        ("icmps", messages.is_empty(), json!([{"fields": messages}])),
+    ] {
+        if !is_empty {
+            let mut entry = rule.clone();
+            entry.insert(key.to_owned(), value);
+            entries.push(entry.into());
+        }
     }
-    if !messages.is_empty() {
-        rule.insert("icmps".into(), json!([{"fields": messages}]));
-    }
+    entries
 }
