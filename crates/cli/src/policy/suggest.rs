@@ -124,9 +124,11 @@ pub(super) fn suggest(
         let _ = write!(yaml, "---\n{}", serde_saphyr::to_string(&object)?);
     }
     // As whoever applies it will: what was written is read.
-    let documents = files::documents("the suggestion", &yaml)?;
-    for (document, known) in manifest::all(&documents, world.options())? {
-        manifest::put(document, known, &mut after);
+    if count > 0 {
+        let documents = files::documents("the suggestion", &yaml)?;
+        for (document, known) in manifest::all(&documents, world.options())? {
+            manifest::put(document, known, &mut after);
+        }
     }
     let closed = passed.iter().filter(|talk| !talk.ask(&after).passes());
     let closed = closed.map(|talk| {
