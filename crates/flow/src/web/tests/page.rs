@@ -194,9 +194,9 @@ async fn a_flow_is_told_with_the_policy_that_decided_it() {
     let first = page.eval("document.querySelector('.row.picked').id").await;
     // A picked one stays where it is, which need not be the first row: flows come meanwhile.
     let index = "+document.querySelector('.row.picked')?.getAttribute('aria-rowindex')";
-    let at = page.eval(index).await;
+    let place = page.eval(index).await;
     page.keys(&["j", "j", "k"]).await;
-    page.until(&format!("{index} === {at} + 1")).await;
+    page.until(&format!("{index} === {place} + 1")).await;
     assert_ne!(
         first,
         page.eval("document.querySelector('.row.picked').id").await
