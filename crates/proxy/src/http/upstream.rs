@@ -4,7 +4,7 @@ use crate::origin::Session;
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::{http1, http2},
+    client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{io, sync::Arc};
@@ -39,6 +39,20 @@ pub(super) struct Upstream {
 enum Sender {
     One(http1::SendRequest<Paced>),
     Two(http2::SendRequest<Paced>),
+}
+
+/// The request again, if it was not sent because the server had ended a connection that had served before.
+fn unsent(
+    mut failed: TrySendError<Request<Paced>>,
+    reused: bool,
+) -> Result<Request<Paced>, Failure> {
+    match failed.take_message() {
+        Some(request) if reused => Ok(request),
+        _ => {
+            let error = failed.into_error();
+            Err(Failure::Broken { error, reused })
+        }
+    }
 }
 
 impl Upstream {
@@ -93,13 +107,7 @@ impl Upstream {
                     *self.sender.lock().await = Some(Sender::One(sender));
                     return Ok(answer);
                 }
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) if reused => request = unsent,
-                    _ => {
-                        let error = failed.into_error();
-                        return Err(Failure::Broken { error, reused });
-                    }
-                },
+                Err(failed) => request = unsent(failed, reused)?,
             }
         }
     }
@@ -124,13 +132,7 @@ impl Upstream {
             };
             match sender.try_send_request(request).await {
                 Ok(answer) => return Ok(answer),
-                Err(mut failed) => match failed.take_message() {
-                    Some(unsent) if reused => request = unsent,
-                    _ => {
-                        let error = failed.into_error();
-                        return Err(Failure::Broken { error, reused });
-                    }
-                },
+                Err(failed) => request = unsent(failed, reused)?,
             }
         }
     }
