@@ -2,7 +2,7 @@
 use abi::{
     CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FlowEvent, FragKey4, FragKey6, FragValue,
     IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LocalEndpoint, MetricsValue, PolicyKey,
-    PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, xdp_device,
+    PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, xdp_device,
 };
 use aya_ebpf::{
     macros::map,
@@ -44,6 +44,8 @@ static POLICY: LpmTrie<[u8; size_of::<PolicyKey>() - 4], PolicyValue> =
     LpmTrie::pinned(262_144, NO_PREALLOC);
 #[map(name = "cilium_policy_epoch")]
 static POLICY_EPOCH: Array<u32> = Array::pinned(1, 0);
+#[map(name = "cilium_proxy_sessions")]
+static PROXY_SESSIONS: LruHashMap<ProxySessionKey, ProxySession> = LruHashMap::pinned(65_536, 0);
 #[map(name = "cilium_l2_responder_v4")]
 static L2_RESPONDER4: HashMap<L2Key4, L2Answers> = HashMap::pinned(4096, NO_PREALLOC);
 #[map(name = "cilium_l2_responder_v6")]

@@ -106,6 +106,12 @@ pub struct DatapathConfig {
     pub trace_sock: u8,
     /// 1: there is a program for devices' drivers.
     pub xdp: u8,
+    /// Device of this node that leads to the proxy; zero: there is no proxy, and what policy wants to go there is dropped.
+    pub proxy_ifindex: u32,
+    /// MAC address of the proxy's own end of that device.
+    pub proxy_mac: [u8; 6],
+    /// MAC address of this node's end of it.
+    pub proxy_node_mac: [u8; 6],
     /// Longest packet that other nodes take, in bytes from the IP header on.
     pub mtu: u32,
     /// Prefix length of `native4`.

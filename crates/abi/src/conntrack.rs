@@ -100,6 +100,12 @@ pub mod ct_flags {
     pub const DSR: u16 = 0x200;
     /// A pod reached itself by a frontend.
     pub const LOOPBACK: u16 = 0x400;
+    /// Leg from the client to the proxy: what the side that opened sends goes to the proxy, and what it gets comes from there alone.
+    pub const PROXY_FORWARD: u16 = 0x800;
+    /// Leg from the proxy to the server: what the other side sends goes to the proxy, and what it gets comes from there alone.
+    pub const PROXY_REPLY: u16 = 0x1000;
+    /// Either leg of a connection that goes by way of the proxy.
+    pub const PROXIED: u16 = PROXY_FORWARD | PROXY_REPLY;
 }
 
 /// Value of the conntrack maps.

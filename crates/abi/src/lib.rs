@@ -17,6 +17,7 @@ pub mod mark;
 pub mod names;
 mod nat;
 mod policy;
+pub mod proxy;
 mod sock;
 
 pub use config::{Aggregation, DatapathConfig, DsrDispatch, Routing};
@@ -41,8 +42,9 @@ pub use nat::{
     FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags,
 };
 pub use policy::{PolicyKey, PolicyMatch, PolicyValue, policy_origin, policy_verdict};
+pub use proxy::{ProxyKind, ProxySession, ProxySessionKey};
 pub use sock::{SockEvent, SockPoint};
 
 /// Bumped by hand whenever a key, value or event changes its layout or meaning: pinned maps of another version are
 /// not adopted but made anew.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;

@@ -22,6 +22,8 @@ pub const FRAG6: &str = "cilium_ipv6_frag_datagrams";
 pub const POLICY: &str = "cilium_policy";
 /// One number, the policy epoch: with another one every connection is asked about anew.
 pub const POLICY_EPOCH: &str = "cilium_policy_epoch";
+/// Connections that go by way of the proxy, as their clients opened them: [`crate::ProxySessionKey`] → [`crate::ProxySession`].
+pub const PROXY_SESSIONS: &str = "cilium_proxy_sessions";
 /// IPv4 frontends and their slots: [`crate::LbKey4`] → [`crate::LbService`].
 pub const LB4_SERVICES: &str = "cilium_lb4_services_v2";
 /// IPv6 frontends and their slots: [`crate::LbKey6`] → [`crate::LbService`].
@@ -70,7 +72,7 @@ pub const EVENTS: &str = "cilium_events";
 pub const CONFIG_GLOBAL: &str = "CONFIG";
 
 /// Every pinned map.
-pub const MAPS: [&str; 33] = [
+pub const MAPS: [&str; 34] = [
     LXC,
     LXC_IFINDEX,
     IPCACHE,
@@ -82,6 +84,7 @@ pub const MAPS: [&str; 33] = [
     FRAG6,
     POLICY,
     POLICY_EPOCH,
+    PROXY_SESSIONS,
     LB4_SERVICES,
     LB6_SERVICES,
     LB4_BACKENDS,

@@ -77,8 +77,10 @@ pub struct PolicyValue {
     pub verdict: u8,
     /// [`PolicyKey::l4_len`] of the key: a look-up does not tell which prefix it found.
     pub l4_len: u8,
+    /// A [`ProxyKind`](crate::ProxyKind): what the row allows goes by way of the proxy; zero: it goes as it is. Of rows that drop always zero.
+    pub proxy: u8,
     /// Always zero.
-    pub pad: u16,
+    pub pad: u8,
     /// Of two rows the one with the greater number counts.
     pub precedence: u32,
     /// Which rules the row came from: a number for events.

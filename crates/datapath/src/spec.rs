@@ -190,6 +190,9 @@ const XDP_DEVICES: u32 = 256;
 /// Entries of the metrics map: one per reason and direction.
 const METRICS_ENTRIES: u32 = 1024;
 
+/// Connections by way of the proxy that are known at a time.
+const PROXY_SESSIONS: u32 = 65_536;
+
 /// Every pinned map, in the order of [`names::MAPS`].
 pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
     use MapKind::{Array, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
@@ -199,7 +202,7 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
         LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4,
         LbKey6, LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6, LbSockKey4,
         LbSockKey6, LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey,
-        PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
+        PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
     };
     [
         MapSpec::of::<EndpointKey, EndpointInfo>(names::LXC, Hash, sizes.endpoints),
@@ -213,6 +216,11 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
         MapSpec::of::<FragKey6, FragValue>(names::FRAG6, LruHash, sizes.fragments),
         MapSpec::of::<PolicyKey, PolicyValue>(names::POLICY, LpmTrie, sizes.policy),
         MapSpec::of::<u32, u32>(names::POLICY_EPOCH, Array, 1),
+        MapSpec::of::<ProxySessionKey, ProxySession>(
+            names::PROXY_SESSIONS,
+            LruHash,
+            PROXY_SESSIONS,
+        ),
         MapSpec::of::<LbKey4, LbService>(names::LB4_SERVICES, Hash, sizes.services),
         MapSpec::of::<LbKey6, LbService>(names::LB6_SERVICES, Hash, sizes.services),
         MapSpec::of::<u32, LbBackend4>(names::LB4_BACKENDS, Hash, sizes.services),

@@ -300,6 +300,7 @@ impl Value {
         PolicyValue {
             verdict: self.verdict.number(),
             l4_len: l4.len,
+            proxy: 0,
             pad: 0,
             precedence: self.precedence,
             origin: self.origin,

@@ -18,6 +18,8 @@ pub struct Outcome {
     pub matched: PolicyMatch,
     /// Origin of the row; [`policy_origin::NOTHING`] where there was none.
     pub origin: u32,
+    /// Of a row that allows: the number of the [`ProxyKind`](abi::ProxyKind) by way of which it does.
+    pub proxy: u8,
 }
 
 /// The row of the greater precedence counts, then that of the longer prefix, then that of the identity.
@@ -33,6 +35,7 @@ pub fn decide(exact: Option<&PolicyValue>, anybody: Option<&PolicyValue>) -> Out
                 verdict: policy_verdict::UNMATCHED,
                 matched: PolicyMatch::None,
                 origin: policy_origin::NOTHING,
+                proxy: 0,
             };
         }
     };
@@ -40,6 +43,11 @@ pub fn decide(exact: Option<&PolicyValue>, anybody: Option<&PolicyValue>) -> Out
         verdict: row.verdict,
         matched: matched(is_exact, row.l4_len),
         origin: row.origin,
+        proxy: if row.verdict == policy_verdict::ALLOW {
+            row.proxy
+        } else {
+            0
+        },
     }
 }
 
@@ -160,6 +168,7 @@ mod tests {
         PolicyValue {
             verdict,
             l4_len,
+            proxy: 0,
             pad: 0,
             precedence,
             origin,

@@ -10,7 +10,8 @@ use abi::{
     LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4,
     LbFrontend6, LbKey4, LbKey6, LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6,
     LbSockKey4, LbSockKey6, LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey,
-    PolicyValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, SockEvent,
+    PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
+    SockEvent,
 };
 use expect_test::expect_file;
 
@@ -58,7 +59,9 @@ fn layout() {
         }
         SockEvent { time, kind, point, pad, flags, pad2, proto, pad3, cookie, cgroup, netns, pad4, dst, pad5, dport, pad6 }
         PolicyKey { prefix_len, subject, remote, direction, proto, port }
-        PolicyValue { verdict, l4_len, pad, precedence, origin, decided }
+        PolicyValue { verdict, l4_len, proxy, pad, precedence, origin, decided }
+        ProxySessionKey { src, dst, sport, dport, proto, family, pad }
+        ProxySession { src_id, dst_id, egress_endpoint, ingress_endpoint, kind, pad }
         LbService { backend, affinity, count, id, flags, algorithm, serving }
         LbKey4 { addr, port, proto, scope, slot, pad }
         LbKey6 { addr, port, proto, scope, slot, pad }
@@ -86,7 +89,8 @@ fn layout() {
             host_netns, tunnel_ifindex, report_interval, ct_tcp, ct_tcp_syn, ct_tcp_fin, ct_any, snat_min, snat_max,
             routing, aggregation, ipv4, ipv6, masquerade4, masquerade6, host_legacy, accounting, coarse_clock,
             host_firewall, tunnel_port, services, sock_host_only, no_backend_drops, dsr_dispatch, node_port_min, node_port_max,
-            maglev_size, refusal_says_why, bind_protection, trace_sock, xdp, mtu, native4_len, native6_len, node_ipv4, router_ipv4, native4, node_ipv6, router_ipv6, native6,
+            maglev_size, refusal_says_why, bind_protection, trace_sock, xdp, proxy_ifindex, proxy_mac,
+            proxy_node_mac, mtu, native4_len, native6_len, node_ipv4, router_ipv4, native4, node_ipv6, router_ipv6, native6,
         }
     }
     expect_file!["./layout.txt"].assert_eq(&out);

@@ -106,6 +106,7 @@ fn flag_names(flags: u64) -> String {
         (ct_flags::SEEN_REPLY, "SeenReply"),
         (ct_flags::TUNNEL, "FromTunnel"),
         (ct_flags::SNAT, "SNAT"),
+        (ct_flags::PROXIED, "ProxyRedirect"),
     ];
     names
         .iter()

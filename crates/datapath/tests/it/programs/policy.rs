@@ -54,6 +54,7 @@ impl Scene {
         let value = PolicyValue {
             verdict,
             l4_len: key.l4_len() as u8,
+            proxy: 0,
             pad: 0,
             precedence: u32::from(verdict == policy_verdict::DENY),
             origin,
