@@ -20,3 +20,4 @@ pub mod policy;
 pub mod record;
 pub mod server;
 pub mod store;
+pub mod transparent;

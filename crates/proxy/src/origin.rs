@@ -8,32 +8,56 @@ use serde::{Deserialize, Serialize};
 use std::{io, net::SocketAddr};
 use tokio::net::{TcpStream, UdpSocket};
 
-/// Both ends of a connection that was handed over.
+/// Both ends of a connection that was handed over, and whose rules it must meet.
+///
+/// Where client and server are both on this node and both have rules, each must allow what is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Session {
     /// The client.
     pub source: SocketAddr,
     /// Where the client meant to go.
     pub destination: SocketAddr,
-    /// The endpoint of this node whose rules hold.
-    pub endpoint: u32,
-    /// Which end it is.
-    pub direction: Direction,
-    /// Identity of the other end.
-    pub peer: u32,
+    /// Identity of the client.
+    pub client: u32,
+    /// Identity of the server.
+    pub server: u32,
+    /// The client's endpoint, where its rules hold.
+    pub egress: Option<u32>,
+    /// The server's endpoint, where its rules hold.
+    pub ingress: Option<u32>,
 }
 
 impl Session {
-    /// Whose rules are asked.
+    /// Whose rules are asked, the client's first.
+    pub fn scopes(&self, transport: Transport) -> impl Iterator<Item = Scope> + use<> {
+        let port = self.destination.port();
+        let scope = move |direction, peer| {
+            move |endpoint| Scope {
+                endpoint,
+                direction,
+                transport,
+                port,
+                peer,
+            }
+        };
+        let egress = self.egress.map(scope(Direction::Egress, self.server));
+        let ingress = self.ingress.map(scope(Direction::Ingress, self.client));
+        egress.into_iter().chain(ingress)
+    }
+
+    /// The end whose rules are asked last.
     #[must_use]
-    pub fn scope(&self, transport: Transport) -> Scope {
-        Scope {
-            endpoint: self.endpoint,
-            direction: self.direction,
-            transport,
-            port: self.destination.port(),
-            peer: self.peer,
+    pub fn last(&self) -> Direction {
+        match self.ingress {
+            Some(_) => Direction::Ingress,
+            None => Direction::Egress,
         }
+    }
+
+    /// The endpoint of this node that asks, or is asked; zero: there is none.
+    #[must_use]
+    pub fn endpoint(&self) -> u32 {
+        self.egress.or(self.ingress).unwrap_or(0)
     }
 }
 

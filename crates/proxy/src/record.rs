@@ -1,5 +1,6 @@
 //! What was asked and answered, for whoever shows it: a bounded queue that never holds up traffic. What does not fit is counted.
 use crate::{
+    config::Direction,
     origin::Session,
     policy::{Outcome, RuleName},
 };
@@ -27,6 +28,8 @@ pub struct Record {
     pub time: SystemTime,
     /// Both ends.
     pub session: Session,
+    /// Which end's rules decided.
+    pub direction: Direction,
     /// What became of it.
     pub verdict: Verdict,
     /// The rule that allowed it.

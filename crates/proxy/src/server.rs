@@ -5,9 +5,10 @@ use crate::{
     dns, drain,
     handover::{self, Sockets},
     http, kafka,
-    origin::Origin,
+    origin::{Datagrams, Origin},
     record,
     store::Store,
+    transparent,
 };
 use std::{
     fs, io,
@@ -41,6 +42,8 @@ pub struct Config {
     pub records: usize,
     /// How long what is under way may take at the end.
     pub drain: Duration,
+    /// Its sockets take what was meant for others, see [`transparent`].
+    pub transparent: bool,
 }
 
 impl Config {
@@ -56,6 +59,7 @@ impl Config {
             kafka: kafka::Limits::default(),
             records: 4096,
             drain: Duration::from_secs(60),
+            transparent: false,
         }
     }
 
@@ -195,6 +199,7 @@ struct Engines {
     http: http::Engine,
     dns: dns::Engine,
     kafka: kafka::Engine,
+    transparent: bool,
 }
 
 impl Engines {
@@ -219,7 +224,12 @@ impl Engines {
         let dns = dns::Engine::new(policy, from, control.clone(), to, config.dns, until);
         let (policy, from, to, until) = common();
         let kafka = kafka::Engine::new(policy, from, to, config.kafka, until);
-        Self { http, dns, kafka }
+        Self {
+            http,
+            dns,
+            kafka,
+            transparent: config.transparent,
+        }
     }
 
     /// Serves a socket in a task of its own; the result is its address.
@@ -229,7 +239,12 @@ impl Engines {
             let socket = UdpSocket::from(fd);
             let address = socket.local_addr()?;
             socket.set_nonblocking(true)?;
-            let socket = Arc::new(tokio::net::UdpSocket::from_std(socket)?);
+            let socket = tokio::net::UdpSocket::from_std(socket)?;
+            let socket: Arc<dyn Datagrams> = if self.transparent {
+                Arc::new(transparent::Datagrams::new(socket))
+            } else {
+                Arc::new(socket)
+            };
             tokio::spawn(async move { dns.run_udp(socket).await });
             return Ok(address);
         }
@@ -270,7 +285,8 @@ fn prepare(config: &Config) -> Result<Prepared, StartError> {
             .and_then(|taken| taken.sockets.remove(&listen.name));
         let fd = match old {
             Some(fd) => fd,
-            None => bind(listen).map_err(at(format!("{} at {}", listen.name, listen.address)))?,
+            None => bind(listen, config.transparent)
+                .map_err(at(format!("{} at {}", listen.name, listen.address)))?,
         };
         sockets.insert(listen.name.clone(), fd);
     }
@@ -281,12 +297,13 @@ fn prepare(config: &Config) -> Result<Prepared, StartError> {
     })
 }
 
-fn bind(listen: &Listen) -> io::Result<OwnedFd> {
-    match listen.kind {
-        Kind::Http | Kind::Kafka | Kind::Dns(Transport::Tcp) => {
-            TcpListener::bind(listen.address).map(Into::into)
-        }
-        Kind::Dns(Transport::Udp) => UdpSocket::bind(listen.address).map(Into::into),
+fn bind(listen: &Listen, transparent: bool) -> io::Result<OwnedFd> {
+    let datagrams = listen.kind == Kind::Dns(Transport::Udp);
+    match (transparent, datagrams) {
+        (false, false) => TcpListener::bind(listen.address).map(Into::into),
+        (false, true) => UdpSocket::bind(listen.address).map(Into::into),
+        (true, false) => transparent::listen(listen.address),
+        (true, true) => transparent::datagrams(listen.address),
     }
 }
 

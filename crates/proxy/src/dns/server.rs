@@ -1,7 +1,7 @@
 //! Questions on their way to servers, and answers on their way back.
 use super::{Answered, Learned, Malformed, Question, Shared, renumber};
 use crate::{
-    config::{Refusal, Transport},
+    config::{Direction, Refusal, Transport},
     origin::{Datagrams, Session},
     policy::RuleName,
     record::{Dns, Layer7, Record, Verdict},
@@ -129,6 +129,7 @@ struct Asked<'a> {
     session: &'a Session,
     question: &'a Question,
     rule: Option<RuleName>,
+    direction: Direction,
     verdict: Verdict,
     began: Instant,
 }
@@ -148,11 +149,14 @@ impl Shared {
             Err(Malformed::Answer(answer)) => return Some(answer),
         };
         let policy = self.policy.borrow().clone();
-        let decision = policy.select(&session.scope(transport)).dns(&question.name);
+        let decision = policy
+            .select_all(session.scopes(transport))
+            .dns(&question.name);
         let asked = Asked {
             session,
             question: &question,
             rule: decision.rule.clone(),
+            direction: decision.direction,
             verdict: decision.outcome.into(),
             began: Instant::now(),
         };
@@ -164,7 +168,7 @@ impl Shared {
             };
             return Some(self.refuse(&asked, Verdict::Denied, code));
         }
-        let Some(_place) = self.places.take(session.endpoint) else {
+        let Some(_place) = self.places.take(session.endpoint()) else {
             return Some(self.refuse(&asked, Verdict::Error, ResponseCode::Refused));
         };
         let exchange = async {
@@ -197,7 +201,7 @@ impl Shared {
             return;
         }
         let told = self.learn.learned(Learned {
-            endpoint: session.endpoint,
+            endpoint: session.endpoint(),
             name: question.name.clone(),
             ips: learned.ips.clone(),
             ttl: learned.ttl,
@@ -278,6 +282,7 @@ impl Shared {
         self.recorder.record(|| Record {
             time: SystemTime::now(),
             session: *asked.session,
+            direction: asked.direction,
             verdict,
             rule: asked.rule.clone(),
             latency: answer.map(|_| asked.began.elapsed()),

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::Transport,
     origin::Session,
-    policy::{Policy, Selection},
+    policy::{Policy, Selections},
 };
 use bytes::BytesMut;
 use hyper::{
@@ -32,12 +32,12 @@ pub(super) struct Connection {
     pub(super) link: Arc<Link>,
     pub(super) upstream: Upstream,
     /// The rules of the newest policy that was asked.
-    selection: Mutex<Option<Arc<Selection>>>,
+    selection: Mutex<Option<Arc<Selections>>>,
 }
 
 impl Connection {
     /// The rules of the newest policy.
-    pub(super) fn selection(&self) -> Arc<Selection> {
+    pub(super) fn selection(&self) -> Arc<Selections> {
         let policy: Arc<Policy> = self.shared.policy.borrow().clone();
         let mut kept = self
             .selection
@@ -46,7 +46,7 @@ impl Connection {
         match &*kept {
             Some(selection) if selection.version() == policy.version() => selection.clone(),
             _ => {
-                let selection = Arc::new(policy.select(&self.session.scope(Transport::Tcp)));
+                let selection = Arc::new(policy.select_all(self.session.scopes(Transport::Tcp)));
                 *kept = Some(selection.clone());
                 selection
             }

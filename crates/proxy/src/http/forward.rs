@@ -9,6 +9,7 @@ use super::{
     upstream::Failure,
 };
 use crate::{
+    config::Direction,
     policy::{Decision, HttpRequest, RuleName},
     record::{HEADERS_MAX, Http, Layer7, Record, Verdict, cut},
 };
@@ -31,6 +32,7 @@ const MALFORMED: &str = "Malformed request\r\n";
 struct Asked {
     http: Http,
     rule: Option<RuleName>,
+    direction: Direction,
     verdict: Verdict,
     began: Instant,
 }
@@ -66,7 +68,7 @@ impl Connection {
         } else {
             head::host(&mut request)
         };
-        let asked = describe(&request, host.as_ref().ok());
+        let asked = describe(&request, host.as_ref().ok(), self.session.last());
         let host = match host {
             Ok(host) => host,
             Err(status) => {
@@ -82,6 +84,7 @@ impl Connection {
         let asked = Asked {
             verdict: decision.outcome.into(),
             rule: decision.rule.clone(),
+            direction: decision.direction,
             ..asked
         };
         let asked = self.record_request(asked, &decision);
@@ -191,6 +194,7 @@ impl Connection {
         let asked = Asked {
             http: Http::default(),
             rule: None,
+            direction: self.session.last(),
             verdict: Verdict::Error,
             began: Instant::now(),
         };
@@ -260,6 +264,7 @@ impl Connection {
         self.shared.recorder.record(|| Record {
             time: SystemTime::now(),
             session: self.session,
+            direction: asked.direction,
             verdict,
             rule: asked.rule.clone(),
             latency,
@@ -280,7 +285,7 @@ fn is_stalled(error: &hyper::Error) -> bool {
     false
 }
 
-fn describe<B>(request: &Request<B>, host: Option<&HeaderValue>) -> Asked {
+fn describe<B>(request: &Request<B>, host: Option<&HeaderValue>, direction: Direction) -> Asked {
     let host = host.map_or(&b"-"[..], HeaderValue::as_bytes);
     let url = format!(
         "http://{}{}",
@@ -299,6 +304,7 @@ fn describe<B>(request: &Request<B>, host: Option<&HeaderValue>) -> Asked {
     Asked {
         http,
         rule: None,
+        direction,
         verdict: Verdict::Error,
         began: Instant::now(),
     }

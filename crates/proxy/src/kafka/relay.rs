@@ -1,7 +1,7 @@
 //! One connection of a client and the one to its server. Answers come in the order of the requests, so a denial waits for its turn.
 use super::{About, Malformed, Request, Shared, answer};
 use crate::{
-    config::Transport,
+    config::{Direction, Transport},
     origin::Session,
     policy::{Decision, KafkaRequest, RuleName, Topics, api_name},
     record::{HEADERS_MAX, Kafka, Layer7, Record, Verdict, cut},
@@ -30,6 +30,7 @@ enum Next {
 struct Asked {
     kafka: Kafka,
     rule: Option<RuleName>,
+    direction: Direction,
     verdict: Verdict,
     began: Instant,
 }
@@ -131,6 +132,7 @@ impl Relay {
         let asked = Asked {
             kafka: describe(&request),
             rule: decision.rule.clone(),
+            direction: decision.direction,
             verdict: decision.outcome.into(),
             began: Instant::now(),
         };
@@ -158,7 +160,7 @@ impl Relay {
             }
         };
         let policy = self.shared.policy.borrow().clone();
-        let selection = policy.select(&self.session.scope(Transport::Tcp));
+        let selection = policy.select_all(self.session.scopes(Transport::Tcp));
         selection.kafka(&KafkaRequest {
             api_key: request.api_key,
             api_version: request.api_version,
@@ -219,6 +221,7 @@ impl Relay {
         self.shared.recorder.record(|| Record {
             time: SystemTime::now(),
             session: self.session,
+            direction: asked.direction,
             verdict: asked.verdict,
             rule: asked.rule.clone(),
             latency,

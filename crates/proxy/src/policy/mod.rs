@@ -1,16 +1,18 @@
 //! Rules compiled for fast answers, and who asks which of them.
 //!
 //! ```text
-//! Snapshot ─compile→ Policy ─select(endpoint, direction, port, peer)→ Selection ─http · dns · kafka→ Decision
+//! Snapshot ─compile→ Policy ─select(endpoint, direction, port, peer)→ Selection(s) ─http · dns · kafka→ Decision
 //! ```
 //!
 //! The rules of all entries that cover a port and a peer add up. One without any limit lifts that of the others. Nothing is
 //! allowed that no rule allows: endpoints and ports that the snapshot does not name are denied.
+mod both;
 mod dns;
 mod http;
 mod kafka;
 mod text;
 
+pub use both::Selections;
 pub use dns::canonical;
 pub use http::{Change, HttpRequest};
 pub use kafka::{API_KEYS, KafkaRequest, Topics, api_name};
@@ -84,9 +86,10 @@ pub struct Scope {
 }
 
 /// The rules for one peer at one port.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Selection {
     version: u64,
+    direction: Direction,
     audit: bool,
     entries: Vec<Arc<Entry>>,
 }
@@ -107,6 +110,8 @@ pub enum Outcome {
 pub struct Decision {
     /// What becomes of it.
     pub outcome: Outcome,
+    /// Which end's rules said so.
+    pub direction: Direction,
     /// The rule that allows it.
     pub rule: Option<RuleName>,
     /// What is to be done to an HTTP request that passes.
@@ -233,6 +238,7 @@ impl Policy {
         let entries = endpoint.into_iter().flat_map(|e| &e.entries);
         Selection {
             version: self.version,
+            direction: scope.direction,
             audit: endpoint.is_some_and(|endpoint| endpoint.audit),
             entries: entries.filter(|e| e.covers(scope)).cloned().collect(),
         }
@@ -330,6 +336,7 @@ impl Selection {
         if let Some(entry) = self.entries.iter().find(unlimited) {
             return Decision {
                 outcome: Outcome::Allowed,
+                direction: self.direction,
                 rule: Some(name(entry, None)),
                 changes: Vec::new(),
             };
@@ -338,6 +345,7 @@ impl Selection {
             if let Some((index, changes)) = first(&entry.rules) {
                 return Decision {
                     outcome: Outcome::Allowed,
+                    direction: self.direction,
                     rule: Some(name(entry, Some(index))),
                     changes,
                 };
@@ -350,6 +358,7 @@ impl Selection {
         };
         Decision {
             outcome,
+            direction: self.direction,
             rule: None,
             changes: Vec::new(),
         }

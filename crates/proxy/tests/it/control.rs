@@ -219,14 +219,16 @@ async fn records_come_with_what_was_lost() {
     let session = Session {
         source: "10.0.0.1:1000".parse().unwrap(),
         destination: "[fd00::1]:80".parse().unwrap(),
-        endpoint: 1,
-        direction: Direction::Ingress,
-        peer: 2,
+        client: 2,
+        server: 3,
+        egress: None,
+        ingress: Some(1),
     };
     for n in 0..25 {
         world.recorder.record(|| Record {
             time: SystemTime::now(),
             session,
+            direction: Direction::Ingress,
             verdict: Verdict::Forwarded,
             rule: None,
             latency: None,

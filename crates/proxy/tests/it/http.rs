@@ -1,7 +1,7 @@
 //! HTTP/1: requests in a connection, one by one.
-use crate::world::{World, echo, http_rules, raw_server, read_until, rule, soon};
+use crate::world::{PORT, Plain, World, echo, http_rules, raw_server, read_until, rule, soon};
 use hypha_proxy::{
-    config::{HeaderRule, HttpRule, Mismatch, Value},
+    config::{Direction, HeaderRule, HttpRule, Mismatch, Rules, Value},
     http::Limits,
     record::{Layer7, Record, Verdict},
 };
@@ -74,6 +74,54 @@ async fn what_a_rule_allows_passes_and_the_rest_is_denied() {
         1,
         "what is denied reaches no server"
     );
+}
+
+#[tokio::test]
+async fn both_ends_must_allow_what_is_asked_for() {
+    const SERVER: u32 = 8;
+    let header = HeaderRule {
+        name: "x-from".into(),
+        value: Some(Value("client".into())),
+        mismatch: Mismatch::Replace,
+    };
+    let client = HttpRule {
+        path: Some("/(both|client)".into()),
+        headers: vec![header.clone()],
+        ..HttpRule::default()
+    };
+    // The server's rules see the header that the client's have set.
+    let server = HttpRule {
+        path: Some("/(both|server)".into()),
+        headers: vec![HeaderRule {
+            mismatch: Mismatch::Reject,
+            ..header
+        }],
+        ..HttpRule::default()
+    };
+    let mut snapshot = http_rules(1, vec![client]);
+    let mut other = snapshot.endpoints[0].clone();
+    other.id = SERVER;
+    other.ports[0].direction = Direction::Ingress;
+    other.ports[0].peers = Some(vec![0]);
+    other.ports[0].rules = Rules::Http(vec![server]);
+    snapshot.endpoints.push(other);
+    let origin = Plain::guarded(echo().await, PORT, SERVER);
+    let mut world = World::of(origin, &snapshot, Limits::default()).await;
+    for (path, status, by) in [
+        ("/both", 200, Direction::Ingress),
+        ("/client", 403, Direction::Ingress),
+        ("/server", 403, Direction::Egress),
+    ] {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+        let answer = world.raw(request.as_bytes()).await;
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status}")),
+            "{path}: {answer}"
+        );
+        assert_eq!(answer.contains("x-from: client"), status == 200, "{answer}");
+        assert_eq!(world.record().await.direction, by, "{path}");
+        assert_eq!(http(&world.record().await).code, status);
+    }
 }
 
 #[tokio::test]

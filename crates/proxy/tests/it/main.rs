@@ -10,4 +10,5 @@ mod replace;
 mod rules;
 mod smuggling;
 mod streams;
+mod transparent;
 mod world;

@@ -33,6 +33,8 @@ pub const PORT: u16 = 80;
 pub struct Plain {
     pub server: SocketAddr,
     pub port: u16,
+    /// The server's endpoint, where it has rules of its own.
+    pub ingress: Option<u32>,
     /// How many connections were made to it.
     pub connections: AtomicUsize,
 }
@@ -43,7 +45,18 @@ impl Plain {
         Arc::new(Self {
             server,
             port,
+            ingress: None,
             connections,
+        })
+    }
+
+    /// As [`new`](Self::new), with a server that has rules, too.
+    pub fn guarded(server: SocketAddr, port: u16, ingress: u32) -> Arc<Self> {
+        Arc::new(Self {
+            server,
+            port,
+            ingress: Some(ingress),
+            connections: AtomicUsize::new(0),
         })
     }
 
@@ -51,9 +64,10 @@ impl Plain {
         Session {
             source,
             destination: SocketAddr::new(self.server.ip(), self.port),
-            endpoint: ENDPOINT,
-            direction: Direction::Egress,
-            peer: PEER,
+            client: 0,
+            server: PEER,
+            egress: Some(ENDPOINT),
+            ingress: self.ingress,
         }
     }
 }
@@ -139,11 +153,14 @@ impl World {
     }
 
     pub async fn with(server: SocketAddr, rules: Vec<HttpRule>, limits: Limits) -> Self {
-        let policy = Policy::compile(&http_rules(1, rules), None);
+        Self::of(Plain::new(server, PORT), &http_rules(1, rules), limits).await
+    }
+
+    pub async fn of(origin: Arc<Plain>, snapshot: &Snapshot, limits: Limits) -> Self {
+        let policy = Policy::compile(snapshot, None);
         let policy = watch::Sender::new(Arc::new(policy));
         let (recorder, records) = record::channel(1000);
         let (drainer, drain) = drain::channel();
-        let origin = Plain::new(server, PORT);
         let engine = Engine::new(policy.subscribe(), origin.clone(), recorder, limits, drain);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap();

@@ -256,6 +256,8 @@ settings! {
     "allow-localhost" allow_localhost: AllowLocalhost = AllowLocalhost::Auto;
     /// Enforce the policies that are about nodes on this node.
     "enable-host-firewall" enable_host_firewall: bool = false;
+    /// Enforce what policies say of requests: connections that such rules are about go by way of the proxy.
+    "enable-l7-proxy" enable_l7_proxy: bool = false;
     /// What rules on addresses match beside what is outside the cluster: nodes, or nothing.
     "policy-cidr-match-mode" policy_cidr_match_mode: CidrMatchMode = CidrMatchMode::World;
     /// Take what rules say of enableDefaultDeny. When off, a rule with entries in a direction denies there what no rule allows.
