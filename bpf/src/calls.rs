@@ -9,7 +9,7 @@ use crate::{
     conntrack, direct,
     flow::{self, Code, State},
     maps::Maps,
-    refuse,
+    proxy, refuse,
     skb::Skb,
     snat, translate,
     xdp::Xdp,
@@ -113,6 +113,8 @@ calls! {
     serve_error: translate::serve_error as serve_error4, serve_error6;
     /// Turns a packet that nobody serves into its refusal; returns the verdict.
     refuse: refuse::refuse as refuse4, refuse6;
+    /// Hands the packet over to the proxy; returns the verdict.
+    to_proxy: proxy::redirect as to_proxy4, to_proxy6;
     /// Takes the frontend out of a packet that another node passed on.
     read_label: direct::read_label as read_label4, read_label6;
     /// Takes the frontend out of the option of the tunnel that the packet came by.
@@ -136,7 +138,7 @@ fn needed<C>(mut context: *mut C) -> *mut C {
 #[inline(always)]
 fn with_state<F: Maps, C>(
     context: *mut C,
-    function: impl FnOnce(*mut C, &mut State<F>) -> Code,
+    function: impl FnOnce(*mut C, &'static mut State<F>) -> Code,
 ) -> u32 {
     let context = needed(context);
     match F::state() {

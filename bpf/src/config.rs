@@ -58,6 +58,30 @@ mod inner {
         setting!(tunnel_port)
     }
 
+    /// True if there is a proxy.
+    #[inline(always)]
+    pub fn has_proxy() -> bool {
+        setting!(proxy_ifindex) != 0
+    }
+
+    /// Device that leads to the proxy.
+    #[inline(always)]
+    pub fn proxy_ifindex() -> u32 {
+        setting!(proxy_ifindex)
+    }
+
+    /// MAC address of the proxy's end of it.
+    #[inline(always)]
+    pub fn proxy_mac() -> [u8; 6] {
+        setting!(proxy_mac)
+    }
+
+    /// MAC address of this node's end of it.
+    #[inline(always)]
+    pub fn proxy_node_mac() -> [u8; 6] {
+        setting!(proxy_node_mac)
+    }
+
     /// True if every packet is reported.
     #[inline(always)]
     pub fn reports_all() -> bool {

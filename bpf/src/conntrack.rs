@@ -4,11 +4,12 @@ use wire::{
     conntrack::{Segment, account, advance, is_over, open},
     headers::{Icmp, SCTP, TCP, UDP},
     policy::{is_too_big, question},
+    proxy::goes_to_proxy,
 };
 
 use crate::{
     clock, config,
-    flow::{Code, Drop, Flow, OK, State, attempt},
+    flow::{Code, Drop, Flow, OK, State, TO_PROXY, attempt},
     maps::{self, Maps},
     packet::Packet,
     policy::{self, End},
@@ -88,10 +89,21 @@ fn track<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
         .get_ptr_mut(&key)
         .map(|entry| unsafe { &mut *entry });
     let live = match found {
-        Some(entry) if !is_over(entry, &segment) => entry,
+        Some(entry) if !is_over(entry, &segment) && !is_left_over::<P>(entry) => entry,
         ended => return begin::<F, P>(state, &key, &segment, ended),
     };
-    if !P::IN_DRIVER && state.is_asked() {
+    let mut is_asked = !P::IN_DRIVER && state.is_asked();
+    if is_proxied::<P>(live) {
+        core::hint::cold_path();
+        let from_opener = (live.flags & ct_flags::FROM_B != 0) == from_b;
+        let code = state.admit(live.flags, from_opener);
+        if code != OK {
+            return code;
+        }
+        // All that is decided here was decided on the way to the proxy.
+        is_asked &= live.flags & ct_flags::PROXY_REPLY == 0;
+    }
+    if is_asked {
         state.from_opener = (live.flags & ct_flags::FROM_B != 0) == from_b;
         let epoch = maps::policy_epoch();
         if state.asked || !state.is_remembered(live, epoch) {
@@ -111,7 +123,22 @@ fn track<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
     if config::accounting() {
         account(live, &segment);
     }
+    if is_proxied::<P>(live) {
+        return state.way;
+    }
     OK
+}
+
+/// The connection goes by way of the proxy.
+#[inline(always)]
+fn is_proxied<P: Packet>(entry: &CtEntry) -> bool {
+    !P::IN_DRIVER && config::has_proxy() && entry.flags & ct_flags::PROXIED != 0
+}
+
+/// The connection went by way of a proxy that is no more.
+#[inline(always)]
+fn is_left_over<P: Packet>(entry: &CtEntry) -> bool {
+    !P::IN_DRIVER && !config::has_proxy() && entry.flags & ct_flags::PROXIED != 0
 }
 
 /// What of the packet matters to an entry of it.
@@ -166,12 +193,22 @@ fn begin<F: Maps, P: Packet>(
     if config::accounting() {
         account(&mut entry, segment);
     }
+    let mut done = OK;
+    if !P::IN_DRIVER && config::has_proxy() && state.asked && state.l7_kind != 0 {
+        core::hint::cold_path();
+        let code = state.note_session();
+        if code != OK {
+            return code;
+        }
+        entry.flags |= ct_flags::PROXY_FORWARD;
+        done = TO_PROXY;
+    }
     if let Some(ended) = ended {
         *ended = entry;
-        return OK;
+        return done;
     }
     match F::ct().insert(key, &entry, 0) {
-        Ok(()) => OK,
+        Ok(()) => done,
         Err(_) => DropReason::CtInsertFailed as u8,
     }
 }
@@ -190,7 +227,12 @@ fn judge<F: Maps>(state: &mut State<F>, entry: &mut CtEntry) {
         };
         state.identify();
         state.code = ASK;
-    } else if state.code == OK {
+        return;
+    }
+    if state.code == OK && (state.l7_kind != 0 || entry.flags & ct_flags::PROXY_FORWARD != 0) {
+        state.code = state.follow(entry);
+    }
+    if state.code == OK {
         state.remember(entry, state.epoch);
     } else if state.holds {
         state.remember(entry, 0);
@@ -220,7 +262,16 @@ pub fn is_tracked<F: Maps>(proto: u8) -> bool {
 /// those that a sender must hear of; others are asked about.
 #[inline(always)]
 pub fn track_error<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
+    state.way = OK;
     let known = is_known_error::<F>(state);
+    if known && state.way == TO_PROXY {
+        state.status = CtStatus::Related;
+        return if state.hook.is_of_proxy() {
+            DropReason::CtUnknownState as u8
+        } else {
+            TO_PROXY
+        };
+    }
     state.opened(if known {
         CtStatus::Related
     } else {
@@ -242,9 +293,13 @@ fn is_known_error<F: Maps>(state: &mut State<F>) -> bool {
     };
     // SAFETY: as in `track`.
     let entry = unsafe { &*entry };
-    if (entry.flags & ct_flags::FROM_B != 0) == from_b {
+    let from_opener = (entry.flags & ct_flags::FROM_B != 0) == from_b;
+    if from_opener {
         state.front = entry.rev_nat;
     }
+    // The proxy sent it: the other direction goes there.
+    let is_the_proxys = config::has_proxy() && goes_to_proxy(entry.flags, !from_opener);
+    state.way = if is_the_proxys { TO_PROXY } else { OK };
     true
 }
 

@@ -1,7 +1,10 @@
 //! One packet on its way through a program: what is known of it, and how its fate becomes verdict, event and count.
 use core::ops::{Deref, DerefMut};
 
-use abi::{CtStatus, Direction, DropReason, EventKind, FlowEvent, TracePoint, event_flags};
+use abi::{
+    CtStatus, Direction, DropReason, EventKind, FlowEvent, ProxySession, ProxySessionKey,
+    TracePoint, event_flags,
+};
 use wire::{Headers, Malformed, headers::Icmp};
 
 use crate::{
@@ -18,10 +21,10 @@ pub const PASS: i32 = 0;
 /// Drop it.
 pub const SHOT: i32 = 2;
 
-/// Why and where a packet was given up.
+/// Why and where a program's story ends before its time.
 #[derive(Clone, Copy)]
 pub struct Drop {
-    /// A [`DropReason`].
+    /// A [`DropReason`], or [`TO_PROXY`]: the packet is not given up, but handed over.
     pub reason: u8,
     pub line: u16,
 }
@@ -31,6 +34,9 @@ pub type Code = u8;
 
 /// All is well.
 pub const OK: Code = 0;
+
+/// The packet goes to the proxy, whatever the program would have done with it.
+pub const TO_PROXY: Code = 2;
 
 /// The verdict of a packet that goes on, or why it does not.
 pub type Outcome = Result<i32, Drop>;
@@ -80,10 +86,38 @@ impl Hook {
     pub fn is_first(self) -> bool {
         self.file == FROM_CONTAINER
     }
+
+    /// True where packets come from the proxy.
+    #[inline(always)]
+    pub fn is_of_proxy(self) -> bool {
+        self.file == FROM_PROXY_FILE
+    }
+
+    /// True where another program of this node may have seen the packet.
+    #[inline(always)]
+    pub fn is_last(self) -> bool {
+        self.file == TO_CONTAINER || self.file == TO_NETDEV
+    }
+
+    /// True where packets come in by a device.
+    #[inline(always)]
+    pub fn is_ingress(self) -> bool {
+        !self.is_last() && self.file != FROM_HOST
+    }
 }
 
 /// Index of the pods' program in [`abi::source_file`].
 pub const FROM_CONTAINER: u8 = 1;
+/// That of what the stack routes to pods.
+pub const TO_CONTAINER: u8 = 2;
+/// That of what leaves by a device.
+pub const TO_NETDEV: u8 = 4;
+/// That of what the node's processes send to pods.
+pub const FROM_HOST: u8 = 6;
+/// That of what the proxy sends.
+pub const FROM_PROXY_FILE: u8 = 10;
+/// That of the proxy's door.
+pub const TO_PROXY_FILE: u8 = 11;
 
 /// What was found out about a packet. It lies in per-CPU map memory and not on the stack, which is too small for two IPv6 headers; and
 /// the verifier, which follows every value it can know, forgets what goes through a map: paths that differ only in what
@@ -134,6 +168,17 @@ pub struct State<F: Maps> {
     pub epoch: u32,
     /// For the entry of a new connection.
     pub epochs: [u32; 2],
+    /// [`TO_PROXY`] if the packet of a connection by way of the proxy goes there, else [`OK`].
+    pub way: Code,
+    /// By way of which proxy policy allows the packet: an [`abi::ProxyKind`]. Valid where it was asked.
+    pub l7_kind: u8,
+    /// Number of the endpoint whose egress rules the proxy is to ask; zero is none.
+    pub l7_sender: u16,
+    /// As `l7_sender`, of ingress.
+    pub l7_receiver: u16,
+    /// What the proxy is told of the connection: too long for the stack.
+    pub session_key: ProxySessionKey,
+    pub session: ProxySession,
     /// Of the policy row that decides.
     pub origin: u32,
     /// Direction of the policy that decides.
@@ -295,6 +340,12 @@ impl<F: Maps, P: Packet> Flow<F, P> {
         self.status == CtStatus::Reply
     }
 
+    /// True if the packet is an error about a connection that is known.
+    #[inline(always)]
+    pub fn is_related(&self) -> bool {
+        self.status == CtStatus::Related
+    }
+
     /// Ends the program: a pass is already counted, a drop is counted and reported here.
     #[inline(always)]
     pub fn finish(&mut self, outcome: Outcome) -> i32 {
@@ -303,6 +354,9 @@ impl<F: Maps, P: Packet> Flow<F, P> {
             Err(drop) => {
                 core::hint::cold_path();
                 let packet = self.packet;
+                if !P::IN_DRIVER && drop.reason == TO_PROXY {
+                    return packet.handed_over::<F>();
+                }
                 maps::count(
                     drop.reason,
                     self.hook.direction,

@@ -157,6 +157,34 @@ impl<F: Maps, P: Packet> Flow<F, P> {
 }
 
 impl<F: Maps> Flow<F> {
+    /// What a pod sends, or the proxy in its name, to a destination that is not on this node: by the way that is known, or that the routing
+    /// table says. What that cannot decide goes up the stack as it came.
+    #[inline(always)]
+    pub fn to_elsewhere(&mut self, known: Option<&Route<F>>) -> Outcome {
+        if let Some(remote) = known.and_then(Route::tunnel) {
+            self.age()?;
+            return self.to_overlay(remote);
+        }
+        // An answer under a frontend's address: the stack would not route what may be an address of its own.
+        let is_unserved = config::services() && self.front != 0;
+        if config::takes_host_stack() && !is_unserved {
+            if known.is_none() {
+                self.note_stack();
+            }
+            return self.to_stack();
+        }
+        // What answers the outside is translated where it came in; only what the pod opened needs a mapping.
+        let masquerade = F::masquerade()
+            && leaves_cluster(self.dst_id)
+            && !F::is_native(self.h.tuple.dst)
+            && !self.is_reply()
+            && !is_unserved;
+        match known.or_else(|| self.ask_route()) {
+            Some(route) => self.to_network(route, masquerade),
+            None => self.to_stack(),
+        }
+    }
+
     /// A client's packet to a backend that is elsewhere: under an address of this node, so that the answer comes back here. Through the
     /// tunnel that is the router's, which the other node reaches by the tunnel.
     #[inline(always)]

@@ -19,6 +19,7 @@ mod neigh;
 mod packet;
 mod policy;
 mod programs;
+mod proxy;
 mod refuse;
 mod routes;
 mod service;

@@ -2,7 +2,8 @@
 use abi::{
     CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FlowEvent, FragKey4, FragKey6, FragValue,
     IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LocalEndpoint, MetricsValue, PolicyKey,
-    PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, xdp_device,
+    PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
+    xdp_device,
 };
 use aya_ebpf::{
     macros::map,
@@ -222,6 +223,19 @@ pub fn policy_row(key: &PolicyKey) -> Option<&'static PolicyValue> {
     // SAFETY: as for the address cache.
     let key = unsafe { &*(&raw const *key).cast::<Key<[u8; size_of::<PolicyKey>() - 4]>>() };
     POLICY.get(key)
+}
+
+/// What is known of a connection by way of the proxy.
+#[inline(always)]
+pub fn session(key: &ProxySessionKey) -> Option<&'static ProxySession> {
+    // SAFETY: an LRU entry may be reused while we read: the packet then goes to a listener that knows no such session.
+    unsafe { PROXY_SESSIONS.get(key) }
+}
+
+/// Notes a connection by way of the proxy; false if the map takes none.
+#[inline(always)]
+pub fn put_session(key: &ProxySessionKey, session: &ProxySession) -> bool {
+    PROXY_SESSIONS.insert(key, session, 0).is_ok()
 }
 
 /// The policy epoch; never zero, which entries have that nobody was asked about.

@@ -102,7 +102,7 @@ pub fn is_discovery<F: Family>(h: &headers::Headers<F>) -> bool {
 /// What every system says when its link comes up, and nobody at the other end of a pod's link needs to hear: it is counted and ends
 /// here, without an event for each pod that starts.
 #[inline(always)]
-fn absorb(flow: &Flow<V6>) -> Outcome {
+pub fn absorb<F: Maps>(flow: &Flow<F>) -> Outcome {
     let (hook, len) = (flow.hook, flow.packet.len());
     maps::count(
         DropReason::MulticastHandled as u8,

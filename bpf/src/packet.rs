@@ -61,6 +61,8 @@ pub trait Packet: Bytes + Shared + Copy {
     fn widen<F: Family>(self, size: usize) -> bool;
     /// The verdict of a packet that is dropped for this reason: its sender may hear of it.
     fn given_up<F: Maps>(self, reason: u8) -> i32;
+    /// Hands the packet over to the proxy; the verdict.
+    fn handed_over<F: Maps>(self) -> i32;
 
     /// Writes a value in place; false if it does not fit.
     #[inline(always)]

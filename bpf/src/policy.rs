@@ -30,8 +30,8 @@ pub type End<'a> = Option<&'a EndpointInfo>;
 pub struct Asked {
     /// Whose rows; zero: nobody's.
     subject: u32,
-    flags: u16,
-    id: u16,
+    pub flags: u16,
+    pub id: u16,
 }
 
 impl Asked {
@@ -168,6 +168,7 @@ impl<F: Maps> State<F> {
 /// Asks the policy of both ends the question that the packet raises, or that it answers. What comes of it is in the state, too.
 #[inline(never)]
 pub fn ask<F: Maps>(skb: Skb, state: &mut State<F>) {
+    (state.l7_kind, state.l7_sender, state.l7_receiver) = (0, 0, 0);
     state.direction = Direction::Egress as u8;
     ask_end::<F>(skb, state);
     if state.code == OK {
@@ -196,7 +197,10 @@ fn ask_end<F: Maps>(skb: Skb, state: &mut State<F>) {
     if end.subject == 0 {
         return;
     }
-    look_up::<F>(state, end.subject);
+    let proxy = look_up::<F>(state, end.subject);
+    if proxy != 0 {
+        state.want_proxy(end, proxy);
+    }
     if end.is_locked() {
         core::hint::cold_path();
         state.code = DropReason::NoPolicyConfig as u8;
@@ -246,9 +250,9 @@ fn count(row: Option<&PolicyValue>) {
     }
 }
 
-/// The row that counts, and the reason to drop the packet if there is one.
+/// The row that counts, and the reason to drop the packet if there is one. Returns by way of which proxy the row allows it.
 #[inline(never)]
-fn look_up<F: Maps>(state: &mut State<F>, subject: u32) {
+fn look_up<F: Maps>(state: &mut State<F>, subject: u32) -> u8 {
     let port = policy::port(&state.h, state.reverse);
     let l4_bits = match port {
         Some(_) => PolicyKey::L4_BITS,
@@ -280,4 +284,5 @@ fn look_up<F: Maps>(state: &mut State<F>, subject: u32) {
     }
     (state.origin, state.matched) = (counts.origin, counts.matched as u8);
     state.code = policy::drop_reason(counts.verdict).map_or(OK, |reason| reason as u8);
+    counts.proxy
 }

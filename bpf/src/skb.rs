@@ -186,6 +186,11 @@ impl Packet for Skb {
         }
         Self::SHOT
     }
+
+    #[inline(always)]
+    fn handed_over<F: Maps>(self) -> i32 {
+        i32::from(F::to_proxy(self))
+    }
 }
 
 impl Bytes for Skb {

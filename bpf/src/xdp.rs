@@ -153,6 +153,12 @@ impl Packet for Xdp {
     fn given_up<F: Maps>(self, _: u8) -> i32 {
         Self::SHOT
     }
+
+    /// No packet of a driver's program is the proxy's.
+    #[inline(always)]
+    fn handed_over<F: Maps>(self) -> i32 {
+        Self::SHOT
+    }
 }
 
 impl Bytes for Xdp {

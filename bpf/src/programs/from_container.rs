@@ -8,7 +8,6 @@ use wire::{Family, V4, V6};
 use crate::{
     config,
     flow::{Drop, FROM_CONTAINER, Flow, Hook, Outcome, SHOT, Unreadable, drop_because, tell},
-    forward::leaves_cluster,
     maps::{self, Maps},
     neigh,
     packet::Packet,
@@ -150,26 +149,5 @@ fn leave<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint, known: Option<&Route<F
     // A known connection knows the other side's identity: only a new one looks it up.
     flow.track(Some(&ep.info), None)?;
     flow.unserve()?;
-    if let Some(remote) = known.and_then(Route::tunnel) {
-        flow.age()?;
-        return flow.to_overlay(remote);
-    }
-    // An answer under a frontend's address: the stack would not route what may be an address of its own.
-    let is_unserved = config::services() && flow.front != 0;
-    if config::takes_host_stack() && !is_unserved {
-        if known.is_none() {
-            flow.note_stack();
-        }
-        return flow.to_stack();
-    }
-    // What answers the outside is translated where it came in; only what the pod opened needs a mapping.
-    let masquerade = F::masquerade()
-        && leaves_cluster(flow.dst_id)
-        && !F::is_native(dst)
-        && !flow.is_reply()
-        && !is_unserved;
-    match known.or_else(|| flow.ask_route()) {
-        Some(route) => flow.to_network(route, masquerade),
-        None => flow.to_stack(),
-    }
+    flow.to_elsewhere(known)
 }

@@ -224,7 +224,7 @@ pub struct MetricsValue {
 /// Names of the datapath's source files by the number in events and metrics.
 pub mod source_file {
     /// Number → name, index 0 is not used.
-    pub const NAMES: [&str; 10] = [
+    pub const NAMES: [&str; 12] = [
         "unknown",
         "from_container.rs",
         "to_container.rs",
@@ -235,6 +235,8 @@ pub mod source_file {
         "forward.rs",
         "sock.rs",
         "xdp_entry.rs",
+        "from_proxy.rs",
+        "to_proxy.rs",
     ];
 
     /// The name of file `number`.

@@ -25,7 +25,7 @@ pub use conntrack::{CtEntry, CtKey4, CtKey6, CtStatus, ct_flags, ct_scope};
 pub use drop::DropReason;
 pub use endpoint::{
     EndpointInfo, EndpointKey, IpcacheKey, IpcacheValue, LocalEndpoint, endpoint_flags, family,
-    ipcache_flags,
+    ipcache_flags, widen,
 };
 pub use event::{
     Direction, EventKind, FlowEvent, LOST_EVENTS, MetricsValue, TracePoint, event_flags,

@@ -122,6 +122,11 @@ pub const FROM_OVERLAY: &str = "cil_from_overlay";
 /// `cilium_host`, egress: what the node's own processes send to pods.
 pub const FROM_HOST: &str = "cil_from_host";
 
+/// The node's end of the proxy's link, ingress: what the proxy sends.
+pub const FROM_PROXY: &str = "cil_from_proxy";
+/// The proxy's end of its link, ingress: what goes to the proxy.
+pub const TO_PROXY: &str = "cil_to_proxy";
+
 /// A node device, before the stack; loaded only where [`crate::DatapathConfig::xdp`] says so.
 pub const XDP_ENTRY: &str = "cil_xdp_entry";
 
@@ -147,13 +152,15 @@ pub const SOCK4_POST_BIND: &str = "cil_sock4_post_bind";
 pub const SOCK6_POST_BIND: &str = "cil_sock6_post_bind";
 
 /// The programs of devices in the stack: tc classifiers.
-pub const DEVICE_PROGRAMS: [&str; 6] = [
+pub const DEVICE_PROGRAMS: [&str; 8] = [
     FROM_CONTAINER,
     TO_CONTAINER,
     FROM_NETDEV,
     TO_NETDEV,
     FROM_OVERLAY,
     FROM_HOST,
+    FROM_PROXY,
+    TO_PROXY,
 ];
 
 /// The programs of sockets, which are attached to a control group.

@@ -20,7 +20,11 @@ use crate::{
     state::{self, StateFile},
 };
 use anyhow::{Context, Result, bail};
-use datapath::{Datapath, probes::Feature};
+use datapath::{
+    Datapath,
+    probes::Feature,
+    proxy::{self, ProxyNetns},
+};
 use k8s::{ApiServer, Client, Connection, Rate};
 use model::{LocalNode, Tables};
 use nix::sys::resource::{Resource, setrlimit};
@@ -50,6 +54,7 @@ const BLOCKING_THREADS: usize = 4;
 pub fn run(loaded: Loaded, heard: Heard, started: Instant) -> Result<()> {
     prepare(&loaded.settings)?;
     let namespaces = helper(&loaded.settings);
+    let proxy = proxy_netns(&loaded.settings)?;
     let kept = caps::drop_unneeded()?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -70,7 +75,8 @@ pub fn run(loaded: Loaded, heard: Heard, started: Instant) -> Result<()> {
         let signal = stop::signalled();
         let client = k8s::client(&api_server(&loaded.settings), rate(&loaded.settings)).await?;
         let changed = remote::changed(heard.clone(), loaded.settings.clone(), client.clone());
-        let work = start(loaded, heard, client, namespaces, started, stop);
+        let helpers = (namespaces, proxy);
+        let work = start(loaded, heard, client, helpers, started, stop);
         tokio::select! {
             name = signal => {
                 tracing::info!(signal = name.context("installing signal handlers")?, "stopping; the datapath goes on without the agent");
@@ -112,11 +118,26 @@ fn helper(settings: &Settings) -> Namespaces {
     })
 }
 
+/// The proxy's place, if there is to be a proxy: entered once, here, since the agent may not enter namespaces later.
+fn proxy_netns(settings: &Settings) -> Result<Option<ProxyNetns>> {
+    if !settings.enable_l7_proxy {
+        return Ok(None);
+    }
+    ProxyNetns::open(Path::new(proxy::NETNS))
+        .map(Some)
+        .with_context(|| {
+            format!(
+                "enable-l7-proxy: the proxy's network namespace {}",
+                proxy::NETNS
+            )
+        })
+}
+
 async fn start(
     loaded: Loaded,
     heard: Heard,
     client: Client,
-    namespaces: Namespaces,
+    (namespaces, mut proxy): (Namespaces, Option<ProxyNetns>),
     started: Instant,
     stop: Stop,
 ) -> Result<()> {
@@ -180,7 +201,7 @@ async fn start(
     } else {
         Vec::new()
     };
-    let kernel = setup::datapath(settings, &plan, &local, &endpoints)?;
+    let kernel = setup::datapath(settings, &plan, &local, &endpoints, proxy.as_mut())?;
     tracing::info!(
         adopted = kernel.report.adopted, attach = %kernel.datapath.mechanism(), elapsed_ms = started.elapsed().as_millis() as u64,
         devices = ?local.devices.iter().map(|d| d.name.as_str()).collect::<Vec<_>>(), "datapath in place"

@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use datapath::{
     Datapath, Object, OpenOptions, OpenReport,
     devices::{self, Families, HostDevices, TunnelKind},
+    proxy::{self, ProxyLink, ProxyNetns},
 };
 use model::{Endpoint, LocalNode, Mac, RouteOrigin};
 use netlink::Handle;
@@ -42,15 +43,18 @@ pub fn datapath(
     plan: &Plan,
     local: &LocalNode,
     endpoints: &[Endpoint],
+    mut proxy: Option<&mut ProxyNetns>,
 ) -> Result<Kernel> {
     let mtus = routing::mtus(plan, local);
     let mut handle = Handle::new().context("opening a netlink socket")?;
     let pair = make_devices(&mut handle, plan, local, mtus)?;
+    let link = proxy_link(&mut handle, proxy.as_deref_mut(), mtus)?;
     let names: Vec<&str> = local
         .devices
         .iter()
         .map(|device| device.name.as_str())
         .chain([routing::HOST_DEVICE])
+        .chain(link.map(|_| proxy::DEVICE))
         .collect();
     let families = Families {
         ipv4: plan.ipv4,
@@ -63,6 +67,9 @@ pub fn datapath(
     let config = abi::DatapathConfig {
         host_firewall: settings.enable_host_firewall.into(),
         bind_protection: settings.node_port_bind_protection.into(),
+        proxy_ifindex: link.map_or(0, |link| link.ifindex),
+        proxy_mac: link.map_or([0; 6], |link| link.mac),
+        proxy_node_mac: link.map_or([0; 6], |link| link.node_mac),
         ..routing::datapath_config(plan, local, &pair)
     };
     let options = OpenOptions {
@@ -89,7 +96,12 @@ pub fn datapath(
             .context("filling the endpoint map")?;
     }
     report.replaced = opened.activate().context("putting the programs in place")?;
-    attach(&opened, plan, local, &pair)?;
+    if let Some((netns, link)) = proxy.zip(link) {
+        opened
+            .attach_proxy(netns, &link)
+            .with_context(|| format!("attaching to {}", proxy::DEVICE))?;
+    }
+    attach(&opened, plan, local, &pair, link.is_some())?;
     accelerate(&opened, settings, local)?;
     if settings.enable_host_firewall {
         know_older_connections(&opened, options.config.ct_tcp);
@@ -165,6 +177,24 @@ fn make_devices(
         net_mac: Mac(host.net_mac),
         tunnel_ifindex,
     })
+}
+
+/// The way to the proxy, if there is one; else what is left of it goes.
+fn proxy_link(
+    handle: &mut Handle,
+    netns: Option<&mut ProxyNetns>,
+    mtus: Mtus,
+) -> Result<Option<ProxyLink>> {
+    match netns {
+        Some(netns) => netns
+            .ensure_link(handle, mtus.device)
+            .map(Some)
+            .with_context(|| format!("making {}", proxy::DEVICE)),
+        None => {
+            proxy::remove_link(handle).with_context(|| format!("removing {}", proxy::DEVICE))?;
+            Ok(None)
+        }
+    }
 }
 
 /// Number of the node's own network namespace; zero where the kernel does not tell.
@@ -243,7 +273,13 @@ pub fn host_keys(local: &LocalNode) -> Vec<abi::EndpointKey> {
     keys
 }
 
-fn attach(datapath: &Datapath, plan: &Plan, local: &LocalNode, pair: &HostPair) -> Result<()> {
+fn attach(
+    datapath: &Datapath,
+    plan: &Plan,
+    local: &LocalNode,
+    pair: &HostPair,
+    has_proxy: bool,
+) -> Result<()> {
     for device in &local.devices {
         datapath
             .attach_device(&device.name, device.ifindex)
@@ -257,7 +293,7 @@ fn attach(datapath: &Datapath, plan: &Plan, local: &LocalNode, pair: &HostPair) 
     datapath
         .attach_host(routing::HOST_DEVICE, pair.host_ifindex)
         .context("attaching to cilium_host")?;
-    detach_former(datapath, plan, local)
+    detach_former(datapath, plan, local, has_proxy)
 }
 
 /// Has services balanced in the drivers of the node's devices, if that is asked for. What was attached before and is no longer wanted was
@@ -281,9 +317,15 @@ fn accelerate(datapath: &Datapath, settings: &Settings, local: &LocalNode) -> Re
 }
 
 /// Takes the programs off devices that are no longer the node's.
-fn detach_former(datapath: &Datapath, plan: &Plan, local: &LocalNode) -> Result<()> {
+fn detach_former(
+    datapath: &Datapath,
+    plan: &Plan,
+    local: &LocalNode,
+    has_proxy: bool,
+) -> Result<()> {
     let ours = |name: &str| {
         name == routing::HOST_DEVICE
+            || has_proxy && name == proxy::DEVICE
             || plan
                 .tunnel
                 .is_some_and(|(encapsulation, _)| name == encapsulation.device())

@@ -18,6 +18,7 @@ mod object;
 mod open;
 mod pins;
 pub mod probes;
+pub mod proxy;
 mod record;
 mod rtnl;
 mod spec;
@@ -26,6 +27,7 @@ pub mod test_run;
 
 pub use attach::{Acceleration, AttachMode, Attached, Attachment, Mechanism, Owner, Replaced};
 pub use error::{Error, Result};
+pub use maps::ProxySessions;
 pub use object::Object;
 pub use open::{MapFate, OpenOptions, OpenReport};
 pub use pins::ensure_bpffs;
@@ -50,5 +52,6 @@ const _: () = {
     const fn sent<T: Send>() {}
     shared::<Datapath>();
     shared::<maps::Conntrack>();
+    shared::<maps::ProxySessions>();
     sent::<events::EventReader>();
 };

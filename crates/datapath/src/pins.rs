@@ -15,6 +15,9 @@ use crate::{Error, Result, sys};
 /// Suffix of a pin that is about to take its place (the bpffs allows no dots).
 const NEW: &str = "_new";
 
+/// Directory of the maps.
+pub(crate) const MAPS: &str = "tc/globals";
+
 /// The directories of one node's datapath under one bpffs.
 #[derive(Clone, Debug)]
 pub(crate) struct Pins {
@@ -46,7 +49,7 @@ impl Pins {
     }
 
     pub(crate) fn maps(&self) -> PathBuf {
-        self.root.join("tc/globals")
+        self.root.join(MAPS)
     }
 
     pub(crate) fn map(&self, name: &str) -> PathBuf {

@@ -69,6 +69,8 @@ pub trait Family: Copy + core::fmt::Debug + Eq + 'static {
     fn endpoint_key(addr: Self::Addr) -> EndpointKey;
     /// Key of the address cache for exactly this address.
     fn ipcache_key(addr: Self::Addr) -> IpcacheKey;
+    /// The address of a machine for itself.
+    fn local_host() -> Self::Addr;
     /// The address under which a pod meets itself, where a service leads it back: nobody else has it.
     fn loopback() -> Self::Addr;
     /// Key of a connection in the conntrack map, and whether the packet comes from end `b` of it.
@@ -181,6 +183,11 @@ impl Family for V4 {
         0
     }
 
+    #[inline(always)]
+    fn local_host() -> u32 {
+        u32::from_ne_bytes([127, 0, 0, 1])
+    }
+
     /// 169.254.42.1.
     #[inline(always)]
     fn loopback() -> u32 {
@@ -259,6 +266,11 @@ impl Family for V6 {
     #[inline(always)]
     fn zero() -> [u64; 2] {
         [0; 2]
+    }
+
+    #[inline(always)]
+    fn local_host() -> [u64; 2] {
+        [0, 1_u64.to_be()]
     }
 
     /// 100::a9fe:2a01, of the range whose packets every router discards.

@@ -11,6 +11,7 @@ mod family;
 pub mod hash;
 pub mod headers;
 pub mod policy;
+pub mod proxy;
 pub mod snat;
 mod tuple;
 

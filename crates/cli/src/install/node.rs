@@ -36,6 +36,18 @@ enum Step {
         #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
         at: PathBuf,
     },
+    /// Make the network namespace of the layer 7 proxy where there is none
+    MakeProxyNetns {
+        /// Its name
+        #[arg(long, value_name = "FILE", default_value = datapath::proxy::NETNS)]
+        at: PathBuf,
+    },
+    /// Take the layer 7 proxy's network namespace and its device away, on a node that is left for good
+    RemoveProxyNetns {
+        /// Its name
+        #[arg(long, value_name = "FILE", default_value = datapath::proxy::NETNS)]
+        at: PathBuf,
+    },
     /// Copy the CNI plugin to where the container runtime looks for it
     InstallCni {
         /// Where
@@ -71,6 +83,16 @@ pub fn run(args: &NodeArgs) -> Result<()> {
         Step::MountCgroup { at } => mounted("cgroup v2", "cgroup2", CGROUP2_SUPER_MAGIC, at, None)?,
         Step::MountBpfFs { at } => {
             mounted("the bpf file system", "bpf", BPF_FS, at, Some("mode=0700"))?
+        }
+        Step::MakeProxyNetns { at } => match datapath::proxy::ensure_netns(at)? {
+            true => format!("made the network namespace {}", at.display()),
+            false => format!("the network namespace {} is there already", at.display()),
+        },
+        Step::RemoveProxyNetns { at } => {
+            match datapath::proxy::remove(&mut netlink::Handle::new()?, at)? {
+                true => format!("removed {} and its device", at.display()),
+                false => format!("there was no {}", at.display()),
+            }
         }
         Step::InstallCni { to, from } => {
             let from = match from {

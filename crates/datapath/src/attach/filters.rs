@@ -7,6 +7,25 @@ use super::{Attached, Attacher, Attachment, Hook, Mechanism, Owner, Point, drop_
 use crate::{Error, Result, pins};
 
 impl Attacher {
+    /// Attaches by a filter in the namespace that `tc` works in. Nothing records it: it ends with its device.
+    pub(crate) fn attach_elsewhere(&self, tc: &mut tc::Tc, hook: &Hook<'_>) -> Result<Attached> {
+        let program = self.current(hook.program)?;
+        let found = tc
+            .filter(hook.ifindex, hook.point)
+            .map_err(hook.failed("look at"))?;
+        if found.as_ref().is_some_and(|f| f.program_id == program.id) {
+            return Ok(Attached::Unchanged);
+        }
+        tc.ensure_clsact(hook.ifindex)
+            .map_err(hook.failed("attach"))?;
+        tc.put(hook.ifindex, hook.point, hook.program, program.fd.as_fd())
+            .map_err(hook.failed("attach"))?;
+        Ok(match found {
+            Some(_) => Attached::Updated,
+            None => Attached::New,
+        })
+    }
+
     pub(super) fn attach_filter(&self, dir: &Path, hook: &Hook<'_>) -> Result<Attached> {
         let program = self.current(hook.program)?;
         let record = dir.join(owner::filters_name(hook.ifindex));

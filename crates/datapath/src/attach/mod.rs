@@ -4,7 +4,7 @@ mod filters;
 mod owner;
 mod replace;
 mod sockets;
-mod tc;
+pub(crate) mod tc;
 
 use std::{
     fmt, io,

@@ -33,27 +33,27 @@ const TCMSG: usize = 20;
 
 /// A filter at our place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Filter {
-    pub(super) name: String,
-    pub(super) program_id: u32,
+pub(crate) struct Filter {
+    pub(crate) name: String,
+    pub(crate) program_id: u32,
 }
 
 impl Filter {
-    pub(super) fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         names::DEVICE_PROGRAMS.contains(&self.name.as_str())
     }
 }
 
 /// Filters of devices in the calling thread's network namespace.
-pub(super) struct Tc(Rtnl);
+pub(crate) struct Tc(Rtnl);
 
 impl Tc {
-    pub(super) fn open() -> io::Result<Self> {
+    pub(crate) fn open() -> io::Result<Self> {
         Rtnl::open().map(Self)
     }
 
     /// Gives the device a `clsact` unless it has one.
-    pub(super) fn ensure_clsact(&mut self, ifindex: u32) -> io::Result<()> {
+    pub(crate) fn ensure_clsact(&mut self, ifindex: u32) -> io::Result<()> {
         let fixed = [0, ifindex, CLSACT_HANDLE, CLSACT_PARENT, 0];
         let mut message = Message::new(NEW_QDISC, CREATE | EXCLUSIVE | ACK, &fixed);
         message.text(KIND, "clsact");
@@ -64,7 +64,7 @@ impl Tc {
     }
 
     /// Puts a program at our place, between two packets if there was one.
-    pub(super) fn put(
+    pub(crate) fn put(
         &mut self,
         ifindex: u32,
         point: Point,
@@ -83,7 +83,7 @@ impl Tc {
     }
 
     /// Removes the filter at our place; content when there is none.
-    pub(super) fn delete(&mut self, ifindex: u32, point: Point) -> io::Result<()> {
+    pub(crate) fn delete(&mut self, ifindex: u32, point: Point) -> io::Result<()> {
         let mut message = filter_message(DEL_FILTER, ACK, ifindex, HANDLE, point)?;
         message.text(KIND, "bpf");
         match self.0.request(message, |_| ()) {
@@ -100,7 +100,7 @@ impl Tc {
     }
 
     /// The filter at our place.
-    pub(super) fn filter(&mut self, ifindex: u32, point: Point) -> io::Result<Option<Filter>> {
+    pub(crate) fn filter(&mut self, ifindex: u32, point: Point) -> io::Result<Option<Filter>> {
         let message = filter_message(GET_FILTER, DUMP, ifindex, 0, point)?;
         let mut found = None;
         self.0.request(message, |payload| {

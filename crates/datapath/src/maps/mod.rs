@@ -11,6 +11,7 @@ mod lb;
 mod metrics;
 mod nat;
 mod policy;
+mod sessions;
 mod typed;
 
 use std::{
@@ -31,6 +32,7 @@ pub use lb::{Lb4, Lb6, LbFamily, LbMap, LbMaps};
 pub use metrics::{Metrics, MetricsRow};
 pub use nat::{Nat, NatRow};
 pub use policy::{PolicyEpoch, PolicyMap, Put};
+pub use sessions::ProxySessions;
 pub(crate) use typed::TypedMap;
 
 use crate::{

@@ -18,6 +18,8 @@ mod policy;
 mod policy_connections;
 mod policy_model;
 mod policy_node;
+mod proxy;
+mod proxy_wires;
 mod reasons;
 mod services;
 mod services_model;

@@ -1,7 +1,7 @@
 //! Network policy: asked of both ends, at every place where packets are handed on, remembered as long as it holds.
 use abi::{
-    Direction, DropReason, PolicyKey, PolicyMatch, PolicyValue, endpoint_flags, mark, names,
-    policy_origin, policy_verdict,
+    Direction, DropReason, PolicyKey, PolicyMatch, PolicyValue, ProxyKind, endpoint_flags, mark,
+    names, policy_origin, policy_verdict,
 };
 use datapath::maps::Put;
 
@@ -51,10 +51,14 @@ impl Scene {
     }
 
     fn row(&self, verdict: u8, origin: u32, key: PolicyKey) {
+        self.row_by(ProxyKind::None, verdict, origin, key);
+    }
+
+    fn row_by(&self, proxy: ProxyKind, verdict: u8, origin: u32, key: PolicyKey) {
         let value = PolicyValue {
             verdict,
             l4_len: key.l4_len() as u8,
-            proxy: 0,
+            proxy: proxy as u8,
             pad: 0,
             precedence: u32::from(verdict == policy_verdict::DENY),
             origin,
@@ -68,6 +72,11 @@ impl Scene {
         self.row(policy_verdict::ALLOW, 77, key);
     }
 
+    /// Allows by way of the proxy.
+    pub fn allow_by(&self, proxy: ProxyKind, key: PolicyKey) {
+        self.row_by(proxy, policy_verdict::ALLOW, 78, key);
+    }
+
     pub fn forget_rows(&self) {
         let policy = self.datapath.policy().unwrap();
         let keys: Vec<_> = policy.dump().unwrap().iter().map(|row| row.0).collect();
@@ -79,7 +88,7 @@ impl Scene {
         self.datapath.policy_epoch().unwrap().raise().unwrap();
     }
 
-    fn no_connections(&self) {
+    pub fn no_connections(&self) {
         self.datapath.conntrack().unwrap().flush().unwrap();
     }
 }

@@ -362,6 +362,10 @@ impl Scene {
         self.run(names::FROM_NETDEV, self.eth0, packet, 0)
     }
 
+    pub fn from_proxy(&self, packet: &[u8]) -> Came {
+        self.run(names::FROM_PROXY, self.eth0, packet, 0)
+    }
+
     pub fn to_netdev(&self, packet: &[u8], mark: u32) -> Came {
         self.run(names::TO_NETDEV, self.eth0, packet, mark)
     }

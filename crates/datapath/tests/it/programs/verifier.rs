@@ -14,10 +14,11 @@ type Costs = BTreeMap<String, u32>;
 /// Name and settings of every combination.
 fn combinations() -> Vec<(String, impl Fn(&mut DatapathConfig))> {
     let mut all = Vec::new();
-    let set = |dispatch, routing, legacy, aggregation, ipv6| {
+    let set = |dispatch, routing, legacy, aggregation, ipv6, proxy| {
         move |config: &mut DatapathConfig| {
             native(config);
             config.xdp = 1;
+            config.proxy_ifindex = proxy;
             config.dsr_dispatch = dispatch as u8;
             (config.routing, config.host_legacy) = (routing as u8, legacy);
             (config.aggregation, config.ipv6) = (aggregation as u8, ipv6);
@@ -31,7 +32,7 @@ fn combinations() -> Vec<(String, impl Fn(&mut DatapathConfig))> {
                     let path = if legacy == 1 { "stack" } else { "direct" };
                     let name =
                         format!("{routing:?}-{path}-{aggregation:?}-{families}").to_lowercase();
-                    let set = set(DsrDispatch::None, routing, legacy, aggregation, ipv6);
+                    let set = set(DsrDispatch::None, routing, legacy, aggregation, ipv6, 0);
                     all.push((name, set));
                 }
             }
@@ -44,7 +45,20 @@ fn combinations() -> Vec<(String, impl Fn(&mut DatapathConfig))> {
         (Routing::Tunnel, DsrDispatch::Geneve),
     ] {
         let name = format!("{routing:?}-direct-medium-dual-{dispatch:?}").to_lowercase();
-        all.push((name, set(dispatch, routing, 0, Aggregation::Medium, 1)));
+        all.push((name, set(dispatch, routing, 0, Aggregation::Medium, 1, 0)));
+    }
+    // With a proxy, and all that makes the programs long.
+    for (routing, legacy, dispatch) in [
+        (Routing::Native, 0, DsrDispatch::Option),
+        (Routing::Native, 1, DsrDispatch::None),
+        (Routing::Tunnel, 0, DsrDispatch::Geneve),
+    ] {
+        let path = if legacy == 1 { "stack" } else { "direct" };
+        let name = format!("{routing:?}-{path}-none-dual-{dispatch:?}-proxy").to_lowercase();
+        all.push((
+            name,
+            set(dispatch, routing, legacy, Aggregation::None, 1, 7),
+        ));
     }
     all
 }

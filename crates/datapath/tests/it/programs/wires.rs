@@ -41,7 +41,7 @@ fn set(ns: &Netns, device: &str, features: &[&str]) {
 /// What a cable's end has to have where programs send by the other one: it looks for frames, and does not leave checksums to others.
 const READY: [&str; 4] = ["gro", "on", "tx", "off"];
 
-fn lives_at(ns: &Netns, addresses: &[IpAddr]) {
+pub fn lives_at(ns: &Netns, addresses: &[IpAddr]) {
     let mut netlink = Handle::in_netns(ns).unwrap();
     for addr in addresses {
         let len = if addr.is_ipv4() { 32 } else { 128 };
