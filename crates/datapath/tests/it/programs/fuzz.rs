@@ -177,6 +177,8 @@ fn verdicts(program: &str) -> &'static [i32] {
     match program {
         names::TO_NETDEV | names::TO_CONTAINER | names::FROM_OVERLAY => &[PASS, SHOT],
         names::XDP_ENTRY => &[UP, BACK],
+        // There is no proxy.
+        names::FROM_PROXY | names::TO_PROXY => &[SHOT],
         _ => &[PASS, SHOT, REDIRECT],
     }
 }
