@@ -28,8 +28,17 @@ const BY_SERVICES: [DropReason; 5] = [
     DropReason::LbSourceRange,
 ];
 
+/// Reached with a proxy, in the tests of [`super::proxy`].
+const BY_PROXY: [DropReason; 4] = [
+    DropReason::FragmentsUnsupported,
+    DropReason::CtUnknownState,
+    DropReason::SocketLookupFailed,
+    DropReason::ProxyUnsupportedProtocol,
+];
+
 /// For helpers that fail when the kernel has no memory, or that the checks before them do not let fail.
-const NOT_BY_PACKETS: [DropReason; 5] = [
+const NOT_BY_PACKETS: [DropReason; 6] = [
+    DropReason::SocketAssignFailed,
     DropReason::ErrorWritingToPacket,
     DropReason::L3Checksum,
     DropReason::L4Checksum,
@@ -37,13 +46,13 @@ const NOT_BY_PACKETS: [DropReason; 5] = [
     DropReason::NoTunnelEndpoint,
 ];
 
-/// The rest is for policies, services, the proxy, encryption and other features to come, or is known from other systems only.
+/// The rest is for policies, services, encryption and other features to come, or is known from other systems only.
 const LATER: &str = "\
     InvalidSourceMac InvalidDestinationMac CtCannotCreate MissedTailCall UnknownL4Protocol \
     UnknownIcmpv4Code UnknownIcmpv4Type UnknownIcmpv6Code UnknownIcmpv6Type ErrorRetrievingTunnelOptions InvalidGeneveOption \
-    StaleIp FragmentsUnsupported Nat46Disabled EdtHorizon CtUnknownState LocalHostUnreachable \
+    StaleIp Nat46Disabled EdtHorizon LocalHostUnreachable \
     UnsupportedL2 EncapsulationTrafficIsProhibited UnknownSender NatNotNeeded \
-    SocketLookupFailed SocketAssignFailed ProxyUnsupportedProtocol VlanFiltered InvalidVni InvalidTcBuffer NoSid \
+    VlanFiltered InvalidVni InvalidTcBuffer NoSid \
     MissingSrv6State Nat46 Nat64 AuthenticationRequired CtNoMap SnatNoMap InvalidClusterid UnsupportedDsrProtocol \
     NoEgressGateway UnencryptedTraffic NoNodeIdFound RateLimited IgmpHandled IgmpSubscribed HostNotReady \
     NoEgressIp";
@@ -184,6 +193,7 @@ fn every_reason_is_reached() {
         seen.extend(names_of(BY_TUNNEL));
         seen.extend(names_of(BY_POLICY));
         seen.extend(names_of(BY_SERVICES));
+        seen.extend(names_of(BY_PROXY));
         seen.extend(names_of(NOT_BY_PACKETS));
         assert_eq!(seen, in_source());
         let later: BTreeSet<String> = LATER.split(' ').map(str::to_owned).collect();
