@@ -27,6 +27,7 @@ pub fn run(data: &[u8]) {
     let options = Options {
         node_selector_labels: true,
         always_default_deny: false,
+        l7: true,
     };
     let whole = parse::policy(&object, options);
     let by_kind = KINDS.map(|kind| parse::policy_of_kind(kind, &object, options));

@@ -32,6 +32,9 @@ pub struct PolicyInfo {
     /// It is refused as it stands, and its last version that was not stays in force; rules, labels and endpoints are that one's.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub former: bool,
+    /// What of it has no effect since another policy says otherwise of the same traffic.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub conflict: String,
     /// The labels by which users find its rules.
     #[serde(default)]
     pub labels: Vec<String>,
@@ -132,6 +135,9 @@ pub struct PolicyMapRow {
     pub prefix: u8,
     /// `allow`, `deny`, or `unmatched` for an exception that drops as if there were no row.
     pub verdict: String,
+    /// Where what it allows is sent to: the proxy's port for such connections; 0 where it goes as it is.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub proxy_port: u16,
     /// The row with the greater one counts.
     pub precedence: u32,
     /// How often it decided on a packet that begins something: a connection, or a try that it denies. Others ask no row.
@@ -140,6 +146,11 @@ pub struct PolicyMapRow {
     /// What it came from: rules as `CiliumNetworkPolicy shop/web: spec.ingress[0]`, else words.
     #[serde(default)]
     pub rules: Vec<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 impl PolicyMapRow {
@@ -280,6 +291,9 @@ pub struct WhySide {
     /// The entries that decide.
     #[serde(default)]
     pub rules: Vec<RulePlace>,
+    /// Where the traffic passes by way of the proxy: what may be asked for, and by which rules.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub via: String,
     /// Where nothing allows the traffic: entries that nearly do.
     #[serde(default)]
     pub near: Vec<RulePlace>,
@@ -374,6 +388,9 @@ pub struct PolicyEffect {
     pub opened: u64,
     /// Pairs of identities between which something passes no longer.
     pub closed: u64,
+    /// Pairs of identities whose connections pass before and after, but not for the same requests.
+    #[serde(default)]
+    pub requests: u64,
     /// Identities whose ingress is default-deny from then on.
     #[serde(default)]
     pub isolated_ingress: Vec<u32>,
@@ -406,6 +423,9 @@ pub struct VerdictChange {
     pub destination: u32,
     /// It passes then and does not now; else the reverse.
     pub opened: bool,
+    /// It passes before and after, but what may be asked for on it is decided otherwise; then [`Self::opened`] is false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub requests: bool,
     /// Which traffic: `80/TCP`, `UDP`, `all traffic` …
     pub traffic: Vec<String>,
 }

@@ -115,6 +115,7 @@ pub(crate) async fn judge(context: Context, stop: Stop) {
         .and(known.groups.watch());
     let options = parse::Options {
         node_selector_labels: context.settings.enable_node_selector_labels,
+        l7: context.settings.enable_l7_proxy,
         ..parse::Options::default()
     };
     loop {

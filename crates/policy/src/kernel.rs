@@ -2,7 +2,7 @@
 //!
 //! For a packet two rows are looked up, each the one with the longest matching prefix of protocol and port: that of the
 //! remote identity and that of identity 0, which stands for anybody. [`decide`] says which of the two counts.
-use crate::rule::{Direction, ICMP, ICMPV6, PortMatch, Protocol};
+use crate::rule::{Direction, ICMP, ICMPV6, L7Kind, PortMatch, Protocol};
 use abi::{DropReason, PolicyKey, PolicyValue, policy_verdict};
 use std::{collections::BTreeMap, fmt, ops::RangeInclusive};
 
@@ -287,6 +287,8 @@ impl Verdict {
 pub struct Value {
     /// What it says.
     pub verdict: Verdict,
+    /// What is allowed passes by way of the proxy, which reads such requests.
+    pub l7: Option<L7Kind>,
     /// The row with the greater one counts.
     pub precedence: u32,
     /// Which rules it came from, by their number in the engine: for events.
@@ -294,13 +296,20 @@ pub struct Value {
 }
 
 impl Value {
+    const fn proxy_number(&self) -> u8 {
+        match self.l7 {
+            Some(kind) => kind.number(),
+            None => 0,
+        }
+    }
+
     /// The value as it stands in the map under a key of this prefix.
     #[must_use]
     pub const fn to_abi(&self, l4: L4) -> PolicyValue {
         PolicyValue {
             verdict: self.verdict.number(),
             l4_len: l4.len,
-            proxy: 0,
+            proxy: self.proxy_number(),
             pad: 0,
             precedence: self.precedence,
             origin: self.origin,
@@ -313,6 +322,7 @@ impl Value {
     pub const fn from_abi(value: &PolicyValue) -> Self {
         Self {
             verdict: Verdict::from_number(value.verdict),
+            l7: L7Kind::from_number(value.proxy),
             precedence: value.precedence,
             origin: value.origin,
         }
@@ -324,6 +334,8 @@ impl Value {
 pub struct Outcome {
     /// What counts; [`Verdict::Unmatched`] where there was no row.
     pub verdict: Verdict,
+    /// By way of the proxy.
+    pub l7: Option<L7Kind>,
     /// Origin of the row; 0 where there was none.
     pub origin: u32,
     /// How it was found.
@@ -338,6 +350,7 @@ pub fn decide(exact: Option<(L4, Value)>, anybody: Option<(L4, Value)>) -> Outco
     let counts = wire::policy::decide(row(exact).as_ref(), row(anybody).as_ref());
     Outcome {
         verdict: Verdict::from_number(counts.verdict),
+        l7: L7Kind::from_number(counts.proxy),
         origin: counts.origin,
         matched: counts.matched,
     }
@@ -495,6 +508,7 @@ mod tests {
         for verdict in [Verdict::Allow, Verdict::Deny, Verdict::Unmatched] {
             let value = Value {
                 verdict,
+                l7: (verdict == Verdict::Allow).then_some(L7Kind::Dns),
                 precedence: 9,
                 origin: 17,
             };
@@ -518,6 +532,7 @@ mod tests {
                 l4,
                 Value {
                     verdict,
+                    l7: None,
                     precedence,
                     origin,
                 },

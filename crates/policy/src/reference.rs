@@ -3,13 +3,14 @@
 //! Slow on purpose. It shares the parsed rules with the resolution and nothing else; the tests hold the two against each
 //! other, and `explain` asks it why.
 use crate::rule::{
-    Action, CidrGroup, Direction, Entity, Entry, ICMP, ICMPV6, LabelSelector, NamedPorts, Peer,
-    Peers, Policy, PolicyName, Port, PortMatch, Range, Requirement, Rule, Service, ServicePeer,
-    SubjectSelector, Test, Tier, Traffic,
+    Action, CidrGroup, Direction, Entity, Entry, ICMP, ICMPV6, L7, L7Kind, LabelSelector,
+    NamedPorts, Peer, Peers, Policy, PolicyName, Port, PortMatch, Range, Requirement, Rule,
+    Service, ServicePeer, SubjectSelector, Test, Tier, Traffic,
 };
 use crate::{Mode, Settings};
 use model::Labels;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Everything that decides about verdicts.
 #[derive(Clone, Copy, Debug)]
@@ -62,6 +63,8 @@ pub enum Decision {
     Localhost,
     /// These entries allow it.
     Allowed(Vec<RuleSource>),
+    /// It passes by way of the proxy, which decides on what is asked for.
+    AllowedVia(Via),
     /// These entries deny it.
     Denied(Vec<RuleSource>),
     /// No entry says anything, and something is needed.
@@ -70,11 +73,26 @@ pub enum Decision {
     NotEnforced,
 }
 
+/// What may be asked for on a connection that passes by way of the proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Via {
+    /// For what the connection is taken.
+    pub kind: L7Kind,
+    /// The entries that allow the connection.
+    pub sources: Vec<RuleSource>,
+    /// The rules of this kind of which one must be met, with their policies.
+    pub rules: Vec<(PolicyName, Arc<L7>)>,
+    /// Everything may be asked for: an entry without such rules allows the connection, too, or nothing need allow it.
+    pub all: bool,
+    /// Entries with rules of another kind for the same traffic, which allow nothing.
+    pub conflicts: Vec<(PolicyName, Arc<L7>)>,
+}
+
 impl Decision {
     /// True if the packet passes.
     #[must_use]
     pub fn passes(&self) -> bool {
-        matches!(self, Self::Localhost | Self::Allowed(_) | Self::NotEnforced)
+        !matches!(self, Self::Denied(_) | Self::NotAllowed)
     }
 }
 
@@ -99,32 +117,39 @@ impl<'a> Model<'a> {
             .entries(direction, subject)
             .filter(|(_, entry)| self.entry_matches(entry, direction, subject, remote, packet))
             .collect();
-        self.decide_among(&matching, self.is_default_deny(direction, subject))
-    }
-
-    fn decide_among(&self, matching: &[(RuleSource, &Entry)], default_deny: bool) -> Decision {
-        // First tier: the first rank that has a match; within it deny, pass, allow.
-        let admin_rank = |entry: &Entry| match entry.tier {
-            Tier::Admin { priority, index } => Some((priority, index)),
-            _ => None,
-        };
-        if let Some(decision) = first_rank(matching, admin_rank) {
+        let default_deny = self.is_default_deny(direction, subject);
+        let decision = decide_among(&matching, default_deny);
+        let Decision::Allowed(sources) = decision else {
             return decision;
-        }
-        // Second tier: any deny, then any allow.
-        let is_normal = |entry: &Entry| (entry.tier == Tier::Normal).then_some((0, 0));
-        if let Some(decision) = first_rank(matching, is_normal) {
-            return decision;
-        }
-        if default_deny {
-            return Decision::NotAllowed;
-        }
-        // Third tier.
-        let baseline_rank = |entry: &Entry| match entry.tier {
-            Tier::Baseline { index } => Some((0, index)),
-            _ => None,
         };
-        first_rank(matching, baseline_rank).unwrap_or(Decision::NotEnforced)
+        let has_baseline = || {
+            let mut all = self.entries(direction, subject);
+            all.any(|(_, entry)| matches!(entry.tier, Tier::Baseline { .. }))
+        };
+        let receiver = match direction {
+            Direction::Ingress => subject,
+            Direction::Egress => remote,
+        };
+        // Only entries of policies have rules above the transport.
+        let deciding = matching
+            .iter()
+            .filter(|(source, entry)| entry.tier == Tier::Normal && sources.contains(source));
+        let parts: Vec<_> = deciding
+            .flat_map(|(source, entry)| {
+                let parts = l7_of(&entry.traffic, receiver, packet).into_iter();
+                parts.map(|l7| (source.policy.clone(), l7))
+            })
+            .collect();
+        let kind = parts
+            .iter()
+            .filter_map(|(_, l7)| Some(l7.as_ref()?.rules.kind()));
+        match kind.max() {
+            None => Decision::Allowed(sources),
+            Some(kind) => {
+                let open = !default_deny && !has_baseline();
+                Decision::AllowedVia(via(kind, sources, parts, open))
+            }
+        }
     }
 
     /// True if what no rule allows is dropped.
@@ -285,6 +310,63 @@ impl<'a> Model<'a> {
             other => reserved(other.text()),
         }
     }
+}
+
+/// What entries that are about the packet come to.
+fn decide_among(matching: &[(RuleSource, &Entry)], default_deny: bool) -> Decision {
+    // First tier: the first rank that has a match; within it deny, pass, allow.
+    let admin_rank = |entry: &Entry| match entry.tier {
+        Tier::Admin { priority, index } => Some((priority, index)),
+        _ => None,
+    };
+    if let Some(decision) = first_rank(matching, admin_rank) {
+        return decision;
+    }
+    // Second tier: any deny, then any allow.
+    let is_normal = |entry: &Entry| (entry.tier == Tier::Normal).then_some((0, 0));
+    if let Some(decision) = first_rank(matching, is_normal) {
+        return decision;
+    }
+    if default_deny {
+        return Decision::NotAllowed;
+    }
+    // Third tier.
+    let baseline_rank = |entry: &Entry| match entry.tier {
+        Tier::Baseline { index } => Some((0, index)),
+        _ => None,
+    };
+    first_rank(matching, baseline_rank).unwrap_or(Decision::NotEnforced)
+}
+
+fn via(
+    kind: L7Kind,
+    sources: Vec<RuleSource>,
+    parts: Vec<(PolicyName, Option<Arc<L7>>)>,
+    open: bool,
+) -> Via {
+    let all = open || parts.iter().any(|(_, l7)| l7.is_none());
+    let of_rules = parts
+        .into_iter()
+        .filter_map(|(policy, l7)| Some((policy, l7?)));
+    let (rules, conflicts) = of_rules.partition(|(_, l7)| l7.rules.kind() == kind);
+    Via {
+        kind,
+        sources,
+        rules,
+        all,
+        conflicts,
+    }
+}
+
+/// What is said above the transport of a packet that the traffic includes: none for a part without rules.
+fn l7_of(traffic: &Traffic, receiver: &End<'_>, packet: Packet) -> Vec<Option<Arc<L7>>> {
+    let Traffic::Ports(list) = traffic else {
+        return vec![None];
+    };
+    let matching = list
+        .iter()
+        .filter(|port| port_matches(port, receiver, packet));
+    matching.map(|port| port.l7.clone()).collect()
 }
 
 /// What the entries of the least rank say; none where none has a rank, or where they pass the question on.

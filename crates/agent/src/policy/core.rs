@@ -1,7 +1,8 @@
 //! The engine with all that it is fed from and writes to. Called from the policy task and, for new endpoints, from others,
-//! under one lock; it waits for nothing but the kernel.
+//! under one lock; it waits for nothing but the kernel, and for the proxy where rules above the transport change.
 use super::{
     inputs::{self, HOST_USE, Heard, Inputs, Name},
+    layer7::Told,
     subjects::{CLOSED, Hold, Subjects, of_row},
     writer::{Behind, Kernel, Writer},
 };
@@ -10,7 +11,7 @@ use model::{FILES, Labels, POLICY, Tables, UsedPrefix};
 use policy::{
     Settings, parse,
     resolve::{Change, Enforcement, Engine, Subject, localhost_row},
-    rule::NamedPorts,
+    rule::{NamedPorts, PolicyName},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -103,6 +104,10 @@ pub struct Core {
     pub inputs: Inputs,
     pub subjects: Subjects,
     pub writer: Writer,
+    /// What the proxy has to know.
+    pub layer7: Told,
+    /// Policies whose rules above the transport do not go together with others'.
+    pub conflicts: BTreeMap<PolicyName, String>,
     pub options: Options,
     pub counts: Counts,
     /// Grows with every policy that comes, changes or goes.
@@ -143,6 +148,8 @@ impl Core {
             inputs: Inputs::new(tables, options.parse, options.host_firewall),
             subjects: Subjects::default(),
             writer: Writer::new(kernel),
+            layer7: Told::default(),
+            conflicts: BTreeMap::new(),
             options,
             counts: Counts::default(),
             revision: 0,
@@ -173,7 +180,7 @@ impl Core {
         };
         let changes = self.changes(heard, tables, snapshot, now);
         let is_news = !changes.is_empty() || !self.complete;
-        self.apply(changes);
+        self.apply(changes, true);
         self.tell_ranges(tables);
         if !self.complete {
             self.try_complete(tables, snapshot, now);
@@ -331,7 +338,8 @@ impl Core {
         right && self.engine.knows(row.identity) && self.cache.identity(row) == Some(row.identity)
     }
 
-    fn apply(&mut self, changes: Vec<Change>) {
+    /// Rules of new subjects (`wait` false) are not waited for: until the proxy has them, it lets nothing through.
+    fn apply(&mut self, changes: Vec<Change>, wait: bool) {
         if changes.is_empty() {
             return;
         }
@@ -340,7 +348,14 @@ impl Core {
         if !diff.prefixes_added.is_empty() || !diff.prefixes_removed.is_empty() {
             self.ranges_changed = true;
         }
+        if !diff.proxy_rules.is_empty() {
+            self.layer7.change(&self.engine, &diff.proxy_rules);
+            self.conflicts = self.engine.proxy_conflicts();
+        }
         if self.complete {
+            if wait && !diff.proxy_rules.is_empty() {
+                self.layer7.announce();
+            }
             self.counts.steps += u64::from(!diff.ops.is_empty());
             self.writer.write(&self.engine, &diff);
         }
@@ -398,6 +413,9 @@ impl Core {
             return;
         }
         self.complete = true;
+        if !self.layer7.is_empty() {
+            self.layer7.announce();
+        }
         self.writer.adopt(&self.engine);
         let mut txn = tables.db.write();
         tables.used_prefixes.finish_initializer(&mut txn, POLICY);
@@ -482,7 +500,10 @@ impl Core {
         if !self.subjects.has(number) {
             self.subjects.add(number, ports.clone());
             let labels = labels.clone();
-            self.apply(vec![Change::Subject(number, Subject { labels, ports })]);
+            self.apply(
+                vec![Change::Subject(number, Subject { labels, ports })],
+                false,
+            );
             if !self.complete && self.options.settings.allow_localhost {
                 self.writer.put_ahead(localhost_row(number));
             }
@@ -499,7 +520,7 @@ impl Core {
                 self.use_subject(row.id, subject, tables, &snapshot, &mut changes);
             }
         }
-        self.apply(changes);
+        self.apply(changes, false);
     }
 
     /// True if the subject's endpoints are to be cut off.

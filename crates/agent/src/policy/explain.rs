@@ -276,6 +276,7 @@ fn shown(side: explain::Side, kernel: String) -> WhySide {
     let (decision, rules) = match &side.decision {
         Decision::Localhost => ("localhost", &[][..]),
         Decision::Allowed(rules) => ("allowed", &rules[..]),
+        Decision::AllowedVia(via) => ("allowed", &via.sources[..]),
         Decision::Denied(rules) => ("denied", &rules[..]),
         Decision::NotAllowed => ("not-allowed", &[][..]),
         Decision::NotEnforced => ("not-enforced", &[][..]),
@@ -292,6 +293,10 @@ fn shown(side: explain::Side, kernel: String) -> WhySide {
         passes: side.decision.passes(),
         decision: decision.to_owned(),
         rules: rules.iter().map(place).collect(),
+        via: match &side.decision {
+            Decision::AllowedVia(via) => via.to_string(),
+            _ => String::new(),
+        },
         near: near.collect(),
         needed: side.needed.unwrap_or_default(),
         kernel,

@@ -7,6 +7,7 @@ mod explain;
 mod files;
 mod former;
 mod inputs;
+mod layer7;
 mod older;
 mod proposal;
 mod report;
@@ -14,6 +15,7 @@ mod subjects;
 mod writer;
 
 pub use files::follow as follow_files;
+pub use layer7::{Announce, Layer7};
 pub use older::adopt as adopt_older;
 pub use subjects::{HOST as HOST_SUBJECT, HOST_ENDPOINT};
 
@@ -151,6 +153,17 @@ impl Policy {
     #[must_use]
     pub fn realized(&self) -> watch::Receiver<u64> {
         self.0.realized.subscribe()
+    }
+
+    /// What policies say above the transport, as it changes: told before the rows that follow from it are written.
+    #[must_use]
+    pub fn layer7(&self) -> watch::Receiver<Arc<Layer7>> {
+        self.core().layer7.subscribe()
+    }
+
+    /// Has `announce` see to it that the proxy knows such rules before connections are sent to it.
+    pub fn announce_by(&self, announce: Arc<dyn Announce>) {
+        self.core().layer7.announce_by(announce);
     }
 
     /// How long things took.
@@ -303,6 +316,7 @@ fn options(settings: &Settings) -> Options {
         parse: parse::Options {
             node_selector_labels: settings.enable_node_selector_labels,
             always_default_deny: !settings.enable_non_default_deny_policies,
+            l7: settings.enable_l7_proxy,
         },
         host_firewall: settings.enable_host_firewall,
         lockdown: settings.enable_endpoint_lockdown_on_policy_overflow,
@@ -331,6 +345,7 @@ pub fn open_host(rows: &datapath::maps::PolicyMap) -> datapath::Result<()> {
         };
         let value = kernel::Value {
             verdict: kernel::Verdict::Allow,
+            l7: None,
             precedence: 0,
             origin: policy::resolve::DEFAULT_ALLOW,
         };

@@ -11,7 +11,7 @@ use api::{
 };
 use model::Labels;
 use policy::{
-    explain::{PairChange, pair_change},
+    explain::{PairChange, Turn, pair_change},
     labels::{Facts, cidr_label},
     parse,
     resolve::{Change, Enforcement, Engine, Subject},
@@ -53,12 +53,13 @@ impl Policy {
         let effect = match compared {
             Some(mut compared) => {
                 let changes = compared.changes()?;
-                let count = |opened| changes.iter().filter(|one| one.opened == opened).count();
+                let count = |turn| changes.iter().filter(|one| one.turn == turn).count();
                 let [isolated_ingress, isolated_egress] =
                     Direction::BOTH.map(|direction| compared.isolated(direction));
                 Some(PolicyEffect {
-                    opened: count(true) as u64,
-                    closed: count(false) as u64,
+                    opened: count(Turn::Opened) as u64,
+                    closed: count(Turn::Closed) as u64,
+                    requests: count(Turn::Requests) as u64,
                     isolated_ingress,
                     isolated_egress,
                 })
@@ -90,7 +91,8 @@ impl Policy {
                 diff.changes.push(VerdictChange {
                     source: change.source,
                     destination: change.destination,
-                    opened: change.opened,
+                    opened: change.turn == Turn::Opened,
+                    requests: change.turn == Turn::Requests,
                     traffic: change.traffic.iter().map(ToString::to_string).collect(),
                 });
             }

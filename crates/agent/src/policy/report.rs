@@ -76,6 +76,9 @@ pub fn health(core: &Core, component: &Component) {
             "{name} names {range}, which is not in the address cache: what it leaves out of others allows nothing until it is"
         ));
     }
+    if let Some((name, conflict)) = core.conflicts.iter().next() {
+        return component.degraded(format!("{name}: {conflict}"));
+    }
     let tail = match (refused(core), former(core)) {
         (0, _) => String::new(),
         (count, 0) => format!(", {count} refused"),
@@ -329,6 +332,10 @@ impl Policy {
                         Verdict::Unmatched => "unmatched",
                     }
                     .to_owned(),
+                    proxy_port: value
+                        .l7
+                        .and_then(|kind| kind.proxy().port())
+                        .unwrap_or_default(),
                     precedence: value.precedence,
                     decided,
                     rules: rules.clone(),
@@ -483,6 +490,10 @@ fn info(core: &Core, row: &PolicyObject, taken: &Taken) -> PolicyInfo {
         },
         problems: taken.refused.as_ref().map(problems).unwrap_or_default(),
         former: former.is_some(),
+        conflict: name
+            .and_then(|name| core.conflicts.get(name))
+            .cloned()
+            .unwrap_or_default(),
         endpoints: name.map(|name| endpoints(core, name)).unwrap_or_default(),
         labels,
         rules,

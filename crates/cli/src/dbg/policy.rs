@@ -123,6 +123,13 @@ fn rules(list: &PolicyList) -> String {
             );
         }
     }
+    for policy in list.policies.iter().filter(|one| !one.conflict.is_empty()) {
+        eprintln!(
+            "{} has no effect in part: {}",
+            title(policy),
+            policy.conflict
+        );
+    }
     let rules: Vec<_> = list
         .policies
         .iter()
@@ -275,7 +282,7 @@ fn table(rows: &[PolicyMapRow], numeric: bool) -> String {
         let mut rules = row.rules.iter();
         // What passes is counted by reason and direction, not by row: a row counts what it decides on as that begins.
         text.push_str(&format!(
-            "{}\t{}\t{}\t{}\tNONE\tdisabled\t-\t{}\t{}\t{}\n",
+            "{}\t{}\t{}\t{}\t{}\tdisabled\t-\t{}\t{}\t{}\n",
             if row.verdict == "allow" {
                 "Allow"
             } else {
@@ -288,6 +295,10 @@ fn table(rows: &[PolicyMapRow], numeric: bool) -> String {
             },
             labels.next().unwrap_or_default(),
             row.traffic,
+            match row.proxy_port {
+                0 => "NONE".to_owned(),
+                port => port.to_string(),
+            },
             row.decided,
             row.prefix,
             rules.next().map(String::as_str).unwrap_or_default(),
@@ -326,6 +337,7 @@ mod tests {
                 prefix: 24,
                 verdict: verdict.into(),
                 rules: texts(rules),
+                proxy_port: if remote == 0 { 0 } else { 15001 },
                 decided: remote / 1000,
                 ..PolicyMapRow::default()
             }
@@ -349,13 +361,13 @@ mod tests {
         expect![[r#"
             POLICY   DIRECTION   LABELS (source:key[=value])            PORT/PROTO   PROXY PORT   AUTH TYPE   BYTES   PACKETS   PREFIX   RULES
             Deny     Ingress     ANY                                    53/UDP       NONE         disabled    -       0         24       CiliumNetworkPolicy shop/dns: spec.ingressDeny[0]
-            Allow    Ingress     k8s:app=cart                           80/TCP       NONE         disabled    -       21        24       CiliumNetworkPolicy shop/web: spec.ingress[0]
+            Allow    Ingress     k8s:app=cart                           80/TCP       15001        disabled    -       21        24       CiliumNetworkPolicy shop/web: spec.ingress[0]
                                  k8s:io.kubernetes.pod.namespace=shop
         "#]].assert_eq(&table(&rows, false));
         expect![[r#"
             POLICY   DIRECTION   IDENTITY   PORT/PROTO   PROXY PORT   AUTH TYPE   BYTES   PACKETS   PREFIX   RULES
             Deny     Ingress     0          53/UDP       NONE         disabled    -       0         24       CiliumNetworkPolicy shop/dns: spec.ingressDeny[0]
-            Allow    Ingress     21565      80/TCP       NONE         disabled    -       21        24       CiliumNetworkPolicy shop/web: spec.ingress[0]
+            Allow    Ingress     21565      80/TCP       15001        disabled    -       21        24       CiliumNetworkPolicy shop/web: spec.ingress[0]
         "#]].assert_eq(&table(&rows, true));
     }
 

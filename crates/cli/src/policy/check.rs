@@ -2,6 +2,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use ::policy::explain::Turn;
 use ::policy::parse::Options;
 use ::policy::reference::{End, Model};
 use ::policy::rule::{Direction, NamedPorts, Peer, Peers, Policy};
@@ -66,6 +67,8 @@ struct Effect {
     /// Pairs that may talk then and may not now, and the reverse.
     opens: usize,
     closes: usize,
+    /// Pairs whose connections pass before and after, but not for the same requests.
+    requests: usize,
     /// What is probably not meant.
     warnings: Vec<String>,
 }
@@ -99,6 +102,7 @@ pub(super) fn check(documents: &[Document], world: Option<&World>) -> Result<Vec
         Options {
             node_selector_labels: true,
             always_default_deny: false,
+            l7: true,
         },
         World::options,
     );
@@ -140,8 +144,9 @@ fn effect(world: &mut World, document: &Document, known: Known) -> Effect {
     manifest::put(document.clone(), known.clone(), world);
     let changes = diff::changes(&before, world);
     let mut effect = Effect {
-        opens: diff::count(&changes, true),
-        closes: diff::count(&changes, false),
+        opens: diff::count(&changes, Turn::Opened),
+        closes: diff::count(&changes, Turn::Closed),
+        requests: diff::count(&changes, Turn::Requests),
         ..Effect::default()
     };
     if let Known::Policy(policy) = &known {
@@ -302,6 +307,13 @@ fn effect_text(effect: &Effect, out: &mut String) {
         "  opens {} and closes {} pairs (`hypha policy diff` lists them)",
         effect.opens, effect.closes
     );
+    if effect.requests > 0 {
+        let _ = writeln!(
+            out,
+            "  decides otherwise on what {} pairs ask for (rules above the transport)",
+            effect.requests
+        );
+    }
     for warning in &effect.warnings {
         let _ = writeln!(out, "  Warning: {warning}");
     }

@@ -40,6 +40,8 @@ pub struct World {
     pub node_labels: bool,
     /// What rules say of default deny does not count.
     pub always_default_deny: bool,
+    /// Rules above the transport are enforced.
+    pub l7: bool,
     /// Families of addresses: IPv4, IPv6.
     pub families: [bool; 2],
     /// Pods that have an address of their own.
@@ -144,6 +146,10 @@ impl World {
                 .any(|mode| mode == "nodes"),
             node_labels: get("enable-node-selector-labels") == "true",
             always_default_deny: get("enable-non-default-deny-policies") == "false",
+            l7: match get("enable-l7-proxy") {
+                "" => runtime::settings::Settings::default().enable_l7_proxy,
+                text => text == "true",
+            },
             families: [get("enable-ipv4") != "false", get("enable-ipv6") == "true"],
             filter: LabelFilter::parse(get("labels"))?,
             ..Self::default()
@@ -156,6 +162,7 @@ impl World {
         Options {
             node_selector_labels: self.node_labels,
             always_default_deny: self.always_default_deny,
+            l7: self.l7,
         }
     }
 

@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use ::policy::explain::{Span, pair_changes};
+use ::policy::explain::{Span, Turn, pair_changes};
 use ::policy::identity::{Scope, world_labels};
 use ::policy::labels::{RESERVED, cidr_label};
 use ::policy::resolve::{Change, Engine, Subject};
@@ -65,6 +65,9 @@ pub(super) struct TalkReport {
 pub struct Changed {
     /// True if it passes afterwards and did not before.
     pub opened: bool,
+    /// True if it passes before and afterwards, but what may be asked for on it is decided otherwise.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub requests: bool,
     /// Who sends: all pods of one identity, or what is no pod.
     pub source: Vec<String>,
     /// Who receives.
@@ -77,6 +80,8 @@ pub struct Changed {
 pub(super) struct Report {
     opened: usize,
     closed: usize,
+    /// Pairs whose requests are decided upon otherwise.
+    requests: usize,
     changes: Vec<Changed>,
 }
 
@@ -164,16 +169,27 @@ pub(super) fn talk_text(report: &TalkReport) -> String {
 pub(super) fn report(before: &World, after: &World) -> Report {
     let changes = changes(before, after);
     Report {
-        opened: count(&changes, true),
-        closed: count(&changes, false),
+        opened: count(&changes, Turn::Opened),
+        closed: count(&changes, Turn::Closed),
+        requests: count(&changes, Turn::Requests),
         changes,
     }
 }
 
-/// How many pairs of pods (or others) are opened, or closed.
+impl Changed {
+    const fn turn(&self) -> Turn {
+        match (self.requests, self.opened) {
+            (true, _) => Turn::Requests,
+            (false, true) => Turn::Opened,
+            (false, false) => Turn::Closed,
+        }
+    }
+}
+
+/// How many pairs of pods (or others) are opened, closed, or decided upon otherwise.
 #[must_use]
-pub fn count(changes: &[Changed], opened: bool) -> usize {
-    let of_kind = changes.iter().filter(|change| change.opened == opened);
+pub fn count(changes: &[Changed], turn: Turn) -> usize {
+    let of_kind = changes.iter().filter(|change| change.turn() == turn);
     of_kind
         .map(|change| change.source.len() * change.destination.len())
         .sum()
@@ -198,7 +214,8 @@ pub fn changes(before: &World, after: &World) -> Vec<Changed> {
     let mut all: Vec<Changed> = pair_changes(&old, &new)
         .into_iter()
         .map(|change| Changed {
-            opened: change.opened,
+            opened: change.turn == Turn::Opened,
+            requests: change.turn == Turn::Requests,
             source: names.get(&change.source).cloned().unwrap_or_default(),
             destination: names.get(&change.destination).cloned().unwrap_or_default(),
             traffic: Span::words(&change.traffic),
@@ -301,7 +318,7 @@ pub(super) fn text(report: &Report) -> String {
     }
     let mut table = String::new();
     for change in merged(&report.changes) {
-        let sign = if change.opened { '+' } else { '-' };
+        let sign = change.turn().sign();
         let _ = writeln!(
             table,
             "{sign} {}\t→ {}\t{}",
@@ -316,6 +333,13 @@ pub(super) fn text(report: &Report) -> String {
         "\n{} pairs opened, {} closed (+ passes afterwards, - no longer passes; a pair counts each direction)",
         report.opened, report.closed
     );
+    if report.requests > 0 {
+        let _ = writeln!(
+            out,
+            "~ {} pairs go on to pass, but rules above the transport decide otherwise on what they ask for",
+            report.requests
+        );
+    }
     out
 }
 
@@ -324,7 +348,7 @@ fn merged(changes: &[Changed]) -> Vec<Changed> {
     let mut all: Vec<Changed> = Vec::new();
     for change in changes {
         let same = |known: &&mut Changed| {
-            known.opened == change.opened
+            known.turn() == change.turn()
                 && known.destination == change.destination
                 && known.traffic == change.traffic
         };

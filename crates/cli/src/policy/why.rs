@@ -1,7 +1,7 @@
 //! `policy why`.
 use std::fmt::Write as _;
 
-use ::policy::explain::{Miss, Side, Why};
+use ::policy::explain::{self, Miss, Request, Side, Why};
 use ::policy::reference::{Decision, Packet, RuleSource};
 use anyhow::Result;
 use clap::Args;
@@ -28,6 +28,12 @@ pub struct WhyArgs {
     /// 80/TCP, 53/UDP, 9/SCTP, the name of a port, ICMP; without it all traffic is told
     #[arg(value_name = "PORT/PROTO")]
     traffic: Option<String>,
+    /// Ask about an HTTP request; on 80/TCP if no other traffic is given
+    #[arg(long, num_args = 2, value_names = ["METHOD", "PATH"], conflicts_with = "dns")]
+    http: Vec<String>,
+    /// Ask about a DNS question; by 53/UDP if no other traffic is given
+    #[arg(long, value_name = "NAME")]
+    dns: Option<String>,
     /// As if the policies of these files were applied
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     files: Vec<String>,
@@ -65,6 +71,12 @@ struct SideReport {
     /// rule, no-rule, not-enforced, or localhost
     reason: &'static str,
     rules: Vec<RuleReport>,
+    /// Where it passes by way of the proxy: what may be asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    via: Option<String>,
+    /// What becomes of the request that was asked about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<String>,
     /// Rules that nearly allow it.
     near: Vec<RuleReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,12 +136,18 @@ pub(super) fn answer(world: &World, args: &WhyArgs) -> Result<Report> {
     }
     let ipv4 = source.may_be_ipv4() && destination.may_be_ipv4();
     let ports = destination.seen_from(source.node(), world).ports().clone();
+    let request = request(args);
     let asker = Asker {
         world,
         source: &source,
         destination: &destination,
+        request: request.as_ref(),
     };
-    let answers = match &args.traffic {
+    let usual = request.as_ref().map(|request| match request {
+        Request::Http { .. } => "80/TCP",
+        Request::Dns(_) => "53/UDP",
+    });
+    let answers = match args.traffic.as_deref().or(usual) {
         Some(text) => {
             let packet = traffic::parse(text, ipv4, &ports).map_err(wrong("PORT/PROTO"))?;
             vec![asker.answer(vec![traffic::name(packet)], &asker.ask(packet))]
@@ -144,6 +162,18 @@ pub(super) fn answer(world: &World, args: &WhyArgs) -> Result<Report> {
         answers,
         notes: notes(world, &[&source, &destination]),
     })
+}
+
+/// The request that is asked about.
+fn request(args: &WhyArgs) -> Option<Request> {
+    if let [method, path] = args.http.as_slice() {
+        return Some(Request::Http {
+            method: method.clone(),
+            path: path.clone(),
+            host: None,
+        });
+    }
+    args.dns.clone().map(Request::Dns)
 }
 
 fn is_pod(place: &Place<'_>) -> bool {
@@ -189,6 +219,7 @@ struct Asker<'a> {
     world: &'a World,
     source: &'a Place<'a>,
     destination: &'a Place<'a>,
+    request: Option<&'a Request>,
 }
 
 impl Asker<'_> {
@@ -240,16 +271,27 @@ impl Asker<'_> {
     fn answer(&self, traffic: Vec<String>, why: &Why) -> Answer {
         let sides = [(&why.egress, self.source), (&why.ingress, self.destination)];
         let audited = sides.iter().all(|(side, end)| {
-            let passes = side.as_ref().is_none_or(|side| side.decision.passes());
+            let passes = side.as_ref().is_none_or(|side| self.passes(side));
             passes || end.is_audited(self.world)
         });
+        let mut both = [&why.egress, &why.ingress].into_iter().flatten();
+        let passes = both.all(|side| self.passes(side));
         Answer {
             traffic,
-            verdict: word(why.passes()),
-            audited: audited && !why.passes(),
+            verdict: word(passes),
+            audited: audited && !passes,
             egress: why.egress.as_ref().map(|side| self.side(side)),
             ingress: why.ingress.as_ref().map(|side| self.side(side)),
         }
+    }
+
+    /// What becomes of the request, if one is asked about and its connection passes.
+    fn asked(&self, side: &Side) -> Option<explain::Answer> {
+        explain::ask(&side.decision, self.request?)
+    }
+
+    fn passes(&self, side: &Side) -> bool {
+        side.decision.passes() && self.asked(side).is_none_or(|answer| answer.passes())
     }
 
     fn side(&self, side: &Side) -> SideReport {
@@ -258,7 +300,13 @@ impl Asker<'_> {
             Decision::NotEnforced => ("not-enforced", &[][..]),
             Decision::NotAllowed => ("no-rule", &[][..]),
             Decision::Allowed(rules) | Decision::Denied(rules) => ("rule", rules.as_slice()),
+            Decision::AllowedVia(via) => ("rule", via.sources.as_slice()),
         };
+        let via = match &side.decision {
+            Decision::AllowedVia(via) => Some(via.to_string()),
+            _ => None,
+        };
+        let request = self.request.zip(self.asked(side));
         let near = side.near.iter().map(|near| {
             let miss = match near.miss {
                 Miss::Traffic => "traffic",
@@ -270,6 +318,8 @@ impl Asker<'_> {
             verdict: word(side.decision.passes()),
             reason,
             rules: rules.iter().map(|rule| self.rule(rule, None)).collect(),
+            via,
+            request: request.map(|(request, answer)| format!("{request}: {answer}")),
             near: near.collect(),
             needed: side.needed.clone(),
         }
@@ -344,6 +394,11 @@ fn side_text(side: &SideReport, out: &mut String) {
     for rule in &side.rules {
         let _ = writeln!(out, "    {}", rule_text(rule));
         quote(&rule.text, out);
+    }
+    for text in [&side.via, &side.request].into_iter().flatten() {
+        for line in text.lines() {
+            let _ = writeln!(out, "    {}", line.trim_start());
+        }
     }
     for rule in &side.near {
         let says = match rule.miss {

@@ -1,9 +1,10 @@
 //! Which pairs of identities may talk after a change of policy and could not before, or the other way round.
 use crate::kernel::{ANYBODY, L4, Question, Verdict, protocol_name};
 use crate::resolve::Engine;
-use crate::rule::Direction;
+use crate::rule::{Direction, L7Kind, L7Rules};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 /// Protocols and ports from the first to the last, in the order of the kernel's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +72,31 @@ pub struct PairChange {
     pub destination: u32,
     /// Which traffic.
     pub traffic: Vec<Span>,
-    /// True if it passes now and did not before; false for the reverse.
-    pub opened: bool,
+    /// What becomes of it.
+    pub turn: Turn,
+}
+
+/// What becomes of traffic whose verdict changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    /// It passes now and did not before.
+    Opened,
+    /// It passed before and does not now.
+    Closed,
+    /// It passes before and after, but what may be asked for on it is decided otherwise.
+    Requests,
+}
+
+impl Turn {
+    /// The sign by which lists tell it: `+`, `-` or `~`.
+    #[must_use]
+    pub const fn sign(self) -> char {
+        match self {
+            Self::Opened => '+',
+            Self::Closed => '-',
+            Self::Requests => '~',
+        }
+    }
 }
 
 /// Compares two engines that know the same identities, each under its own number as a subject, too, if policy is about
@@ -92,7 +116,7 @@ pub fn pair_changes(before: &Engine, after: &Engine) -> Vec<PairChange> {
     found
 }
 
-/// As [`pair_changes`], of one pair: what opens, and what closes.
+/// As [`pair_changes`], of one pair: what opens, what closes, and of what passes by other rules above the transport.
 #[must_use]
 pub fn pair_change(
     before: &Engine,
@@ -108,36 +132,42 @@ pub fn pair_change(
         [*remote, ANYBODY].iter().all(|remote| {
             before
                 .rows_about(*subject, *direction, *remote)
-                .map(|(l4, value)| (l4, value.verdict, value.precedence))
+                .map(|(l4, value)| (l4, value.verdict, value.l7, value.precedence))
                 .eq(after
                     .rows_about(*subject, *direction, *remote)
-                    .map(|(l4, value)| (l4, value.verdict, value.precedence)))
-        })
+                    .map(|(l4, value)| (l4, value.verdict, value.l7, value.precedence)))
+        }) && before.proxy_rules_of(*subject, *direction)
+            == after.proxy_rules_of(*subject, *direction)
     });
     if same {
         return Vec::new();
     }
-    let (mut opened, mut closed) = (Vec::new(), Vec::new());
+    let (mut opened, mut closed, mut requests) = (Vec::new(), Vec::new(), Vec::new());
     for span in spans([before, after], &sides) {
         match (
             passes(before, &sides, span.first),
             passes(after, &sides, span.first),
         ) {
-            (false, true) => push(&mut opened, span),
-            (true, false) => push(&mut closed, span),
+            (None, Some(_)) => push(&mut opened, span),
+            (Some(_), None) => push(&mut closed, span),
+            (before, after) if before != after => push(&mut requests, span),
             _ => {}
         }
     }
-    [(opened, true), (closed, false)]
-        .into_iter()
-        .filter(|(traffic, _)| !traffic.is_empty())
-        .map(|(traffic, opened)| PairChange {
-            source,
-            destination,
-            traffic,
-            opened,
-        })
-        .collect()
+    [
+        (opened, Turn::Opened),
+        (closed, Turn::Closed),
+        (requests, Turn::Requests),
+    ]
+    .into_iter()
+    .filter(|(traffic, _)| !traffic.is_empty())
+    .map(|(traffic, turn)| PairChange {
+        source,
+        destination,
+        traffic,
+        turn,
+    })
+    .collect()
 }
 
 /// Adds a span, joined with the one before where they touch.
@@ -159,6 +189,11 @@ fn spans(engines: [&Engine; 2], sides: &[(u32, Direction, u32)]) -> Vec<Span> {
                     starts.insert(l4.last() + 1);
                 }
             }
+            for rules in engine.proxy_rules_of(*subject, *direction) {
+                let start = u32::from(rules.transport.number()) << 16;
+                starts.insert(start | u32::from(rules.first));
+                starts.insert((start | u32::from(rules.last)) + 1);
+            }
         }
     }
     starts.insert(END + 1);
@@ -172,9 +207,13 @@ fn spans(engines: [&Engine; 2], sides: &[(u32, Direction, u32)]) -> Vec<Span> {
         .collect()
 }
 
-fn passes(engine: &Engine, sides: &[(u32, Direction, u32)], at: u32) -> bool {
+/// The rules above the transport of which one must be met, of an end that has such.
+type Limit = (L7Kind, Vec<Arc<L7Rules>>);
+
+/// What limits requests at each end, if the traffic passes.
+fn passes(engine: &Engine, sides: &[(u32, Direction, u32)], at: u32) -> Option<Vec<Option<Limit>>> {
     let (protocol, port) = split(at);
-    sides.iter().all(|(subject, direction, remote)| {
+    let ends = sides.iter().map(|(subject, direction, remote)| {
         let question = Question {
             subject: *subject,
             direction: *direction,
@@ -182,10 +221,31 @@ fn passes(engine: &Engine, sides: &[(u32, Direction, u32)], at: u32) -> bool {
             protocol,
             port: Some(port),
         };
-        engine
-            .ask(&question)
-            .is_none_or(|outcome| outcome.verdict == Verdict::Allow)
-    })
+        match engine.ask(&question) {
+            Some(outcome) if outcome.verdict != Verdict::Allow => None,
+            Some(outcome) => Some(outcome.l7.and_then(|kind| limit(engine, &question, kind))),
+            None => Some(None),
+        }
+    });
+    ends.collect()
+}
+
+/// None where everything may be asked for.
+fn limit(engine: &Engine, question: &Question, kind: L7Kind) -> Option<Limit> {
+    let all = engine.proxy_rules_of(question.subject, question.direction);
+    let port = question.port.unwrap_or_default();
+    let mut rules: Vec<Arc<L7Rules>> = Vec::new();
+    for one in all {
+        if one.covers(question.direction, question.protocol, port, question.remote) {
+            let own = one.rules.as_ref()?;
+            if own.kind() == kind && !rules.contains(own) {
+                rules.push(own.clone());
+            }
+        }
+    }
+    // In the order of their words: that of the policies does not count.
+    rules.sort_by_cached_key(|rules| format!("{rules:?}"));
+    Some((kind, rules))
 }
 
 fn split(at: u32) -> (u8, u16) {

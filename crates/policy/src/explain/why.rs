@@ -1,6 +1,6 @@
 //! One question, both ends, every rule that has a say.
 use crate::kernel::{L4, protocol_name};
-use crate::reference::{Decision, End, Model, Packet, RuleSource, traffic_matches};
+use crate::reference::{Decision, End, Model, Packet, RuleSource, Via, traffic_matches};
 use crate::rule::{Action, Direction, ICMP, ICMPV6};
 use model::Labels;
 use std::fmt;
@@ -194,6 +194,33 @@ impl fmt::Display for RuleSource {
     }
 }
 
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind;
+        if self.all {
+            write!(f, "allowed by way of the proxy, every {kind} request")?;
+        } else {
+            write!(f, "allowed by way of the proxy: {kind} rules")?;
+        }
+        for (index, (policy, l7)) in self.rules.iter().enumerate() {
+            let before = match index {
+                0 if self.all => "; ",
+                0 => " ",
+                _ => ", ",
+            };
+            write!(f, "{before}{policy}: {}", l7.path)?;
+        }
+        for (policy, l7) in &self.conflicts {
+            write!(
+                f,
+                "\n  {policy}: {} is of another kind and allows nothing here",
+                l7.path
+            )?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |rules: &[RuleSource]| -> String {
@@ -207,6 +234,7 @@ impl fmt::Display for Side {
                 f.write_str("allowed: no policy denies it or asks for more")?
             }
             Decision::Allowed(rules) => write!(f, "allowed by {}", list(rules))?,
+            Decision::AllowedVia(via) => write!(f, "{via}")?,
             Decision::Denied(rules) => write!(f, "denied by {}", list(rules))?,
             Decision::NotAllowed => f.write_str("denied: no rule allows it")?,
         }

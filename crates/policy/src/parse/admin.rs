@@ -171,6 +171,7 @@ fn port(at: &At<'_>) -> Result<PortMatch> {
         return Ok(PortMatch {
             protocol: None,
             port: ports::name(&at, at.text()?)?,
+            l7: None,
         });
     }
     let (first, last) = if choice == "portNumber" {
@@ -198,5 +199,6 @@ fn port(at: &At<'_>) -> Result<PortMatch> {
     Ok(PortMatch {
         protocol: ports::protocol(protocol),
         port: Port::Range(low, high),
+        l7: None,
     })
 }

@@ -151,5 +151,6 @@ fn port(at: &At<'_>) -> Result<PortMatch> {
     Ok(PortMatch {
         protocol,
         port: ports::with_end(at, port)?,
+        l7: None,
     })
 }

@@ -1,30 +1,60 @@
-//! What a port rule says above the transport: read and checked, so that an author hears of mistakes, but not enforced yet.
+//! What a port rule says above the transport.
 use super::{Context, Result, cursor::At, ports::Scope};
-use crate::rule::{Direction, Port, PortMatch, Protocol};
-use regex::Regex;
+use crate::rule::{
+    Direction, DnsRule, HeaderRule, HttpRule, KAFKA_REQUESTS, KafkaRole, KafkaRule, L7, L7Rules,
+    Mismatch, Port, PortMatch, Protocol,
+};
+use regex::RegexBuilder;
+use std::sync::Arc;
 
 const NAME_MAX: usize = 255;
+/// Largest regular expression, compiled; the proxy takes a little more.
+const REGEX_MAX: usize = 7 << 20;
 
-/// Checks all that is not ports, and notes that it is not enforced.
-pub(super) fn check(
+/// Reads all that is not ports: rules, and what is right but not enforced yet.
+pub(super) fn read(
     context: &Context,
     at: &At<'_>,
     ports: &[PortMatch],
     scope: Scope,
-) -> Result<()> {
+) -> Result<Option<Arc<L7>>> {
     let rules = at
         .get("rules")
         .filter(|at| at.value != &serde_json::json!({}));
     let kind = rules.as_ref().map(|at| rules_kind(at)).transpose()?;
+    let mut l7 = None;
     if let (Some(at), Some(kind)) = (&rules, kind) {
         check_place(at, kind, ports, scope)?;
-        rules_of(at, kind)?;
-        context.not_enforced(at, "rules above the transport are", "toPorts without rules");
+        l7 = rules_of(context, at, kind)?;
+        check_enforced(context, at, kind, ports, scope);
     }
     let terminating = tls(context, at, "terminatingTLS")?;
     tls(context, at, "originatingTLS")?;
     server_names(context, at, ports, kind, terminating)?;
-    listener(context, at, scope, kind.is_some())
+    listener(context, at, scope, kind.is_some())?;
+    Ok(l7)
+}
+
+/// Notes rules that would have no effect on this node.
+fn check_enforced(context: &Context, at: &At<'_>, kind: &str, ports: &[PortMatch], scope: Scope) {
+    if !context.options.l7 {
+        return context.off(
+            at,
+            "rules above the transport are",
+            "enable-l7-proxy",
+            "toPorts without rules",
+        );
+    }
+    if scope.of_nodes {
+        context.not_enforced(at, "rules above the transport of nodes are", "no rules");
+    }
+    if ports
+        .iter()
+        .any(|port| port.protocol == Some(Protocol::Sctp))
+    {
+        let what = format!("{kind} rules over SCTP are");
+        context.not_enforced(at, &what, "protocol: UDP, TCP or ANY");
+    }
 }
 
 fn rules_kind(at: &At<'_>) -> Result<&'static str> {
@@ -72,7 +102,7 @@ fn check_place(at: &At<'_>, kind: &str, ports: &[PortMatch], scope: Scope) -> Re
     Ok(())
 }
 
-fn rules_of(at: &At<'_>, kind: &str) -> Result<()> {
+fn rules_of(context: &Context, at: &At<'_>, kind: &'static str) -> Result<Option<Arc<L7>>> {
     let chosen = at.need(kind, "rules")?;
     if kind == "l7proto" {
         chosen.filled()?;
@@ -81,73 +111,194 @@ fn rules_of(at: &At<'_>, kind: &str) -> Result<()> {
                 value.text()?;
             }
         }
-        return Ok(());
+        context.not_enforced(&chosen, "rules of other parsers are", "http, kafka, dns");
+        return Ok(None);
     }
-    for item in chosen.items()? {
-        match kind {
-            "http" => http(&item)?,
-            "kafka" => kafka(&item)?,
-            _ => name(&item)?,
-        }
+    let items = chosen.items()?;
+    if items.is_empty() {
+        return Err(chosen.wrong(
+            "is empty",
+            "one rule or more, {} for every request; or toPorts without rules",
+        ));
     }
-    Ok(())
+    let items = items.iter();
+    let rules = match kind {
+        "http" => L7Rules::Http(items.map(|at| http(context, at)).collect::<Result<_>>()?),
+        "kafka" => L7Rules::Kafka(items.map(kafka).collect::<Result<_>>()?),
+        _ => L7Rules::Dns(items.map(name).collect::<Result<_>>()?),
+    };
+    Ok(Some(Arc::new(L7 {
+        path: chosen.path(),
+        rules: Arc::new(rules),
+    })))
 }
 
-fn http(at: &At<'_>) -> Result<()> {
+/// A string; none where it is absent or empty.
+fn optional(at: &At<'_>, field: &'static str) -> Result<Option<String>> {
+    let text = at.get(field).map(|at| at.text()).transpose()?;
+    Ok(text.filter(|text| !text.is_empty()).map(str::to_owned))
+}
+
+fn http(context: &Context, at: &At<'_>) -> Result<HttpRule> {
     at.fields(&["path", "method", "host", "headers", "headerMatches"])?;
-    for field in ["path", "method", "host"] {
-        if let Some(at) = at.get(field) {
-            let text = at.text()?;
-            if Regex::new(text).is_err() {
-                return Err(at.wrong(
-                    format!("{text:?} is no regular expression"),
-                    "an extended regular expression that matches the whole value",
-                ));
-            }
-        }
-    }
+    let mut headers = Vec::new();
     for header in at.list("headers")?.unwrap_or_default() {
-        header.filled()?;
+        headers.push(header_line(&header)?);
     }
     for header in at.list("headerMatches")?.unwrap_or_default() {
-        header.fields(&["name", "value", "secret", "mismatch"])?;
-        header.need("name", "the name of a header")?.filled()?;
-        if let Some(at) = header.get("mismatch") {
-            at.one_of(&["", "LOG", "ADD", "DELETE", "REPLACE"])?;
-        }
-        if let Some(at) = header.get("value") {
-            at.text()?;
-        }
-        if let Some(at) = header.get("secret") {
-            secret(&at)?;
-        }
+        headers.push(header_match(context, &header)?);
     }
-    Ok(())
+    Ok(HttpRule {
+        path: expression(at, "path")?,
+        method: expression(at, "method")?,
+        host: expression(at, "host")?,
+        headers,
+    })
 }
 
-fn kafka(at: &At<'_>) -> Result<()> {
+fn expression(at: &At<'_>, field: &'static str) -> Result<Option<String>> {
+    let Some(text) = optional(at, field)? else {
+        return Ok(None);
+    };
+    let built = RegexBuilder::new(&text).size_limit(REGEX_MAX).build();
+    let what = match built {
+        Ok(_) => return Ok(Some(text)),
+        Err(regex::Error::CompiledTooBig(_)) => "is too large a regular expression",
+        Err(_) => "is no regular expression",
+    };
+    let at = at.need(field, "a string")?;
+    Err(at.wrong(
+        format!("{text:?} {what}"),
+        "an extended regular expression that matches the whole value",
+    ))
+}
+
+/// `Name`, or `Name: value`.
+fn header_line(at: &At<'_>) -> Result<HeaderRule> {
+    let text = at.filled()?;
+    let (name, value) = match text.split_once(':').or_else(|| text.split_once(' ')) {
+        Some((name, value)) => (
+            name.trim(),
+            Some(value.trim()).filter(|value| !value.is_empty()),
+        ),
+        None => (text, None),
+    };
+    Ok(HeaderRule {
+        name: header_name(at, name)?,
+        value: value.map(|value| header_value(at, value)).transpose()?,
+        mismatch: Mismatch::Reject,
+    })
+}
+
+fn header_match(context: &Context, at: &At<'_>) -> Result<HeaderRule> {
+    at.fields(&["name", "value", "secret", "mismatch"])?;
+    let name = at.need("name", "the name of a header")?;
+    let name = header_name(&name, name.filled()?)?;
+    let mismatch = match at.get("mismatch") {
+        None => Mismatch::Reject,
+        Some(at) => match at.one_of(&["", "LOG", "ADD", "DELETE", "REPLACE"])? {
+            "LOG" => Mismatch::Log,
+            "ADD" => Mismatch::Add,
+            "DELETE" => Mismatch::Delete,
+            "REPLACE" => Mismatch::Replace,
+            _ => Mismatch::Reject,
+        },
+    };
+    let value = match at.get("value") {
+        Some(value) if !value.text()?.is_empty() => Some(header_value(&value, value.text()?)?),
+        _ => None,
+    };
+    let from_secret = at.get("secret");
+    if let Some(at) = &from_secret {
+        secret(at)?;
+        context.not_enforced(at, "values of headers from secrets are", "value");
+    }
+    if value.is_none()
+        && from_secret.is_none()
+        && matches!(mismatch, Mismatch::Add | Mismatch::Replace)
+    {
+        return Err(at.wrong("there is no value to be put in", "value"));
+    }
+    Ok(HeaderRule {
+        name,
+        value,
+        mismatch,
+    })
+}
+
+fn header_name(at: &At<'_>, name: &str) -> Result<String> {
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if name.is_empty() || !name.bytes().all(known) {
+        return Err(at.wrong(
+            format!("{name:?} is no name of a header"),
+            "a name such as X-Team, or \"X-Team: value\"",
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+fn header_value(at: &At<'_>, value: &str) -> Result<String> {
+    let known = |byte: u8| (b' '..=b'~').contains(&byte) || byte == b'\t';
+    if !value.bytes().all(known) {
+        return Err(at.wrong("the value cannot stand in a header", "visible ASCII"));
+    }
+    Ok(value.to_owned())
+}
+
+fn kafka(at: &At<'_>) -> Result<KafkaRule> {
     at.fields(&["role", "apiKey", "apiVersion", "clientID", "topic"])?;
-    if let Some(role) = at.get("role") {
-        role.one_of(&["produce", "consume"])?;
-        if at.get("apiKey").is_some() {
+    let role = match at.get("role") {
+        None => None,
+        Some(at) => Some(match at.one_of(&["produce", "consume"])? {
+            "produce" => KafkaRole::Produce,
+            _ => KafkaRole::Consume,
+        }),
+    };
+    let api_key = optional(at, "apiKey")?.map(|text| text.to_ascii_lowercase());
+    if let Some(name) = &api_key {
+        if role.is_some() {
             return Err(at.wrong("role and apiKey exclude each other", "one of them"));
         }
-    }
-    for field in ["apiKey", "clientID", "topic"] {
-        if let Some(at) = at.get(field) {
-            at.text()?;
+        if !KAFKA_REQUESTS.contains(&name.as_str()) {
+            let at = at.need("apiKey", "a request")?;
+            return Err(at.wrong(format!("{name:?} is no request"), KAFKA_REQUESTS.join(", ")));
         }
     }
-    if let Some(at) = at.get("apiVersion")
-        && at.text()?.parse::<i16>().is_err()
-    {
-        return Err(at.wrong("is no version", "a number as text, such as \"2\""));
+    let api_version = match optional(at, "apiVersion")? {
+        None => None,
+        Some(text) => Some(text.parse::<i16>().map_err(|_| {
+            at.wrong(
+                format!("apiVersion {text:?} is no version"),
+                "a number as text, such as \"2\"",
+            )
+        })?),
+    };
+    Ok(KafkaRule {
+        role,
+        api_key,
+        api_version,
+        client_id: optional(at, "clientID")?,
+        topic: topic(at)?,
+    })
+}
+
+fn topic(at: &At<'_>) -> Result<Option<String>> {
+    let Some(text) = optional(at, "topic")? else {
+        return Ok(None);
+    };
+    let known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if text.len() > NAME_MAX || !text.bytes().all(known) {
+        let at = at.need("topic", "a topic")?;
+        return Err(at.wrong(
+            format!("{text:?} is no topic"),
+            "at most 255 letters, digits, hyphens, underscores and dots",
+        ));
     }
-    Ok(())
+    Ok(Some(text))
 }
 
 /// `{matchName}` or `{matchPattern}`, as in DNS rules and `toFQDNs`.
-pub(super) fn name(at: &At<'_>) -> Result<()> {
+pub(super) fn name(at: &At<'_>) -> Result<DnsRule> {
     at.fields(&["matchName", "matchPattern"])?;
     let choice = at.exactly_one(&["matchName", "matchPattern"])?;
     let at = at.need(choice, "a name")?;
@@ -163,7 +314,11 @@ pub(super) fn name(at: &At<'_>) -> Result<()> {
         };
         return Err(at.wrong(format!("{text:?} is no name"), accepted));
     }
-    Ok(())
+    Ok(if star {
+        DnsRule::MatchPattern(text.to_owned())
+    } else {
+        DnsRule::MatchName(text.to_owned())
+    })
 }
 
 fn tls(context: &Context, at: &At<'_>, name: &str) -> Result<bool> {

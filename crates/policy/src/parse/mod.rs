@@ -25,6 +25,8 @@ pub struct Options {
     /// What rules say of `enableDefaultDeny` does not count (`enable-non-default-deny-policies=false`): who has entries in a direction
     /// denies what none allows.
     pub always_default_deny: bool,
+    /// The node has a proxy that enforces rules above the transport (`enable-l7-proxy`).
+    pub l7: bool,
 }
 
 /// Something in an object that cannot be taken as it is.
@@ -89,6 +91,15 @@ impl Context {
             path: at.path(),
             what: format!("{what} not enforced yet"),
             accepted: accepted.to_owned(),
+        });
+    }
+
+    /// As [`Self::not_enforced`], of what an option of the agent turns on.
+    fn off(&self, at: &At<'_>, what: &str, option: &str, accepted: &str) {
+        self.not_enforced.borrow_mut().push(Problem {
+            path: at.path(),
+            what: format!("{what} not enforced while {option} is false"),
+            accepted: format!("{accepted}, or {option}=true"),
         });
     }
 }

@@ -1,6 +1,7 @@
 //! Protocols and ports.
 use super::{Context, Result, cursor::At, l7};
-use crate::rule::{Action, Direction, Port, PortMatch, Protocol};
+use crate::rule::{Action, Direction, L7, Port, PortMatch, Protocol};
+use std::sync::Arc;
 
 /// Most ports of one item of `toPorts`.
 const MAX_PORTS: usize = 40;
@@ -42,8 +43,27 @@ pub(super) fn port_rule(context: &Context, at: &At<'_>, scope: Scope) -> Result<
         ));
     }
     let ports: Vec<PortMatch> = items.iter().map(port).collect::<Result<_>>()?;
-    l7::check(context, at, &ports, scope)?;
-    Ok(ports)
+    Ok(match l7::read(context, at, &ports, scope)? {
+        Some(l7) => ports
+            .iter()
+            .flat_map(|port| with_rules(port, &l7))
+            .collect(),
+        None => ports,
+    })
+}
+
+/// The port with its rules: of protocols that requests can be told apart in.
+fn with_rules(port: &PortMatch, l7: &Arc<L7>) -> Vec<PortMatch> {
+    let protocols = match port.protocol {
+        Some(protocol) => vec![protocol],
+        None => vec![Protocol::Tcp, Protocol::Udp],
+    };
+    let of = |protocol| PortMatch {
+        protocol: Some(protocol),
+        port: port.port.clone(),
+        l7: Some(l7.clone()),
+    };
+    protocols.into_iter().map(of).collect()
 }
 
 fn port(at: &At<'_>) -> Result<PortMatch> {
@@ -60,6 +80,7 @@ fn port(at: &At<'_>) -> Result<PortMatch> {
     Ok(PortMatch {
         protocol,
         port: with_end(at, port)?,
+        l7: None,
     })
 }
 

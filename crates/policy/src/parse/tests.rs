@@ -230,7 +230,11 @@ fn ports_are_numbers_ranges_or_names() {
             other => panic!("{other:?}"),
         }
     };
-    let of = |protocol, port| PortMatch { protocol, port };
+    let of = |protocol, port| PortMatch {
+        protocol,
+        port,
+        l7: None,
+    };
     let tcp = Some(Protocol::Tcp);
     assert_eq!(
         port(json!({"port": "80", "protocol": "TCP"})),

@@ -3,17 +3,18 @@ use super::{RuleRef, precedence::Precedence};
 use crate::kernel::{L4, prefixes};
 use crate::labels::RESERVED;
 use crate::rule::{
-    Action, CidrGroup, Direction, Entity, Entry, LabelSelector, Peer, Peers, Port, Protocol, Range,
-    Requirement, Rule, Service, ServicePeer, Traffic,
+    Action, CidrGroup, Direction, Entity, Entry, L7, LabelSelector, Peer, Peers, Port, Protocol,
+    Range, Requirement, Rule, Service, ServicePeer, Traffic,
 };
 use crate::selector::Selector;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A port by name, of one protocol or any.
 pub(super) type Named = (String, Option<Protocol>);
 
-/// What one entry says, with peers of type `S`.
+/// What one entry says of traffic without rules above the transport, or with the same ones, with peers of type `S`.
 #[derive(Clone, Debug)]
 pub(super) struct Term<S> {
     /// None for anybody.
@@ -22,6 +23,8 @@ pub(super) struct Term<S> {
     pub(super) guarded: bool,
     pub(super) l4: Box<[L4]>,
     pub(super) named: Box<[Named]>,
+    /// What peers may ask for; none for everything.
+    pub(super) l7: Option<Arc<L7>>,
     pub(super) precedence: Precedence,
     pub(super) action: Action,
     pub(super) source: RuleRef,
@@ -59,25 +62,34 @@ pub(super) fn section(
         .collect()
 }
 
-/// The terms of an entry: one for peers of whom more may be required, one for others.
+/// The terms of an entry: one for peers of whom more may be required, one for others; of all traffic with the same rules above
+/// the transport.
 fn terms(
     names: &Names<'_>,
     entry: &Entry,
     source: RuleRef,
     used: &mut BTreeSet<IpNet>,
 ) -> Vec<Term<Selector>> {
-    let (l4, named) = traffic(&entry.traffic);
-    let term = |peers, guarded| Term {
-        peers,
-        guarded,
-        l4: l4.clone().into(),
-        named: named.clone().into(),
-        precedence: Precedence::of(entry.tier, entry.action),
-        action: entry.action,
-        source,
+    let parts = traffic(&entry.traffic);
+    let of_peers = |peers: Option<Box<[Selector]>>, guarded| -> Vec<Term<Selector>> {
+        let term = |part: &Part| Term {
+            peers: peers.clone(),
+            guarded,
+            l4: part.l4.clone().into(),
+            named: part.named.clone().into(),
+            l7: part.l7.clone(),
+            precedence: Precedence::of(
+                entry.tier,
+                entry.action,
+                part.l7.as_ref().map(|l7| l7.rules.kind()),
+            ),
+            action: entry.action,
+            source,
+        };
+        parts.iter().map(term).collect()
     };
     let Peers::Of(list) = &entry.peers else {
-        return vec![term(None, false)];
+        return of_peers(None, false);
     };
     let (guarded, free): (Vec<&Peer>, Vec<&Peer>) =
         list.iter().partition(|peer| entry.is_required_of(peer));
@@ -90,10 +102,10 @@ fn terms(
     };
     let mut terms = Vec::new();
     if !guarded.is_empty() {
-        terms.push(term(Some(selected(&guarded)), true));
+        terms.extend(of_peers(Some(selected(&guarded)), true));
     }
     if !free.is_empty() || guarded.is_empty() {
-        terms.push(term(Some(selected(&free)), false));
+        terms.extend(of_peers(Some(selected(&free)), false));
     }
     terms
 }
@@ -110,23 +122,46 @@ pub(super) fn prefixes_of(names: &Names<'_>, rule: &Rule) -> BTreeSet<IpNet> {
     used
 }
 
-fn traffic(traffic: &Traffic) -> (Vec<L4>, Vec<Named>) {
-    let (mut l4, mut named) = (Vec::new(), Vec::new());
+/// Traffic with the same rules above the transport.
+#[derive(Default)]
+struct Part {
+    l4: Vec<L4>,
+    named: Vec<Named>,
+    l7: Option<Arc<L7>>,
+}
+
+fn traffic(traffic: &Traffic) -> Vec<Part> {
+    let mut parts = vec![Part::default()];
     match traffic {
-        Traffic::All => l4.push(L4::ALL),
-        Traffic::Icmp(list) => l4.extend(list.iter().map(|icmp| L4::icmp(icmp.v6, icmp.kind))),
+        Traffic::All => parts[0].l4.push(L4::ALL),
+        Traffic::Icmp(list) => {
+            let all = list.iter().map(|icmp| L4::icmp(icmp.v6, icmp.kind));
+            parts[0].l4.extend(all);
+        }
         Traffic::Ports(list) => {
+            parts.clear();
             for port in list {
-                l4.extend(prefixes(port));
+                let same = parts.iter().position(|part| part.l7 == port.l7);
+                let at = same.unwrap_or(parts.len());
+                if same.is_none() {
+                    let l7 = port.l7.clone();
+                    parts.push(Part {
+                        l7,
+                        ..Part::default()
+                    });
+                }
+                parts[at].l4.extend(prefixes(port));
                 if let Port::Named(name) = &port.port {
-                    named.push((name.clone(), port.protocol));
+                    parts[at].named.push((name.clone(), port.protocol));
                 }
             }
         }
     }
-    l4.sort_unstable();
-    l4.dedup();
-    (l4, named)
+    for part in &mut parts {
+        part.l4.sort_unstable();
+        part.l4.dedup();
+    }
+    parts
 }
 
 /// The selectors of which one must match.

@@ -45,6 +45,8 @@ pub struct Diff {
     pub ops: Vec<Op>,
     /// Subjects of these rows, whose epochs must change once the rows are in place.
     pub subjects: BTreeSet<u32>,
+    /// Subjects of whom the proxy has to know other rules, see [`super::Engine::proxy_rules`]; those that are gone, too.
+    pub proxy_rules: BTreeSet<u32>,
     /// Prefixes that rules name now: each needs an identity, see [`crate::identity::Metadata`].
     pub prefixes_added: Vec<IpNet>,
     /// Prefixes that no rule names any longer.

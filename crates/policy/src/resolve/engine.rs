@@ -3,7 +3,7 @@ use super::RuleRef;
 use super::compile::Term;
 use super::diff::{Cost, Diff, Op, Phase};
 use super::origin::{Origin, Origins};
-use super::subjects::{Kept, State, Subject};
+use super::subjects::{State, Subject};
 use super::writes;
 use crate::Settings;
 use crate::kernel::{Key, Verdict};
@@ -117,6 +117,7 @@ impl Engine {
         let mut diff = Diff {
             ops: writes::in_order(work.ops),
             subjects: work.subjects,
+            proxy_rules: work.proxy_rules,
             cost: work.cost,
             ..Diff::default()
         };
@@ -231,14 +232,17 @@ impl Engine {
     }
 
     fn set_subject(&mut self, number: u32, subject: Subject) {
-        let rows = match self.subjects.get(&number) {
+        let before = match self.subjects.get(&number) {
             Some(known) if known.subject == subject => return,
             Some(_) => self.detach_subject(number),
-            None => Default::default(),
+            None => None,
         };
         let (mut state, facts) = State::new(subject);
-        for (side, rows) in state.sides.iter_mut().zip(rows) {
-            side.rows = rows;
+        if let Some(before) = before {
+            for (side, old) in state.sides.iter_mut().zip(before.sides) {
+                side.rows = old.rows;
+            }
+            state.proxy = before.proxy;
         }
         self.about.insert(number, facts);
         self.subjects.insert(number, state);
@@ -256,8 +260,8 @@ impl Engine {
         self.mark_all(number);
     }
 
-    /// Takes a subject away but for its rows, which are given back.
-    fn detach_subject(&mut self, number: u32) -> [BTreeMap<u32, Box<[Kept]>>; 2] {
+    /// Takes a subject away; its rows and what the proxy knows of it are to be seen to.
+    fn detach_subject(&mut self, number: u32) -> Option<State> {
         let rules = self
             .subjects
             .get(&number)
@@ -267,17 +271,19 @@ impl Engine {
             self.detach(rule, number);
         }
         self.about.remove(number);
-        match self.subjects.remove(&number) {
-            Some(state) => state.sides.map(|side| side.rows),
-            None => Default::default(),
-        }
+        self.subjects.remove(&number)
     }
 
     fn remove_subject(&mut self, number: u32, work: &mut Work) {
-        let rows = self.detach_subject(number);
-        for (direction, rows) in Direction::BOTH.into_iter().zip(rows) {
+        let Some(state) = self.detach_subject(number) else {
+            return;
+        };
+        if state.proxy.iter().any(|rules| !rules.is_empty()) {
+            work.proxy_rules.insert(number);
+        }
+        for (direction, side) in Direction::BOTH.into_iter().zip(state.sides) {
             self.dirty.remove(&(number, direction));
-            for (remote, kept) in rows {
+            for (remote, kept) in side.rows {
                 work.subjects.insert(number);
                 for row in kept {
                     self.origins.release(row.origin);
@@ -331,6 +337,7 @@ impl Engine {
 pub(super) struct Work {
     ops: Vec<(Phase, Op)>,
     subjects: BTreeSet<u32>,
+    pub(super) proxy_rules: BTreeSet<u32>,
     pub(super) cost: Cost,
 }
 

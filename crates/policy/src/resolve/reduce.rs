@@ -1,7 +1,7 @@
 //! From all that is said about one remote identity to the rows for it.
 use super::{RuleRef, precedence::Precedence};
 use crate::kernel::{L4, Verdict};
-use crate::rule::Action;
+use crate::rule::{Action, L7Kind};
 
 /// One thing that is said of some traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,6 +9,8 @@ pub(super) struct Said {
     pub(super) l4: L4,
     pub(super) precedence: Precedence,
     pub(super) action: Action,
+    /// What the proxy has to see of it; what is allowed without may be part of the same traffic.
+    pub(super) l7: Option<L7Kind>,
     /// None where no rule says so.
     pub(super) source: Option<RuleRef>,
 }
@@ -18,6 +20,8 @@ pub(super) struct Said {
 pub(super) struct Row {
     pub(super) l4: L4,
     pub(super) verdict: Verdict,
+    /// It passes by way of the proxy.
+    pub(super) l7: Option<L7Kind>,
     pub(super) precedence: Precedence,
     /// Precedence of what is said, which a row that is worked out does not show.
     pub(super) decided_by: Precedence,
@@ -53,6 +57,7 @@ pub(super) fn rows(mut said: Vec<Said>) -> Vec<Row> {
         rows.push(Row {
             l4: first.l4,
             verdict: verdict(first.action),
+            l7: first.l7,
             precedence: first.precedence,
             decided_by: first.precedence,
             sources: sources(group, first.precedence),
@@ -96,6 +101,7 @@ pub(super) fn worked_out(said: &[Said], anybody: &[Said]) -> Vec<Row> {
             Row {
                 l4,
                 verdict: counts.map_or(Verdict::Unmatched, |one| verdict(one.action)),
+                l7: counts.and_then(|one| one.l7),
                 precedence: Precedence::FINAL,
                 decided_by,
                 sources: sources(&about, decided_by),
@@ -116,8 +122,9 @@ mod tests {
     fn said(l4: L4, action: Action) -> Said {
         Said {
             l4,
-            precedence: Precedence::of(Tier::Normal, action),
+            precedence: Precedence::of(Tier::Normal, action, None),
             action,
+            l7: None,
             source: None,
         }
     }
@@ -156,8 +163,9 @@ mod tests {
         let tier = |index| Tier::Admin { priority: 1, index };
         let admin = |l4, index, action| Said {
             l4,
-            precedence: Precedence::of(tier(index), action),
+            precedence: Precedence::of(tier(index), action, None),
             action,
+            l7: None,
             source: None,
         };
         let exact = [

@@ -198,6 +198,7 @@ impl Engine {
             guarded: term.guarded,
             l4: term.l4,
             named: term.named,
+            l7: term.l7,
             precedence: term.precedence,
             action: term.action,
             source: term.source,
@@ -337,6 +338,11 @@ impl Edit<'_> {
     }
 
     fn term(&mut self, place: TermId, term: &Term<SelectorId>) {
+        if term.l7.is_some() && self.attach {
+            self.side.l7 += 1;
+        } else if term.l7.is_some() {
+            self.side.l7 = self.side.l7.saturating_sub(1);
+        }
         let Some(peers) = &term.peers else {
             edit(&mut self.side.any, place, self.attach);
             self.dirty.remotes.insert(ANYBODY);
@@ -390,7 +396,7 @@ impl Edit<'_> {
 }
 
 /// True if some of the rules are of the baseline tier.
-fn has_baseline(
+pub(super) fn has_baseline(
     rules: &BTreeSet<RuleId>,
     compiled: &BTreeMap<RuleId, Compiled>,
     direction: Direction,

@@ -24,6 +24,7 @@ pub fn localhost_row(subject: u32) -> (Key, Value) {
     };
     let value = Value {
         verdict: Verdict::Allow,
+        l7: None,
         precedence: Precedence::LOCALHOST.0,
         origin: LOCALHOST,
     };
@@ -78,6 +79,11 @@ impl Engine {
             };
             found.push((remote, rows, passes));
         }
+        let proxy = self.proxy_side(&ask);
+        if *state.proxy[direction.index()] != *proxy {
+            state.proxy[direction.index()] = proxy.into();
+            work.proxy_rules.insert(number);
+        }
         let side = &mut state.sides[direction.index()];
         for (remote, rows, passes) in found {
             if passes {
@@ -115,6 +121,7 @@ impl Engine {
             l4: L4::ALL,
             precedence,
             action: Action::Allow,
+            l7: None,
             source: None,
         };
         if ask.enforcement != Enforcement::DefaultDeny && remote == ANYBODY {
@@ -132,18 +139,13 @@ impl Engine {
         }
         let side = &ask.state.sides[ask.direction.index()];
         let matching = self.peers.matching(remote);
-        let lacks = |term: &Term<SelectorId>| {
-            let mut required = side.requires.keys();
-            let is_lacking = |(action, selector): &(Action, SelectorId)| {
-                *action == term.action && !matching.contains(selector)
-            };
-            term.guarded && required.any(is_lacking)
-        };
         let mut add = |term: &TermId, with_l4: bool| {
             cost.terms += 1;
             if let Some(term) = self.term(*term, ask.direction) {
                 let before_baseline = ask.enforcement == Enforcement::DefaultDeny;
-                if !(before_baseline && term.precedence.is_baseline() || lacks(term)) {
+                if !(before_baseline && term.precedence.is_baseline()
+                    || self.lacks(side, term, remote))
+                {
                     self.add_term(ask, term, remote, with_l4, &mut said);
                 }
             }
@@ -163,7 +165,11 @@ impl Engine {
         said
     }
 
-    fn term(&self, (rule, index): TermId, direction: Direction) -> Option<&Term<SelectorId>> {
+    pub(super) fn term(
+        &self,
+        (rule, index): TermId,
+        direction: Direction,
+    ) -> Option<&Term<SelectorId>> {
         self.rules.get(&rule)?.terms[direction.index()].get(usize::from(index))
     }
 
@@ -180,6 +186,7 @@ impl Engine {
                 l4,
                 precedence: term.precedence,
                 action: term.action,
+                l7: term.l7.as_ref().map(|l7| l7.rules.kind()),
                 source: Some(term.source),
             });
         };
@@ -231,6 +238,7 @@ impl Engine {
         Kept {
             l4: row.l4,
             verdict: row.verdict,
+            l7: row.l7,
             precedence: row.precedence.0,
             origin,
         }
@@ -238,8 +246,8 @@ impl Engine {
 }
 
 /// For whom and in which direction something is asked.
-struct Ask<'a> {
-    state: &'a State,
-    direction: Direction,
-    enforcement: Enforcement,
+pub(super) struct Ask<'a> {
+    pub(super) state: &'a State,
+    pub(super) direction: Direction,
+    pub(super) enforcement: Enforcement,
 }

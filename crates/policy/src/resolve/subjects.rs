@@ -1,12 +1,14 @@
 //! Whom policy is enforced for: endpoints of one identity together, since they share their rows.
 use super::engine::RuleId;
+use super::proxy::ProxyRules;
 use crate::kernel::{L4, Value, Verdict};
 use crate::labels::{Facts, RESERVED};
-use crate::rule::{Action, Direction, NamedPorts};
+use crate::rule::{Action, Direction, L7Kind, NamedPorts};
 use crate::selector::SelectorId;
 use crate::{Mode, Settings};
 use model::Labels;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// A subject: what endpoints need to have in common to share rows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,6 +48,7 @@ impl Enforcement {
 pub(super) struct Kept {
     pub(super) l4: L4,
     pub(super) verdict: Verdict,
+    pub(super) l7: Option<L7Kind>,
     pub(super) precedence: u32,
     pub(super) origin: u32,
 }
@@ -55,6 +58,7 @@ impl Kept {
         Self {
             l4,
             verdict: value.verdict,
+            l7: value.l7,
             precedence: value.precedence,
             origin: value.origin,
         }
@@ -63,6 +67,7 @@ impl Kept {
     pub(super) const fn value(&self) -> Value {
         Value {
             verdict: self.verdict,
+            l7: self.l7,
             precedence: self.precedence,
             origin: self.origin,
         }
@@ -85,6 +90,8 @@ pub(super) struct Side {
     pub(super) any: Vec<TermId>,
     /// Those of them with ports that the peer names.
     pub(super) any_named: Vec<TermId>,
+    /// How many terms have rules above the transport.
+    pub(super) l7: u32,
     /// Rows by remote.
     pub(super) rows: BTreeMap<u32, Box<[Kept]>>,
     /// Remotes whose rows hold what is said of anybody, too.
@@ -100,6 +107,8 @@ pub(super) struct State {
     is_health: bool,
     pub(super) rules: BTreeSet<RuleId>,
     pub(super) sides: [Side; 2],
+    /// What the proxy has to know of the subject, by direction.
+    pub(super) proxy: [Arc<[ProxyRules]>; 2],
 }
 
 impl State {
@@ -112,6 +121,7 @@ impl State {
             is_health: facts.has(RESERVED, "health"),
             rules: BTreeSet::new(),
             sides: [Side::default(), Side::default()],
+            proxy: Default::default(),
         };
         (state, facts)
     }

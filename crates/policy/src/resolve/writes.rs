@@ -124,6 +124,7 @@ mod tests {
         };
         let value = Value {
             verdict,
+            l7: None,
             precedence: 1,
             origin: 20,
         };

@@ -2,15 +2,20 @@
 //! not matched, named ports and groups are names.
 mod entity;
 mod inputs;
+mod l7;
 mod labels;
 
 pub use entity::Entity;
 pub use inputs::{CidrGroup, NamedPort, NamedPorts, Service};
+pub use l7::{
+    DnsRule, HeaderRule, HttpRule, KAFKA_REQUESTS, KafkaRole, KafkaRule, L7, L7Kind, L7Rules,
+    Mismatch,
+};
 pub use labels::{LabelSelector, Requirement, Test};
 pub use model::Protocol;
 
 use ipnet::IpNet;
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// The kinds of objects that hold policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -409,6 +414,8 @@ pub struct PortMatch {
     pub protocol: Option<Protocol>,
     /// The ports.
     pub port: Port,
+    /// What may be asked for there; none for everything. Of TCP, and of UDP for DNS.
+    pub l7: Option<Arc<L7>>,
 }
 
 /// Ports by number or name.

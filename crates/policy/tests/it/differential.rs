@@ -32,7 +32,7 @@ proptest! {
                     .map
                     .iter()
                     .filter(|(key, _)| key.subject == ask.subject && key.direction == ask.direction)
-                    .map(|(key, value)| format!("{} {}: {:?} {:x}", key.remote, key.l4, value.verdict, value.precedence))
+                    .map(|(key, value)| format!("{} {}: {:?} {:?} {:x}", key.remote, key.l4, value.verdict, value.l7, value.precedence))
                     .collect();
                 return Err(TestCaseError::fail(format!("{difference}\n{rows:#?}")));
             }
@@ -52,7 +52,7 @@ fn the_questions_reach_every_kind_of_decision() {
         prop::collection::vec(object(), 1..8),
         asks(QUESTIONS),
     );
-    for _ in 0..60 {
+    for _ in 0..100 {
         let (settings, objects, asks) = inputs.new_tree(&mut runner).unwrap().current();
         let mut world = World::new(settings, true);
         world.apply(
@@ -68,6 +68,11 @@ fn the_questions_reach_every_kind_of_decision() {
                     kind if kind.contains("Admin") => "allowed by admin",
                     _ => "allowed",
                 },
+                Decision::AllowedVia(via) => match (via.kind, via.all) {
+                    _ if !via.conflicts.is_empty() => "conflict",
+                    (_, true) => "by way of the proxy, everything",
+                    (kind, false) => kind.text(),
+                },
                 Decision::Denied(rules) => match rules[0].policy.kind.text() {
                     kind if kind.contains("Admin") => "denied by admin",
                     _ => "denied",
@@ -78,6 +83,6 @@ fn the_questions_reach_every_kind_of_decision() {
             *seen.entry(kind).or_default() += 1;
         }
     }
-    assert_eq!(seen.len(), 7, "{seen:?}");
-    assert!(seen.values().all(|count| *count > 100), "{seen:?}");
+    assert_eq!(seen.len(), 12, "{seen:?}");
+    assert!(seen.values().all(|count| *count > 10), "{seen:?}");
 }

@@ -1,9 +1,9 @@
 //! What people are told.
 use crate::world::{World, policy};
 use hypha_policy::Settings;
-use hypha_policy::explain::{pair_changes, why};
+use hypha_policy::explain::{PairChange, Span, Turn, pair_changes, why};
 use hypha_policy::reference::{End, Model, Packet};
-use hypha_policy::resolve::Change;
+use hypha_policy::resolve::{Change, Engine};
 use hypha_policy::rule::{Direction, NamedPorts, Policy};
 use model::Labels;
 use proptest::prelude::*;
@@ -105,21 +105,86 @@ fn a_change_is_told_as_pairs() {
             let traffic: Vec<_> = change.traffic.iter().map(ToString::to_string).collect();
             format!(
                 "{} {} {} {}",
+                change.turn.sign(),
                 change.source,
                 change.destination,
                 traffic.join(","),
-                change.opened
             )
         })
         .collect();
     // 1001 is web with tier x, 1002 and 1003 are db.
-    assert_eq!(
-        told,
-        ["1001 1002 91-99/TCP true", "1001 1003 91-99/TCP true"]
-    );
+    assert_eq!(told, ["+ 1001 1002 91-99/TCP", "+ 1001 1003 91-99/TCP"]);
     let back = pair_changes(&world.engine, &before);
-    assert!(back.len() == 2 && back.iter().all(|change| !change.opened));
+    assert!(back.len() == 2 && back.iter().all(|change| change.turn == Turn::Closed));
     assert!(pair_changes(&before, &before).is_empty());
+}
+
+#[test]
+fn what_is_asked_for_is_told_where_connections_pass_as_before() {
+    let spec = |rules: Value| {
+        let mut item = json!({"ports": [{"port": "80", "protocol": "TCP"}]});
+        if !rules.is_null() {
+            item["rules"] = json!({"http": [rules]});
+        }
+        json!({"endpointSelector": {"matchLabels": {"app": "db"}}, "ingress": [
+            {"fromEndpoints": [{"matchLabels": {"app": "web", "tier": "x"}}], "toPorts": [item]}]})
+    };
+    let engine = |rules: Value| {
+        let mut world = World::new(Settings::default(), true);
+        world.apply(vec![Change::Policy(cnp("p", spec(rules)))]);
+        world.engine
+    };
+    let told = |before: &Engine, after: &Engine| -> Vec<String> {
+        let changes = pair_changes(before, after).into_iter();
+        let text = |change: PairChange| {
+            format!(
+                "{} {} {}",
+                change.turn.sign(),
+                change.destination,
+                Span::words(&change.traffic).join(",")
+            )
+        };
+        changes.map(text).collect()
+    };
+    let (plain, get, post) = (
+        engine(json!(null)),
+        engine(json!({"method": "GET"})),
+        engine(json!({"method": "POST"})),
+    );
+    let both = ["~ 1002 80/TCP", "~ 1003 80/TCP"];
+    assert_eq!(told(&plain, &get), both);
+    assert_eq!(told(&get, &post), both);
+    assert_eq!(told(&get, &plain), both);
+    assert!(told(&get, &get.clone()).is_empty());
+}
+
+#[test]
+fn the_proxy_and_its_rules_are_named() {
+    let spec = |rules: Value| {
+        json!({"endpointSelector": {"matchLabels": {"app": "db"}}, "ingress": [
+            {"fromEndpoints": [{"matchLabels": {"app": "web"}}], "toPorts": [{"ports": [{"port": "80", "protocol": "TCP"}], "rules": rules}]}]})
+    };
+    let http = cnp("get", spec(json!({"http": [{"method": "GET"}]})));
+    let said = answer(std::slice::from_ref(&http), &WEB, &DB, tcp(80));
+    let place = "CiliumNetworkPolicy a/get: spec.ingress[0].toPorts[0].rules.http";
+    assert!(
+        said.ends_with(&format!(
+            "ingress: allowed by way of the proxy: http rules {place}"
+        )),
+        "{said}"
+    );
+    let plain = cnp(
+        "all",
+        json!({"endpointSelector": {}, "ingress": [{"toPorts": [{"ports": [{"port": "80"}]}]}]}),
+    );
+    let said = answer(&[http.clone(), plain], &WEB, &DB, tcp(80));
+    assert!(
+        said.contains("allowed by way of the proxy, every http request"),
+        "{said}"
+    );
+    let kafka = cnp("read", spec(json!({"kafka": [{"role": "consume"}]})));
+    let said = answer(&[http, kafka], &WEB, &DB, tcp(80));
+    assert!(said.contains("a/get: spec.ingress[0].toPorts[0].rules.http is of another kind and allows nothing here"), "{said}");
 }
 
 proptest! {
@@ -160,7 +225,11 @@ proptest! {
             let expected = (passes(&before), passes(&world.engine));
             match told {
                 None => prop_assert_eq!(expected.0, expected.1),
-                Some(change) => prop_assert_eq!(expected, (!change.opened, change.opened)),
+                Some(change) => prop_assert_eq!(expected, match change.turn {
+                    Turn::Opened => (false, true),
+                    Turn::Closed => (true, false),
+                    Turn::Requests => (true, true),
+                }),
             }
         }
     }

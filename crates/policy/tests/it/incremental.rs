@@ -1,12 +1,13 @@
 //! Step by step comes to the same as all at once, and no step opens more than it should on the way.
 use crate::generate::{asks, group, object, settings, some_service};
-use crate::world::{Ask, Remote, World, members, plain, policy};
+use crate::world::{Ask, Remote, World, members, plain, policy, proxy_rules};
 use hypha_policy::Settings;
 use hypha_policy::kernel::{ANYBODY, Key, Map, Question, Verdict};
 use hypha_policy::resolve::{Change, Diff, Op, Subject, transition};
-use hypha_policy::rule::{Direction, NamedPorts};
+use hypha_policy::rule::{Direction, L7Kind, NamedPorts};
 use proptest::prelude::*;
 use serde_json::json;
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -74,8 +75,12 @@ fn change(world: &World, step: Step) -> Option<Change> {
 fn check_every_moment(before: &Map, diff: &Diff, questions: &[Question]) -> Result<(), String> {
     let mut after = before.clone();
     diff.write(&mut after);
-    let passes = |map: &Map, question: &Question| map.ask(question).verdict == Verdict::Allow;
-    let fixed: Vec<(&Question, bool)> = questions
+    // Passing by way of the proxy is another thing than passing past it.
+    let passes = |map: &Map, question: &Question| {
+        let outcome = map.ask(question);
+        (outcome.verdict == Verdict::Allow, outcome.l7)
+    };
+    let fixed: Vec<(&Question, (bool, Option<L7Kind>))> = questions
         .iter()
         .filter_map(|question| {
             let verdict = passes(before, question);
@@ -104,7 +109,7 @@ fn check_every_moment(before: &Map, diff: &Diff, questions: &[Question]) -> Resu
                     .filter(|(Op::Put(key, _) | Op::Delete(key))| concerns(key))
                     .collect();
                 return Err(format!(
-                    "{question:?} is {verdict} before and after, but not after {op:?}\n{ops:#?}"
+                    "{question:?} is {verdict:?} before and after, but not after {op:?}\n{ops:#?}"
                 ));
             }
         }
@@ -125,6 +130,11 @@ fn question(world: &World, ask: &Ask) -> Question {
     }
 }
 
+fn subjects(world: &World) -> impl Iterator<Item = u32> {
+    let all: Vec<u32> = world.engine.subjects().map(|(number, _)| number).collect();
+    all.into_iter()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: crate::world::cases(120), max_shrink_iters: 5_000, ..ProptestConfig::default() })]
 
@@ -138,13 +148,19 @@ proptest! {
         for step in steps {
             let Some(change) = change(&world, step) else { continue };
             let before = world.map.clone();
+            let told: BTreeMap<u32, _> = subjects(&world).map(|one| (one, world.engine.proxy_rules(one))).collect();
             let diff = world.apply(vec![change]);
+            for subject in told.keys().copied().chain(subjects(&world)).filter(|one| !world.told.contains(one)) {
+                let before = told.get(&subject).cloned().unwrap_or_default();
+                prop_assert_eq!(before, world.engine.proxy_rules(subject), "changed untold");
+            }
             let questions: Vec<Question> = asks.0.iter().map(|ask| question(&world, ask)).collect();
             check_every_moment(&before, &diff, &questions).map_err(TestCaseError::fail)?;
             prop_assert_eq!(&world.map, &world.engine.map());
         }
         let fresh = world.known.fresh();
         prop_assert_eq!(plain(&world.engine), plain(&fresh));
+        prop_assert_eq!(proxy_rules(&world.engine), proxy_rules(&fresh));
         // Whoever starts anew finds the rows as they should be.
         prop_assert!(transition(world.engine.rows(), fresh.rows()).is_empty());
         prop_assert_eq!(world.engine.origins(), fresh.origins());
@@ -156,6 +172,7 @@ proptest! {
         let names: Vec<_> = world.known.policies.keys().cloned().collect();
         world.apply(names.into_iter().map(Change::PolicyGone).collect());
         prop_assert_eq!(world.engine.origins(), 0);
+        prop_assert!(proxy_rules(&world.engine).is_empty());
         prop_assert_eq!(world.engine.selectors().count(), 0);
         prop_assert_eq!(world.engine.prefixes().count(), 0);
     }

@@ -8,6 +8,7 @@ mod explain;
 mod generate;
 mod incremental;
 mod kubernetes;
+mod layer7;
 mod requires;
 mod scenarios;
 mod world;

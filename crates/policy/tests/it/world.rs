@@ -1,10 +1,10 @@
 //! A small cluster: who is in it, what is known of it, and the engine that is told.
 use hypha_policy::identity::{Info, Metadata, Resolved, Source, world_labels, world_of};
 use hypha_policy::kernel::{Map, Question, Verdict};
-use hypha_policy::reference::{Decision, End, Model, Packet, RuleSource};
+use hypha_policy::reference::{Decision, End, Model, Packet, RuleSource, Via};
 use hypha_policy::resolve::{Change, Diff, Engine, Origin, Subject};
 use hypha_policy::rule::{
-    CidrGroup, Direction, NamedPort, NamedPorts, Policy, PolicyName, Protocol, Service,
+    CidrGroup, Direction, L7Kind, NamedPort, NamedPorts, Policy, PolicyName, Protocol, Service,
 };
 use hypha_policy::{Settings, parse};
 use ipnet::IpNet;
@@ -206,6 +206,8 @@ pub struct World {
     pub prefixes: BTreeMap<IpNet, u32>,
     pub both_families: bool,
     next: u32,
+    /// Subjects of which the last changes said that the proxy has to know something else.
+    pub told: BTreeSet<u32>,
 }
 
 impl World {
@@ -247,6 +249,7 @@ impl World {
             prefixes: BTreeMap::new(),
             both_families,
             next: FIRST_LOCAL,
+            told: BTreeSet::new(),
         };
         let of_world = world_labels(true, both_families);
         let changes = of_world
@@ -276,11 +279,17 @@ impl World {
 
     /// Applies changes, and gives prefixes that rules name their identities.
     pub fn apply(&mut self, changes: Vec<Change>) -> Diff {
+        self.told.clear();
+        self.step(changes)
+    }
+
+    fn step(&mut self, changes: Vec<Change>) -> Diff {
         for change in &changes {
             self.known.take(change);
         }
         let diff = self.engine.apply(changes);
         diff.write(&mut self.map);
+        self.told.extend(&diff.proxy_rules);
         let mut more = Vec::new();
         for prefix in &diff.prefixes_added {
             let none = Info::Labels(Labels::default());
@@ -297,7 +306,7 @@ impl World {
             }
         }
         if !more.is_empty() {
-            self.apply(more);
+            self.step(more);
         }
         diff
     }
@@ -376,23 +385,72 @@ impl World {
             (Decision::Localhost, Origin::Localhost)
             | (Decision::NotAllowed, Origin::Nothing)
             | (Decision::NotEnforced, Origin::DefaultAllow) => true,
-            (Decision::Allowed(rules) | Decision::Denied(rules), Origin::Rules(refs)) => {
-                refs.iter().all(|place| {
-                    self.engine
-                        .source(*place)
-                        .is_some_and(|rule| rules.contains(&rule))
-                })
-            }
+            (
+                Decision::Allowed(rules)
+                | Decision::Denied(rules)
+                | Decision::AllowedVia(Via { sources: rules, .. }),
+                Origin::Rules(refs),
+            ) => refs.iter().all(|place| {
+                self.engine
+                    .source(*place)
+                    .is_some_and(|rule| rules.contains(&rule))
+            }),
             _ => false,
         };
-        if outcome.verdict == verdict && agree && self.engine.ask(&question) == Some(outcome) {
+        let via = match &decision {
+            Decision::AllowedVia(via) => Some(via),
+            _ => None,
+        };
+        let said = via.map(|via| (via.all, allowed(via)));
+        let known = via.map(|via| self.proxy_allows(&question, via.kind));
+        if outcome.verdict == verdict
+            && outcome.l7 == via.map(|via| via.kind)
+            && said == known
+            && agree
+            && self.engine.ask(&question) == Some(outcome)
+        {
             return Ok(decision);
         }
         Err(format!(
-            "{ask:?} (identity {remote_id}): the model says {decision:?}, the map {outcome:?} by {:?}",
+            "{ask:?} (identity {remote_id}): the model says {decision:?}, the map {outcome:?} by {:?}, the proxy {known:?}",
             rules(&self.engine, outcome.origin)
         ))
     }
+
+    /// What the proxy lets a peer ask for: whether everything, and the rules of a kind.
+    fn proxy_allows(&self, question: &Question, kind: L7Kind) -> (bool, BTreeSet<String>) {
+        let port = question.port.unwrap_or_default();
+        let all = self.engine.proxy_rules(question.subject);
+        let covering = || {
+            all.iter().filter(|rules| {
+                rules.covers(question.direction, question.protocol, port, question.remote)
+            })
+        };
+        let of_kind = covering().filter_map(|one| {
+            let rules = one.rules.as_ref().filter(|rules| rules.kind() == kind)?;
+            Some(format!("{} {rules:?}", one.origin))
+        });
+        (covering().any(|one| one.rules.is_none()), of_kind.collect())
+    }
+}
+
+/// The rules of which one must be met, as the proxy names them.
+fn allowed(via: &Via) -> BTreeSet<String> {
+    let rules = via.rules.iter();
+    rules
+        .map(|(policy, l7)| format!("{policy}: {} {:?}", l7.path, l7.rules))
+        .collect()
+}
+
+/// What the proxy has to know, whatever the order in which policies came.
+pub fn proxy_rules(engine: &Engine) -> BTreeSet<String> {
+    let subjects = engine.subjects().map(|(number, _)| number);
+    let all = subjects.flat_map(|subject| {
+        let rules = engine.proxy_rules(subject);
+        let rules = rules.iter().map(|one| format!("{subject} {one:?}"));
+        rules.collect::<Vec<_>>()
+    });
+    all.collect()
 }
 
 /// The rules behind an origin, for comparison and people.
@@ -413,8 +471,8 @@ pub fn plain(engine: &Engine) -> BTreeSet<String> {
         .map(|(key, value)| {
             let mut rules = rules(engine, value.origin);
             rules.sort();
-            let (verdict, precedence) = (value.verdict, value.precedence);
-            format!("{key:?} {verdict:?} {precedence:x} {rules:?}")
+            let (verdict, l7, precedence) = (value.verdict, value.l7, value.precedence);
+            format!("{key:?} {verdict:?} {l7:?} {precedence:x} {rules:?}")
         })
         .collect()
 }
@@ -438,6 +496,7 @@ pub fn policy(object: &Value) -> Policy {
     let options = parse::Options {
         node_selector_labels: true,
         always_default_deny: false,
+        l7: true,
     };
     match parse::policy(object, options) {
         Ok(policy) => policy,

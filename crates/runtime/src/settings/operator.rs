@@ -87,6 +87,8 @@ settings! {
     "labels" labels: String = String::new();
     /// Rules may select nodes by their labels, as for the agents.
     "enable-node-selector-labels" enable_node_selector_labels: bool = false;
+    /// Agents enforce what policies say of requests, as for the agents.
+    "enable-l7-proxy" enable_l7_proxy: bool = false;
     /// Numbers from 128 to 255 for pods with the label io.cilium.fixed-identity, as for the agents.
     "fixed-identity-mapping" fixed_identity_mapping: String = String::new();
     /// Name of this cluster, part of every pod's identity.

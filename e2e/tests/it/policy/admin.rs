@@ -200,7 +200,7 @@ fn refused(sh: &Shell) {
             "later",
             "  - toPorts:\n    - ports: [{port: \"80\", protocol: TCP}]\n      rules:\n        http: [{path: /}]",
             9,
-            "spec.ingress[0].toPorts[0].rules: rules above the transport are not enforced yet",
+            "spec.ingress[0].toPorts[0].rules: rules above the transport are not enforced while enable-l7-proxy is false",
         ),
     ] {
         let text = format!(

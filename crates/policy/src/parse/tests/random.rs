@@ -92,7 +92,7 @@ proptest! {
         let (kind, version) = KINDS[kind];
         let object = json!({"kind": kind.text(), "apiVersion": version, "metadata": {"name": "default"}, "spec": spec});
         for object in [&object, &spec] {
-            for result in [policy(object, Options::default()), policy_of_kind(kind, object, Options { node_selector_labels: true, always_default_deny: true })] {
+            for result in [policy(object, Options::default()), policy_of_kind(kind, object, Options { node_selector_labels: true, always_default_deny: true, l7: true })] {
                 if let Err(error) = result {
                     prop_assert!(error.to_string().contains("accepted: "));
                 }

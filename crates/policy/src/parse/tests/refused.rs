@@ -1,5 +1,6 @@
 //! What is refused, with the words that the user reads.
 use super::*;
+use crate::rule::{DnsRule, L7Rules};
 
 /// Every way to be wrong that the semantics name, with the beginning of what the user reads.
 #[test]
@@ -370,9 +371,140 @@ fn what_is_not_enforced_is_refused_with_all_its_places() {
             "spec.egress[2].toGroups[0]",
         ]
     );
-    assert!(
-        problems
-            .iter()
-            .all(|problem| problem.what.ends_with("not enforced yet"))
+    let off = "rules above the transport are not enforced while enable-l7-proxy is false";
+    for problem in &problems {
+        let is_rules = problem.path.ends_with(".rules");
+        assert_eq!(problem.what == off, is_rules, "{problem}");
+        assert!(
+            is_rules || problem.what.ends_with("not enforced yet"),
+            "{problem}"
+        );
+        assert_eq!(problem.accepted.contains("enable-l7-proxy=true"), is_rules);
+    }
+}
+
+const L7: Options = Options {
+    node_selector_labels: false,
+    always_default_deny: false,
+    l7: true,
+};
+
+#[test]
+fn what_the_proxy_cannot_do_is_refused_where_there_is_one() {
+    let http = |rule: Value| json!({"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [rule]}});
+    let secret =
+        json!({"headerMatches": [{"name": "x", "secret": {"name": "s", "namespace": "n"}}]});
+    let dns = |protocol: &str| json!({"ports": [{"port": "53", "protocol": protocol}], "rules": {"dns": [{"matchName": "a.b"}]}});
+    let proto = json!({"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"l7proto": "x", "l7": [{"a": "b"}]}});
+    let to = |item: &Value| egress(json!({"toPorts": [item]}));
+    let table = [
+        (
+            to(&http(secret)),
+            "toPorts[0].rules.http[0].headerMatches[0].secret: values of headers from secrets are",
+        ),
+        (
+            to(&dns("SCTP")),
+            "toPorts[0].rules: dns rules over SCTP are",
+        ),
+        (
+            to(&proto),
+            "toPorts[0].rules.l7proto: rules of other parsers are",
+        ),
+        (
+            ccnp(json!({"nodeSelector": {}, "egress": [{"toPorts": [dns("UDP")]}]})),
+            "toPorts[0].rules: rules above the transport of nodes are",
+        ),
+    ];
+    for (object, text) in table {
+        let error = policy(&object, L7).unwrap_err();
+        assert!(matches!(error, Refused::NotEnforced(_)), "{error}");
+        let text = format!("spec.egress[0].{text} not enforced yet; accepted: ");
+        assert!(error.to_string().starts_with(&text), "{error}\n{text}");
+    }
+}
+
+#[test]
+fn rules_above_the_transport_that_say_nothing_sensible_are_named() {
+    let http = |rule: Value| json!({"http": [rule]});
+    let table = [
+        (json!({"http": []}), "http: is empty"),
+        (json!({"kafka": []}), "kafka: is empty"),
+        (
+            http(json!({"method": "(?:\\w{500}){500}"})),
+            "http[0].method: \"(?:\\\\w{500}){500}\" is too large a regular expression",
+        ),
+        (
+            http(json!({"headers": ["a b: c"]})),
+            "http[0].headers[0]: \"a b\" is no name of a header",
+        ),
+        (
+            http(json!({"headers": ["a: \u{7}"]})),
+            "http[0].headers[0]: the value cannot stand in a header",
+        ),
+        (
+            http(json!({"headerMatches": [{"name": "x", "mismatch": "ADD"}]})),
+            "http[0].headerMatches[0]: there is no value to be put in",
+        ),
+        (
+            http(json!({"headerMatches": [{"name": "x", "mismatch": "DROP"}]})),
+            "http[0].headerMatches[0].mismatch: \"DROP\" is not known",
+        ),
+        (
+            json!({"kafka": [{"apiKey": "eat"}]}),
+            "kafka[0].apiKey: \"eat\" is no request",
+        ),
+        (
+            json!({"kafka": [{"apiKey": "fetch", "role": "consume"}]}),
+            "kafka[0]: role and apiKey exclude each other",
+        ),
+        (
+            json!({"kafka": [{"topic": "a b"}]}),
+            "kafka[0].topic: \"a b\" is no topic",
+        ),
+        (
+            json!({"kafka": [{"apiVersion": "two"}]}),
+            "kafka[0]: apiVersion \"two\" is no version",
+        ),
+    ];
+    for (rules, text) in table {
+        let item = json!({"ports": [{"port": "80", "protocol": "TCP"}], "rules": rules});
+        let error = policy(&egress(json!({"toPorts": [item]})), L7)
+            .unwrap_err()
+            .to_string();
+        let text = format!("spec.egress[0].toPorts[0].rules.{text}");
+        assert!(error.starts_with(&text), "{error}\nshould be\n{text}");
+        assert!(error.contains("; accepted: "), "{error}");
+    }
+}
+
+#[test]
+fn rules_above_the_transport_are_read() {
+    let item = json!({"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [{"path": "/a", "method": "", "headers": ["X-A", "X-B: c"]}]}});
+    let dns = json!({"ports": [{"port": "53"}], "rules": {"dns": [{"matchName": "a.b"}, {"matchPattern": "*"}]}});
+    let read = policy(&egress(json!({"toPorts": [item, dns]})), L7).unwrap();
+    let Traffic::Ports(ports) = &read.rules[0].sections[1].entries[0].traffic else {
+        panic!("no ports");
+    };
+    let protocols: Vec<_> = ports.iter().map(|port| port.protocol.unwrap()).collect();
+    assert_eq!(protocols, [Protocol::Tcp, Protocol::Tcp, Protocol::Udp]);
+    let l7 = ports[0].l7.as_ref().unwrap();
+    assert_eq!(l7.path, "spec.egress[0].toPorts[0].rules.http");
+    let L7Rules::Http(rules) = &*l7.rules else {
+        panic!("another kind");
+    };
+    assert_eq!(
+        (rules[0].path.as_deref(), &rules[0].method),
+        (Some("/a"), &None)
     );
+    let headers: Vec<_> = rules[0]
+        .headers
+        .iter()
+        .map(|one| (one.name.as_str(), one.value.as_deref()))
+        .collect();
+    assert_eq!(headers, [("X-A", None), ("X-B", Some("c"))]);
+    let all = L7Rules::Dns(vec![
+        DnsRule::MatchName("a.b".to_owned()),
+        DnsRule::MatchPattern("*".to_owned()),
+    ]);
+    assert_eq!(*ports[1].l7.as_ref().unwrap().rules, all);
 }

@@ -138,9 +138,68 @@ fn cilium_port() -> impl Strategy<Value = Value> {
     })
 }
 
-fn cilium_traffic() -> impl Strategy<Value = Option<(&'static str, Value)>> {
-    let port_rule =
+/// Ports with rules above the transport.
+fn seen_ports(direction: Direction) -> impl Strategy<Value = Value> {
+    let usual = || select(vec![53_u16, 80, 80, 8080]);
+    let single = prop_oneof![
+        5 => usual().prop_map(|port| json!({"port": port.to_string()})),
+        1 => port_number().prop_map(|port| json!({"port": port.to_string()})),
+        1 => select(vec!["http", "dns"]).prop_map(|name| json!({"port": name})),
+    ];
+    let range = (1..=80_u16, port_number())
+        .prop_map(|(a, b)| json!({"port": a.min(b).to_string(), "endPort": a.max(b)}));
+    let tcp = prop_oneof![3 => single.clone(), 1 => range].prop_map(|mut port| {
+        port["protocol"] = json!("TCP");
+        port
+    });
+    let http = select(vec![
+        json!({"http": [{}]}),
+        json!({"http": [{"method": "GET", "path": "/a.*"}, {"headers": ["X-A: b"]}]}),
+        json!({"http": [{"headerMatches": [{"name": "x", "value": "y", "mismatch": "ADD"}]}]}),
+    ]);
+    let kafka = select(vec![
+        json!({"kafka": [{"role": "produce", "topic": "t"}]}),
+        json!({"kafka": [{"apiKey": "fetch"}]}),
+    ]);
+    let dns = select(vec![
+        json!({"dns": [{"matchPattern": "*.example.org"}]}),
+        json!({"dns": [{"matchName": "a.b"}]}),
+    ]);
+    let of_tcp = (
+        prop::collection::vec(tcp, 1..3),
+        prop_oneof![3 => http, 1 => kafka],
+    );
+    let of_tcp = of_tcp.prop_map(|(ports, rules)| json!({"ports": ports, "rules": rules}));
+    let protocol = select(vec![json!("ANY"), json!("UDP"), json!("TCP"), json!(null)]);
+    let of_dns =
+        (prop::collection::vec((single, protocol), 1..3), dns).prop_map(|(ports, rules)| {
+            let with = |(mut port, protocol): (Value, Value)| {
+                port["protocol"] = protocol;
+                port
+            };
+            let ports: Vec<Value> = ports.into_iter().map(with).collect();
+            json!({"ports": ports, "rules": rules})
+        });
+    match direction {
+        Direction::Ingress => of_tcp.boxed(),
+        Direction::Egress => prop_oneof![2 => of_tcp, 1 => of_dns].boxed(),
+    }
+}
+
+/// Entries that deny, and policies of nodes, have no rules above the transport.
+fn without_rules(entries: &mut [Value]) {
+    let ports = entries
+        .iter_mut()
+        .filter_map(|entry| entry.get_mut("toPorts")?.as_array_mut());
+    for item in ports.flatten().filter_map(Value::as_object_mut) {
+        item.remove("rules");
+    }
+}
+
+fn cilium_traffic(direction: Direction) -> impl Strategy<Value = Option<(&'static str, Value)>> {
+    let plain =
         prop::collection::vec(cilium_port(), 1..3).prop_map(|ports| json!({"ports": ports}));
+    let port_rule = prop_oneof![1 => plain, 1 => seen_ports(direction)];
     let kinds = prop_oneof![
         select(vec![
             json!("EchoRequest"),
@@ -176,23 +235,25 @@ fn required() -> impl Strategy<Value = Value> {
 fn cilium_entry(direction: Direction) -> impl Strategy<Value = Value> {
     let requires = prop::collection::vec(required(), 0..3);
     let requires = prop::option::weighted(0.12, requires);
-    (peers(direction), cilium_traffic(), requires).prop_map(move |(peers, traffic, requires)| {
-        let mut entry = json!({});
-        if let Some(requires) = requires {
-            let name = match direction {
-                Direction::Ingress => "fromRequires",
-                Direction::Egress => "toRequires",
-            };
-            entry[name] = json!(requires);
-        }
-        if let Some((name, value)) = peers {
-            entry[name] = value;
-        }
-        if let Some((name, value)) = traffic {
-            entry[name] = value;
-        }
-        entry
-    })
+    (peers(direction), cilium_traffic(direction), requires).prop_map(
+        move |(peers, traffic, requires)| {
+            let mut entry = json!({});
+            if let Some(requires) = requires {
+                let name = match direction {
+                    Direction::Ingress => "fromRequires",
+                    Direction::Egress => "toRequires",
+                };
+                entry[name] = json!(requires);
+            }
+            if let Some((name, value)) = peers {
+                entry[name] = value;
+            }
+            if let Some((name, value)) = traffic {
+                entry[name] = value;
+            }
+            entry
+        },
+    )
 }
 
 fn cilium_rule(clusterwide: bool) -> impl Strategy<Value = Value> {
@@ -228,7 +289,21 @@ fn cilium_rule(clusterwide: bool) -> impl Strategy<Value = Value> {
         ),
     )
         .prop_map(
-            |(subject, node, ingress, ingress_deny, egress, egress_deny, default)| {
+            |(
+                subject,
+                node,
+                mut ingress,
+                mut ingress_deny,
+                mut egress,
+                mut egress_deny,
+                default,
+            )| {
+                let denying = [&mut ingress_deny, &mut egress_deny].into_iter().flatten();
+                denying.for_each(|list| without_rules(list));
+                if node.is_some() {
+                    let all = [&mut ingress, &mut egress].into_iter().flatten();
+                    all.for_each(|list| without_rules(list));
+                }
                 let mut rule = match node {
                     Some(node) => json!({"nodeSelector": node}),
                     None => json!({"endpointSelector": subject}),
@@ -248,6 +323,57 @@ fn cilium_rule(clusterwide: bool) -> impl Strategy<Value = Value> {
                 rule
             },
         )
+}
+
+/// Policies whose rules above the transport meet each other, and plain ones, at a few ports.
+pub fn layer7() -> impl Strategy<Value = Value> {
+    let entry = |direction: Direction| {
+        let side = match direction {
+            Direction::Ingress => "from",
+            Direction::Egress => "to",
+        };
+        let peers = prop_oneof![
+            2 => Just(None),
+            2 => Just(Some(("Endpoints", json!([{}])))),
+            1 => Just(Some(("Endpoints", json!([{"matchLabels": {"app": "web"}}])))),
+            2 => select(vec!["all", "cluster", "world"]).prop_map(|name| Some(("Entities", json!([name])))),
+        ];
+        let plain = cilium_port().prop_map(|port| json!({"ports": [port]}));
+        let ports = prop_oneof![4 => seen_ports(direction), 1 => plain];
+        let ports = prop_oneof![8 => ports.prop_map(Some), 1 => Just(None)];
+        (peers, ports).prop_map(move |(peers, ports)| {
+            let mut entry = json!({});
+            if let Some((name, list)) = peers {
+                entry[format!("{side}{name}")] = list;
+            }
+            if let Some(ports) = ports {
+                entry["toPorts"] = json!([ports]);
+            }
+            entry
+        })
+    };
+    let subject = prop_oneof![
+        2 => Just(json!({})),
+        1 => select(vec!["web", "db"]).prop_map(|app| json!({"matchLabels": {"app": app}})),
+    ];
+    (
+        namespace(),
+        subject,
+        prop::collection::vec(entry(Direction::Ingress), 0..4),
+        prop::collection::vec(entry(Direction::Egress), 0..4),
+        any::<bool>(),
+    )
+        .prop_map(|(namespace, subject, ingress, egress, default_deny)| {
+            json!({
+                "apiVersion": "cilium.io/v2",
+                "kind": "CiliumNetworkPolicy",
+                "metadata": {"namespace": namespace},
+                "spec": {
+                    "endpointSelector": subject, "ingress": ingress, "egress": egress,
+                    "enableDefaultDeny": {"ingress": default_deny, "egress": default_deny},
+                },
+            })
+        })
 }
 
 pub fn cilium() -> impl Strategy<Value = Value> {

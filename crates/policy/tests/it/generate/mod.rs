@@ -2,7 +2,7 @@
 mod cilium;
 mod kubernetes;
 
-use cilium::cilium;
+use cilium::{cilium, layer7};
 use kubernetes::admin;
 pub use kubernetes::kubernetes;
 
@@ -133,7 +133,7 @@ fn port_number() -> impl Strategy<Value = u16> {
 
 /// A policy of any kind, under one of a few names.
 pub fn object() -> impl Strategy<Value = Value> {
-    let any_kind = prop_oneof![5 => cilium(), 3 => kubernetes(), 3 => admin()];
+    let any_kind = prop_oneof![4 => cilium(), 4 => layer7(), 3 => kubernetes(), 3 => admin()];
     (any_kind, 0..3).prop_map(|(mut object, number)| {
         if object["kind"] != "BaselineAdminNetworkPolicy" {
             object["metadata"]["name"] = json!(format!("p{number}"));

@@ -1,0 +1,258 @@
+//! Whether a request may pass on a connection that goes by way of the proxy: for people. The proxy has its own, fast way to the answer.
+use crate::reference::{Decision, Via};
+use crate::rule::{DnsRule, HttpRule, L7Kind, L7Rules, Mismatch};
+use regex::RegexBuilder;
+use std::fmt;
+
+/// Something that is asked for on a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// An HTTP request.
+    Http {
+        /// Its method.
+        method: String,
+        /// Its path, with its query.
+        path: String,
+        /// Its host, if it is known.
+        host: Option<String>,
+    },
+    /// A DNS question for this name.
+    Dns(String),
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The connection does not go by way of the proxy: nobody looks at requests.
+    NotSeen,
+    /// Every request passes.
+    All,
+    /// This rule allows it: `CiliumNetworkPolicy shop/web: spec.ingress[0].toPorts[0].rules.http[1]`.
+    Rule {
+        /// The rule.
+        rule: String,
+        /// If its headers, of which the question says nothing, are as the rule has them.
+        with_headers: bool,
+    },
+    /// No rule allows it.
+    Denied,
+    /// The proxy takes the connection for another kind.
+    OtherKind(L7Kind),
+}
+
+impl Request {
+    const fn kind(&self) -> L7Kind {
+        match self {
+            Self::Http { .. } => L7Kind::Http,
+            Self::Dns(_) => L7Kind::Dns,
+        }
+    }
+}
+
+impl Answer {
+    /// True if the request passes.
+    #[must_use]
+    pub const fn passes(&self) -> bool {
+        !matches!(self, Self::Denied | Self::OtherKind(_))
+    }
+}
+
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http { method, path, host } => match host {
+                Some(host) => write!(f, "{method} {path} of {host}"),
+                None => write!(f, "{method} {path}"),
+            },
+            Self::Dns(name) => write!(f, "the question for {name}"),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSeen => f.write_str("allowed: requests are not looked at"),
+            Self::All => f.write_str("allowed: every request is"),
+            Self::Rule { rule, with_headers } => {
+                let headers = match with_headers {
+                    true => ", if its headers are as the rule has them",
+                    false => "",
+                };
+                write!(f, "allowed by {rule}{headers}")
+            }
+            Self::Denied => f.write_str("denied: no rule above the transport allows it"),
+            Self::OtherKind(kind) => write!(f, "denied: the proxy takes the connection for {kind}"),
+        }
+    }
+}
+
+/// What becomes of a request on a connection of which this is decided at one end; none where the connection does not pass.
+#[must_use]
+pub fn ask(decision: &Decision, request: &Request) -> Option<Answer> {
+    match decision {
+        Decision::AllowedVia(via) => Some(of_via(via, request)),
+        other => other.passes().then_some(Answer::NotSeen),
+    }
+}
+
+fn of_via(via: &Via, request: &Request) -> Answer {
+    if via.kind != request.kind() {
+        return Answer::OtherKind(via.kind);
+    }
+    if via.all {
+        return Answer::All;
+    }
+    let mut found = None;
+    for (policy, l7) in &via.rules {
+        let met: Vec<(usize, bool)> = match (&*l7.rules, request) {
+            (L7Rules::Http(rules), Request::Http { method, path, host }) => {
+                let meets = |rule: &HttpRule| {
+                    meets(&rule.method, Some(method))
+                        && meets(&rule.path, Some(path))
+                        && meets(&rule.host, host.as_deref())
+                };
+                let rules = rules.iter().enumerate();
+                let rules = rules.filter(|(_, rule)| meets(rule));
+                rules
+                    .map(|(index, rule)| (index, needs_headers(rule)))
+                    .collect()
+            }
+            (L7Rules::Dns(rules), Request::Dns(name)) => {
+                let rules = rules.iter().enumerate();
+                let rules = rules.filter(|(_, rule)| is_like(rule, name));
+                rules.map(|(index, _)| (index, false)).collect()
+            }
+            _ => Vec::new(),
+        };
+        for (index, with_headers) in met {
+            let rule = format!("{policy}: {}[{index}]", l7.path);
+            if !with_headers {
+                return Answer::Rule { rule, with_headers };
+            }
+            found.get_or_insert(Answer::Rule { rule, with_headers });
+        }
+    }
+    found.unwrap_or(Answer::Denied)
+}
+
+fn needs_headers(rule: &HttpRule) -> bool {
+    rule.headers
+        .iter()
+        .any(|header| header.mismatch == Mismatch::Reject)
+}
+
+/// True if the whole text is as the expression says; a text that is not known meets any.
+fn meets(expression: &Option<String>, text: Option<&str>) -> bool {
+    let (Some(expression), Some(text)) = (expression, text) else {
+        return true;
+    };
+    // A comment at its end would swallow what stands behind, but for a new line, which stands for itself elsewhere.
+    let whole = [
+        format!(r"\A(?:{expression})\z"),
+        format!("\\A(?:{expression}\n)\\z"),
+    ];
+    let built = whole
+        .iter()
+        .find_map(|text| RegexBuilder::new(text).build().ok());
+    built.is_some_and(|regex| regex.is_match(text))
+}
+
+fn is_like(rule: &DnsRule, name: &str) -> bool {
+    let canonical = |text: &str| text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+    let name = canonical(name);
+    match rule {
+        DnsRule::MatchName(text) => canonical(text) == name,
+        DnsRule::MatchPattern(text) if text == "*" => true,
+        DnsRule::MatchPattern(text) => {
+            let parts: Vec<String> = canonical(text).split('*').map(regex::escape).collect();
+            let expression = parts.join("[-a-z0-9_]*");
+            meets(&Some(expression), Some(&name))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rule::{HeaderRule, L7, PolicyKind, PolicyName};
+    use std::sync::Arc;
+
+    fn via(rules: L7Rules) -> Decision {
+        let policy = PolicyName {
+            kind: PolicyKind::CiliumNetworkPolicy,
+            namespace: "a".to_owned(),
+            name: "p".to_owned(),
+        };
+        let l7 = L7 {
+            path: "rules".to_owned(),
+            rules: Arc::new(rules),
+        };
+        Decision::AllowedVia(Via {
+            kind: l7.rules.kind(),
+            sources: Vec::new(),
+            rules: vec![(policy, Arc::new(l7))],
+            all: false,
+            conflicts: Vec::new(),
+        })
+    }
+
+    #[test]
+    fn the_whole_request_is_held_against_the_rules() {
+        let rule = |method: &str, path: &str| HttpRule {
+            method: Some(method.to_owned()),
+            path: Some(path.to_owned()),
+            ..HttpRule::default()
+        };
+        let mut guarded = rule("PUT", "/a");
+        guarded.headers.push(HeaderRule::default());
+        let rules = L7Rules::Http(vec![
+            rule("GET|HEAD", "/a.*"),
+            guarded,
+            rule("GET", "(?x) /x # b"),
+        ]);
+        let asked = |method: &str, path: &str| {
+            let request = Request::Http {
+                method: method.to_owned(),
+                path: path.to_owned(),
+                host: None,
+            };
+            ask(&via(rules.clone()), &request).unwrap().to_string()
+        };
+        assert_eq!(
+            asked("GET", "/ab"),
+            "allowed by CiliumNetworkPolicy a/p: rules[0]"
+        );
+        assert_eq!(
+            asked("GET", "/x"),
+            "allowed by CiliumNetworkPolicy a/p: rules[2]"
+        );
+        assert!(asked("PUT", "/a").ends_with("rules[1], if its headers are as the rule has them"));
+        for (method, path) in [("HEADS", "/a"), ("GET", "x/a"), ("POST", "/a")] {
+            assert!(asked(method, path).starts_with("denied"), "{method} {path}");
+        }
+        let question = Request::Dns("a.b".to_owned());
+        assert_eq!(
+            ask(&via(rules), &question),
+            Some(Answer::OtherKind(L7Kind::Http))
+        );
+        assert_eq!(ask(&Decision::NotAllowed, &question), None);
+        assert_eq!(
+            ask(&Decision::NotEnforced, &question),
+            Some(Answer::NotSeen)
+        );
+    }
+
+    #[test]
+    fn stars_stop_at_dots() {
+        let like =
+            |pattern: &str, name: &str| is_like(&DnsRule::MatchPattern(pattern.to_owned()), name);
+        assert!(
+            like("*.Example.org.", "a.example.org")
+                && like("*", "a.b.c")
+                && like("a*c.org", "ac.org")
+        );
+        assert!(!like("*.example.org", "a.b.example.org") && !like("*.org", "aorg"));
+        assert!(is_like(&DnsRule::MatchName("A.b".to_owned()), "a.B."));
+    }
+}
