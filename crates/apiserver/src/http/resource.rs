@@ -52,7 +52,7 @@ pub async fn collection(
             let home = server.stored_kind(kind)?;
             let namespace = namespace.unwrap_or_default();
             let stored = server.store.create(&home, namespace, object, &options)?;
-            server.store.kept().await?;
+            server.store.kept()?;
             Ok(warned(
                 json(201, view.object(kind, &stored)),
                 kind,
@@ -64,7 +64,7 @@ pub async fn collection(
             let options = query.delete(&body::read_json(request).await?)?;
             let home = server.stored_kind(kind)?;
             let items = server.store.delete_collection(&home, &filter, &options)?;
-            server.store.kept().await?;
+            server.store.kept()?;
             let revision = server.store.revision();
             let list = List {
                 items,
@@ -196,7 +196,7 @@ pub async fn object(
         &Method::DELETE => {
             let options = query.delete(&body::read_json(request).await?)?;
             let deleted = server.store.delete(&home, key, &options)?;
-            server.store.kept().await?;
+            server.store.kept()?;
             Ok(json(200, show_deleted(kind, view, &deleted)))
         }
         _ => Err(not_allowed()),
@@ -227,7 +227,7 @@ pub async fn write(
     }
     let view = View::choose(request.headers(), query);
     let (stored, made) = change(server, kind, key, part, query, request, &mut options).await?;
-    server.store.kept().await?;
+    server.store.kept()?;
     let code = if made { 201 } else { 200 };
     Ok(warned(
         json(code, view.object(kind, &stored)),

@@ -67,7 +67,7 @@ pub async fn answer(
     let stored = server
         .store
         .modify(kind, key, Part::Main, &options, changed)?;
-    server.store.kept().await?;
+    server.store.kept()?;
     Ok(value(200, &shown(scale, &stored)))
 }
 

@@ -120,7 +120,7 @@ async fn bind(
             None => Ok(bound_to(pod, node)),
         }
     })?;
-    server.store.kept().await?;
+    server.store.kept()?;
     let mut status = error::success(kind, &key.name, meta_str(&bound, "uid"));
     status["code"] = json!(201);
     Ok(value(201, &status))
@@ -151,7 +151,7 @@ async fn evict(
     let options = query.delete(&body["deleteOptions"])?;
     disruption::check(&server.store, kind, key)?;
     server.store.delete(kind, key, &options)?;
-    server.store.kept().await?;
+    server.store.kept()?;
     Ok(value(
         201,
         &json!({ "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201 }),
@@ -188,6 +188,6 @@ async fn finalize(
                 meta_mut(&mut namespace);
                 Ok(namespace)
             })?;
-    server.store.kept().await?;
+    server.store.kept()?;
     Ok(json(200, stored.json()))
 }

@@ -1,17 +1,20 @@
-//! Objects on disk: every change goes into a file, many changes in one write.
+//! Objects on disk: every change goes into a database, many changes in one write.
 //!
-//! Writers leave their changes in a queue and go on; one thread writes what has come together and tells up to which revision
-//! everything is safe. Whoever answers a client waits for that ([`Journal::written`]).
+//! Writers leave their changes in a queue and in a [`log`], and go on: what they wrote survives the process from then on. One
+//! thread writes what has come together into the database, and syncs it: that is what survives the machine.
 
+mod log;
+
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
-use tokio::sync::watch;
 
 use super::super::object::{Key, Object};
+use log::{Batch, Log};
 
 /// Objects by table, namespace and name, with zero bytes between.
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
@@ -24,8 +27,9 @@ const THIS_FORMAT: u64 = 1;
 /// What a start skips, so that no revision is given twice that a client has seen but the file has not.
 const GAP: u64 = 1000;
 
-/// How long changes are gathered while several come at a time.
-const GATHER: Duration = Duration::from_millis(2);
+/// How long changes are gathered for the database: a write costs about the same for one as for many, and one object is often
+/// written several times in a row.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Why the objects cannot be read or kept.
 #[derive(Debug, thiserror::Error)]
@@ -64,24 +68,33 @@ fn path(table: &str, key: &Key) -> String {
     format!("{table}\0{}\0{}", key.namespace, key.name)
 }
 
-#[derive(Default)]
 struct Queue {
     records: Vec<Record>,
     revision: u64,
     closed: bool,
-}
-
-/// Up to where everything is on disk, and why it cannot go on.
-#[derive(Debug, Clone, Default)]
-struct Progress {
-    revision: u64,
-    fault: Option<String>,
+    log: Log,
 }
 
 struct Shared {
     queue: Mutex<Queue>,
     wake: Condvar,
-    progress: watch::Sender<Progress>,
+    /// Why it cannot go on.
+    fault: OnceLock<String>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fail(&self, why: &str) {
+        tracing::error!(
+            error = why,
+            "objects cannot be written to disk; the server takes no more changes"
+        );
+        // The first reason stays.
+        let _ = self.fault.set(why.to_owned());
+    }
 }
 
 /// The file that objects are kept in. Dropping it writes what is left.
@@ -106,14 +119,22 @@ impl Journal {
             why,
         };
         let database = Database::create(file).map_err(|e| fail(explain(&e)))?;
-        let restored = read(&database).map_err(&fail)?;
+        let mut restored = read(&database).map_err(&fail)?;
+        let (mut log, batches) = Log::open(file).map_err(|e| fail(e.to_string()))?;
+        if catch_up(&database, batches).map_err(|e| fail(e.to_string()))? {
+            restored = read(&database).map_err(&fail)?;
+        }
+        let cleared = log.clear(0).and_then(|()| log.clear(1));
+        cleared.map_err(|e| fail(e.to_string()))?;
         let shared = Arc::new(Shared {
-            queue: Mutex::default(),
-            wake: Condvar::new(),
-            progress: watch::Sender::new(Progress {
+            queue: Mutex::new(Queue {
+                records: Vec::new(),
                 revision: restored.revision,
-                fault: None,
+                closed: false,
+                log,
             }),
+            wake: Condvar::new(),
+            fault: OnceLock::new(),
         });
         let writer = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -129,39 +150,30 @@ impl Journal {
         ))
     }
 
-    /// Adds changes that lead to a revision.
+    /// Adds changes that lead to a revision. They survive the process when this returns, unless there is a [`Self::fault`].
     pub fn add(&self, records: Vec<Record>, revision: u64) {
-        let mut queue = self
-            .shared
-            .queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut queue = self.shared.lock();
+        if let Err(error) = queue.log.add(&records, revision) {
+            self.shared.fail(&error.to_string());
+        }
+        let first = queue.records.is_empty();
         queue.records.extend(records);
         queue.revision = revision;
-        self.shared.wake.notify_one();
+        drop(queue);
+        if first {
+            self.shared.wake.notify_one();
+        }
     }
 
-    /// Waits until everything up to a revision is on disk.
-    pub async fn written(&self, revision: u64) -> Result<(), String> {
-        let mut progress = self.shared.progress.subscribe();
-        // The sender lives as long as `self`.
-        match progress
-            .wait_for(|p| p.revision >= revision || p.fault.is_some())
-            .await
-        {
-            Ok(progress) => progress.fault.clone().map_or(Ok(()), Err),
-            Err(_) => Err("the object store is closed".to_owned()),
-        }
+    /// Why changes are not kept any more.
+    pub fn fault(&self) -> Option<&str> {
+        self.shared.fault.get().map(String::as_str)
     }
 }
 
 impl Drop for Journal {
     fn drop(&mut self) {
-        self.shared
-            .queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .closed = true;
+        self.shared.lock().closed = true;
         self.shared.wake.notify_one();
         if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
             tracing::error!("the thread that writes objects has panicked");
@@ -255,51 +267,64 @@ fn begin(database: &Database) -> Result<Restored, redb::Error> {
     })
 }
 
+/// Brings the database up to what the log holds; whether it was behind.
+fn catch_up(database: &Database, batches: Vec<Batch>) -> Result<bool, redb::Error> {
+    let known = {
+        let facts = database.begin_read()?.open_table(FACTS)?;
+        facts.get(REVISION)?.map_or(0, |revision| revision.value())
+    };
+    let behind = batches.into_iter().filter(|batch| batch.revision > known);
+    let (mut records, mut newest) = (Vec::new(), None);
+    for batch in behind {
+        newest = Some(batch.revision);
+        records.extend(batch.records);
+    }
+    newest.map_or(Ok(false), |newest| {
+        write(database, &records, newest).map(|()| true)
+    })
+}
+
 /// The writing thread: ends when the journal is closed and everything is written.
 fn write_all(database: &Database, shared: &Shared) {
-    let mut several = false;
-    loop {
-        let (records, revision) = {
-            let mut queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            while queue.records.is_empty() && !queue.closed {
-                queue = shared
-                    .wake
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner);
-            }
-            if queue.records.is_empty() {
-                return;
-            }
-            if several {
-                // Many write: more is about to come, and a write costs the same for one as for all.
-                drop(queue);
-                std::thread::sleep(GATHER);
-                queue = shared.queue.lock().unwrap_or_else(PoisonError::into_inner);
-            }
-            several = queue.records.len() > 1;
-            (std::mem::take(&mut queue.records), queue.revision)
-        };
-        match write(database, &records, revision) {
-            Ok(()) => shared.progress.send_modify(|p| p.revision = revision),
-            Err(error) => {
-                tracing::error!(%error, "objects cannot be written to disk; the server takes no more changes");
-                shared
-                    .progress
-                    .send_modify(|p| p.fault = Some(error.to_string()));
-                return;
-            }
+    while let Some((records, revision, file)) = gather(shared) {
+        if let Err(error) = write(database, &records, revision) {
+            return shared.fail(&error.to_string());
+        }
+        if let Err(error) = shared.lock().log.clear(file) {
+            // What the database has is not looked at again: it only takes room.
+            tracing::warn!(%error, "the log of objects cannot be emptied");
         }
     }
 }
 
+/// What has come together, and the file of the log that holds it; none at the end.
+fn gather(shared: &Shared) -> Option<(Vec<Record>, u64, usize)> {
+    let mut queue = shared.lock();
+    while queue.records.is_empty() && !queue.closed {
+        let woken = shared.wake.wait(queue);
+        queue = woken.unwrap_or_else(PoisonError::into_inner);
+    }
+    let more = shared
+        .wake
+        .wait_timeout_while(queue, GATHER, |queue| !queue.closed);
+    let (mut queue, _) = more.unwrap_or_else(PoisonError::into_inner);
+    let records = std::mem::take(&mut queue.records);
+    (!records.is_empty()).then(|| (records, queue.revision, queue.log.turn()))
+}
+
 fn write(database: &Database, records: &[Record], revision: u64) -> Result<(), redb::Error> {
+    // The last state of each object alone, in the order of the table.
+    let last: BTreeMap<&str, &Option<Arc<Object>>> = records
+        .iter()
+        .map(|record| (record.key.as_str(), &record.object))
+        .collect();
     let writing = database.begin_write()?;
     {
         let mut table = writing.open_table(OBJECTS)?;
-        for record in records {
-            match &record.object {
-                Some(object) => drop(table.insert(record.key.as_str(), object.text())?),
-                None => drop(table.remove(record.key.as_str())?),
+        for (key, object) in last {
+            match object {
+                Some(object) => drop(table.insert(key, object.text())?),
+                None => drop(table.remove(key)?),
             }
         }
         writing.open_table(FACTS)?.insert(REVISION, revision)?;

@@ -135,17 +135,14 @@ impl Store {
         }
     }
 
-    /// Waits until everything that has been written so far is on disk, if it is kept there.
-    pub async fn kept(&self) -> Result<(), ApiError> {
-        let Some(journal) = self.memory.journal() else {
-            return Ok(());
-        };
-        let written = journal.written(self.revision()).await;
-        written.map_err(|why| {
-            ApiError::new(
+    /// An error if what has been written so far is not kept, although it should be.
+    pub fn kept(&self) -> Result<(), ApiError> {
+        let fault = self.memory.journal().and_then(Journal::fault);
+        fault.map_or(Ok(()), |why| {
+            Err(ApiError::new(
                 Reason::InternalError,
                 format!("the change is not on disk: {why}"),
-            )
+            ))
         })
     }
 
