@@ -20,7 +20,7 @@ use crate::{meta, object::Server, write::Note};
 const BACKLOG: usize = 4096;
 /// Events give way to what they tell of: they are written when no other came for this long, or one has waited for that long.
 const QUIET: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How many different events are remembered to be counted.
 const REMEMBERED: usize = 4096;
 /// Events without a namespace of their own are here.

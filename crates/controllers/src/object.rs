@@ -147,10 +147,8 @@ impl Server {
         let request = Request::new(url)
             .create_subresource("binding", &at.key.name, &params, body)
             .map_err(|error| failure(Error::BuildRequest(error)))?;
-        self.client
-            .request::<Value>(request)
-            .await
-            .map_err(failure)?;
+        let answered = self.client.request_text(request).await;
+        answered.map_err(failure)?;
         Ok(Effect::Bound(at.key.clone()))
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Event;
 use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use kube::core::Request;
+use kube::{Api, Client, Resource};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -19,7 +20,7 @@ const MEMORY: usize = 4096;
 /// Pods that start say much, and start sooner if it is written afterwards: when nothing was said for this long, or the first that
 /// waits has waited for that long. A warning waits for nothing.
 const QUIET: Duration = Duration::from_millis(100);
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What an event is about.
 #[derive(Clone, Debug, Default)]
@@ -131,9 +132,9 @@ async fn write(client: Client, node: String, mut hear: mpsc::UnboundedReceiver<S
         } else {
             &said.about.namespace
         };
-        let api: Api<Event> = Api::namespaced(client.clone(), namespace);
         if let Some((name, count)) = known.get_mut(&key) {
             *count += 1;
+            let api: Api<Event> = Api::namespaced(client.clone(), namespace);
             let patch = Patch::Merge(json!({"count": *count, "lastTimestamp": time(said.at)}));
             if api
                 .patch(name, &PatchParams::default(), &patch)
@@ -149,7 +150,7 @@ async fn write(client: Client, node: String, mut hear: mpsc::UnboundedReceiver<S
             said.about.name,
             start.wrapping_add(u64::from(number))
         );
-        if create(&api, &name, &said, &node).await {
+        if create(&client, namespace, &name, &said, &node).await {
             if known.len() >= MEMORY {
                 known.clear();
             }
@@ -158,7 +159,7 @@ async fn write(client: Client, node: String, mut hear: mpsc::UnboundedReceiver<S
     }
 }
 
-async fn create(api: &Api<Event>, name: &str, said: &Said, node: &str) -> bool {
+async fn create(client: &Client, namespace: &str, name: &str, said: &Said, node: &str) -> bool {
     let about = &said.about;
     let mut involved =
         json!({"apiVersion": "v1", "kind": about.kind, "name": about.name, "uid": about.uid});
@@ -170,15 +171,20 @@ async fn create(api: &Api<Event>, name: &str, said: &Said, node: &str) -> bool {
     }
     let at = time(said.at);
     let event = json!({
-        "apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": api.namespace()}, "involvedObject": involved,
+        "apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": namespace}, "involvedObject": involved,
         "type": if said.warning { "Warning" } else { "Normal" }, "reason": said.reason, "message": said.message, "count": 1,
         "firstTimestamp": at, "lastTimestamp": at, "source": {"component": "kubelet", "host": node},
         "reportingComponent": "kubelet", "reportingInstance": node,
     });
-    let Ok(event) = serde_json::from_value(event) else {
-        return false;
+    // As text to text: nobody looks at the answer, and there are three of them for every pod.
+    let request = Request::new(Event::url_path(&(), Some(namespace)))
+        .create(&Default::default(), event.to_string().into_bytes())
+        .map_err(kube::Error::BuildRequest);
+    let created = match request {
+        Ok(request) => client.request_text(request).await,
+        Err(e) => Err(e),
     };
-    match api.create(&Default::default(), &event).await {
+    match created {
         Ok(_) => true,
         // The namespace is on its way out, and the pod with it.
         Err(kube::Error::Api(e)) if e.code == 403 || e.code == 404 => false,

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::Api;
 use kube::api::{Patch, PatchParams};
+use kube::core::Request;
+use kube::{Client, Resource};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -12,7 +13,7 @@ use super::sandbox::Backoff;
 
 /// A pod that starts soon is written down once it runs, not also as one that waits: a write costs about as much as a start, and
 /// where many start they wait for each other.
-const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE: Duration = Duration::from_secs(2);
 /// How long the last status of a pod may keep its end waiting.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -20,6 +21,19 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 pub(super) struct StatusWriter {
     wanted: watch::Sender<Value>,
     written: watch::Receiver<Value>,
+}
+
+/// The answer, which is the whole pod, is not looked at: the watch tells what became of it.
+async fn write(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+    patch: &Patch<Value>,
+) -> kube::Result<()> {
+    let request = Request::new(Pod::url_path(&(), Some(namespace)))
+        .patch_subresource("status", name, &PatchParams::default(), patch)
+        .map_err(kube::Error::BuildRequest)?;
+    client.request_text(request).await.map(drop)
 }
 
 /// Whether a first status says more than that the pod is about to start.
@@ -37,7 +51,12 @@ fn is_news(status: &Value) -> bool {
 }
 
 impl StatusWriter {
-    pub(super) fn start(api: Api<Pod>, name: String, uid: String) -> StatusWriter {
+    pub(super) fn start(
+        client: Client,
+        namespace: String,
+        name: String,
+        uid: String,
+    ) -> StatusWriter {
         let (wanted, mut hear) = watch::channel(Value::Null);
         let (tell, written) = watch::channel(Value::Null);
         tokio::spawn(async move {
@@ -49,11 +68,8 @@ impl StatusWriter {
                 }
                 let status = hear.borrow_and_update().clone();
                 let patch = Patch::Merge(json!({"metadata": {"uid": uid}, "status": status}));
-                match api
-                    .patch_status(&name, &PatchParams::default(), &patch)
-                    .await
-                {
-                    Ok(_) => backoff = Backoff::new(),
+                match write(&client, &namespace, &name, &patch).await {
+                    Ok(()) => backoff = Backoff::new(),
                     // Gone, or another pod has the name by now: nothing is left to tell.
                     Err(kube::Error::Api(e)) if e.code == 404 || e.code == 409 => {}
                     Err(e) => {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, Pod};
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -182,7 +182,6 @@ impl Worker {
             .pods
             .add(&about.namespace, &about.name, handle.clone());
         let (changes, hear) = mpsc::unbounded_channel();
-        let api = Api::namespaced(context.client.clone(), &about.namespace);
         Worker {
             inside: slots.iter().map(|_| None).collect(),
             launched: slots.iter().map(|_| false).collect(),
@@ -197,7 +196,12 @@ impl Worker {
                 finished: false,
                 failed: None,
             },
-            writer: StatusWriter::start(api, about.name.clone(), about.uid.clone()),
+            writer: StatusWriter::start(
+                context.client.clone(),
+                about.namespace.clone(),
+                about.name.clone(),
+                about.uid.clone(),
+            ),
             wanted: References::of(&pod),
             runners: Runners {
                 main: JoinSet::new(),
