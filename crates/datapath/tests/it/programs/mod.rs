@@ -19,6 +19,7 @@ mod policy_connections;
 mod policy_model;
 mod policy_node;
 mod proxy;
+mod proxy_toy;
 mod proxy_wires;
 mod reasons;
 mod services;

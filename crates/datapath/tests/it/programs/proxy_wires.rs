@@ -1,35 +1,29 @@
 //! The proxy, with real sockets in namespaces: a toy that turns every word round, in the place where the proxy is.
 use std::{
-    io::{self, IoSliceMut, Read, Write},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::{AsRawFd, OwnedFd},
-    sync::atomic::{AtomicU16, Ordering},
+    io,
+    net::{IpAddr, SocketAddr, TcpStream},
+    process::Command,
     thread,
     time::Duration,
 };
 
-use abi::{DatapathConfig, Direction, ProxyKind, ProxySession, proxy::UPSTREAM_PORTS};
+use abi::{DatapathConfig, Direction, ProxyKind, ProxySession};
 use datapath::{
     Attached, ProxySessions,
+    devices::{self, Families, HOST_DEVICE, HostDevices},
     proxy::{self, ProxyLink, ProxyNetns},
 };
-use netlink::{Handle, Netns, Route, netns};
-use nix::{
-    cmsg_space,
-    sys::{
-        socket::{
-            AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, SockaddrStorage,
-            bind, connect, recvmsg, setsockopt, socket, sockopt,
-        },
-        time::{TimeVal, TimeValLike},
-    },
-};
+use netlink::{Handle, Netns, NewLink, Route, netns};
 
 use super::{
+    frontends::{Frontends, Service},
     overlay::move_away,
     packet::{TCP, UDP},
     policy::{SUBJECT1, SUBJECT2, key, port},
-    scene::{Ip, POD1, POD1_ID, POD2, POD2_ID, REMOTE_POD_ID, ROUTER_MAC, Scene, native, pod_mac},
+    proxy_toy::{Toy, WORD, ask, serve},
+    scene::{
+        Ip, POD1, POD1_ID, POD2, POD2_ID, REMOTE_POD_ID, ROUTER_MAC, Scene, native, pod_mac, tunnel,
+    },
     wires::lives_at,
 };
 use crate::support::{Place, place};
@@ -37,7 +31,6 @@ use crate::support::{Place, place};
 use Direction::{Egress, Ingress};
 
 const SERVER: u16 = 8080;
-const WORD: &[u8] = b"hello from a client";
 
 /// A node with two pods, the proxy's place, and a machine at its device.
 struct Node {
@@ -47,6 +40,7 @@ struct Node {
     netns: ProxyNetns,
     inside: Netns,
     sessions: ProxySessions,
+    link: ProxyLink,
     dir: tempfile::TempDir,
 }
 
@@ -88,7 +82,8 @@ impl Node {
             pod
         });
         datapath.attach_device("eth0", scene.eth0).unwrap();
-        let router = move_away("eth0p", ROUTER_MAC, &Ip::BOTH.map(Ip::router), false);
+        let addresses = [Ip::router, Ip::remote_node].map(|of| Ip::BOTH.map(of));
+        let router = move_away("eth0p", ROUTER_MAC, &addresses.concat(), false);
         for of in [Ip::outside, Ip::remote_pod] {
             lives_at(&router, &Ip::BOTH.map(of));
         }
@@ -112,8 +107,61 @@ impl Node {
             netns,
             inside,
             sessions,
+            link,
             dir,
         }
+    }
+
+    /// Puts the machine's pod behind a tunnel, in which its packets have its identity.
+    fn through_the_tunnel(&self) {
+        let mac = netlink::Mac(self.link.node_mac);
+        let mut script = format!(
+            "ip link add vx type vxlan external dstport 8472
+             ip link set vx address {mac} arp off up\n"
+        );
+        for ip in Ip::BOTH {
+            let (family, encap) = if ip == Ip::V4 {
+                ("-4", "ip")
+            } else {
+                ("-6", "ip6")
+            };
+            let len = if ip == Ip::V4 { 24 } else { 64 };
+            let (pods, node) = (masked(ip.pod1()), ip.node());
+            script += &format!(
+                "ip {family} route replace {pods}/{len} encap {encap} id {REMOTE_POD_ID} dst {node} dev vx\n"
+            );
+        }
+        let done = self
+            .router
+            .run(|| Command::new("sh").args(["-ec", &script]).status())
+            .unwrap();
+        assert!(done.unwrap().success(), "{script}");
+    }
+
+    /// Gives the node's own processes a way to the pods.
+    fn host_speaks(&self) {
+        let mut netlink = Handle::new().unwrap();
+        let wanted = HostDevices {
+            addresses: Vec::new(),
+            mtu: 1500,
+        };
+        let host = devices::ensure_host(&mut netlink, &wanted).unwrap();
+        let families = Families {
+            ipv4: true,
+            ipv6: true,
+        };
+        devices::ensure_sysctls(families, &[HOST_DEVICE, proxy::DEVICE]).unwrap();
+        let v6 = format!("net/ipv6/conf/{HOST_DEVICE}/disable_ipv6");
+        netlink::sysctl::write(&v6, "0").unwrap();
+        for ip in Ip::BOTH {
+            let len = if ip == Ip::V4 { 24 } else { 64 };
+            let pods = Route::to(masked(ip.pod1()), len).dev(host.host_ifindex);
+            netlink.route_add(&pods).unwrap();
+        }
+        let datapath = &self.scene.datapath;
+        datapath
+            .attach_host(HOST_DEVICE, host.host_ifindex)
+            .unwrap();
     }
 
     /// One word from the client through the toy to the server and back; what the server saw of the client, and the session.
@@ -124,13 +172,24 @@ impl Node {
         (server, to): (&Netns, IpAddr),
     ) -> (IpAddr, ProxySession) {
         let to = SocketAddr::new(to, SERVER);
+        self.call(proto, (client, from), (server, to), to)
+    }
+
+    /// As [`Node::talk`], where the client calls the server something else.
+    fn call(
+        &self,
+        proto: u8,
+        (client, from): (&Netns, IpAddr),
+        (server, to): (&Netns, SocketAddr),
+        called: SocketAddr,
+    ) -> (IpAddr, ProxySession) {
         let toy = Toy::listen(&self.inside, proto, from);
         let server = serve(server, proto, to);
         let (inside, sessions) = (&self.inside, &self.sessions);
         thread::scope(|scope| {
             let server = scope.spawn(move || server.echo());
             let toy = scope.spawn(move || toy.pass(inside, sessions));
-            let heard = ask(client, proto, from, to);
+            let heard = ask(client, proto, from, called);
             let turned: Vec<u8> = WORD.iter().rev().copied().collect();
             assert_eq!(heard, turned, "{proto} from {from} to {to}");
             let seen = server.join().unwrap();
@@ -152,184 +211,6 @@ fn masked(addr: IpAddr) -> IpAddr {
             [x, y, z, w, 0, 0, 0, 0].into()
         }
     }
-}
-
-/// A socket that may have others' addresses.
-fn transparent(ns: &Netns, kind: SockType, at: SocketAddr) -> OwnedFd {
-    ns.run(|| {
-        let family = match at {
-            SocketAddr::V4(_) => AddressFamily::Inet,
-            SocketAddr::V6(_) => AddressFamily::Inet6,
-        };
-        let fd = socket(family, kind, SockFlag::SOCK_CLOEXEC, None).unwrap();
-        setsockopt(&fd, sockopt::IpTransparent, &true).unwrap();
-        setsockopt(&fd, sockopt::ReuseAddr, &true).unwrap();
-        setsockopt(&fd, sockopt::ReceiveTimeout, &TimeVal::seconds(10)).unwrap();
-        bind(fd.as_raw_fd(), &SockaddrStorage::from(at)).unwrap();
-        fd
-    })
-    .unwrap()
-}
-
-/// One that is connected, from the client's address and a port of the proxy's.
-fn upstream(ns: &Netns, kind: SockType, client: IpAddr, to: SocketAddr) -> OwnedFd {
-    static PORT: AtomicU16 = AtomicU16::new(*UPSTREAM_PORTS.start());
-    let from = SocketAddr::new(client, PORT.fetch_add(1, Ordering::Relaxed));
-    let fd = transparent(ns, kind, from);
-    connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).expect("leg 2");
-    fd
-}
-
-enum Toy {
-    Tcp(TcpListener),
-    Udp(OwnedFd),
-}
-
-impl Toy {
-    fn listen(ns: &Netns, proto: u8, family: IpAddr) -> Self {
-        let local: IpAddr = match family {
-            IpAddr::V4(_) => [127, 0, 0, 1].into(),
-            IpAddr::V6(_) => "::1".parse().unwrap(),
-        };
-        if proto == TCP {
-            let at = SocketAddr::new(local, ProxyKind::Http.port().unwrap());
-            let fd = transparent(ns, SockType::Stream, at);
-            nix::sys::socket::listen(&fd, nix::sys::socket::Backlog::new(8).unwrap()).unwrap();
-            return Self::Tcp(fd.into());
-        }
-        let at = SocketAddr::new(local, ProxyKind::Dns.port().unwrap());
-        let fd = transparent(ns, SockType::Datagram, at);
-        match family {
-            IpAddr::V4(_) => setsockopt(&fd, sockopt::Ipv4OrigDstAddr, &true).unwrap(),
-            IpAddr::V6(_) => setsockopt(&fd, sockopt::Ipv6OrigDstAddr, &true).unwrap(),
-        }
-        Self::Udp(fd)
-    }
-
-    /// Passes one word on, and the answer back, turned round; the two ends and what is known of them.
-    fn pass(self, ns: &Netns, sessions: &ProxySessions) -> (SocketAddr, SocketAddr, ProxySession) {
-        let known = |proto, client, to| {
-            let found = sessions.lookup(proto, client, to).unwrap();
-            found.unwrap_or_else(|| panic!("no session from {client} to {to}"))
-        };
-        match self {
-            Self::Tcp(listener) => {
-                let (mut client, from) = listener.accept().expect("leg 1");
-                let to = client.local_addr().unwrap();
-                let mut word = vec![0; WORD.len()];
-                client.read_exact(&mut word).unwrap();
-                let fd = upstream(ns, SockType::Stream, from.ip(), to);
-                let mut server = TcpStream::from(fd);
-                server.write_all(&word).unwrap();
-                server.read_exact(&mut word).expect("an answer on leg 2");
-                word.reverse();
-                client.write_all(&word).unwrap();
-                (from, to, known(TCP, from, to))
-            }
-            Self::Udp(fd) => {
-                let (mut word, from, to) = receive(&fd);
-                let server = UdpSocket::from(upstream(ns, SockType::Datagram, from.ip(), to));
-                server.send(&word).unwrap();
-                server.recv(&mut word).expect("an answer on leg 2");
-                word.reverse();
-                let back = UdpSocket::from(transparent(ns, SockType::Datagram, to));
-                back.send_to(&word, from).unwrap();
-                (from, to, known(UDP, from, to))
-            }
-        }
-    }
-}
-
-/// A datagram, who sent it, and to whom.
-fn receive(fd: &OwnedFd) -> (Vec<u8>, SocketAddr, SocketAddr) {
-    let mut word = vec![0; 2000];
-    let mut space = cmsg_space!(nix::libc::sockaddr_in6);
-    let mut slices = [IoSliceMut::new(&mut word)];
-    let got = recvmsg::<SockaddrStorage>(
-        fd.as_raw_fd(),
-        &mut slices,
-        Some(&mut space),
-        MsgFlags::empty(),
-    )
-    .expect("leg 1");
-    let from = got.address.unwrap();
-    let from: SocketAddr = match (from.as_sockaddr_in(), from.as_sockaddr_in6()) {
-        (Some(v4), _) => std::net::SocketAddrV4::from(*v4).into(),
-        (_, Some(v6)) => std::net::SocketAddrV6::from(*v6).into(),
-        _ => panic!("no address"),
-    };
-    let to = got.cmsgs().unwrap().find_map(|message| match message {
-        ControlMessageOwned::Ipv4OrigDstAddr(at) => Some(SocketAddr::from((
-            u32::from_be(at.sin_addr.s_addr).to_be_bytes(),
-            u16::from_be(at.sin_port),
-        ))),
-        ControlMessageOwned::Ipv6OrigDstAddr(at) => Some(SocketAddr::from((
-            at.sin6_addr.s6_addr,
-            u16::from_be(at.sin6_port),
-        ))),
-        _ => None,
-    });
-    let len = got.bytes;
-    word.truncate(len);
-    (word, from, to.expect("the first destination"))
-}
-
-enum Server {
-    Tcp(TcpListener),
-    Udp(UdpSocket),
-}
-
-fn serve(ns: &Netns, proto: u8, at: SocketAddr) -> Server {
-    let kind = if proto == TCP {
-        SockType::Stream
-    } else {
-        SockType::Datagram
-    };
-    let fd = transparent(ns, kind, at);
-    if proto == UDP {
-        return Server::Udp(fd.into());
-    }
-    nix::sys::socket::listen(&fd, nix::sys::socket::Backlog::new(8).unwrap()).unwrap();
-    Server::Tcp(fd.into())
-}
-
-impl Server {
-    /// Gives back what comes; from whom that was.
-    fn echo(self) -> IpAddr {
-        let mut word = vec![0; WORD.len()];
-        match self {
-            Self::Tcp(listener) => {
-                let (mut stream, from) = listener.accept().expect("a connection");
-                stream.read_exact(&mut word).unwrap();
-                stream.write_all(&word).unwrap();
-                from.ip()
-            }
-            Self::Udp(socket) => {
-                let (len, from) = socket.recv_from(&mut word).expect("a datagram");
-                socket.send_to(&word[..len], from).unwrap();
-                from.ip()
-            }
-        }
-    }
-}
-
-fn ask(ns: &Netns, proto: u8, from: IpAddr, to: SocketAddr) -> Vec<u8> {
-    let mut word = vec![0; WORD.len()];
-    let from = SocketAddr::new(from, 0);
-    if proto == TCP {
-        let fd = transparent(ns, SockType::Stream, from);
-        connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).expect("a connection");
-        let mut stream = TcpStream::from(fd);
-        stream.write_all(WORD).unwrap();
-        stream.read_exact(&mut word).expect("an answer");
-    } else {
-        let socket = UdpSocket::from(transparent(ns, SockType::Datagram, from));
-        socket.connect(to).unwrap();
-        socket.send(WORD).unwrap();
-        let len = socket.recv(&mut word).expect("an answer");
-        word.truncate(len);
-    }
-    word
 }
 
 const KINDS: [(u8, ProxyKind); 2] = [(TCP, ProxyKind::Http), (UDP, ProxyKind::Dns)];
@@ -455,5 +336,100 @@ fn nobody_listens() {
             drop(server);
         }
         node.scene.wait_for(&["drop Socket lookup failed"]);
+    });
+}
+
+/// To a pod of another node and from there, with the identities in the tunnel.
+#[test]
+fn by_the_tunnel() {
+    place(|here| {
+        let device = NewLink::vxlan_external("cilium_vxlan", 8472).up();
+        let index = match Handle::new().unwrap().link_create(&device) {
+            Ok(link) => link.index,
+            Err(error) => return println!("skipped: {error}"),
+        };
+        let node = Node::new(here, |config| {
+            tunnel(config);
+            config.tunnel_ifindex = index;
+        });
+        let datapath = &node.scene.datapath;
+        datapath.attach_overlay("cilium_vxlan", index).unwrap();
+        node.through_the_tunnel();
+        for (proto, kind) in KINDS {
+            let l4 = port(proto, SERVER);
+            node.scene
+                .allow_by(kind, key(SUBJECT1, Egress, REMOTE_POD_ID, l4));
+            node.scene
+                .allow_by(kind, key(SUBJECT2, Ingress, REMOTE_POD_ID, l4));
+        }
+        node.scene.raise();
+        for ip in Ip::BOTH {
+            for (proto, _) in KINDS {
+                let remote = (&node.router, ip.remote_pod());
+                let (seen, session) = node.talk(proto, (&node.pods[0], ip.pod1()), remote);
+                assert_eq!(seen, ip.pod1());
+                assert_eq!((session.src_id, session.dst_id), (POD1_ID, REMOTE_POD_ID));
+                let (seen, session) = node.talk(proto, remote, (&node.pods[1], ip.pod2()));
+                assert_eq!(seen, ip.remote_pod());
+                assert_eq!((session.src_id, session.dst_id), (REMOTE_POD_ID, POD2_ID));
+            }
+        }
+    });
+}
+
+/// A process of the node asks a pod, and a pod a process of the node.
+#[test]
+fn the_node_itself() {
+    place(|here| {
+        let node = Node::new(here, native);
+        node.host_speaks();
+        let host = abi::identity::HOST;
+        for (proto, kind) in KINDS {
+            let l4 = port(proto, SERVER);
+            node.scene.allow_by(kind, key(SUBJECT1, Egress, host, l4));
+            node.scene.allow_by(kind, key(SUBJECT2, Ingress, host, l4));
+        }
+        node.scene.raise();
+        let own = netns::current().unwrap();
+        for ip in Ip::BOTH {
+            for (proto, _) in KINDS {
+                let here = (&own, ip.node());
+                let (seen, session) = node.talk(proto, here, (&node.pods[1], ip.pod2()));
+                assert_eq!(seen, ip.node());
+                assert_eq!((session.src_id, session.dst_id), (host, POD2_ID));
+                let (seen, session) = node.talk(proto, (&node.pods[0], ip.pod1()), here);
+                assert_eq!(seen, ip.pod1());
+                assert_eq!((session.src_id, session.dst_id), (POD1_ID, host));
+            }
+        }
+    });
+}
+
+/// A client outside calls a port of the node, and hears from there.
+#[test]
+fn by_a_port_of_the_node() {
+    place(|here| {
+        let node = Node::new(here, native);
+        let lb = Frontends::of(&node.scene);
+        for ip in Ip::BOTH {
+            for (proto, kind) in KINDS {
+                let row = key(SUBJECT2, Ingress, ip.world(), port(proto, SERVER));
+                node.scene.allow_by(kind, row);
+            }
+        }
+        node.scene.raise();
+        let all = Ip::BOTH
+            .into_iter()
+            .flat_map(|ip| KINDS.map(|(proto, _)| (ip, proto)));
+        for (n, (ip, proto)) in (1..).zip(all) {
+            let (at, server) = ((ip.node(), 30080), (ip.pod2(), SERVER));
+            lb.backend(u32::from(n), server);
+            lb.serve(&Service::new(n, at, proto, &[u32::from(n)]));
+            let client = (&node.router, ip.outside());
+            let pod = (&node.pods[1], server.into());
+            let (seen, session) = node.call(proto, client, pod, at.into());
+            assert_eq!(seen, ip.outside());
+            assert_eq!((session.src_id, session.dst_id), (ip.world(), POD2_ID));
+        }
     });
 }
