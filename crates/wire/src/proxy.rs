@@ -1,6 +1,5 @@
 //! Connections by way of the proxy: which of their packets go there.
 use abi::{ProxySessionKey, ct_flags, family};
-use zerocopy::transmute;
 
 use crate::{Family, Tuple};
 
@@ -22,8 +21,8 @@ pub const fn goes_to_proxy(flags: u16, from_opener: bool) -> bool {
 #[must_use]
 pub fn session_key<F: Family>(t: &Tuple<F>) -> ProxySessionKey {
     ProxySessionKey {
-        src: transmute!(F::widen(t.src)),
-        dst: transmute!(F::widen(t.dst)),
+        src: F::widen(t.src),
+        dst: F::widen(t.dst),
         sport: t.sport.to_ne_bytes(),
         dport: t.dport.to_ne_bytes(),
         proto: t.proto,
@@ -34,6 +33,8 @@ pub fn session_key<F: Family>(t: &Tuple<F>) -> ProxySessionKey {
 
 #[cfg(test)]
 mod tests {
+    use zerocopy::transmute;
+
     use super::*;
     use crate::{V4, V6};
 
