@@ -522,6 +522,11 @@ fn slice_endpoint(
         read.odd(at, format_args!("{address} is of the other family"), family);
         return None;
     }
+    if is_special(address) {
+        let wanted = "an address that another machine can have";
+        read.odd(at, format_args!("{address} is no backend's"), wanted);
+        return None;
+    }
     let at = format_args!("endpoints[{index}].conditions");
     let conditions = read.record(endpoint.conditions, at);
     let ready = read.flag(&conditions.ready, at).unwrap_or(true);
@@ -539,6 +544,15 @@ fn slice_endpoint(
         zones: names(read, hints.for_zones, index),
         nodes: names(read, hints.for_nodes, index),
     })
+}
+
+/// An address that means whoever sends to it, or many: sent there, a client's packets would meet the node itself.
+fn is_special(address: IpAddr) -> bool {
+    let is_link_local = match address {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.to_ipv4_mapped().is_some(),
+    };
+    is_link_local || address.is_loopback() || address.is_unspecified() || address.is_multicast()
 }
 
 fn names(read: &mut Reader, list: List<Record<Named>>, index: usize) -> Box<[Text]> {

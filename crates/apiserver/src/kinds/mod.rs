@@ -2,6 +2,7 @@
 
 mod access;
 mod allocate;
+mod endpoints;
 mod event;
 mod inert;
 mod namespace;
@@ -87,8 +88,8 @@ fn other(kind: &str) -> Arc<dyn Strategy> {
         "ConfigMap" => Arc::new(others::ConfigMap),
         "Secret" => Arc::new(others::Secret),
         "ServiceAccount" => Arc::new(others::ServiceAccount),
-        "Endpoints" => Arc::new(others::Endpoints),
-        "EndpointSlice" => Arc::new(others::EndpointSlice),
+        "Endpoints" => Arc::new(endpoints::Endpoints),
+        "EndpointSlice" => Arc::new(endpoints::EndpointSlice),
         "PersistentVolumeClaim" => Arc::new(others::Claim),
         "PersistentVolume" => Arc::new(others::Volume),
         "NetworkPolicy" => Arc::new(others::NetworkPolicy),

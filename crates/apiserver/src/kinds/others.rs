@@ -10,7 +10,10 @@ use super::super::selector::LabelSelector;
 use super::super::signing;
 use super::super::validate::{FieldErrors, check_dns_subdomain};
 
-fn objects<'a>(of: &'a mut Value, list: &str) -> impl Iterator<Item = &'a mut Map<String, Value>> {
+pub(super) fn objects<'a>(
+    of: &'a mut Value,
+    list: &str,
+) -> impl Iterator<Item = &'a mut Map<String, Value>> {
     let list = of.get_mut(list).and_then(Value::as_array_mut);
     list.into_iter().flatten().filter_map(Value::as_object_mut)
 }
@@ -46,7 +49,7 @@ fn data_keys(object: &Value, fields: &[&str], errors: &mut FieldErrors) {
     }
 }
 
-fn field_is_fixed(new: &Value, old: &Value, path: &str, errors: &mut FieldErrors) {
+pub(super) fn field_is_fixed(new: &Value, old: &Value, path: &str, errors: &mut FieldErrors) {
     let at = |object: &Value| {
         path.split('.')
             .fold(object.clone(), |at, step| at[step].clone())
@@ -117,64 +120,6 @@ impl Strategy for Secret {
 
     fn field_labels(&self) -> &[&str] {
         &["type"]
-    }
-}
-
-pub(super) struct Endpoints;
-
-impl Strategy for Endpoints {
-    fn defaults(&self, object: &mut Value) {
-        for subset in object
-            .get_mut("subsets")
-            .and_then(Value::as_array_mut)
-            .into_iter()
-            .flatten()
-        {
-            objects(subset, "ports").for_each(|port| set_default(port, "protocol", "TCP"));
-        }
-    }
-}
-
-pub(super) struct EndpointSlice;
-
-impl Strategy for EndpointSlice {
-    fn defaults(&self, object: &mut Value) {
-        for port in objects(object, "ports") {
-            set_default(port, "protocol", "TCP");
-            set_default(port, "name", "");
-        }
-        if let Some(map) = object.as_object_mut() {
-            set_default(map, "endpoints", json!([]));
-        }
-    }
-
-    fn validate(&self, object: &Value, errors: &mut FieldErrors) {
-        match object["addressType"].as_str() {
-            None | Some("") => errors.required("addressType", ""),
-            Some("IPv4" | "IPv6" | "FQDN") => {}
-            Some(_) => errors.unsupported(
-                "addressType",
-                &object["addressType"],
-                &["FQDN", "IPv4", "IPv6"],
-            ),
-        }
-        for (i, endpoint) in object["endpoints"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .enumerate()
-        {
-            if endpoint["addresses"].as_array().is_none_or(Vec::is_empty) {
-                errors.required(
-                    format!("endpoints[{i}].addresses"),
-                    "must contain at least 1 address",
-                );
-            }
-        }
-    }
-
-    fn validate_update(&self, new: &Value, old: &Value, errors: &mut FieldErrors) {
-        field_is_fixed(new, old, "addressType", errors);
     }
 }
 

@@ -205,6 +205,43 @@ fn what_of_a_slice_is_odd_is_left_out_and_told() {
 }
 
 #[test]
+fn addresses_that_no_other_machine_has_are_no_backends() {
+    for (kind, bad) in [
+        ("IPv4", "127.0.0.1"),
+        ("IPv4", "0.0.0.0"),
+        ("IPv4", "169.254.1.1"),
+        ("IPv4", "224.0.0.1"),
+        ("IPv4", "255.255.255.255"),
+        ("IPv6", "::1"),
+        ("IPv6", "::"),
+        ("IPv6", "fe80::1"),
+        ("IPv6", "ff02::1"),
+        ("IPv6", "::ffff:10.1.0.1"),
+    ] {
+        let good = if kind == "IPv4" {
+            "10.1.0.1"
+        } else {
+            "fd00::1"
+        };
+        let row = slice(json!({
+            "metadata": {"name": "x"},
+            "addressType": kind,
+            "endpoints": [{"addresses": [bad]}, {"addresses": [good]}],
+        }));
+        let addresses: Vec<_> = row
+            .endpoints
+            .iter()
+            .map(|e| e.address.to_string())
+            .collect();
+        assert_eq!(addresses, [good], "{bad}");
+        let said = format!(
+            "endpoints[0].addresses: {bad} is no backend's; accepted: an address that another machine can have"
+        );
+        assert_eq!(row.problems, [said.as_str()]);
+    }
+}
+
+#[test]
 fn a_list_with_a_malformed_object_is_read() {
     let list: Vec<EndpointSlice> = serde_json::from_value(json!([
         {"metadata": {"name": "bad"}, "addressType": {}, "ports": true, "endpoints": "none"},
