@@ -10,7 +10,7 @@ use testkit::{skip_unless_root, wait_until};
 
 use super::tables::{dbg, of, services};
 
-const READY: Duration = Duration::from_secs(30);
+pub const READY: Duration = Duration::from_secs(30);
 
 /// Says by which name the server at an address and port calls itself, or the number of the error.
 const ASK: &str = r#"
@@ -33,7 +33,7 @@ fn ask(cluster: &Cluster, client: &str, ip: &str, port: u16) -> String {
 }
 
 #[track_caller]
-fn answers(cluster: &Cluster, client: &str, ip: &str, port: u16, name: &str) {
+pub fn answers(cluster: &Cluster, client: &str, ip: &str, port: u16, name: &str) {
     let mut last = String::new();
     let what = format!("{client} → {ip}:{port} answered by {name:?}");
     wait_until(&what, READY, || {
@@ -43,7 +43,7 @@ fn answers(cluster: &Cluster, client: &str, ip: &str, port: u16, name: &str) {
 }
 
 /// A server whose port is 8080, and a client.
-fn pods(backs: &[&str]) -> String {
+pub fn pods(backs: &[&str]) -> String {
     let back = |name: &&str| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  nodeName: node2\n  \
@@ -56,7 +56,7 @@ fn pods(backs: &[&str]) -> String {
 }
 
 /// A service without selector: its slices are written by hand.
-fn bare(name: &str, more: &Value) -> Value {
+pub fn bare(name: &str, more: &Value) -> Value {
     let mut service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
         "spec": {"ports": [{"name": "p", "port": 80, "targetPort": 8080}]},
@@ -67,7 +67,7 @@ fn bare(name: &str, more: &Value) -> Value {
     service
 }
 
-fn slice(
+pub fn slice(
     service: &str,
     number: usize,
     addresses: impl Iterator<Item = String>,
@@ -84,12 +84,12 @@ fn slice(
     })
 }
 
-fn address_of(cluster: &Cluster, service: &str) -> String {
+pub fn address_of(cluster: &Cluster, service: &str) -> String {
     cluster.kubectl(&["get", "svc", service, "-o", "jsonpath={.spec.clusterIP}"])
 }
 
 /// What the agent of a node has logged.
-fn logs(cluster: &Cluster, node: &str) -> String {
+pub fn logs(cluster: &Cluster, node: &str) -> String {
     let on = format!("spec.nodeName={node}");
     let name = cluster.kubectl(&[
         "get",

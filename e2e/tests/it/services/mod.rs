@@ -4,6 +4,7 @@ mod direct;
 mod faults;
 mod ipam;
 mod l2;
+mod limits;
 mod matrix;
 mod rolling;
 mod socket;
