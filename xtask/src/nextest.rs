@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths;
 use crate::setup::tools;
+use crate::{paths, proc};
 
 /// What a run of the tests came to.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,7 +27,12 @@ impl fmt::Display for Count {
     }
 }
 
-/// Runs the tests and shows what nextest prints. Those that start our binaries find them through HYPHA_BIN_DIR.
+/// Builds every test and every program that tests start.
+pub fn build() -> Result<()> {
+    proc::run(proc::cargo().args(["test", "--workspace", "--no-run", "--quiet"]))
+}
+
+/// Runs the tests and shows what nextest prints. Those that start our binaries find them beside themselves, or where HYPHA_BIN_DIR says.
 pub fn run() -> Result<Count> {
     let program = tools::program(&tools::NEXTEST).context("cargo-nextest is not installed")?;
     let color = if io::stderr().is_terminal() {
@@ -47,7 +52,6 @@ pub fn run() -> Result<Count> {
             "--color",
             color,
         ])
-        .env("HYPHA_BIN_DIR", paths::release(""))
         .stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot start cargo-nextest")?;
     let errors = child

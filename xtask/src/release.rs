@@ -42,7 +42,7 @@ pub fn binaries() -> Result<()> {
 }
 
 /// The CNI plugin: static, with a profile and a folder of its own, so that its flags rebuild nothing else.
-fn cni() -> Result<PathBuf> {
+pub fn cni() -> Result<PathBuf> {
     let host = Toolchain::detect()?.host;
     let variable = format!(
         "CARGO_TARGET_{}_RUSTFLAGS",
