@@ -194,6 +194,12 @@ impl Cluster {
         self.component(AGENT, Some(node))
     }
 
+    /// The process of a node's proxy, while there is one.
+    #[must_use]
+    pub fn proxy_process(&self, node: &str) -> Option<ProcId> {
+        self.component("cilium-envoy", Some(node))
+    }
+
     /// The process of the operator, while there is one.
     #[must_use]
     pub fn operator_process(&self) -> Option<ProcId> {

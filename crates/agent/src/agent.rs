@@ -1,7 +1,7 @@
 //! The agent's parts, for whoever serves or shows them.
 use crate::{
-    addresses::Addresses, endpoint::Manager, metrics::Requests, monitor::Monitor, policy::Policy,
-    services::Services, sweep::SharedStats,
+    addresses::Addresses, endpoint::Manager, layer7::Proxy, metrics::Requests, monitor::Monitor,
+    policy::Policy, services::Services, sweep::SharedStats,
 };
 use datapath::Datapath;
 use k8s::{Client, Connection};
@@ -9,6 +9,7 @@ use model::Tables;
 use routing::{HostPair, Mtus, Plan};
 use runtime::{health::Health, reconcile::Watched, settings::Loaded};
 use std::{
+    path::Path,
     sync::{Arc, Mutex, OnceLock},
     time::Instant,
 };
@@ -45,6 +46,8 @@ pub struct Agent {
     pub policy: Policy,
     /// Services.
     pub services: Services,
+    /// The line to the proxy, where there is to be one.
+    pub proxy: Option<Proxy>,
     /// What was decided at start.
     pub facts: Facts,
     /// The API server.
@@ -86,7 +89,16 @@ impl Agent {
         facts: Facts,
         connection: watch::Receiver<Connection>,
     ) -> Self {
+        let settings = &loaded.settings;
+        let proxy = settings.enable_l7_proxy.then(|| {
+            Proxy::new(
+                tables.clone(),
+                Path::new(&settings.state_dir),
+                settings.policy_audit_mode,
+            )
+        });
         Self {
+            proxy,
             loaded,
             tables,
             health,

@@ -10,6 +10,7 @@ mod endpoint;
 mod follow;
 mod kube;
 mod l2;
+mod layer7;
 mod machine;
 mod metrics;
 mod monitor;

@@ -71,6 +71,18 @@ impl Monitor {
         &self.counts
     }
 
+    /// Whether somebody listens.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.sender.receiver_count() > 0
+    }
+
+    /// Tells listeners of an event that no program wrote.
+    pub fn tell(&self, event: MonitorEvent) {
+        // An error means that the last listener has just gone.
+        let _ = self.sender.send(Arc::new(event));
+    }
+
     /// Tells listeners what the agent did.
     pub fn agent_event(&self, text: String) {
         if self.sender.receiver_count() > 0 {

@@ -4,7 +4,7 @@
 mod events;
 mod metrics;
 
-use crate::{agent::Agent, policy::Policy, services::Services};
+use crate::{agent::Agent, layer7::Requests, policy::Policy, services::Services};
 use abi::{EventKind, FlowEvent};
 use api::{ComponentState, HubbleStatus};
 use datapath::maps::Metrics;
@@ -71,6 +71,7 @@ impl Facts for Known {
 pub struct Flows {
     feeder: Feeder,
     metrics: Option<Metrics>,
+    requests: Option<Requests>,
     /// Events that found the ring full, as far as they were told.
     lost: u64,
     looked: Instant,
@@ -81,6 +82,7 @@ impl Flows {
         let mut flows = Self {
             feeder,
             metrics,
+            requests: None,
             lost: 0,
             looked: Instant::now(),
         };
@@ -94,9 +96,22 @@ impl Flows {
         count.and_then(Result::ok).unwrap_or(self.lost)
     }
 
+    /// What the proxy saw comes from there.
+    pub fn take_requests(&mut self, requests: Requests) {
+        self.requests = Some(requests);
+    }
+
     /// To be called before the ring is read.
     pub fn begin(&mut self) {
         self.feeder.begin();
+        while let Some((requests, lost)) = self.requests.as_mut().and_then(Requests::ready) {
+            if lost > 0 {
+                self.feeder.lost(LostEventSource::ObserverEventsQueue, lost);
+            }
+            for request in requests {
+                self.feeder.request(request);
+            }
+        }
         if self.looked.elapsed() < LOSSES {
             return;
         }
@@ -291,6 +306,13 @@ fn kinds(names: &[String]) -> Vec<EventKind> {
         _ => None,
     };
     names.iter().filter_map(kind).collect()
+}
+
+/// Whether what the proxy sees becomes flows.
+#[must_use]
+pub fn wants_requests(settings: &Settings) -> bool {
+    let kinds = &settings.hubble_monitor_events;
+    settings.enable_hubble && (kinds.is_empty() || kinds.iter().any(|kind| kind == "l7"))
 }
 
 /// Keeps and serves the node's flows until `stop`, where they are wanted; what is to get the events.

@@ -5,7 +5,7 @@ use crate::{
     endpoint::Manager,
     follow::Follower,
     kube::{Follow, endpoints::EndpointObjects},
-    metrics, observe,
+    layer7, metrics, observe,
     policy::follow_files,
     rest,
     services::{serve_checks, serve_healthz},
@@ -215,12 +215,18 @@ fn background(
     };
     tokio::spawn(follower.run(stop.clone()));
     let events = component("monitor");
+    let mut records = None;
     match agent.datapath.events() {
         Ok(reader) => {
             events.ok("reads the event ring");
             let policy = agent.policy.clone();
             let services = agent.services.clone();
-            let flows = observe::start(agent, stop);
+            let mut flows = observe::start(agent, stop);
+            if let Some(flows) = flows.as_mut().filter(|_| observe::wants_requests(settings)) {
+                let (sender, requests) = layer7::Requests::channel();
+                flows.take_requests(requests);
+                records = Some(sender);
+            }
             let run = agent
                 .monitor
                 .clone()
@@ -229,6 +235,7 @@ fn background(
         }
         Err(error) => events.degraded(format!("no live events: {error}")),
     }
+    layer7::start(agent, records, stop);
     Ok(())
 }
 

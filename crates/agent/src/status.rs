@@ -70,6 +70,7 @@ pub fn status(agent: &Agent) -> AgentStatus {
         services: agent
             .services
             .status(&agent.loaded.settings, local.map(|local| &**local)),
+        proxy: agent.proxy.as_ref().map(crate::layer7::Proxy::status),
         hubble: crate::observe::status(agent),
         endpoints,
         cni_config: agent

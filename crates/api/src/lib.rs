@@ -33,7 +33,7 @@ pub use endpoint::{
 pub use error::{ApiError, ErrorCode};
 pub use input::{MAX_BODY, Validate, parse, parse_up_to};
 pub use ipam::{AddressAllocation, DeviceMode, Family, IpamRequest, IpamResponse};
-pub use monitor::{MonitorEvent, MonitorKind, MonitorQuery};
+pub use monitor::{MonitorEvent, MonitorKind, MonitorQuery, MonitorRequest};
 pub use policy::{
     CheckedPolicy, IdentityInfo, MAX_PROPOSAL, PolicyCheck, PolicyDiff, PolicyEffect, PolicyInfo,
     PolicyList, PolicyMapRow, PolicyProblem, PolicyProposal, PolicyRevision, PolicyStatus,
@@ -44,8 +44,8 @@ pub use service::{
     ServicesStatus,
 };
 pub use status::{
-    AgentStatus, Component, ComponentState, HubbleStatus, IpamStatus, Masquerading, Routing,
-    Setting,
+    AgentStatus, Component, ComponentState, HubbleStatus, IpamStatus, Masquerading, ProxyStatus,
+    Routing, Setting,
 };
 pub use tables::{IpEntry, MapInfo, MapRow, NodeInfo, TableDump, TableInfo};
 

@@ -18,6 +18,8 @@ pub enum MonitorKind {
     PolicyVerdict,
     /// A service was translated at a socket.
     TraceSock,
+    /// The proxy saw a request or its answer.
+    L7,
     /// The agent did something: an endpoint came or went, a policy changed.
     Agent,
     /// Events were lost before this one; [`MonitorEvent::lost`] says how many.
@@ -35,6 +37,7 @@ impl MonitorKind {
             Self::Drop => "drop",
             Self::PolicyVerdict => "policy-verdict",
             Self::TraceSock => "trace-sock",
+            Self::L7 => "l7",
             Self::Agent => "agent",
             Self::Lost => "lost",
             Self::Unknown => "unknown",
@@ -122,9 +125,32 @@ pub struct MonitorEvent {
     /// Of a translation: number of the control group of whoever asked.
     #[serde(default, skip_serializing_if = "is_default")]
     pub cgroup_id: u64,
+    /// Of the proxy's: what was said, by whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<Box<MonitorRequest>>,
     /// Events lost before this one, on a kind of `lost`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub lost: u64,
+}
+
+/// A request that the proxy saw, or its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MonitorRequest {
+    /// `Request` or `Response`.
+    pub kind: String,
+    /// `http`, `dns` or `kafka`.
+    pub protocol: String,
+    /// What was said, as `GET http://shop/ => 200`.
+    pub said: String,
+    /// The client's endpoint; 0 where it is not of this node.
+    pub src_endpoint: u16,
+    /// The server's endpoint; 0 where it is not of this node.
+    pub dst_endpoint: u16,
+    /// The client's labels.
+    pub src_labels: Vec<String>,
+    /// The server's labels.
+    pub dst_labels: Vec<String>,
 }
 
 impl MonitorEvent {
@@ -157,6 +183,7 @@ impl MonitorEvent {
             length: 0,
             socket_cookie: 0,
             cgroup_id: 0,
+            request: None,
             lost: 0,
         }
     }

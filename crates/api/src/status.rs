@@ -174,6 +174,9 @@ pub struct AgentStatus {
     /// How services are.
     #[serde(default)]
     pub services: ServicesStatus,
+    /// The line to the proxy; absent where there is to be none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<ProxyStatus>,
     /// The node's flows; absent where they are not wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hubble: Option<HubbleStatus>,
@@ -186,6 +189,20 @@ pub struct AgentStatus {
     /// Resident memory of the agent in bytes.
     #[serde(default)]
     pub memory_bytes: u64,
+}
+
+/// How the agent and the proxy get on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyStatus {
+    /// The proxy is there.
+    pub connected: bool,
+    /// Places where policies send connections to it.
+    pub redirects: usize,
+    /// It has not taken the newest rules yet.
+    pub behind: bool,
+    /// Rules that it cannot understand, and what else it cannot do.
+    pub problems: Vec<String>,
 }
 
 /// One setting and where its value came from (`GET /v1/config`).

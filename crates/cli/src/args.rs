@@ -16,6 +16,7 @@ use crate::hubble::{FlowsArgs, HubbleArgs, ObserveAlone};
 use crate::install::node::{self, NodeArgs};
 use crate::install::{InstallArgs, UninstallArgs, UpgradeArgs};
 use crate::policy::PolicyArgs;
+use crate::proxy::ProxyArgs;
 use crate::service::ServiceArgs;
 use crate::status::StatusArgs;
 use crate::version::VersionArgs;
@@ -60,6 +61,8 @@ pub enum Command {
     Observe(Box<ObserveAlone>),
     /// What flows add up to
     Flows(Box<FlowsArgs>),
+    /// Enforce what policies say of requests: the proxy of one node
+    Proxy(Box<ProxyArgs>),
     /// All nodes' flows from one place
     Relay(Box<RelayArgs>),
     /// Look into one node: its agent's state, the kernel's maps, live events
@@ -113,6 +116,8 @@ impl Command {
             Self::Observe(args) => hubble::observe(&args),
             Self::Flows(args) => hubble::flows(&args),
             Self::Relay(args) => return args.run(),
+            // It enters a network namespace, so no thread may run yet.
+            Self::Proxy(args) => return args.run(),
             Self::Dbg(args) => dbg::run(&args),
             Self::AgentNamespaces => agent::namespaces::help(),
             Self::NodeSetup(args) => node::run(&args),

@@ -15,6 +15,7 @@ mod names;
 mod operator;
 mod output;
 mod policy;
+mod proxy;
 mod service;
 mod settings;
 mod status;

@@ -17,6 +17,7 @@ const OWN: &[&str] = &[
     "node-setup",
     "observe",
     "operator",
+    "proxy",
     "relay",
     "status",
     "uninstall",

@@ -143,6 +143,7 @@ impl Cluster {
             + self.settings.errors.len()
             + self.wrong("cilium")
             + self.wrong("cilium-operator")
+            + self.wrong("cilium-envoy")
             + self.wrong("hubble-relay")
             == 0
             && operator.is_none_or(|operator| operator.errors.is_empty())
@@ -285,8 +286,8 @@ fn summary(cluster: &Cluster) -> String {
     for (label, value) in [
         ("Cilium:", component(cluster)),
         ("Operator:", operator_line(cluster)),
-        ("Envoy DaemonSet:", "disabled".into()),
-        ("Hubble Relay:", relay_line(cluster)),
+        ("Envoy DaemonSet:", part_line(cluster, "cilium-envoy")),
+        ("Hubble Relay:", part_line(cluster, "hubble-relay")),
         ("ClusterMesh:", "disabled".into()),
     ] {
         let _ = writeln!(text, "{:19}{label:<20}{value}", "");
@@ -425,9 +426,9 @@ fn operator_line(cluster: &Cluster) -> String {
     errors(said.unwrap_or(0) + cluster.wrong("cilium-operator"))
 }
 
-/// As [`component`], for the relay.
-fn relay_line(cluster: &Cluster) -> String {
-    match cluster.part("hubble-relay") {
+/// As [`component`], for what is nothing but pods.
+fn part_line(cluster: &Cluster, name: &str) -> String {
+    match cluster.part(name) {
         Some(part) => errors(part.errors.len()),
         None => "disabled".into(),
     }

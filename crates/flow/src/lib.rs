@@ -12,6 +12,7 @@ pub mod observer;
 pub mod record;
 pub mod redact;
 pub mod relay;
+pub mod request;
 mod ring;
 pub mod serve;
 pub mod summary;

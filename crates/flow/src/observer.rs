@@ -4,6 +4,7 @@ use crate::{
     namespaces::Namespaces,
     record::{About, Record, Seen, Shown, What, address},
     redact::Redaction,
+    request::Request,
     ring::Ring,
     view::End,
 };
@@ -396,6 +397,15 @@ impl Feeder {
             device: None,
             caller,
         }
+    }
+
+    /// What a proxy saw.
+    pub fn request(&mut self, request: Request) {
+        let time = request.time;
+        let then = time.saturating_sub(self.offset);
+        let number = self.number + 1;
+        let flow = request.into_flow(&mut self.directory, &self.about, number, then);
+        self.whole(time, flow);
     }
 
     /// A flow that came as a whole.

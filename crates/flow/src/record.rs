@@ -316,7 +316,7 @@ impl Seen {
 }
 
 /// A number for the flow, of the form of random ones: the same whenever it is read, another for every flow.
-fn uuid(seed: u64, number: u64) -> String {
+pub(crate) fn uuid(seed: u64, number: u64) -> String {
     /// Spreads a number over all bits.
     const fn mix(mut x: u64) -> u64 {
         x ^= x >> 30;

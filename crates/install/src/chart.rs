@@ -32,6 +32,7 @@ chart! {
     "templates/operator/poddisruptionbudget.yaml",
     "templates/operator/rbac.yaml",
     "templates/operator/serviceaccount.yaml",
+    "templates/proxy/daemonset.yaml",
     "values.schema.json",
     "values.yaml",
 }

@@ -59,6 +59,10 @@ impl Netns {
             path: self.path.clone(),
         })
     }
+    /// Brings the calling thread, and those that it starts, inside for good. To be done before any other thread runs.
+    pub fn enter(&self) -> Result<()> {
+        setns(&self.fd, CloneFlags::CLONE_NEWNET).map_err(|e| failed("enter", &self.path)(e.into()))
+    }
     /// Runs `work` inside, see [`run_in`].
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         run_in(self, work)

@@ -1,6 +1,6 @@
 //! What was asked and answered, for whoever shows it: a bounded queue that never holds up traffic. What does not fit is counted.
 use crate::{
-    config::Direction,
+    config::{Direction, Transport},
     origin::Session,
     policy::{Outcome, RuleName},
 };
@@ -30,6 +30,8 @@ pub struct Record {
     pub session: Session,
     /// Which end's rules decided.
     pub direction: Direction,
+    /// By which transport.
+    pub transport: Transport,
     /// What became of it.
     pub verdict: Verdict,
     /// The rule that allowed it.

@@ -9,6 +9,7 @@ mod hubble;
 mod hygiene;
 mod input;
 mod ipam;
+mod layer7;
 mod leaks;
 mod matrix;
 mod policy;

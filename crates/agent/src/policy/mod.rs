@@ -142,6 +142,12 @@ impl Policy {
         Progress(self.0.progress.subscribe())
     }
 
+    /// Waits until the policies are known once.
+    pub async fn known(&self) {
+        let mut progress = self.0.progress.subscribe();
+        let _ = progress.wait_for(|reached| *reached > Revision::ZERO).await;
+    }
+
     /// Waits, not for ever, until the policies are known once: before that a new pod gets nothing but what the node sends.
     pub async fn begun(&self) {
         let mut progress = self.0.progress.subscribe();

@@ -20,6 +20,7 @@ pub fn line(event: &MonitorEvent, style: Style) -> String {
         MonitorKind::Drop => dropped(event, style),
         MonitorKind::PolicyVerdict => verdict(event, style),
         MonitorKind::TraceSock => translated(event),
+        MonitorKind::L7 => request(event, style),
         MonitorKind::Agent => format!(">> {}", event.reason),
         MonitorKind::Lost => format!("{} events lost: more came than could be read", event.lost),
         MonitorKind::Unknown => format!("?? {}", event.reason),
@@ -92,6 +93,31 @@ fn verdict(event: &MonitorEvent, style: Style) -> String {
         },
         summary(event),
         rules(event),
+    )
+}
+
+/// A request that the proxy saw, or its answer.
+fn request(event: &MonitorEvent, style: Style) -> String {
+    let Some(request) = &event.request else {
+        return String::new();
+    };
+    let arrow = if event.direction == "egress" {
+        "->"
+    } else {
+        "<-"
+    };
+    let labels = |labels: &[String]| labels.join(" ");
+    format!(
+        "{arrow} {} {} from {} ([{}]) to {} ([{}]), identity {}, verdict {} {}",
+        request.kind,
+        request.protocol,
+        request.src_endpoint,
+        labels(&request.src_labels),
+        request.dst_endpoint,
+        labels(&request.dst_labels),
+        identities(event, style),
+        event.verdict,
+        request.said,
     )
 }
 
@@ -382,6 +408,32 @@ mod tests {
             [post-xlate-rev] cgroup_id: 99 sock_cookie: 4711, dst [fd00::7]:53 tcp
         "#]]
         .assert_eq(&lines.concat());
+    }
+
+    #[test]
+    fn requests_name_both_ends() {
+        let denied = MonitorEvent {
+            verdict: "Denied".into(),
+            direction: "ingress".into(),
+            request: Some(Box::new(api::MonitorRequest {
+                kind: "Request".into(),
+                protocol: "http".into(),
+                said: "PUT http://db.shop.svc/v1/x => 403".into(),
+                dst_endpoint: 904,
+                src_labels: vec!["k8s:app=ok".into()],
+                dst_labels: vec![
+                    "k8s:app=db".into(),
+                    "k8s:io.kubernetes.pod.namespace=shop".into(),
+                ],
+                ..api::MonitorRequest::default()
+            })),
+            ..event(MonitorKind::L7)
+        };
+        assert_eq!(
+            line(&denied, Style::default()),
+            "<- Request http from 0 ([k8s:app=ok]) to 904 ([k8s:app=db k8s:io.kubernetes.pod.namespace=shop]), \
+             identity 21565->31007, verdict Denied PUT http://db.shop.svc/v1/x => 403"
+        );
     }
 
     #[test]

@@ -44,6 +44,7 @@ enum Kind {
     Drop,
     PolicyVerdict,
     TraceSock,
+    L7,
     Agent,
 }
 
@@ -54,6 +55,7 @@ impl From<Kind> for MonitorKind {
             Kind::Drop => Self::Drop,
             Kind::PolicyVerdict => Self::PolicyVerdict,
             Kind::TraceSock => Self::TraceSock,
+            Kind::L7 => Self::L7,
             Kind::Agent => Self::Agent,
         }
     }

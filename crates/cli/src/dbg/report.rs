@@ -84,6 +84,7 @@ fn lines(status: &AgentStatus) -> Vec<(&'static str, String)> {
     lines.extend(policy(&status.policy).map(|text| ("Policy", text)));
     lines.extend([
         ("Controller Status", controller_sum(status)),
+        ("Proxy Status", proxy(status)),
         (
             "Hubble",
             status.hubble.as_ref().map_or_else(disabled, hubble),
@@ -159,6 +160,31 @@ fn masquerading(status: &AgentStatus) -> String {
         word(masquerading.ipv4),
         word(masquerading.ipv6)
     )
+}
+
+/// How the proxy is.
+fn proxy(status: &AgentStatus) -> String {
+    let Some(proxy) = &status.proxy else {
+        return "Disabled".into();
+    };
+    let state = match (proxy.connected, proxy.behind) {
+        (false, _) => "NOT THERE",
+        (true, true) => "OK, with rules of before",
+        (true, false) => "OK",
+    };
+    let router = status
+        .addresses
+        .iter()
+        .find(|(_, owner)| *owner == "router");
+    let router = router.map_or_else(String::new, |(ip, _)| format!(", ip {ip}"));
+    let mut text = format!(
+        "{state}{router}, {} redirects active on ports 15001-15003, Envoy: external",
+        proxy.redirects
+    );
+    for problem in &proxy.problems {
+        let _ = write!(text, "; {problem}");
+    }
+    text
 }
 
 /// Parts whose name has a path, as `reconciler/routes`, do work over and over.
@@ -352,10 +378,33 @@ mod tests {
             Device Mode:            veth
             Masquerading:           BPF   [ens9]   10.0.0.0/8 [IPv4: Enabled, IPv6: Disabled]
             Controller Status:      1/2 healthy
+            Proxy Status:           Disabled
             Hubble:                 Disabled
             Encryption:             Disabled
             Modules Health:         Stopped(0) Degraded(1) OK(3)
         "#]].assert_eq(&text(&status(), Detail::default()));
+    }
+
+    #[test]
+    fn proxies() {
+        let mut status = status();
+        let mut state = api::ProxyStatus {
+            connected: true,
+            redirects: 2,
+            ..api::ProxyStatus::default()
+        };
+        status.proxy = Some(state.clone());
+        assert_eq!(
+            proxy(&status),
+            "OK, ip 10.7.1.200, 2 redirects active on ports 15001-15003, Envoy: external"
+        );
+        state.connected = false;
+        state.problems = vec!["shop/web: http[0].path: what?".into()];
+        status.proxy = Some(state);
+        let text = proxy(&status);
+        assert!(
+            text.starts_with("NOT THERE, ip ") && text.ends_with("; shop/web: http[0].path: what?")
+        );
     }
 
     #[test]
@@ -403,6 +452,7 @@ mod tests {
               Name                 Last success   Last error   Count   Message
               reconciler/routes    12s ago        never        0       no error
               reconciler/ipcache   never          now          3       map is full
+            Proxy Status:           Disabled
             Hubble:                 Disabled
             Encryption:             Disabled
             Modules Health:         Stopped(0) Degraded(1) OK(3)

@@ -71,6 +71,11 @@ pub async fn look(client: &Client, namespace: &str) -> Result<Option<Workloads>>
     if agents.is_none() && found.components.is_empty() {
         return Ok(None);
     }
+    if answer(sets.get_opt("cilium-envoy")).await?.is_some() {
+        let workload = Workload::DaemonSet("cilium-envoy".to_owned());
+        let part = component(client, namespace, &workload, "k8s-app=cilium-envoy").await?;
+        found.components.insert(0, part);
+    }
     if let Some(set) = agents {
         let metadata = &set.metadata;
         let ours = metadata

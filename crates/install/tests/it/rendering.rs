@@ -377,3 +377,41 @@ fn settings_are_known() {
         none
     );
 }
+
+#[test]
+fn the_proxy_has_pods_of_its_own() {
+    let setting = |all: &[Value]| {
+        let map = find(all, "ConfigMap", "cilium-config");
+        map["data"]["enable-l7-proxy"].as_str().map(str::to_owned)
+    };
+    let is_there = |all: &[Value]| list(all).contains(&"DaemonSet cilium-envoy".to_owned());
+    let off = objects(json!({}));
+    assert!(!is_there(&off));
+    assert_eq!(setting(&off).as_deref(), Some("false"));
+    let all = objects(json!({"l7Proxy": true}));
+    assert_eq!(setting(&all).as_deref(), Some("true"));
+    let set = &find(&all, "DaemonSet", "cilium-envoy")["spec"];
+    // The new one takes over from the old one, which has to be there still.
+    assert_eq!(set["updateStrategy"]["rollingUpdate"]["maxSurge"], 1);
+    let pod = &set["template"]["spec"];
+    assert_eq!(pod["automountServiceAccountToken"], false);
+    assert_eq!(pod["hostNetwork"], true);
+    let container = &pod["containers"][0];
+    assert_eq!(container["args"][0], "proxy");
+    let given = &container["securityContext"];
+    assert_eq!(given["privileged"], Value::Null);
+    assert_eq!(given["capabilities"]["drop"], json!(["ALL"]));
+    let names = |of: &Value| -> Vec<Value> {
+        of.as_array()
+            .into_iter()
+            .flatten()
+            .map(|one| one["name"].clone())
+            .collect()
+    };
+    assert_eq!(names(&container["volumeMounts"]), names(&pod["volumes"]));
+    let without = json!({"l7Proxy": true, "envoy": {"enabled": false}});
+    let all = objects(without.clone());
+    assert!(!is_there(&all));
+    assert_eq!(setting(&all).as_deref(), Some("false"));
+    assert!(told(without)[0].starts_with("l7Proxy=true has no effect"));
+}

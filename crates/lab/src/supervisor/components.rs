@@ -70,6 +70,8 @@ fn values(spec: &LabSpec, api: &str) -> anyhow::Result<Value> {
         "ipv4NativeRoutingCIDR": range(native && v4, CLUSTER_V4),
         "ipv6NativeRoutingCIDR": range(native && v6, CLUSTER_V6),
         "prometheus": {"enabled": true},
+        // The proxy's pods come with the setting.
+        "l7Proxy": spec.agent_config.iter().any(|(key, value)| key == "enable-l7-proxy" && value == "true"),
         "operator": {"replicas": 1},
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchExpressions": [{"key": STOPPED.0, "operator": "NotIn", "values": [STOPPED.1]}]},

@@ -24,7 +24,10 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{
-    net::{UnixListener, UnixStream},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::{Mutex as AsyncMutex, Notify, mpsc, oneshot, watch},
 };
 
@@ -364,5 +367,38 @@ impl Line {
     /// The line broke.
     pub async fn hear(&mut self) -> io::Result<Option<FromProxy>> {
         frame::read(&mut self.stream).await
+    }
+
+    /// Its two halves, for two tasks.
+    #[must_use]
+    pub fn split(self) -> (LineReader, LineWriter) {
+        let (reader, writer) = self.stream.into_split();
+        (LineReader(reader), LineWriter(writer))
+    }
+}
+
+/// What the proxy says.
+pub struct LineReader(OwnedReadHalf);
+
+impl LineReader {
+    /// What the proxy says next; `None` at the end. Not to be broken off.
+    ///
+    /// # Errors
+    /// The line broke.
+    pub async fn hear(&mut self) -> io::Result<Option<FromProxy>> {
+        frame::read(&mut self.0).await
+    }
+}
+
+/// What the agent says.
+pub struct LineWriter(OwnedWriteHalf);
+
+impl LineWriter {
+    /// Says something.
+    ///
+    /// # Errors
+    /// The line broke.
+    pub async fn say(&mut self, message: &ToProxy) -> io::Result<()> {
+        frame::write(&mut self.0, message).await
     }
 }

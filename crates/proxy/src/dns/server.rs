@@ -130,6 +130,7 @@ struct Asked<'a> {
     question: &'a Question,
     rule: Option<RuleName>,
     direction: Direction,
+    transport: Transport,
     verdict: Verdict,
     began: Instant,
 }
@@ -157,6 +158,7 @@ impl Shared {
             question: &question,
             rule: decision.rule.clone(),
             direction: decision.direction,
+            transport,
             verdict: decision.outcome.into(),
             began: Instant::now(),
         };
@@ -283,6 +285,7 @@ impl Shared {
             time: SystemTime::now(),
             session: *asked.session,
             direction: asked.direction,
+            transport: asked.transport,
             verdict,
             rule: asked.rule.clone(),
             latency: answer.map(|_| asked.began.elapsed()),

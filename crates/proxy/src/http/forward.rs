@@ -9,7 +9,7 @@ use super::{
     upstream::Failure,
 };
 use crate::{
-    config::Direction,
+    config::{Direction, Transport},
     policy::{Decision, HttpRequest, RuleName},
     record::{HEADERS_MAX, Http, Layer7, Record, Verdict, cut},
 };
@@ -265,6 +265,7 @@ impl Connection {
             time: SystemTime::now(),
             session: self.session,
             direction: asked.direction,
+            transport: Transport::Tcp,
             verdict,
             rule: asked.rule.clone(),
             latency,

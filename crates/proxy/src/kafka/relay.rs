@@ -222,6 +222,7 @@ impl Relay {
             time: SystemTime::now(),
             session: self.session,
             direction: asked.direction,
+            transport: Transport::Tcp,
             verdict: asked.verdict,
             rule: asked.rule.clone(),
             latency,

@@ -1,7 +1,7 @@
 //! The agent's line: snapshots taken and refused, names that wait for an agent, records.
 use crate::world::{http_rules, rule, soon};
 use hypha_proxy::{
-    config::{Direction, Snapshot},
+    config::{Direction, Snapshot, Transport},
     control::{
         Control, Line, NAMES_MAX,
         frame::{self, FromProxy, ToProxy},
@@ -229,6 +229,7 @@ async fn records_come_with_what_was_lost() {
             time: SystemTime::now(),
             session,
             direction: Direction::Ingress,
+            transport: Transport::Tcp,
             verdict: Verdict::Forwarded,
             rule: None,
             latency: None,

@@ -25,6 +25,11 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- end }}
 
+{{/* Whether there is a proxy on every node; nothing where not. */}}
+{{- define "hypha.proxy" -}}
+{{- if and .Values.l7Proxy .Values.envoy.enabled }}true{{ end }}
+{{- end }}
+
 {{/* Where the API server is, for every container that asks it. */}}
 {{- define "hypha.apiServerEnv" -}}
 {{- if .Values.k8sServiceHost }}

@@ -12,7 +12,7 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 - {value: egressMasqueradeInterfaces, default: "", key: egress-masquerade-interfaces, text: "packets are masqueraded on all devices of the node"}
 - {value: bpf.masquerade, default: true, text: "there is no other masquerading than that in eBPF; pods reach the outside with their own addresses"}
 - {value: bpf.hostRouting, default: "", text: "there is no such value; packets bypass the node's stack unless bpf.hostLegacyRouting is true"}
-- {value: bpf.tproxy, default: false, key: enable-bpf-tproxy, text: "there is no proxy yet"}
+- {value: bpf.tproxy, default: false, key: enable-bpf-tproxy, text: "connections are handed to the proxy by eBPF whatever it says"}
 - {value: bpf.preallocateMaps, default: false, key: preallocate-bpf-maps, text: "maps take memory as they fill"}
 - {value: bpf.vlanBypass, default: [], key: vlan-bpf-bypass, text: "tagged packets are left to the node's stack"}
 - {value: bpf.ctAnyMax, default: 0, text: "all protocols share one map, of the size bpf.ctTcpMax"}
@@ -23,7 +23,6 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 - {value: hubble.eventQueueSize, default: "", key: hubble-event-queue-size, text: "events are read from the kernel's ring without a queue between"}
 - {value: hubble.dropEventEmitter.enabled, default: false, key: hubble-drop-events, text: "there are no events for dropped packets yet"}
 - {value: hubble.skipUnknownCGroupIDs, default: "", text: "translations of services are told of pods alone"}
-- {value: envoy.enabled, default: false, key: external-envoy-proxy, text: "there is no proxy yet"}
 - {value: ingressController.enabled, default: false, key: enable-ingress-controller, text: "Ingress is not served yet"}
 - {value: gatewayAPI.enabled, default: false, key: enable-gateway-api, text: "the Gateway API is not served yet"}
 - {value: clustermesh.useAPIServer, default: false, text: "clusters are not connected yet"}
@@ -74,6 +73,9 @@ What was set and is not done, one line each. Takes the root.
 {{- if and (ne $set "") (ne $set (include "hypha.text" .default)) }}
 {{ .value }}={{ $set }} has no effect: {{ .text }}
 {{- end }}
+{{- end }}
+{{- if and .Values.l7Proxy (not .Values.envoy.enabled) }}
+l7Proxy=true has no effect: envoy.enabled is false, and agents have no proxy within; policies about requests are refused
 {{- end }}
 {{- if eq .Values.bpf.datapathMode "netkit" }}
 bpf.datapathMode=netkit works as netkit-l2: the programs need link-layer addresses

@@ -1,0 +1,376 @@
+//! The line to the node's proxy: it gets the rules before connections are sent to it, and tells what it saw.
+//!
+//! ```text
+//! policy's thread ─ announced ─┐
+//! tables, rules, time ─────────┴→ Plan (what it shall have) ─ sent with a growing number ─→ proxy ─ Taken ─→ policy goes on
+//! flows, monitor ←─ records ─── proxy
+//! ```
+mod plan;
+mod records;
+
+pub use records::Requests;
+
+use crate::{
+    agent::Agent,
+    policy::{Announce, Layer7, Policy},
+};
+use api::ProxyStatus;
+use plan::Plan;
+use proxy::{
+    config::Snapshot,
+    control::{
+        Line, LineReader, LineWriter,
+        frame::{FromProxy, ToProxy},
+    },
+};
+use runtime::{health::Component, stop::Stop};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+use tables::Read as _;
+use tokio::sync::{mpsc, watch};
+
+/// How long policy waits for the proxy.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Pause before the proxy is looked for again.
+const AGAIN: Duration = Duration::from_millis(200);
+/// How long changes are gathered.
+const GATHER: Duration = Duration::from_millis(5);
+
+/// What the proxy is told, and how far it is; cheap to clone.
+#[derive(Clone)]
+pub struct Proxy(Arc<Shared>);
+
+struct Shared {
+    tables: model::Tables,
+    /// What is denied passes where endpoints do not say otherwise.
+    audit: bool,
+    socket: PathBuf,
+    state: Mutex<State>,
+    /// Told when the proxy has taken something, or the line ended.
+    taken: Condvar,
+    /// Number of the plan that the proxy shall have.
+    wanted: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    plan: Plan,
+    connected: bool,
+    /// Number of the plan that the proxy has.
+    has: u64,
+    problems: Vec<String>,
+}
+
+impl Proxy {
+    /// A proxy that is not known to be there yet.
+    pub fn new(tables: model::Tables, state_dir: &Path, audit: bool) -> Self {
+        Self(Arc::new(Shared {
+            tables,
+            audit,
+            socket: state_dir.join("proxy/control.sock"),
+            state: Mutex::default(),
+            taken: Condvar::new(),
+            wanted: watch::Sender::new(0),
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Works out what the proxy shall have; the number under which that is known, and when to look again.
+    fn work_out(&self, layer7: &Layer7) -> (u64, Option<Instant>) {
+        let snapshot = self.0.tables.db.snapshot();
+        let endpoints = self.0.tables.endpoints.iter(&snapshot);
+        let fresh = plan::endpoints(layer7, endpoints.map(|one| &**one), self.0.audit);
+        let mut state = self.state();
+        let number = state.plan.renew(fresh, Instant::now());
+        let again = state.plan.again();
+        drop(state);
+        self.0.wanted.send_if_modified(|wanted| {
+            let newer = *wanted < number;
+            *wanted = number.max(*wanted);
+            newer
+        });
+        (number, again)
+    }
+
+    /// How it is.
+    pub fn status(&self) -> ProxyStatus {
+        let state = self.state();
+        ProxyStatus {
+            connected: state.connected,
+            redirects: state.plan.redirects(),
+            behind: state.has < state.plan.number(),
+            problems: state.problems.clone(),
+        }
+    }
+
+    /// Follows rules and endpoints until `stop`.
+    async fn follow(self, policy: Policy, stop: Stop) {
+        // What the proxy has holds until all policies are known.
+        if stop.or(policy.known()).await.is_none() {
+            return;
+        }
+        let mut rules = policy.layer7();
+        let watch = self.0.tables.endpoints.watch();
+        loop {
+            let seen = self.0.tables.db.snapshot().revision();
+            let layer7 = rules.borrow_and_update().clone();
+            let (_, again) = self.work_out(&layer7);
+            let next = async {
+                tokio::time::sleep(GATHER).await;
+                let later = async {
+                    match again {
+                        Some(at) => tokio::time::sleep_until(at.into()).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                tokio::select! {
+                    changed = rules.changed() => changed.is_ok(),
+                    () = watch.changed(seen) => true,
+                    () = later => true,
+                }
+            };
+            if stop.or(next).await != Some(true) {
+                return;
+            }
+        }
+    }
+
+    /// Keeps the line until `stop`.
+    async fn keep(self, reports: records::Reports, health: Component, stop: Stop) {
+        let reports = Arc::new(reports);
+        loop {
+            let why = match stop.or(Line::connect(&self.0.socket)).await {
+                None => return,
+                Some(Ok(line)) => {
+                    health.ok("the proxy is there");
+                    let ended = stop.or(self.talk(line, &reports)).await;
+                    let mut state = self.state();
+                    state.connected = false;
+                    drop(state);
+                    self.0.taken.notify_all();
+                    match ended {
+                        None => return,
+                        Some(error) => format!("the line to the proxy ended: {error}"),
+                    }
+                }
+                Some(Err(error)) => {
+                    format!("no proxy answers at {}: {error}", self.0.socket.display())
+                }
+            };
+            if *self.0.wanted.borrow() > 0 && self.state().plan.redirects() > 0 {
+                health.degraded(format!("{why}; what policies send to it does not pass"));
+            } else {
+                health.ok(format!("{why}; nothing is sent to it"));
+            }
+            if stop.or(tokio::time::sleep(AGAIN)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Talks to the proxy until the line ends; why it did.
+    async fn talk(&self, line: Line, reports: &Arc<records::Reports>) -> std::io::Error {
+        let known = line.version;
+        let (reader, writer) = line.split();
+        let (answers, heard) = mpsc::channel(64);
+        // A message that has begun to come is read to its end: that is not to be broken off.
+        let reading = Reading(tokio::spawn(read(reader, answers)));
+        let ended = self.converse(writer, heard, known, reports).await;
+        drop(reading);
+        ended
+            .err()
+            .unwrap_or_else(|| std::io::ErrorKind::UnexpectedEof.into())
+    }
+
+    async fn converse(
+        &self,
+        mut writer: LineWriter,
+        mut heard: mpsc::Receiver<std::io::Result<FromProxy>>,
+        known: u64,
+        reports: &Arc<records::Reports>,
+    ) -> std::io::Result<()> {
+        let mut wanted = self.0.wanted.subscribe();
+        let mut version = known;
+        // By the version under which it was sent.
+        let mut sent = (0, 0);
+        // Before the first rules are known, the proxy keeps those that it has.
+        let mut due = *wanted.borrow_and_update() > 0;
+        self.state().connected = true;
+        loop {
+            if due {
+                let (number, endpoints) = {
+                    let state = self.state();
+                    (state.plan.number(), state.plan.all())
+                };
+                version = now().max(version + 1);
+                sent = (version, number);
+                let snapshot = Snapshot {
+                    version,
+                    endpoints,
+                    ..Snapshot::default()
+                };
+                writer.say(&ToProxy::Snapshot(snapshot)).await?;
+                due = false;
+            }
+            tokio::select! {
+                changed = wanted.changed() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    due = true;
+                }
+                message = heard.recv() => {
+                    let Some(message) = message else { return Ok(()) };
+                    match message? {
+                        FromProxy::Taken { version, problems } => {
+                            if version == sent.0 {
+                                self.has(sent.1, problems);
+                            }
+                        }
+                        FromProxy::Refused { version: stays, why } => {
+                            tracing::error!("the proxy refuses its rules: {why}");
+                            self.state().problems = vec![why];
+                            // Somebody has given it a greater number: it gets a greater one still.
+                            due = stays >= version;
+                            version = version.max(stays);
+                        }
+                        FromProxy::Names { id, .. } => writer.say(&ToProxy::Known { id }).await?,
+                        FromProxy::Records { records, lost } => reports.tell(records, lost),
+                        FromProxy::Hello { .. } => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn has(&self, number: u64, problems: Vec<String>) {
+        for problem in &problems {
+            tracing::warn!("the proxy: {problem}");
+        }
+        let mut state = self.state();
+        state.has = state.has.max(number);
+        state.problems = problems;
+        drop(state);
+        self.0.taken.notify_all();
+    }
+}
+
+impl Announce for Proxy {
+    /// Ends once the proxy has the rules. Without a proxy there is nothing to wait for: what is sent to it does not pass.
+    fn announced(&self, layer7: &Arc<Layer7>) {
+        let (number, _) = self.work_out(layer7);
+        let state = self.state();
+        let waits = |state: &mut State| state.connected && state.has < number;
+        let waited = self.0.taken.wait_timeout_while(state, PATIENCE, waits);
+        if waited.is_ok_and(|(_, time)| time.timed_out()) {
+            tracing::warn!("the proxy has not taken its rules in {PATIENCE:?}; policy goes on");
+        }
+    }
+}
+
+/// A task that ends with its owner.
+struct Reading(tokio::task::JoinHandle<()>);
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn read(mut reader: LineReader, answers: mpsc::Sender<std::io::Result<FromProxy>>) {
+    while let Some(message) = reader.hear().await.transpose() {
+        let ended = message.is_err();
+        if answers.send(message).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+/// Microseconds since 1970: grows over restarts, too.
+fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    u64::try_from(since.unwrap_or_default().as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Keeps the proxy informed until `stop`, where it is wanted; records go to `requests`.
+pub fn start(agent: &Arc<Agent>, requests: Option<mpsc::Sender<records::Batch>>, stop: &Stop) {
+    let Some(proxy) = &agent.proxy else { return };
+    let health = agent.health.component("proxy");
+    health.ok("looking for the proxy");
+    let reports = records::Reports::new(agent.tables.clone(), agent.monitor.clone(), requests);
+    agent.policy.announce_by(Arc::new(proxy.clone()));
+    tokio::spawn(proxy.clone().follow(agent.policy.clone(), stop.clone()));
+    tokio::spawn(proxy.clone().keep(reports, health, stop.clone()));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Monitor;
+    use model::Endpoint;
+    use policy::{resolve::ProxyRules, rule};
+    use proxy::{control::Control, record, store::Store};
+    use runtime::{health::Health, stop};
+
+    fn rules() -> ProxyRules {
+        ProxyRules {
+            direction: rule::Direction::Ingress,
+            transport: rule::Protocol::Tcp,
+            first: 80,
+            last: 80,
+            peers: None,
+            rules: None,
+            policy: None,
+            origin: "test".into(),
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_proxy_has_rules_before_policy_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("proxy")).unwrap();
+        let socket = dir.path().join("proxy/control.sock");
+        let listener = tokio::net::UnixListener::bind(socket).unwrap();
+        let (_recorder, records) = record::channel(8);
+        let store = Store::open(&dir.path().join("store")).unwrap();
+        let (control, _) = Control::new(store, records);
+        tokio::spawn(control.clone().serve(listener));
+        let tables = model::Tables::new().unwrap();
+        let endpoint: Endpoint = serde_json::from_value(serde_json::json!({
+            "id": 9, "state": "ready", "attachment": "cni-attachment-id:c9:eth0", "labels": [], "identity": 300,
+            "pod": {"namespace": "shop", "name": "web", "uid": ""}, "ipv4": "10.0.0.9", "ipv6": null, "ifname": "lxc9",
+            "ifindex": 9, "host_mac": "02:00:00:00:00:01", "container_mac": "02:00:00:00:00:02", "netns": "", "subject": 7,
+        }))
+        .unwrap();
+        let mut txn = tables.db.write();
+        tables.endpoints.insert(&mut txn, endpoint).unwrap();
+        txn.commit();
+        let proxy = Proxy::new(tables.clone(), dir.path(), false);
+        let layer7 = Layer7 {
+            subjects: [(7, [rules()].into())].into(),
+        };
+        let layer7 = Arc::new(layer7);
+        // Without a proxy nobody is waited for.
+        proxy.announced(&layer7);
+        assert!(proxy.status().behind && !proxy.status().connected);
+        let (_stopper, stop) = stop::channel();
+        let reports = records::Reports::new(tables, Monitor::new(), None);
+        let health = Health::default().component("proxy");
+        tokio::spawn(proxy.clone().keep(reports, health, stop));
+        while !proxy.status().connected {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let other = proxy.clone();
+        let waiting = tokio::task::spawn_blocking(move || other.announced(&layer7));
+        waiting.await.unwrap();
+        assert!(control.policy().borrow().version() > 0);
+        let status = proxy.status();
+        assert_eq!((status.redirects, status.behind), (1, false));
+    }
+}

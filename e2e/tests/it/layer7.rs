@@ -1,0 +1,184 @@
+//! What policies say of requests, with real pods and `kubectl`: the demo of the notes, and a proxy that is replaced and killed.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use hypha_e2e::cluster::Cluster;
+use nix::sys::signal::Signal;
+use testkit::{LabBuilder, skip_unless_root, wait_until};
+
+use crate::acceptance::shell::{Release, Shell};
+
+const SOON: Duration = Duration::from_secs(30);
+const ON: [&str; 2] = ["--agent-config", "enable-l7-proxy=true"];
+const LAND: &str = "-XPOST";
+const EXHAUST: &str = "-XPUT";
+
+fn lab(prefix: &str, args: &[&str]) -> Cluster {
+    let _ = hypha_e2e::program("hypha-cni");
+    let lab = LabBuilder::new(hypha_e2e::program("hypha"), prefix)
+        .args(&["--nodes", "2"])
+        .args(&ON)
+        .args(args);
+    Cluster::of(lab.up())
+}
+
+/// A request of a ship to a death star.
+fn call(ship: &str, method: &str, star: &str) -> String {
+    let path = match method {
+        LAND => "request-landing",
+        _ => "exhaust-port",
+    };
+    format!("kubectl exec {ship} -- curl -s --max-time 5 {method} http://{star}/v1/{path}")
+}
+
+/// Addresses of all death stars, of both families, as URLs have them.
+fn stars(sh: &Shell) -> Vec<String> {
+    let list =
+        sh.ok("kubectl get pod -l class=deathstar -o jsonpath='{.items[*].status.podIPs[*].ip}'");
+    let url = |ip: &str| {
+        if ip.contains(':') {
+            format!("[{ip}]")
+        } else {
+            ip.to_owned()
+        }
+    };
+    list.split_whitespace().map(url).collect()
+}
+
+fn stage(cluster: &Cluster) -> Option<Shell> {
+    let sh = Shell::new(cluster, Release::New)?;
+    sh.ok("kubectl -n kube-system rollout status ds/cilium-envoy --timeout 60s");
+    sh.ok("kubectl create -f $MANIFESTS/deathstar.yaml");
+    sh.ok("kubectl rollout status deployment/deathstar --timeout 60s");
+    sh.ok("kubectl wait --for=condition=Ready pod/tiefighter pod/xwing --timeout 60s");
+    for node in ["node1", "node2"] {
+        sh.until(
+            &format!("hypha dbg --name $LAB --node {node} status"),
+            &["Proxy Status:", "OK, ip "],
+        );
+    }
+    Some(sh)
+}
+
+fn demo(cluster: &Cluster) {
+    let Some(sh) = stage(cluster) else { return };
+    sh.has(&call("tiefighter", EXHAUST, "deathstar"), &["exploded"]);
+    sh.has(
+        "kubectl apply -f $MANIFESTS/rule1-l7.yaml",
+        &["rule1 created"],
+    );
+    sh.until("kubectl get cnp", &["rule1", "True"]);
+    let node = sh.ok("kubectl get pod -l class=deathstar -o jsonpath='{.items[0].spec.nodeName}'");
+    let monitor = sh.start(&format!(
+        "hypha dbg --name $LAB --node {node} monitor -v --type l7"
+    ));
+    monitor.says("Press Ctrl-C");
+    let mut targets = stars(&sh);
+    assert!(targets.len() >= 2, "{targets:?}");
+    targets.push("deathstar".to_owned());
+    for star in &targets {
+        sh.until(&call("tiefighter", EXHAUST, star), &["Access denied"]);
+        sh.has(&call("tiefighter", LAND, star), &["Ship landed"]);
+        let refused = sh.run(&call("xwing", LAND, star));
+        assert!(
+            !refused.ok() && refused.stdout.is_empty(),
+            "the x-wing is answered by {star}: {refused:?}"
+        );
+    }
+    monitor.says_such("what was denied, and what passed", |text| {
+        let has = |parts: &[&str]| {
+            text.lines()
+                .any(|line| parts.iter().all(|part| line.contains(part)))
+        };
+        has(&[
+            "<- Request http from ",
+            "k8s:class=tiefighter",
+            "verdict Denied PUT http://",
+            "/v1/exhaust-port => 403",
+        ]) && has(&[
+            "<- Response http from ",
+            "verdict Forwarded POST http://",
+            "=> 200",
+        ])
+    });
+    cluster.assert_clean();
+}
+
+#[test]
+fn e2e_layer7_star_wars_by_tunnel() {
+    if !skip_unless_root() {
+        demo(&lab("e2e-l7-vxlan", &["--routing", "vxlan"]));
+    }
+}
+
+#[test]
+fn e2e_layer7_star_wars_native() {
+    if !skip_unless_root() {
+        demo(&lab("e2e-l7-native", &["--routing", "native"]));
+    }
+}
+
+/// Lands again and again while something happens; how many landed, and what those heard who did not.
+fn landing_while(sh: &Shell, star: &str, what: impl FnOnce()) -> (usize, Vec<String>) {
+    let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let failed = thread::scope(|scope| {
+        let lands = scope.spawn(|| {
+            let mut failed = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let run = sh.run(&call("tiefighter", LAND, star));
+                if run.ok() && run.stdout.contains("Ship landed") {
+                    done.fetch_add(1, Ordering::Relaxed);
+                } else {
+                    failed.push(format!("{run:?}"));
+                }
+            }
+            failed
+        });
+        what();
+        let enough = done.load(Ordering::Relaxed) + 5;
+        wait_until("ships land afterwards", SOON, || {
+            (done.load(Ordering::Relaxed) >= enough).then_some(())
+        });
+        stop.store(true, Ordering::Relaxed);
+        lands.join().unwrap()
+    });
+    (done.load(Ordering::Relaxed), failed)
+}
+
+#[test]
+fn e2e_layer7_survives_agents_and_proxies() {
+    if skip_unless_root() {
+        return;
+    }
+    let cluster = lab("e2e-l7-faults", &[]);
+    let Some(sh) = stage(&cluster) else { return };
+    sh.ok("kubectl apply -f $MANIFESTS/rule1-l7.yaml");
+    let stars = stars(&sh);
+    for star in &stars {
+        sh.until(&call("tiefighter", EXHAUST, star), &["Access denied"]);
+    }
+    let (landed, failed) = landing_while(&sh, &stars[0], || {
+        for node in ["node1", "node2"] {
+            let old = cluster.kill_agent(node);
+            cluster.wait_replaced(node, Some(&old));
+        }
+    });
+    assert!(failed.is_empty(), "{landed} landed: {failed:#?}");
+    let (landed, failed) = landing_while(&sh, &stars[0], || {
+        sh.ok("kubectl -n kube-system rollout restart ds/cilium-envoy");
+        sh.ok("kubectl -n kube-system rollout status ds/cilium-envoy --timeout 60s");
+    });
+    assert!(failed.is_empty(), "{landed} landed: {failed:#?}");
+    // Killed without a word: what is on disk holds as soon as there is another one.
+    for node in ["node1", "node2"] {
+        let old = cluster.proxy_process(node).expect("a proxy runs");
+        assert!(old.signal(Signal::SIGKILL));
+    }
+    for star in &stars {
+        sh.until(&call("tiefighter", LAND, star), &["Ship landed"]);
+        sh.until(&call("tiefighter", EXHAUST, star), &["Access denied"]);
+    }
+    cluster.assert_clean();
+}
