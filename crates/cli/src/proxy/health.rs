@@ -104,9 +104,11 @@ mod tests {
 
     #[tokio::test]
     async fn only_who_serves_answers() {
-        let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        // A port that was asked for by its number stays a socket's when it listens no longer.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
         let first = Health::bind(address).unwrap();
-        let address = first.socket.local_addr().unwrap().as_socket().unwrap();
         let second = Health::bind(address).unwrap();
         let ask = async || {
             let mut stream = TcpStream::connect(address).await?;

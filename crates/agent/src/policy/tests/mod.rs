@@ -1,4 +1,5 @@
 //! The task with a kernel of its own making: what is written when, and what holds at every moment.
+mod layer7;
 mod world;
 
 use super::Policy;

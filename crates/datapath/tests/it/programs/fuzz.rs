@@ -16,6 +16,7 @@ use crate::support::place;
 /// Runs per program and configuration, of which there are three; `HYPHA_FUZZ_RUNS` gives another number, and `HYPHA_FUZZ_SEED` other
 /// packets.
 const RUNS: u64 = 25_000;
+const XDP_DROP: i32 = 1;
 
 pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().expect("a number"))
@@ -229,6 +230,11 @@ fn check(program: &str, before: &[u8], verdict: i32, after: &[u8]) -> Result<(),
     }
 }
 
+/// A verdict that hardly a packet gets: an answer to what was masqueraded for no service ends before the stack.
+fn is_rare(program: &str, verdict: i32) -> bool {
+    program == names::XDP_ENTRY && verdict == XDP_DROP
+}
+
 /// Frontends of every kind, at ports that packets often have.
 fn serve_some(scene: &Scene) {
     let lb = Frontends::of(scene);
@@ -324,7 +330,8 @@ fn fuzz(change: fn(&mut DatapathConfig), by_stack: bool, seed: u64) {
             }
             // No other verdict, and of enough packets every one of these, or they would say nothing of the program.
             let expected = verdicts(program);
-            let found: Vec<i32> = (0..9).filter(|v| seen[*v as usize] > 0).collect();
+            let found = (0..9).filter(|v| seen[*v as usize] > 0 && !is_rare(program, *v));
+            let found: Vec<i32> = found.collect();
             assert!(
                 found.iter().all(|v| expected.contains(v)),
                 "{program}: {seen:?}"
