@@ -141,6 +141,12 @@ impl<F: Maps> State<F> {
     #[inline(never)]
     pub fn note_session(&mut self) -> Code {
         self.key_session();
+        self.put_session()
+    }
+
+    /// As [`State::note_session`], with the key in the state already.
+    #[inline(always)]
+    fn put_session(&mut self) -> Code {
         let (src_id, dst_id) = if self.reverse {
             (self.dst_id, self.src_id)
         } else {
@@ -162,8 +168,8 @@ impl<F: Maps> State<F> {
     }
 
     /// A live connection was asked about anew: whether it goes on as what policy wants now. Datagrams and what begins anew change their way;
-    /// a stream in its midst cannot, and is cut.
-    #[inline(never)]
+    /// a stream in its midst cannot, and is cut. No call of its own: Linux 5.10 allows few of them, one in another.
+    #[inline(always)]
     pub fn follow(&mut self, entry: &mut CtEntry) -> Code {
         core::hint::cold_path();
         self.key_session();
@@ -187,7 +193,7 @@ impl<F: Maps> State<F> {
             return OK;
         }
         entry.flags |= ct_flags::PROXY_FORWARD;
-        let code = self.note_session();
+        let code = self.put_session();
         if code != OK {
             return code;
         }
