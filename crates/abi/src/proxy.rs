@@ -9,6 +9,48 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// Ports of a client's address from which the proxy opens leg 2. Programs take what comes from the proxy out of others for answers.
 pub const UPSTREAM_PORTS: RangeInclusive<u16> = 10_000..=29_999;
 
+/// Names of Kafka's requests by their numbers, as rules give them in any case.
+pub const KAFKA_REQUESTS: [&str; 38] = [
+    "produce",
+    "fetch",
+    "offsets",
+    "metadata",
+    "leaderandisr",
+    "stopreplica",
+    "updatemetadata",
+    "controlledshutdown",
+    "offsetcommit",
+    "offsetfetch",
+    "findcoordinator",
+    "joingroup",
+    "heartbeat",
+    "leavegroup",
+    "syncgroup",
+    "describegroups",
+    "listgroups",
+    "saslhandshake",
+    "apiversions",
+    "createtopics",
+    "deletetopics",
+    "deleterecords",
+    "initproducerid",
+    "offsetforleaderepoch",
+    "addpartitionstotxn",
+    "addoffsetstotxn",
+    "endtxn",
+    "writetxnmarkers",
+    "txnoffsetcommit",
+    "describeacls",
+    "createacls",
+    "deleteacls",
+    "describeconfigs",
+    "alterconfigs",
+    "alterreplicalogdirs",
+    "describelogdirs",
+    "saslauthenticate",
+    "createpartitions",
+];
+
 /// What the proxy understands of a connection ([`PolicyValue::proxy`](crate::PolicyValue::proxy), [`ProxySession::kind`]).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,9 +1,10 @@
 //! What a port rule says above the transport.
 use super::{Context, Result, cursor::At, ports::Scope};
 use crate::rule::{
-    Direction, DnsRule, HeaderRule, HttpRule, KAFKA_REQUESTS, KafkaRole, KafkaRule, L7, L7Rules,
-    Mismatch, Port, PortMatch, Protocol,
+    Direction, DnsRule, HeaderRule, HttpRule, KafkaRole, KafkaRule, L7, L7Rules, Mismatch, Port,
+    PortMatch, Protocol,
 };
+use abi::proxy::KAFKA_REQUESTS;
 use regex::RegexBuilder;
 use std::sync::Arc;
 

@@ -7,10 +7,7 @@ mod labels;
 
 pub use entity::Entity;
 pub use inputs::{CidrGroup, NamedPort, NamedPorts, Service};
-pub use l7::{
-    DnsRule, HeaderRule, HttpRule, KAFKA_REQUESTS, KafkaRole, KafkaRule, L7, L7Kind, L7Rules,
-    Mismatch,
-};
+pub use l7::{DnsRule, HeaderRule, HttpRule, KafkaRole, KafkaRule, L7, L7Kind, L7Rules, Mismatch};
 pub use labels::{LabelSelector, Requirement, Test};
 pub use model::Protocol;
 

@@ -1,47 +1,6 @@
 //! Rules of Kafka requests, compiled.
 use crate::config::{KafkaRule, Role};
-
-/// Requests by their number, as rules name them.
-pub const API_KEYS: [&str; 38] = [
-    "produce",
-    "fetch",
-    "offsets",
-    "metadata",
-    "leaderandisr",
-    "stopreplica",
-    "updatemetadata",
-    "controlledshutdown",
-    "offsetcommit",
-    "offsetfetch",
-    "findcoordinator",
-    "joingroup",
-    "heartbeat",
-    "leavegroup",
-    "syncgroup",
-    "describegroups",
-    "listgroups",
-    "saslhandshake",
-    "apiversions",
-    "createtopics",
-    "deletetopics",
-    "deleterecords",
-    "initproducerid",
-    "offsetforleaderepoch",
-    "addpartitionstotxn",
-    "addoffsetstotxn",
-    "endtxn",
-    "writetxnmarkers",
-    "txnoffsetcommit",
-    "describeacls",
-    "createacls",
-    "deleteacls",
-    "describeconfigs",
-    "alterconfigs",
-    "alterreplicalogdirs",
-    "describelogdirs",
-    "saslauthenticate",
-    "createpartitions",
-];
+use abi::proxy::KAFKA_REQUESTS;
 
 /// What clients that write need: produce, metadata, versions.
 const PRODUCE: &[i16] = &[0, 3, 18];
@@ -51,7 +10,7 @@ const CONSUME: &[i16] = &[1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 18];
 /// Name of a request.
 #[must_use]
 pub fn api_name(key: i16) -> Option<&'static str> {
-    API_KEYS.get(usize::try_from(key).ok()?).copied()
+    KAFKA_REQUESTS.get(usize::try_from(key).ok()?).copied()
 }
 
 /// What the rules look at.
@@ -141,7 +100,7 @@ fn keys(rule: &KafkaRule) -> Result<Option<Box<[i16]>>, String> {
         (Some(Role::Consume), None) => Ok(Some(CONSUME.into())),
         (None, Some(name)) if !name.is_empty() => {
             let lower = name.to_ascii_lowercase();
-            let at = API_KEYS.iter().position(|known| *known == lower);
+            let at = KAFKA_REQUESTS.iter().position(|known| *known == lower);
             let key = at.and_then(|at| i16::try_from(at).ok());
             let key = key.ok_or_else(|| format!("{name:?} is no request, as fetch is"))?;
             Ok(Some([key].into()))

@@ -15,7 +15,7 @@ mod text;
 pub use both::Selections;
 pub use dns::canonical;
 pub use http::{Change, HttpRequest};
-pub use kafka::{API_KEYS, KafkaRequest, Topics, api_name};
+pub use kafka::{KafkaRequest, Topics, api_name};
 
 use crate::config::{Direction, Rules, Settings, Snapshot, Transport};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -5,9 +5,7 @@ use hypha_proxy::{
         Direction, DnsRule, Endpoint, HeaderRule, HttpRule, KafkaRule, Mismatch, PortRules, Role,
         Rules, Snapshot, Transport, Value,
     },
-    policy::{
-        API_KEYS, HttpRequest, KafkaRequest, Outcome, Policy, RuleName, Scope, Topics, canonical,
-    },
+    policy::{HttpRequest, KafkaRequest, Outcome, Policy, RuleName, Scope, Topics, canonical},
 };
 
 /// Numbers that look random and are the same each time.
@@ -210,7 +208,7 @@ fn plain_dns(rule: &DnsRule, name: &str) -> bool {
 
 fn plain_kafka(rules: &[KafkaRule], request: &KafkaRequest<'_>) -> bool {
     let fits = |rule: &&KafkaRule| {
-        let name = API_KEYS[request.api_key as usize];
+        let name = abi::proxy::KAFKA_REQUESTS[request.api_key as usize];
         let role = match rule.role {
             None => true,
             Some(Role::Produce) => ["produce", "metadata", "apiversions"].contains(&name),
