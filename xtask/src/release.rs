@@ -93,6 +93,9 @@ fn replace(built: &Path, bytes: &[u8], place: &Path) -> Result<()> {
     if fs::read(place).is_ok_and(|old| old == bytes) {
         return Ok(());
     }
+    if let Some(folder) = place.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
     let part = place.with_extension("part");
     fs::copy(built, &part).with_context(|| format!("cannot write {}", part.display()))?;
     fs::rename(&part, place).with_context(|| format!("cannot replace {}", place.display()))
