@@ -45,6 +45,7 @@ const SUBJECTS: u32 = 250;
 const LABEL_CHANGES: u32 = 200;
 /// Changes of a policy that are timed in the lab.
 const CHANGES: usize = 100;
+/// Times that many rows are written.
 const REPLACED: usize = 20;
 /// Entries of the large policy, and of the one that packets are asked about.
 const LARGE: usize = 3_000;
@@ -223,6 +224,12 @@ fn large(name: &str, rows: usize, first_port: usize) -> Value {
     )
 }
 
+/// The policy for other pods.
+fn selecting(mut policy: Value, selector: &Value) -> Value {
+    policy["spec"]["endpointSelector"] = selector.clone();
+    policy
+}
+
 /// From the call that writes a policy to the moment when every node enforces it.
 fn enforced(stage: &Stage, server: &Server, report: &mut Report) -> Result<()> {
     let small = |number: usize| {
@@ -261,36 +268,27 @@ fn enforced(stage: &Stage, server: &Server, report: &mut Report) -> Result<()> {
         .collect::<Result<Vec<f64>>>()?;
     row("beside-3000-entries/p50", &beside, 0.5, 15.0);
     // As many for one pod, and for three on two nodes, each with rows of its own.
-    for (name, selector) in [
-        (
-            "3000-entries-replaced",
-            json!({"matchLabels": {"app": "web"}}),
-        ),
+    for (pods, selector) in [
+        ("", json!({"matchLabels": {"app": "web"}})),
         // A merge takes away only what is null.
-        (
-            "3-times-3000-entries-replaced",
-            json!({"matchLabels": null}),
-        ),
+        ("3-times-", json!({"matchLabels": null})),
     ] {
-        let told = Told::of(stage, "large")?;
-        let (mut replaced, mut from_event) = (Vec::new(), Vec::new());
-        for round in 0..=REPLACED {
-            let mut other = large("large", LARGE, 10_001 - round % 2);
-            other["spec"]["endpointSelector"] = selector.clone();
-            let (start, end) = time(stage, server, &other)?;
-            // The first one may select others than before.
-            if round > 0 {
-                replaced.push(between((start, end)));
+        let [few, rows, others] = [(1, 10_000), (LARGE, 10_000), (LARGE, 10_001)]
+            .map(|(rows, first_port)| selecting(large("large", rows, first_port), &selector));
+        for (what, before) in [("applied", few), ("replaced", others)] {
+            let told = Told::of(stage, "large")?;
+            let (mut times, mut from_event) = (Vec::new(), Vec::new());
+            for _ in 0..REPLACED {
+                time(stage, server, &before)?;
+                let (start, end) = time(stage, server, &rows)?;
+                times.push(between((start, end)));
                 from_event.push(between((told.since(start)?, end)));
             }
+            let name = format!("{pods}{LARGE}-entries-{what}");
+            row(&format!("{name}/p50"), &times, 0.5, 50.0);
+            let name = format!("{name}/from-watch-event/p50");
+            row(&name, &from_event, 0.5, 15.0);
         }
-        row(&format!("{name}/p50"), &replaced, 0.5, 50.0);
-        row(
-            &format!("{name}/from-watch-event/p50"),
-            &from_event,
-            0.5,
-            15.0,
-        );
     }
     server.delete(&created);
     wait_in_force(stage, &[]);

@@ -1,9 +1,11 @@
 //! The maps, and which of a pair belongs to which family.
+use core::mem::offset_of;
+
 use abi::{
     CtEntry, CtKey4, CtKey6, EndpointInfo, EndpointKey, FlowEvent, FragKey4, FragKey6, FragValue,
     IpcacheKey, IpcacheValue, L2Answers, L2Key4, L2Key6, LocalEndpoint, MetricsValue, PolicyKey,
-    PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
-    xdp_device,
+    PolicyPortKey, PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6, SnatKey4,
+    SnatKey6, xdp_device,
 };
 use aya_ebpf::{
     macros::map,
@@ -43,6 +45,8 @@ static FRAG6: LruHashMap<FragKey6, FragValue> = LruHashMap::pinned(8192, 0);
 #[map(name = "cilium_policy")]
 static POLICY: LpmTrie<[u8; size_of::<PolicyKey>() - 4], PolicyValue> =
     LpmTrie::pinned(262_144, NO_PREALLOC);
+#[map(name = "cilium_policy_ports")]
+static POLICY_PORTS: HashMap<PolicyPortKey, PolicyValue> = HashMap::pinned(262_144, NO_PREALLOC);
 #[map(name = "cilium_policy_epoch")]
 static POLICY_EPOCH: Array<u32> = Array::pinned(1, 0);
 #[map(name = "cilium_proxy_sessions")]
@@ -220,6 +224,17 @@ pub fn ipcache<F: Family>(addr: F::Addr) -> Option<&'static IpcacheValue> {
 /// The row of policy with the longest prefix of protocol and port for `key`.
 #[inline(always)]
 pub fn policy_row(key: &PolicyKey) -> Option<&'static PolicyValue> {
+    if key.is_port() {
+        // SAFETY: all of a key but its first four bytes is such a key (asserted in `abi`). A row that goes is freed after a grace
+        // period that outlasts the program.
+        let row = unsafe {
+            let port = (&raw const *key).byte_add(offset_of!(PolicyKey, subject));
+            POLICY_PORTS.get(&*port.cast::<PolicyPortKey>())
+        };
+        if row.is_some() {
+            return row;
+        }
+    }
     // SAFETY: as for the address cache.
     let key = unsafe { &*(&raw const *key).cast::<Key<[u8; size_of::<PolicyKey>() - 4]>>() };
     POLICY.get(key)

@@ -41,10 +41,12 @@ pub use lb::{
 pub use nat::{
     FragKey4, FragKey6, FragValue, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6, snat_flags,
 };
-pub use policy::{PolicyKey, PolicyMatch, PolicyValue, policy_origin, policy_verdict};
+pub use policy::{
+    PolicyKey, PolicyMatch, PolicyPortKey, PolicyValue, policy_origin, policy_verdict,
+};
 pub use proxy::{ProxyKind, ProxySession, ProxySessionKey};
 pub use sock::{SockEvent, SockPoint};
 
 /// Bumped by hand whenever a key, value or event changes its layout or meaning: pinned maps of another version are
 /// not adopted but made anew.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;

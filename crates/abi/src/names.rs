@@ -18,8 +18,10 @@ pub const SNAT6: &str = "cilium_snat_v6_external";
 pub const FRAG4: &str = "cilium_ipv4_frag_datagrams";
 /// Ports of fragmented IPv6 datagrams: [`crate::FragKey6`] → [`crate::FragValue`].
 pub const FRAG6: &str = "cilium_ipv6_frag_datagrams";
-/// Rows of network policy: [`crate::PolicyKey`] → [`crate::PolicyValue`].
+/// Rows of network policy that hold for more than one port: [`crate::PolicyKey`] → [`crate::PolicyValue`].
 pub const POLICY: &str = "cilium_policy";
+/// Rows of network policy for one port each: [`crate::PolicyPortKey`] → [`crate::PolicyValue`].
+pub const POLICY_PORTS: &str = "cilium_policy_ports";
 /// One number, the policy epoch: with another one every connection is asked about anew.
 pub const POLICY_EPOCH: &str = "cilium_policy_epoch";
 /// Connections that go by way of the proxy, as their clients opened them: [`crate::ProxySessionKey`] → [`crate::ProxySession`].
@@ -72,7 +74,7 @@ pub const EVENTS: &str = "cilium_events";
 pub const CONFIG_GLOBAL: &str = "CONFIG";
 
 /// Every pinned map.
-pub const MAPS: [&str; 34] = [
+pub const MAPS: [&str; 35] = [
     LXC,
     LXC_IFINDEX,
     IPCACHE,
@@ -83,6 +85,7 @@ pub const MAPS: [&str; 34] = [
     FRAG4,
     FRAG6,
     POLICY,
+    POLICY_PORTS,
     POLICY_EPOCH,
     PROXY_SESSIONS,
     LB4_SERVICES,

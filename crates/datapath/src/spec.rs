@@ -202,7 +202,8 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
         LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4, LbFrontend6, LbKey4,
         LbKey6, LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6, LbSockKey4,
         LbSockKey6, LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey,
-        PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
+        PolicyPortKey, PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6,
+        SnatKey4, SnatKey6,
     };
     [
         MapSpec::of::<EndpointKey, EndpointInfo>(names::LXC, Hash, sizes.endpoints),
@@ -215,6 +216,7 @@ pub(crate) fn specs(sizes: &MapSizes) -> [MapSpec; names::MAPS.len()] {
         MapSpec::of::<FragKey4, FragValue>(names::FRAG4, LruHash, sizes.fragments),
         MapSpec::of::<FragKey6, FragValue>(names::FRAG6, LruHash, sizes.fragments),
         MapSpec::of::<PolicyKey, PolicyValue>(names::POLICY, LpmTrie, sizes.policy),
+        MapSpec::of::<PolicyPortKey, PolicyValue>(names::POLICY_PORTS, Hash, sizes.policy),
         MapSpec::of::<u32, u32>(names::POLICY_EPOCH, Array, 1),
         MapSpec::of::<ProxySessionKey, ProxySession>(
             names::PROXY_SESSIONS,

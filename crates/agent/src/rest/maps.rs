@@ -98,7 +98,8 @@ fn rows(agent: &Agent, name: &str, only: &Only) -> datapath::Result<Vec<MapRow>>
                 .map(nat_row)
                 .collect()
         }
-        names::POLICY => agent
+        // One table to whoever asks.
+        names::POLICY | names::POLICY_PORTS => agent
             .policy
             .shown(&datapath.policy()?.dump()?, only.subject),
         names::METRICS => datapath

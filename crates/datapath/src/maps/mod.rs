@@ -179,9 +179,10 @@ impl Datapath {
     /// # Errors
     /// As [`Datapath::endpoints`].
     pub fn policy(&self) -> Result<PolicyMap> {
-        let map = self.handle(names::POLICY)?;
-        let capacity = map.spec.max_entries;
-        Ok(PolicyMap::new(TypedMap::new(map)?, capacity))
+        let prefixes = self.handle(names::POLICY)?;
+        let capacity = prefixes.spec.max_entries;
+        let ports = self.typed(names::POLICY_PORTS)?;
+        Ok(PolicyMap::new(TypedMap::new(prefixes)?, ports, capacity))
     }
 
     /// The policy epoch.

@@ -4,18 +4,19 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use abi::{PolicyKey, PolicyValue, names};
+use abi::{PolicyKey, PolicyPortKey, PolicyValue, names};
 
 use super::TypedMap;
 use crate::{Error, Result};
 
-/// The rows of every subject of the node, in one map.
+/// The rows of every subject of the node, in two maps: those of one port in a table, all others in a trie.
 ///
-/// The kernel makes room row by row, and knows the map full at [`PolicyMap::capacity`] rows. Kernels before 6.13 then refuse to
-/// overwrite rows that are there, too.
+/// The kernel makes room row by row, and knows each of the two full at [`PolicyMap::capacity`] rows. Kernels before 6.13 then
+/// refuse to overwrite rows of the trie that are there, too.
 #[derive(Clone, Debug)]
 pub struct PolicyMap {
-    map: TypedMap<PolicyKey, PolicyValue>,
+    prefixes: TypedMap<PolicyKey, PolicyValue>,
+    ports: TypedMap<PolicyPortKey, PolicyValue>,
     capacity: u32,
 }
 
@@ -30,8 +31,16 @@ pub enum Put {
 }
 
 impl PolicyMap {
-    pub(super) fn new(map: TypedMap<PolicyKey, PolicyValue>, capacity: u32) -> Self {
-        Self { map, capacity }
+    pub(super) fn new(
+        prefixes: TypedMap<PolicyKey, PolicyValue>,
+        ports: TypedMap<PolicyPortKey, PolicyValue>,
+        capacity: u32,
+    ) -> Self {
+        Self {
+            prefixes,
+            ports,
+            capacity,
+        }
     }
 
     /// Writes a row; one that is there gets the new value between two look-ups of any program.
@@ -51,11 +60,25 @@ impl PolicyMap {
     /// As [`PolicyMap::put`].
     pub fn put_all(&self, rows: &[(PolicyKey, PolicyValue)]) -> Result<usize> {
         debug_assert!(rows.iter().all(|(key, value)| is_whole(key, value)));
-        match self.map.put_until(rows) {
-            (written, None) => Ok(written),
-            (written, Some(e)) if is_full(&e) => Ok(written),
-            (_, Some(e)) => Err(Error::bpf("write map", names::POLICY)(e)),
+        let mut written = 0;
+        for run in rows.chunk_by(|a, b| a.0.is_port() == b.0.is_port()) {
+            let (done, refused) = if run[0].0.is_port() {
+                let run: Vec<_> = run
+                    .iter()
+                    .map(|(key, value)| ((*key).into(), *value))
+                    .collect();
+                self.ports.put_until(&run)
+            } else {
+                self.prefixes.put_until(run)
+            };
+            written += done;
+            match refused {
+                None => {}
+                Some(e) if is_full(&e) => break,
+                Some(e) => return Err(Error::bpf("write map", names::POLICY)(e)),
+            }
         }
+        Ok(written)
     }
 
     /// Removes a row; whether it was there.
@@ -63,7 +86,7 @@ impl PolicyMap {
     /// # Errors
     /// When the kernel refuses.
     pub fn delete(&self, key: &PolicyKey) -> Result<bool> {
-        self.map.remove(key)
+        Ok(self.delete_all(&[*key])? == 1)
     }
 
     /// Removes those of the rows that are there, in their order; how many were.
@@ -71,7 +94,16 @@ impl PolicyMap {
     /// # Errors
     /// When the kernel refuses.
     pub fn delete_all(&self, keys: &[PolicyKey]) -> Result<usize> {
-        self.map.remove_all(keys)
+        let mut deleted = 0;
+        for run in keys.chunk_by(|a, b| a.is_port() == b.is_port()) {
+            deleted += if run[0].is_port() {
+                let run: Vec<_> = run.iter().map(|key| (*key).into()).collect();
+                self.ports.remove_all(&run)?
+            } else {
+                self.prefixes.remove_all(run)?
+            };
+        }
+        Ok(deleted)
     }
 
     /// Every row, sorted by subject, direction, remote, protocol and port.
@@ -79,7 +111,9 @@ impl PolicyMap {
     /// # Errors
     /// When the kernel refuses.
     pub fn dump(&self) -> Result<Vec<(PolicyKey, PolicyValue)>> {
-        let mut rows = self.map.dump()?;
+        let mut rows = self.prefixes.dump()?;
+        let ports = self.ports.dump()?;
+        rows.extend(ports.into_iter().map(|(key, value)| (key.into(), value)));
         rows.sort_by_key(|(k, _)| {
             (
                 k.subject,
@@ -93,12 +127,12 @@ impl PolicyMap {
         Ok(rows)
     }
 
-    /// Number of rows. Walks the map.
+    /// Number of rows. Walks the maps.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn len(&self) -> Result<usize> {
-        self.map.len()
+        Ok(self.prefixes.len()? + self.ports.len()?)
     }
 
     /// Whether there is no row.
