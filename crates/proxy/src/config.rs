@@ -109,6 +109,8 @@ pub enum Rules {
     Kafka(Vec<KafkaRule>),
     /// DNS questions.
     Dns(Vec<DnsRule>),
+    /// Connections of TLS.
+    Tls(Vec<TlsRule>),
 }
 
 /// What a request must be; all that is given must hold.
@@ -209,6 +211,15 @@ pub enum DnsRule {
     MatchName(String),
     /// Names like this one: `*` stands for letters, digits, `-` and `_`, but not for dots; `*` alone for every name.
     MatchPattern(String),
+}
+
+/// What a connection of TLS must be.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TlsRule {
+    /// The server that the client wants: a name, or names like it. `*` stands for what it does in [`DnsRule::MatchPattern`], `**.` at the
+    /// beginning for one label or more.
+    pub server_name: String,
 }
 
 /// Why a snapshot is not taken.

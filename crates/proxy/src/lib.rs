@@ -1,10 +1,10 @@
-//! The layer 7 proxy: connections that the datapath hands over are held against HTTP, Kafka and DNS rules, request by request.
+//! The layer 7 proxy: connections that the datapath hands over are held against HTTP, Kafka, DNS and TLS rules, request by request.
 //!
 //! It is a process of its own. The agent tells it what to enforce ([`config`], [`control`]); it keeps that on disk ([`store`]) and
 //! goes on with it while no agent is there. A new process takes its place without a gap ([`handover`]).
 //!
 //! ```text
-//! agent ─ Snapshot ─→ control ─ policy::Policy (watch) ─→ http · dns engines ←─ connections, by origin::Origin
+//! agent ─ Snapshot ─→ control ─ policy::Policy (watch) ─→ http · dns · kafka · tls engines ←─ connections, by origin::Origin
 //! agent ←─ records, names learned ─ control ←──────────────────┘
 //! ```
 mod accept;
@@ -20,4 +20,5 @@ pub mod policy;
 pub mod record;
 pub mod server;
 pub mod store;
+pub mod tls;
 pub mod transparent;

@@ -74,6 +74,8 @@ pub enum Layer7 {
     Dns(Dns),
     /// Kafka.
     Kafka(Kafka),
+    /// TLS.
+    Tls(Tls),
 }
 
 /// An HTTP request or answer.
@@ -127,6 +129,13 @@ pub struct Kafka {
     pub topics: Vec<String>,
     /// Error that the proxy answered with; zero: none.
     pub error_code: i16,
+}
+
+/// The beginning of a connection of TLS.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tls {
+    /// The server that the client wants, if it says so.
+    pub server_name: Option<String>,
 }
 
 /// Where records go in; cheap to clone.

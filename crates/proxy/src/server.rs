@@ -8,7 +8,7 @@ use crate::{
     origin::{Datagrams, Origin},
     record,
     store::Store,
-    transparent,
+    tls, transparent,
 };
 use std::{
     fs, io,
@@ -38,6 +38,8 @@ pub struct Config {
     pub dns: dns::Limits,
     /// Bounds of Kafka.
     pub kafka: kafka::Limits,
+    /// Bounds of TLS.
+    pub tls: tls::Limits,
     /// Records that wait for the agent.
     pub records: usize,
     /// How long what is under way may take at the end.
@@ -57,6 +59,7 @@ impl Config {
             http: http::Limits::default(),
             dns: dns::Limits::default(),
             kafka: kafka::Limits::default(),
+            tls: tls::Limits::default(),
             records: 4096,
             drain: Duration::from_secs(60),
             transparent: false,
@@ -90,6 +93,8 @@ pub enum Kind {
     Dns(Transport),
     /// Kafka.
     Kafka,
+    /// TLS.
+    Tls,
 }
 
 /// Why a proxy did not start.
@@ -199,6 +204,7 @@ struct Engines {
     http: http::Engine,
     dns: dns::Engine,
     kafka: kafka::Engine,
+    tls: tls::Engine,
     transparent: bool,
 }
 
@@ -224,10 +230,13 @@ impl Engines {
         let dns = dns::Engine::new(policy, from, control.clone(), to, config.dns, until);
         let (policy, from, to, until) = common();
         let kafka = kafka::Engine::new(policy, from, to, config.kafka, until);
+        let (policy, from, to, until) = common();
+        let tls = tls::Engine::new(policy, from, to, config.tls, until);
         Self {
             http,
             dns,
             kafka,
+            tls,
             transparent: config.transparent,
         }
     }
@@ -252,12 +261,13 @@ impl Engines {
         let address = listener.local_addr()?;
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let (http, kafka) = (self.http.clone(), self.kafka.clone());
+        let (http, kafka, tls) = (self.http.clone(), self.kafka.clone(), self.tls.clone());
         tokio::spawn(async move {
             match kind {
                 Kind::Http => http.run(listener).await,
                 Kind::Dns(_) => dns.run_tcp(listener).await,
                 Kind::Kafka => kafka.run(listener).await,
+                Kind::Tls => tls.run(listener).await,
             }
         });
         Ok(address)

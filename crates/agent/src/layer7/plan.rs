@@ -136,6 +136,9 @@ fn ports(rules: &ProxyRules) -> Option<config::PortRules> {
             Some(L7Rules::Http(rules)) => config::Rules::Http(rules.iter().map(http).collect()),
             Some(L7Rules::Kafka(rules)) => config::Rules::Kafka(rules.iter().map(kafka).collect()),
             Some(L7Rules::Dns(rules)) => config::Rules::Dns(rules.iter().map(dns).collect()),
+            Some(L7Rules::Tls(names)) => {
+                config::Rules::Tls(names.iter().map(|name| tls(name)).collect())
+            }
         },
     })
 }
@@ -170,6 +173,12 @@ fn kafka(rule: &rule::KafkaRule) -> config::KafkaRule {
         api_version: rule.api_version,
         client_id: rule.client_id.clone(),
         topic: rule.topic.clone(),
+    }
+}
+
+fn tls(name: &str) -> config::TlsRule {
+    config::TlsRule {
+        server_name: name.to_owned(),
     }
 }
 

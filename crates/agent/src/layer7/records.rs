@@ -132,7 +132,7 @@ fn request(record: &Record) -> Request {
             latency_ns: record.latency.map_or(0, |latency| {
                 u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX)
             }),
-            record: Some(layer7(record)),
+            record: layer7(record),
         },
         trace: match &record.layer7 {
             record::Layer7::Http(http) => http.trace.clone(),
@@ -141,8 +141,10 @@ fn request(record: &Record) -> Request {
     }
 }
 
-fn layer7(record: &Record) -> layer7::Record {
-    match &record.layer7 {
+/// None of TLS: flows have no field for it.
+fn layer7(record: &Record) -> Option<layer7::Record> {
+    Some(match &record.layer7 {
+        record::Layer7::Tls(_) => return None,
         record::Layer7::Http(http) => layer7::Record::Http(Http {
             code: code(record, http),
             method: http.method.clone(),
@@ -174,7 +176,7 @@ fn layer7(record: &Record) -> layer7::Record {
             correlation_id: kafka.correlation_id,
             topic: kafka.topics.join(","),
         }),
-    }
+    })
 }
 
 /// A request that is denied has its answer's code already.
@@ -272,5 +274,9 @@ fn said(record: &Record) -> (&'static str, String) {
                 kafka.error_code
             ),
         ),
+        record::Layer7::Tls(tls) => {
+            let name = tls.server_name.as_deref();
+            ("tls", format!("server name {}", name.unwrap_or("(none)")))
+        }
     }
 }

@@ -178,7 +178,7 @@ fn proxy(status: &AgentStatus) -> String {
         .find(|(_, owner)| *owner == "router");
     let router = router.map_or_else(String::new, |(ip, _)| format!(", ip {ip}"));
     let mut text = format!(
-        "{state}{router}, {} redirects active on ports 15001-15003, Envoy: external",
+        "{state}{router}, {} redirects active on ports 15001-15004, Envoy: external",
         proxy.redirects
     );
     for problem in &proxy.problems {
@@ -396,7 +396,7 @@ mod tests {
         status.proxy = Some(state.clone());
         assert_eq!(
             proxy(&status),
-            "OK, ip 10.7.1.200, 2 redirects active on ports 15001-15003, Envoy: external"
+            "OK, ip 10.7.1.200, 2 redirects active on ports 15001-15004, Envoy: external"
         );
         state.connected = false;
         state.problems = vec!["shop/web: http[0].path: what?".into()];

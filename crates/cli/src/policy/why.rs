@@ -29,11 +29,14 @@ pub struct WhyArgs {
     #[arg(value_name = "PORT/PROTO")]
     traffic: Option<String>,
     /// Ask about an HTTP request; on 80/TCP if no other traffic is given
-    #[arg(long, num_args = 2, value_names = ["METHOD", "PATH"], conflicts_with = "dns")]
+    #[arg(long, num_args = 2, value_names = ["METHOD", "PATH"], conflicts_with_all = ["dns", "sni"])]
     http: Vec<String>,
     /// Ask about a DNS question; by 53/UDP if no other traffic is given
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with = "sni")]
     dns: Option<String>,
+    /// Ask about TLS to a server of this name; on 443/TCP if no other traffic is given
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
     /// As if the policies of these files were applied
     #[arg(short = 'f', long = "filename", value_name = "FILE")]
     files: Vec<String>,
@@ -146,6 +149,7 @@ pub(super) fn answer(world: &World, args: &WhyArgs) -> Result<Report> {
     let usual = request.as_ref().map(|request| match request {
         Request::Http { .. } => "80/TCP",
         Request::Dns(_) => "53/UDP",
+        Request::ServerName(_) => "443/TCP",
     });
     let answers = match args.traffic.as_deref().or(usual) {
         Some(text) => {
@@ -173,7 +177,8 @@ fn request(args: &WhyArgs) -> Option<Request> {
             host: None,
         });
     }
-    args.dns.clone().map(Request::Dns)
+    let dns = args.dns.clone().map(Request::Dns);
+    dns.or_else(|| args.sni.clone().map(Request::ServerName))
 }
 
 fn is_pod(place: &Place<'_>) -> bool {

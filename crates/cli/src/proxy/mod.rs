@@ -296,6 +296,7 @@ fn listeners() -> Vec<Listen> {
         ("kafka", ProxyKind::Kafka, Kind::Kafka),
         ("dns-udp", ProxyKind::Dns, Kind::Dns(Transport::Udp)),
         ("dns-tcp", ProxyKind::Dns, Kind::Dns(Transport::Tcp)),
+        ("tls", ProxyKind::Tls, Kind::Tls),
     ];
     let listen = |(family, address): (&str, IpAddr)| {
         let family = family.to_owned();

@@ -18,6 +18,8 @@ pub enum Request {
     },
     /// A DNS question for this name.
     Dns(String),
+    /// A connection of TLS to the server of this name.
+    ServerName(String),
 }
 
 /// What becomes of a request.
@@ -45,6 +47,7 @@ impl Request {
         match self {
             Self::Http { .. } => L7Kind::Http,
             Self::Dns(_) => L7Kind::Dns,
+            Self::ServerName(_) => L7Kind::Tls,
         }
     }
 }
@@ -65,6 +68,7 @@ impl fmt::Display for Request {
                 None => write!(f, "{method} {path}"),
             },
             Self::Dns(name) => write!(f, "the question for {name}"),
+            Self::ServerName(name) => write!(f, "TLS to {name}"),
         }
     }
 }
@@ -123,6 +127,11 @@ fn of_via(via: &Via, request: &Request) -> Answer {
                 let rules = rules.filter(|(_, rule)| is_like(rule, name));
                 rules.map(|(index, _)| (index, false)).collect()
             }
+            (L7Rules::Tls(names), Request::ServerName(name)) => {
+                let names = names.iter().enumerate();
+                let names = names.filter(|(_, pattern)| is_server(pattern, name));
+                names.map(|(index, _)| (index, false)).collect()
+            }
             _ => Vec::new(),
         };
         for (index, with_headers) in met {
@@ -158,8 +167,23 @@ fn meets(expression: &Option<String>, text: Option<&str>) -> bool {
     built.is_some_and(|regex| regex.is_match(text))
 }
 
+/// A name as rules know it: lower case, without the dot at its end.
+fn canonical(text: &str) -> String {
+    text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
+}
+
+/// As [`is_like`], of servers: two stars stand for any number of labels.
+fn is_server(pattern: &str, name: &str) -> bool {
+    match pattern.strip_prefix("**") {
+        Some("") => true,
+        Some(end) => canonical(name)
+            .strip_suffix(&canonical(end))
+            .is_some_and(|rest| !rest.is_empty()),
+        None => is_like(&DnsRule::MatchPattern(pattern.to_owned()), name),
+    }
+}
+
 fn is_like(rule: &DnsRule, name: &str) -> bool {
-    let canonical = |text: &str| text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     let name = canonical(name);
     match rule {
         DnsRule::MatchName(text) => canonical(text) == name,
@@ -241,6 +265,18 @@ mod tests {
             ask(&Decision::NotEnforced, &question),
             Some(Answer::NotSeen)
         );
+    }
+
+    #[test]
+    fn names_of_servers() {
+        assert!(
+            is_server("**.a.org", "c.B.a.org.") && is_server("**", "a") && is_server("*.a", "b.a")
+        );
+        assert!(!is_server("**.a.org", "a.org") && !is_server("*.a", "c.b.a"));
+        let names = L7Rules::Tls(vec!["a.org".to_owned(), "*.a.org".to_owned()]);
+        let asked = |name: &str| ask(&via(names.clone()), &Request::ServerName(name.to_owned()));
+        assert!(asked("b.a.org").unwrap().to_string().ends_with("rules[1]"));
+        assert_eq!(asked("b.org"), Some(Answer::Denied));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What a port rule says above the transport.
-use super::{Context, Result, cursor::At, ports::Scope};
+use super::{Context, Result, cursor::At, ports::Scope, tls};
 use crate::rule::{
     Direction, DnsRule, HeaderRule, HttpRule, KafkaRole, KafkaRule, L7, L7Rules, Mismatch, Port,
     PortMatch, Protocol,
@@ -29,11 +29,11 @@ pub(super) fn read(
         l7 = rules_of(context, at, kind)?;
         check_enforced(context, at, kind, ports, scope);
     }
-    let terminating = tls(context, at, "terminatingTLS")?;
-    tls(context, at, "originatingTLS")?;
-    server_names(context, at, ports, kind, terminating)?;
-    listener(context, at, scope, kind.is_some())?;
-    Ok(l7)
+    let terminating = tls::context(context, at, "terminatingTLS")?;
+    tls::context(context, at, "originatingTLS")?;
+    let names = tls::server_names(context, at, ports, scope, kind, terminating)?;
+    listener(context, at, scope, kind.is_some() || names.is_some())?;
+    Ok(l7.or(names))
 }
 
 /// Notes rules that would have no effect on this node.
@@ -211,7 +211,7 @@ fn header_match(context: &Context, at: &At<'_>) -> Result<HeaderRule> {
     };
     let from_secret = at.get("secret");
     if let Some(at) = &from_secret {
-        secret(at)?;
+        tls::secret(at)?;
         context.not_enforced(at, "values of headers from secrets are", "value");
     }
     if value.is_none()
@@ -320,66 +320,6 @@ pub(super) fn name(at: &At<'_>) -> Result<DnsRule> {
     } else {
         DnsRule::MatchName(text.to_owned())
     })
-}
-
-fn tls(context: &Context, at: &At<'_>, name: &str) -> Result<bool> {
-    let Some(at) = at.get(name) else {
-        return Ok(false);
-    };
-    at.fields(&["secret", "trustedCA", "certificate", "privateKey"])?;
-    secret(&at.need("secret", "the secret that holds the certificate")?)?;
-    for field in ["trustedCA", "certificate", "privateKey"] {
-        if let Some(at) = at.get(field) {
-            at.text()?;
-        }
-    }
-    context.not_enforced(&at, "inspection of TLS is", "no TLS context");
-    Ok(true)
-}
-
-fn secret(at: &At<'_>) -> Result<()> {
-    at.fields(&["namespace", "name"])?;
-    at.need("name", "the name of a secret")?.filled()?;
-    match at.get("namespace") {
-        Some(at) => at.text().map(drop),
-        None => Ok(()),
-    }
-}
-
-fn server_names(
-    context: &Context,
-    at: &At<'_>,
-    ports: &[PortMatch],
-    kind: Option<&str>,
-    terminating: bool,
-) -> Result<()> {
-    let Some(names) = at.get("serverNames") else {
-        return Ok(());
-    };
-    let items = names.items()?;
-    if items.is_empty() {
-        return Err(names.wrong("is empty", "one name or more"));
-    }
-    for item in &items {
-        item.filled()?;
-    }
-    if ports
-        .iter()
-        .any(|port| port.protocol != Some(Protocol::Tcp))
-    {
-        return Err(names.wrong(
-            "server names with a protocol other than TCP",
-            "protocol: TCP",
-        ));
-    }
-    if kind.is_some() && !(kind == Some("http") && terminating) {
-        return Err(names.wrong(
-            "server names together with rules",
-            "server names alone, or http rules with terminatingTLS",
-        ));
-    }
-    context.not_enforced(&names, "server names are", "no server names");
-    Ok(())
 }
 
 fn listener(context: &Context, at: &At<'_>, scope: Scope, has_rules: bool) -> Result<()> {

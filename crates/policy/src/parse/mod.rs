@@ -9,6 +9,7 @@ mod l7;
 mod peers;
 mod ports;
 mod selectors;
+mod tls;
 
 pub use group::cidr_group;
 

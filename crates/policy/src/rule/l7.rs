@@ -13,11 +13,13 @@ pub enum L7Kind {
     Kafka = ProxyKind::Kafka as u8,
     /// DNS questions.
     Dns = ProxyKind::Dns as u8,
+    /// Connections of TLS.
+    Tls = ProxyKind::Tls as u8,
 }
 
 impl L7Kind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Http, Self::Kafka, Self::Dns];
+    pub const ALL: [Self; 4] = [Self::Http, Self::Kafka, Self::Dns, Self::Tls];
 
     /// The number in the map, from 1 on.
     #[must_use]
@@ -32,7 +34,8 @@ impl L7Kind {
             Some(ProxyKind::Http) => Some(Self::Http),
             Some(ProxyKind::Kafka) => Some(Self::Kafka),
             Some(ProxyKind::Dns) => Some(Self::Dns),
-            Some(ProxyKind::Tls | ProxyKind::None) | None => None,
+            Some(ProxyKind::Tls) => Some(Self::Tls),
+            Some(ProxyKind::None) | None => None,
         }
     }
 
@@ -43,16 +46,18 @@ impl L7Kind {
             Self::Http => ProxyKind::Http,
             Self::Kafka => ProxyKind::Kafka,
             Self::Dns => ProxyKind::Dns,
+            Self::Tls => ProxyKind::Tls,
         }
     }
 
-    /// `http`, `kafka` or `dns`, as in policies.
+    /// `http`, `kafka` or `dns`, as in policies, or `tls`.
     #[must_use]
     pub const fn text(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Kafka => "kafka",
             Self::Dns => "dns",
+            Self::Tls => "tls",
         }
     }
 }
@@ -81,6 +86,9 @@ pub enum L7Rules {
     Kafka(Vec<KafkaRule>),
     /// DNS questions.
     Dns(Vec<DnsRule>),
+    /// Connections of TLS to servers of these names. `*` stands for letters, digits, `-` and `_`, but not for dots; `**.` at the beginning for
+    /// one label or more, `*` and `**` alone for every name.
+    Tls(Vec<String>),
 }
 
 impl L7Rules {
@@ -91,6 +99,7 @@ impl L7Rules {
             Self::Http(_) => L7Kind::Http,
             Self::Kafka(_) => L7Kind::Kafka,
             Self::Dns(_) => L7Kind::Dns,
+            Self::Tls(_) => L7Kind::Tls,
         }
     }
 }

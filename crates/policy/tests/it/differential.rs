@@ -83,6 +83,6 @@ fn the_questions_reach_every_kind_of_decision() {
             *seen.entry(kind).or_default() += 1;
         }
     }
-    assert_eq!(seen.len(), 12, "{seen:?}");
+    assert_eq!(seen.len(), 13, "{seen:?}");
     assert!(seen.values().all(|count| *count > 10), "{seen:?}");
 }

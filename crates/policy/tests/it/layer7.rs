@@ -315,3 +315,26 @@ fn turning_the_proxy_on_and_off_opens_nothing_in_between() {
         "{wider:?}"
     );
 }
+
+#[test]
+fn names_of_servers_are_rules_like_others() {
+    let tls = |names: Value| json!([{"ports": [{"port": "443", "protocol": "TCP"}], "serverNames": names}]);
+    let web = json!({"fromEndpoints": from("web"), "toPorts": tls(json!(["a.org", "**.a.org"]))});
+    let seen = |second: Value| {
+        let world = world(&[cnp("p", of_db(json!([web, second])))]);
+        let https = Packet {
+            protocol: 6,
+            port: 443,
+        };
+        asked(&world, Ingress, A_DB, A_WEB, https)
+    };
+    let first = "spec.ingress[0].toPorts[0].serverNames";
+    let second = "spec.ingress[1].toPorts[0].serverNames";
+    let other = json!({"toPorts": tls(json!(["b.org"]))});
+    assert_eq!(seen(other), format!("tls {first} {second}"));
+    let plain = json!({"toPorts": port("443", "TCP")});
+    assert_eq!(seen(plain), format!("tls all {first}"));
+    // Of two kinds the connection is taken for one.
+    let other = json!({"toPorts": http("443", "/a")});
+    assert_eq!(seen(other), format!("tls {first}"));
+}

@@ -53,6 +53,18 @@ impl Selections {
         self.decide(|selection| selection.dns(name))
     }
 
+    /// Whether a connection of TLS to a server of this name, in its canonical form, or of none, may pass.
+    #[must_use]
+    pub fn server_name(&self, name: Option<&str>) -> Decision {
+        self.decide(|selection| selection.server_name(name))
+    }
+
+    /// Whether everything passes, whatever it is.
+    #[must_use]
+    pub fn is_unlimited(&self) -> bool {
+        !self.each.is_empty() && self.each.iter().all(Selection::is_unlimited)
+    }
+
     /// Whether a Kafka request may pass.
     #[must_use]
     pub fn kafka(&self, request: &KafkaRequest<'_>) -> Decision {

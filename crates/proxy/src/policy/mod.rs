@@ -11,6 +11,7 @@ mod dns;
 mod http;
 mod kafka;
 mod text;
+mod tls;
 
 pub use both::Selections;
 pub use dns::canonical;
@@ -62,6 +63,7 @@ enum Compiled {
     Http(http::HttpRules),
     Kafka(kafka::KafkaRules),
     Dns(dns::DnsRules),
+    Tls(tls::TlsRules),
 }
 
 #[derive(Clone, Debug)]
@@ -252,6 +254,7 @@ fn compile(rules: &Rules) -> Shared {
         Rules::Http(rules) => Compiled::Http(http::HttpRules::compile(rules, &mut problems)),
         Rules::Kafka(rules) => Compiled::Kafka(kafka::KafkaRules::compile(rules, &mut problems)),
         Rules::Dns(rules) => Compiled::Dns(dns::DnsRules::compile(rules)),
+        Rules::Tls(rules) => Compiled::Tls(tls::TlsRules::compile(rules)),
     };
     Shared {
         rules: Arc::new(compiled),
@@ -294,6 +297,24 @@ impl Selection {
             Compiled::Dns(rules) => rules.first(name).map(|index| (index, Vec::new())),
             _ => None,
         })
+    }
+
+    /// Whether a connection of TLS to a server of this [canonical] name, or of none, may pass.
+    #[must_use]
+    pub fn server_name(&self, name: Option<&str>) -> Decision {
+        self.decide(|rules| match (rules, name) {
+            (Compiled::Tls(rules), Some(name)) => {
+                rules.first(name).map(|index| (index, Vec::new()))
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether everything passes, whatever it is.
+    #[must_use]
+    pub fn is_unlimited(&self) -> bool {
+        let mut entries = self.entries.iter();
+        entries.any(|entry| matches!(*entry.rules, Compiled::All))
     }
 
     /// Whether a Kafka request may pass. Topics may be allowed by different entries.

@@ -10,6 +10,8 @@ mod kafka;
 mod rules;
 #[path = "../../../../fuzz/checks/proxy_snapshot.rs"]
 mod snapshot;
+#[path = "../../../../fuzz/checks/proxy_tls.rs"]
+mod tls;
 
 /// Runs a check over the inputs of its folder.
 fn all(target: &str, check: fn(&[u8])) {
@@ -31,4 +33,5 @@ fn every_input_of_the_fuzz_targets() {
     all("proxy_dns", dns::run);
     all("proxy_kafka", kafka::run);
     all("proxy_rules", rules::run);
+    all("proxy_tls", tls::run);
 }

@@ -10,5 +10,6 @@ mod replace;
 mod rules;
 mod smuggling;
 mod streams;
+mod tls;
 mod transparent;
 mod world;

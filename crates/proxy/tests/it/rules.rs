@@ -3,7 +3,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use hypha_proxy::{
     config::{
         Direction, DnsRule, Endpoint, HeaderRule, HttpRule, KafkaRule, Mismatch, PortRules, Role,
-        Rules, Snapshot, Transport, Value,
+        Rules, Snapshot, TlsRule, Transport, Value,
     },
     policy::{HttpRequest, KafkaRequest, Outcome, Policy, RuleName, Scope, Topics, canonical},
 };
@@ -115,6 +115,18 @@ fn dns_rule(dice: &mut Dice) -> DnsRule {
     }
 }
 
+fn tls_rule(dice: &mut Dice) -> TlsRule {
+    let more = ["**.org", "**.b.org", "**"];
+    let text = if dice.below(3) == 0 {
+        dice.pick(&more)
+    } else {
+        dice.pick(&DNS)
+    };
+    TlsRule {
+        server_name: text.to_owned(),
+    }
+}
+
 const TOPICS: [&str; 3] = ["orders", "events", "audit"];
 
 fn kafka_rule(dice: &mut Dice) -> KafkaRule {
@@ -140,7 +152,8 @@ fn port_rules(dice: &mut Dice, index: usize) -> PortRules {
     let rules = match dice.below(10) {
         0 => Rules::All,
         1..=4 => Rules::Http(dice.list(5, http_rule_with_headers)),
-        5..=7 => Rules::Dns(dice.list(4, dns_rule)),
+        5..=6 => Rules::Dns(dice.list(4, dns_rule)),
+        7 => Rules::Tls(dice.list(4, tls_rule)),
         _ => Rules::Kafka(dice.list(4, kafka_rule)),
     };
     PortRules {
@@ -191,6 +204,13 @@ fn plain_http(rule: &HttpRule, request: &Http) -> bool {
         && whole(&rule.path, request.path)
         && whole(&rule.method, request.method)
         && whole(&rule.host, request.host)
+}
+
+fn plain_tls(TlsRule { server_name }: &TlsRule, name: &str) -> bool {
+    match server_name.strip_prefix("**") {
+        Some(end) => name.len() > end.len() && name.ends_with(&canonical(end)),
+        None => plain_dns(&DnsRule::MatchPattern(server_name.clone()), name),
+    }
 }
 
 fn plain_dns(rule: &DnsRule, name: &str) -> bool {
@@ -306,7 +326,7 @@ fn request(dice: &mut Dice) -> Http {
 #[test]
 fn compiled_rules_say_what_a_plain_reading_says() {
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
-    let (mut cases, mut allowed, mut kinds) = (0, 0, [0; 3]);
+    let (mut cases, mut allowed, mut kinds) = (0, 0, [0; 4]);
     let mut previous: Option<Policy> = None;
     for version in 1..=1500 {
         let endpoint = Endpoint {
@@ -334,7 +354,7 @@ fn compiled_rules_say_what_a_plain_reading_says() {
                 port: dice.pick(&[53, 80, 81, 85]),
                 peer: dice.pick(&NUMBERS),
             };
-            let mut kind = dice.below(3);
+            let mut kind = dice.below(4);
             if let Some(port) = about {
                 (scope.direction, scope.transport, scope.port) =
                     (port.direction, port.transport, port.last);
@@ -343,6 +363,7 @@ fn compiled_rules_say_what_a_plain_reading_says() {
                     Rules::Http(_) => 0,
                     Rules::Dns(_) => 1,
                     Rules::Kafka(_) => 2,
+                    Rules::Tls(_) => 3,
                 };
             }
             let (selection, ports) = (policy.select(&scope), covering(&endpoint, &scope));
@@ -370,6 +391,16 @@ fn compiled_rules_say_what_a_plain_reading_says() {
                         _ => None,
                     });
                     (selection.dns(&canonical(asked)), expected)
+                }
+                3 => {
+                    let asked = dice.maybe(|dice| canonical(dice.pick(&ASKED)));
+                    let expected = plain(&ports, |rules| match (rules, &asked) {
+                        (Rules::Tls(rules), Some(name)) => {
+                            rules.iter().position(|rule| plain_tls(rule, name))
+                        }
+                        _ => None,
+                    });
+                    (selection.server_name(asked.as_deref()), expected)
                 }
                 _ => {
                     let topics = dice.list(3, |dice| dice.pick(&TOPICS));

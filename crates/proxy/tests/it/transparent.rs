@@ -1,4 +1,5 @@
 //! Transparent sockets in a network of their own: client, proxy and server in three namespaces, the proxy as a router between them.
+use crate::tls::{Https, is_denied, names};
 use crate::world::{ENDPOINT, PEER, dns_rules, http_rules, rule, soon};
 use hickory_proto::{
     op::{Message, MessageType, Query, ResponseCode},
@@ -196,6 +197,7 @@ fn listeners() -> Vec<Listen> {
             ("http", 80, Kind::Http),
             ("dns-udp", 53, Kind::Dns(Transport::Udp)),
             ("dns-tcp", 53, Kind::Dns(Transport::Tcp)),
+            ("tls", 443, Kind::Tls),
         ] {
             all.push(Listen {
                 name: format!("{name}-{family}"),
@@ -211,10 +213,14 @@ async fn proxy(config: Config, ready: mpsc::Sender<()>, stop: tokio::sync::onesh
     let origin = Arc::new(Transparent::new(All, PORTS));
     let server = Server::start(config.clone(), origin).await.unwrap();
     let mut snapshot = http_rules(1, vec![rule("GET", "/public")]);
-    let mut names = dns_rules(1, vec![DnsRule::MatchName("a.org".into())]);
-    snapshot.endpoints[0]
-        .ports
-        .append(&mut names.endpoints[0].ports);
+    for mut more in [
+        dns_rules(1, vec![DnsRule::MatchName("a.org".into())]),
+        names(1, &["*.a.org"]),
+    ] {
+        snapshot.endpoints[0]
+            .ports
+            .append(&mut more.endpoints[0].ports);
+    }
     let mut line = soon(Line::connect(&config.control())).await.unwrap();
     line.say(&ToProxy::Snapshot(snapshot)).await.unwrap();
     soon(line.hear()).await.unwrap();
@@ -256,6 +262,7 @@ fn addresses_stay_on_both_legs() {
             thread::spawn(move || serve_dns(dns, seen));
         }
     });
+    let https = row.within(server_ns, || Https::new(dir.path(), 443));
     let (ready, is_ready) = mpsc::channel();
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let inside = netns::open(Row::path(proxy_ns)).unwrap();
@@ -272,7 +279,7 @@ fn addresses_stay_on_both_legs() {
     is_ready.recv_timeout(Duration::from_secs(30)).unwrap();
     for (own, server) in CLIENT.into_iter().zip(SERVER) {
         let (own, server): (IpAddr, IpAddr) = (own.parse().unwrap(), server.parse().unwrap());
-        let questions = &mut questions;
+        let (questions, https) = (&mut questions, &https);
         row.within(client, move || {
             for _ in 0..20 {
                 let (from, text) = get(SocketAddr::new(server, 80), "/public").unwrap();
@@ -289,6 +296,14 @@ fn addresses_stay_on_both_legs() {
                 text.starts_with("HTTP/1.1 403") && text.ends_with("Access denied\r\n"),
                 "{text}"
             );
+            let at = SocketAddr::new(server, 443);
+            let output = https.curl("b.a.org", at);
+            let text = String::from_utf8_lossy(&output.stdout);
+            let (ip, port) = text.split_once(' ').unwrap_or_else(|| panic!("{output:?}"));
+            assert_eq!(ip, own.to_string());
+            assert!(PORTS.contains(&port.parse().unwrap()), "{text}");
+            let output = https.curl("b.org", at);
+            assert!(is_denied(&output), "{output:?}");
             for _ in 0..20 {
                 let message = ask(SocketAddr::new(server, 53), "a.org.");
                 assert_eq!(message.answers.len(), 1, "{message:?}");

@@ -264,6 +264,30 @@ fn what_is_wrong_is_named_with_its_place() {
             "spec.egress[0].toPorts[0].serverNames: server names with a protocol other than TCP",
         ),
         (
+            egress(
+                json!({"toPorts": [{"ports": [{"port": "0", "protocol": "TCP"}], "serverNames": ["x"]}]}),
+            ),
+            "spec.egress[0].toPorts[0].serverNames: server names for every port",
+        ),
+        (
+            egress(
+                json!({"toPorts": [{"ports": [{"port": "443", "protocol": "TCP"}], "serverNames": ["x", "a.**.b"]}]}),
+            ),
+            "spec.egress[0].toPorts[0].serverNames[1]: \"a.**.b\" is no name of a server",
+        ),
+        (
+            egress(
+                json!({"toPorts": [{"ports": [{"port": "443", "protocol": "TCP"}], "serverNames": ["x"], "rules": {"http": [{}]}}]}),
+            ),
+            "spec.egress[0].toPorts[0].serverNames: server names together with rules",
+        ),
+        (
+            ccnp(
+                json!({"nodeSelector": {}, "egress": [{"toPorts": [{"ports": [{"port": "443", "protocol": "TCP"}], "serverNames": ["x"]}]}]}),
+            ),
+            "spec.egress[0].toPorts[0].serverNames: server names in a policy of nodes",
+        ),
+        (
             ingress(
                 json!({"toPorts": [{"ports": [{"port": "80"}], "listener": {"envoyConfig": {"name": "e"}, "name": "l"}}]}),
             ),
@@ -371,10 +395,10 @@ fn what_is_not_enforced_is_refused_with_all_its_places() {
             "spec.egress[2].toGroups[0]",
         ]
     );
-    let off = "rules above the transport are not enforced while enable-l7-proxy is false";
+    let off = "not enforced while enable-l7-proxy is false";
     for problem in &problems {
-        let is_rules = problem.path.ends_with(".rules");
-        assert_eq!(problem.what == off, is_rules, "{problem}");
+        let is_rules = problem.path.ends_with(".rules") || problem.path.ends_with(".serverNames");
+        assert_eq!(problem.what.ends_with(off), is_rules, "{problem}");
         assert!(
             is_rules || problem.what.ends_with("not enforced yet"),
             "{problem}"

@@ -152,6 +152,7 @@ fn seen_ports(direction: Direction) -> impl Strategy<Value = Value> {
         port["protocol"] = json!("TCP");
         port
     });
+    let tls = tcp.clone();
     let http = select(vec![
         json!({"http": [{}]}),
         json!({"http": [{"method": "GET", "path": "/a.*"}, {"headers": ["X-A: b"]}]}),
@@ -170,6 +171,13 @@ fn seen_ports(direction: Direction) -> impl Strategy<Value = Value> {
         prop_oneof![3 => http, 1 => kafka],
     );
     let of_tcp = of_tcp.prop_map(|(ports, rules)| json!({"ports": ports, "rules": rules}));
+    let names = select(vec![
+        json!(["a.org", "**.b.org"]),
+        json!(["*.a.org"]),
+        json!(["**"]),
+    ]);
+    let of_tls = (prop::collection::vec(tls, 1..3), names)
+        .prop_map(|(ports, names)| json!({"ports": ports, "serverNames": names}));
     let protocol = select(vec![json!("ANY"), json!("UDP"), json!("TCP"), json!(null)]);
     let of_dns =
         (prop::collection::vec((single, protocol), 1..3), dns).prop_map(|(ports, rules)| {
@@ -181,8 +189,8 @@ fn seen_ports(direction: Direction) -> impl Strategy<Value = Value> {
             json!({"ports": ports, "rules": rules})
         });
     match direction {
-        Direction::Ingress => of_tcp.boxed(),
-        Direction::Egress => prop_oneof![2 => of_tcp, 1 => of_dns].boxed(),
+        Direction::Ingress => prop_oneof![3 => of_tcp, 1 => of_tls].boxed(),
+        Direction::Egress => prop_oneof![4 => of_tcp, 2 => of_dns, 1 => of_tls].boxed(),
     }
 }
 
@@ -193,6 +201,7 @@ fn without_rules(entries: &mut [Value]) {
         .filter_map(|entry| entry.get_mut("toPorts")?.as_array_mut());
     for item in ports.flatten().filter_map(Value::as_object_mut) {
         item.remove("rules");
+        item.remove("serverNames");
     }
 }
 

@@ -1,0 +1,83 @@
+//! TLS as it is: the server's name is read from the client's first message, and if a rule allows it, all bytes go on untouched.
+//!
+//! ```text
+//! client ─ hello::Reader: the name ─ rules, record ─┬─ what came, and then every byte both ways ─ server
+//!                                                   └─ alert access_denied, end
+//! ```
+mod hello;
+mod relay;
+
+pub use hello::{HELLO_MAX, Hello, NoHello, Reader};
+
+use crate::{accept, drain::Drain, origin::Origin, policy::Policy, record::Recorder};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+};
+
+/// Bounds of what one client may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once; more wait to be accepted.
+    pub connections: usize,
+    /// How long the hello may take.
+    pub hello: Duration,
+    /// How long a connection to a server may take.
+    pub connect: Duration,
+    /// Bytes under way, each way.
+    pub buffer: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 20_000,
+            hello: Duration::from_secs(30),
+            connect: Duration::from_secs(5),
+            buffer: 16 << 10,
+        }
+    }
+}
+
+/// Serves TLS.
+#[derive(Clone)]
+pub struct Engine(Arc<Shared>);
+
+struct Shared {
+    policy: watch::Receiver<Arc<Policy>>,
+    origin: Arc<dyn Origin>,
+    recorder: Recorder,
+    limits: Limits,
+    drain: Drain,
+    places: Arc<Semaphore>,
+}
+
+impl Engine {
+    /// An engine that asks the newest policy about each connection, and again when the policy changes.
+    #[must_use]
+    pub fn new(
+        policy: watch::Receiver<Arc<Policy>>,
+        origin: Arc<dyn Origin>,
+        recorder: Recorder,
+        limits: Limits,
+        drain: Drain,
+    ) -> Self {
+        Self(Arc::new(Shared {
+            policy,
+            origin,
+            recorder,
+            limits,
+            drain,
+            places: Arc::new(Semaphore::new(limits.connections)),
+        }))
+    }
+
+    /// Accepts connections until it is time to drain.
+    pub async fn run(&self, listener: TcpListener) {
+        accept::run(listener, &self.0.drain, &self.0.places, |stream| {
+            relay::serve(self.0.clone(), stream)
+        })
+        .await;
+    }
+}
