@@ -1,4 +1,4 @@
-//! Clients of Kubernetes that the tests drive: two `kubectl`s and the Python package.
+//! Clients of Kubernetes that the tests drive: two `kubectl`s.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -70,42 +70,4 @@ fn unpack(suite: &str, name: &str, work: &Path) -> Result<(PathBuf, String)> {
         bail!("the package {name} {version} of Debian {suite} has no usr/bin/kubectl");
     }
     Ok((program, format!("{name} {version}")))
-}
-
-/// The package `kubernetes` for Python, in an environment of its own.
-pub fn python_client() -> Result<Outcome> {
-    let home = tools()?.join("python-kubernetes");
-    let works = || {
-        let mut check = Command::new(home.join("bin/python"));
-        check.args(["-c", "import kubernetes"]);
-        home.join("bin/python").exists() && proc::succeeds(&mut check, LIMIT)
-    };
-    if works() {
-        return Ok(Outcome::Present("the package kubernetes".to_owned()));
-    }
-    if paths::which("python3").is_none() {
-        return Ok(Outcome::Missing(
-            "python3; tests with it are skipped".to_owned(),
-        ));
-    }
-    let mut environment = Command::new("python3");
-    environment.args(["-m", "venv", "--clear"]).arg(&home);
-    if proc::logged("python-venv", &mut environment, LIMIT).is_err() {
-        let why = "python3 makes no environments (on Debian: apt-get install python3-venv); tests with it are skipped";
-        return Ok(Outcome::Missing(why.to_owned()));
-    }
-    let mut install = Command::new(home.join("bin/python"));
-    install.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "kubernetes",
-    ]);
-    proc::logged("pip", &mut install, LIMIT)?;
-    if !works() {
-        bail!("the package kubernetes was installed but cannot be imported");
-    }
-    Ok(Outcome::Done("installed the package kubernetes".to_owned()))
 }

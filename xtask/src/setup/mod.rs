@@ -4,6 +4,7 @@ mod apt;
 mod kubernetes;
 mod linker;
 pub mod packages;
+mod python;
 mod rust_src;
 pub mod servers;
 mod toolchain;
@@ -76,7 +77,7 @@ pub fn run(options: &Options) -> Result<()> {
         steps.step("cargo-nextest", || tools::install(&tools::NEXTEST))?;
         steps.step("cargo-deny", || tools::install(&tools::DENY))?;
         steps.step("kubectl", kubernetes::kubectls)?;
-        steps.step("Python client", kubernetes::python_client)?;
+        steps.step("Python packages", python::packages)?;
         steps.step("browser", browser)?;
     }
     if purpose >= Purpose::Kernels {

@@ -14,7 +14,7 @@ use crate::{
     accept,
     drain::Drain,
     origin::{Datagrams, Origin},
-    policy::Policy,
+    policy::{PATIENCE, Policy},
     record::Recorder,
 };
 use futures::future::BoxFuture;
@@ -39,6 +39,8 @@ pub struct Limits {
     pub learn: Duration,
     /// How long a connection may be silent.
     pub idle: Duration,
+    /// How long to wait for the rules that something was handed over for, where none are known yet.
+    pub rules: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
     /// How many answers may be wrong before a question is given up: somebody guesses.
@@ -53,6 +55,7 @@ impl Default for Limits {
             server: Duration::from_secs(10),
             learn: Duration::from_millis(100),
             idle: Duration::from_secs(30),
+            rules: PATIENCE,
             connections: 4096,
             wrong: 16,
         }

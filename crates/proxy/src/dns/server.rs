@@ -3,7 +3,7 @@ use super::{Answered, Learned, Malformed, Question, Shared, renumber};
 use crate::{
     config::{Direction, Refusal, Transport},
     origin::{Datagrams, Session},
-    policy::RuleName,
+    policy::{RuleName, caught_up},
     record::{Dns, Layer7, Record, Verdict},
 };
 use hickory_proto::op::{Message, ResponseCode};
@@ -149,6 +149,16 @@ impl Shared {
             Err(Malformed::Silence) => return None,
             Err(Malformed::Answer(answer)) => return Some(answer),
         };
+        if !self.policy.borrow().knows(session.scopes(transport)) {
+            // Who waits has a place, too.
+            let _place = self.places.take(session.endpoint())?;
+            caught_up(
+                &self.policy,
+                || session.scopes(transport),
+                self.limits.rules,
+            )
+            .await;
+        }
         let policy = self.policy.borrow().clone();
         let decision = policy
             .select_all(session.scopes(transport))

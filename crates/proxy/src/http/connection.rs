@@ -7,7 +7,7 @@ use super::{
 use crate::{
     config::Transport,
     origin::Session,
-    policy::{Policy, Selections},
+    policy::{Policy, Selections, caught_up},
 };
 use bytes::BytesMut;
 use hyper::{
@@ -65,8 +65,18 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream) {
     };
     let _ = stream.set_nodelay(true);
     let drain = shared.drain.clone();
+    let begin = async {
+        let first = first_bytes(&shared, &mut stream).await;
+        caught_up(
+            &shared.policy,
+            || session.scopes(Transport::Tcp),
+            shared.limits.rules,
+        )
+        .await;
+        first
+    };
     let first = tokio::select! {
-        first = first_bytes(&shared, &mut stream) => first,
+        first = begin => first,
         () = drain.over() => return,
     };
     let Ok(first) = first else {

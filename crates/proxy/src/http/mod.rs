@@ -16,7 +16,12 @@ mod upstream;
 
 pub use framing::{Body, Chunked, Framing, Refused, check_head, head_end};
 
-use crate::{drain::Drain, origin::Origin, policy::Policy, record::Recorder};
+use crate::{
+    drain::Drain,
+    origin::Origin,
+    policy::{PATIENCE, Policy},
+    record::Recorder,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -29,6 +34,8 @@ pub const ACCESS_DENIED: &str = "Access denied\r\n";
 /// Bounds of what one client may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// How long to wait for the rules that something was handed over for, where none are known yet.
+    pub rules: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
     /// Longest head, and longest trailers, bytes.
@@ -54,6 +61,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            rules: PATIENCE,
             connections: 20_000,
             head: 64 << 10,
             head_time: Duration::from_secs(30),

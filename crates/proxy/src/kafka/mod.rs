@@ -7,13 +7,20 @@
 mod answer;
 mod relay;
 mod request;
+mod versions;
 mod wire;
 
 pub use answer::{CLUSTER_DENIED, GROUP_DENIED, TOPIC_DENIED, denied};
 pub use request::{About, Request, Topic};
 pub use wire::Malformed;
 
-use crate::{accept, drain::Drain, origin::Origin, policy::Policy, record::Recorder};
+use crate::{
+    accept,
+    drain::Drain,
+    origin::Origin,
+    policy::{PATIENCE, Policy},
+    record::Recorder,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -23,6 +30,8 @@ use tokio::{
 /// Bounds of what one client may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// How long to wait for the rules that something was handed over for, where none are known yet.
+    pub rules: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
     /// Longest request, bytes: it is held as a whole.
@@ -38,6 +47,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            rules: PATIENCE,
             connections: 4096,
             request: 16 << 20,
             step: Duration::from_secs(60),

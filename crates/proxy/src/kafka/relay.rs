@@ -1,9 +1,9 @@
 //! One connection of a client and the one to its server. Answers come in the order of the requests, so a denial waits for its turn.
-use super::{About, Malformed, Request, Shared, answer};
+use super::{About, Malformed, Request, Shared, answer, request, versions};
 use crate::{
     config::{Direction, Transport},
     origin::Session,
-    policy::{Decision, KafkaRequest, RuleName, Topics, api_name},
+    policy::{Decision, KafkaRequest, RuleName, Topics, api_name, caught_up},
     record::{HEADERS_MAX, Kafka, Layer7, Record, Verdict, cut},
 };
 use std::{
@@ -18,6 +18,9 @@ use tokio::{
     time::timeout,
 };
 
+/// Longest answer of a server that says what it knows.
+const VERSIONS: u64 = 64 << 10;
+
 /// What the client is to get next.
 enum Next {
     /// The server's answer.
@@ -29,6 +32,8 @@ enum Next {
 /// What is remembered of a request until its answer.
 struct Asked {
     kafka: Kafka,
+    /// It asks what the server knows; by the name that the client gave itself.
+    versions: Option<String>,
     rule: Option<RuleName>,
     direction: Direction,
     verdict: Verdict,
@@ -39,6 +44,12 @@ pub(super) async fn serve(shared: Arc<Shared>, client: TcpStream) {
     let Ok(session) = shared.origin.accepted(&client) else {
         return;
     };
+    caught_up(
+        &shared.policy,
+        || session.scopes(Transport::Tcp),
+        shared.limits.rules,
+    )
+    .await;
     let connect = timeout(shared.limits.connect, shared.origin.connect(&session));
     let Ok(Ok(server)) = connect.await else {
         return;
@@ -131,6 +142,8 @@ impl Relay {
         let decision = self.decide(&request);
         let asked = Asked {
             kafka: describe(&request),
+            versions: (request.api_key == request::key::API_VERSIONS)
+                .then(|| request.client_id.to_owned()),
             rule: decision.rule.clone(),
             direction: decision.direction,
             verdict: decision.outcome.into(),
@@ -202,8 +215,18 @@ impl Relay {
             return Err(io::Error::other("the server answers something else"));
         }
         self.record(asked, Some(asked.began.elapsed()), 0);
-        client.write_all(&head).await?;
         let mut left = u64::from(length) - 4;
+        if let Some(name) = &asked.versions {
+            if left > VERSIONS {
+                return Err(io::Error::other("the server knows too much"));
+            }
+            let mut body = vec![0; usize::try_from(left).unwrap_or(0)];
+            timeout(self.shared.limits.step, server.read_exact(&mut body)).await??;
+            let frame = self.restrict(asked, name, &body)?;
+            timeout(self.shared.limits.step, client.write_all(&frame)).await??;
+            return Ok(());
+        }
+        client.write_all(&head).await?;
         let mut buffer = vec![0; usize::try_from(left.min(64 << 10)).unwrap_or(0)];
         while left > 0 {
             let most = usize::try_from(left).map_or(buffer.len(), |left| left.min(buffer.len()));
@@ -215,6 +238,28 @@ impl Relay {
             left -= got as u64;
         }
         Ok(())
+    }
+
+    /// Of what a server knows, what can be read here, and denied where no rule allows it.
+    fn restrict(&self, asked: &Asked, name: &str, body: &[u8]) -> io::Result<Vec<u8>> {
+        let offer = |api_key, oldest: i16, newest: i16| {
+            let newest = request::newest(api_key).map_or(newest, |read| read.min(newest));
+            let of = |api_version| Request {
+                api_key,
+                api_version,
+                correlation_id: 0,
+                client_id: name,
+                about: About::Nothing,
+            };
+            if self.decide(&of(newest)).passes() {
+                return (oldest <= newest).then_some(newest);
+            }
+            let mut versions = (oldest..=newest).rev();
+            versions.find(|version| answer::denied(&of(*version)).is_some())
+        };
+        let (id, version) = (asked.kafka.correlation_id, asked.kafka.api_version);
+        versions::restrict(id, version, body, offer)
+            .map_err(|Malformed| io::Error::new(io::ErrorKind::InvalidData, Malformed))
     }
 
     fn record(&self, asked: &Asked, latency: Option<Duration>, error_code: i16) {

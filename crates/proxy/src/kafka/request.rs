@@ -62,7 +62,7 @@ const OTHER_TOPICS: [i16; 17] = [
 ];
 
 /// Newest versions whose topics are read: later ones name topics by numbers alone, or have another form.
-fn newest(api_key: i16) -> Option<i16> {
+pub(super) fn newest(api_key: i16) -> Option<i16> {
     Some(match api_key {
         key::PRODUCE | key::FETCH => 12,
         key::LIST_OFFSETS => 10,

@@ -37,6 +37,11 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    /// What has not been read.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
     fn fixed<const N: usize>(&mut self) -> Result<[u8; N]> {
         self.take(N)?.try_into().map_err(|_| Malformed)
     }

@@ -6,6 +6,7 @@
 //!
 //! The rules of all entries that cover a port and a peer add up. One without any limit lifts that of the others. Nothing is
 //! allowed that no rule allows: endpoints and ports that the snapshot does not name are denied.
+mod behind;
 mod both;
 mod dns;
 mod http;
@@ -13,6 +14,7 @@ mod kafka;
 mod text;
 mod tls;
 
+pub(crate) use behind::{PATIENCE, caught_up};
 pub use both::Selections;
 pub use dns::canonical;
 pub use http::{Change, HttpRequest};

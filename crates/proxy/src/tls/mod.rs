@@ -9,7 +9,13 @@ mod relay;
 
 pub use hello::{HELLO_MAX, Hello, NoHello, Reader};
 
-use crate::{accept, drain::Drain, origin::Origin, policy::Policy, record::Recorder};
+use crate::{
+    accept,
+    drain::Drain,
+    origin::Origin,
+    policy::{PATIENCE, Policy},
+    record::Recorder,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
@@ -19,6 +25,8 @@ use tokio::{
 /// Bounds of what one client may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// How long to wait for the rules that something was handed over for, where none are known yet.
+    pub rules: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
     /// How long the hello may take.
@@ -32,6 +40,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            rules: PATIENCE,
             connections: 20_000,
             hello: Duration::from_secs(30),
             connect: Duration::from_secs(5),

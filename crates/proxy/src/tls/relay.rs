@@ -3,7 +3,7 @@ use super::{Hello, NoHello, Reader, Shared};
 use crate::{
     config::Transport,
     origin::Session,
-    policy::{Decision, Selections},
+    policy::{Decision, Selections, caught_up},
     record::{Layer7, Record, Tls, Verdict},
 };
 use socket2::{SockRef, TcpKeepalive};
@@ -48,6 +48,8 @@ struct Relay {
 
 impl Relay {
     async fn serve(&self, mut client: TcpStream) -> io::Result<()> {
+        let scopes = || self.session.scopes(Transport::Tcp);
+        caught_up(&self.shared.policy, scopes, self.shared.limits.rules).await;
         let selection = self.selection();
         if selection.is_unlimited() {
             // Whatever it speaks, and whoever begins.

@@ -399,6 +399,28 @@ async fn names_are_known_before_the_answer_goes_out() {
 }
 
 #[tokio::test]
+async fn a_question_that_comes_before_its_rules_waits_for_them() {
+    let server = server(|message| vec![reply(message, 1)]).await;
+    let limits = Limits {
+        rules: Duration::from_secs(60),
+        ..Limits::default()
+    };
+    let unknown = Snapshot::default();
+    let world = World::with(server, &unknown, limits, Notebook::default()).await;
+    let waiting = question("a.org.", RecordType::A);
+    let client = client(world.proxy).await;
+    client.send(&waiting.to_vec().unwrap()).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(100), client.recv(&mut [0; 512])).await;
+    assert!(early.is_err(), "it is answered without rules");
+    let allowed = Policy::compile(&dns_rules(1, pattern("*")), None);
+    world.policy.send_replace(Arc::new(allowed));
+    let mut buffer = [0; 512];
+    let length = soon(client.recv(&mut buffer)).await.unwrap();
+    let answer = Message::from_vec(&buffer[..length]).unwrap();
+    assert_eq!(answer.answers.len(), 2);
+}
+
+#[tokio::test]
 async fn nobody_waits_for_ever_for_names() {
     let server = server(|message| vec![reply(message, 1)]).await;
     let learn = Notebook {

@@ -1,7 +1,7 @@
 //! HTTP/1: requests in a connection, one by one.
 use crate::world::{PORT, Plain, World, echo, http_rules, raw_server, read_until, rule, soon};
 use hypha_proxy::{
-    config::{Direction, HeaderRule, HttpRule, Mismatch, Rules, Value},
+    config::{Direction, HeaderRule, HttpRule, Mismatch, Rules, Snapshot, Value},
     http::Limits,
     record::{Layer7, Record, Verdict},
 };
@@ -417,4 +417,47 @@ async fn old_clients() {
         "{answer}"
     );
     assert!(answer.contains("GET / HTTP/1.0"), "{answer}");
+}
+
+/// Limits under which rules are waited for, however slow the machine is.
+fn patient() -> Limits {
+    Limits {
+        rules: Duration::from_secs(60),
+        ..Limits::default()
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_comes_before_its_rules_waits_for_them() {
+    let allowed = http_rules(2, vec![rule("GET", "/public")]);
+    // Nothing is known; another endpoint is; another peer.
+    let mut other = allowed.clone();
+    other.endpoints[0].id += 1;
+    let mut peer = allowed.clone();
+    peer.endpoints[0].ports[0].peers = Some(vec![1]);
+    for mut before in [Snapshot::default(), other, peer] {
+        before.version = 1;
+        let origin = Plain::new(echo().await, PORT);
+        let world = World::of(origin, &before, patient()).await;
+        let mut stream = TcpStream::connect(world.proxy).await.unwrap();
+        stream.write_all(GET.as_bytes()).await.unwrap();
+        let early = stream.read_u8();
+        let early = tokio::time::timeout(Duration::from_millis(100), early).await;
+        assert!(early.is_err(), "it is answered without rules: {early:?}");
+        world.change(&allowed);
+        let answer = read_until(&mut stream, "host: shop\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    // What does not come is not waited for long, and what rules there are deny not at all.
+    let world = World::of(
+        Plain::new(echo().await, PORT),
+        &Snapshot::default(),
+        Limits::default(),
+    )
+    .await;
+    assert!(world.raw(GET.as_bytes()).await.starts_with("HTTP/1.1 403"));
+    let denied = http_rules(1, vec![rule("GET", "/other")]);
+    let world = World::of(Plain::new(echo().await, PORT), &denied, patient()).await;
+    let answer = tokio::time::timeout(Duration::from_secs(30), world.raw(GET.as_bytes())).await;
+    assert!(answer.unwrap().starts_with("HTTP/1.1 403"));
 }

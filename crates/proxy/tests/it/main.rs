@@ -1,6 +1,7 @@
 //! The proxy on loopback sockets: real clients, real servers, and bytes that no client would send.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod clients;
 mod control;
 mod corpus;
 mod dns;

@@ -16,7 +16,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
@@ -33,6 +33,22 @@ fn config(dir: &Path, http: SocketAddr) -> Config {
         listen("dns-tcp", any, Kind::Dns(Transport::Tcp)),
     ];
     Config::new(dir.join("state"), dir.join("run"), listeners)
+}
+
+/// How often a proxy is replaced or killed; `HYPHA_PROXY_ROUNDS` gives another number.
+fn rounds() -> usize {
+    std::env::var("HYPHA_PROXY_ROUNDS").map_or(5, |text| text.parse().expect("a number"))
+}
+
+/// What it took, for whoever runs more rounds than the usual ones.
+fn tell(what: &str, mut times: Vec<Duration>) {
+    times.sort_unstable();
+    let middle = times.get(times.len() / 2);
+    eprintln!(
+        "{what}: {} times, median {middle:?}, longest {:?}",
+        times.len(),
+        times.last()
+    );
 }
 
 async fn teach(config: &Config, snapshot: Snapshot) {
@@ -98,11 +114,14 @@ async fn a_successor_takes_over_under_load() {
     let clients: Vec<_> = (0..6)
         .map(|n| tokio::spawn(load(proxy, n % 2 == 0, stop.clone(), done.clone())))
         .collect();
-    for _ in 0..5 {
+    let mut times = Vec::new();
+    for _ in 0..rounds() {
         let before = done.load(Ordering::Relaxed);
+        let began = Instant::now();
         let successor = Server::start(first.clone(), origin.clone()).await.unwrap();
         assert_eq!(successor.addresses, all, "the same sockets");
         soon(current.replaced()).await;
+        times.push(began.elapsed());
         assert_eq!(soon(current.finish()).await, End::Finished);
         current = successor;
         soon(async {
@@ -112,6 +131,8 @@ async fn a_successor_takes_over_under_load() {
         })
         .await;
     }
+    tell("a successor serves", times);
+    eprintln!("{} requests meanwhile", done.load(Ordering::Relaxed));
     // The agent finds the newest one at the same place, with the snapshot that was in force.
     assert_eq!(
         soon(Line::connect(&first.control())).await.unwrap().version,
@@ -231,12 +252,15 @@ async fn a_killed_proxy_goes_on_with_what_is_on_disk() {
         .ports
         .append(&mut names.endpoints[0].ports);
     teach(&config, snapshot).await;
-    for _ in 0..5 {
+    let mut times = Vec::new();
+    for _ in 0..rounds() {
         // No word to anybody, and no agent there afterwards.
         process.kill();
         assert!(get(proxy, "/a").await.is_err());
+        let began = Instant::now();
         process = child(dir.path(), server, proxy);
         serving().await;
+        times.push(began.elapsed());
         assert!(
             soon(get(proxy, "/a"))
                 .await
@@ -250,4 +274,5 @@ async fn a_killed_proxy_goes_on_with_what_is_on_disk() {
                 .starts_with("HTTP/1.1 403")
         );
     }
+    tell("served after a kill", times);
 }

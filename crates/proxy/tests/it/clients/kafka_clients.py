@@ -1,0 +1,79 @@
+"""Real clients of Kafka, and a broker for them: `kafka.py broker`, `kafka.py CLIENT ADDRESS NAME DO TOPIC`.
+
+CLIENT is librdkafka or kafka-python, NAME what it calls itself, DO one of produce and consume. The last line says how it ended:
+`done`, or the error that the broker gave.
+"""
+import sys
+
+LIMIT = 20
+
+
+def broker():
+    import confluent_kafka
+
+    mock = confluent_kafka.Producer(
+        {"bootstrap.servers": "mock:1", "test.mock.num.brokers": 1, "log_level": 0}
+    )
+    first = list(mock.list_topics(timeout=LIMIT).brokers.values())[0]
+    print(f"{first.host}:{first.port}", flush=True)
+    sys.stdin.read()
+
+
+def librdkafka(address, name, do, topic):
+    import confluent_kafka
+
+    common = {"bootstrap.servers": address, "client.id": name, "log_level": 0}
+    if do == "produce":
+        ends = []
+        producer = confluent_kafka.Producer(
+            common | {"message.timeout.ms": LIMIT * 1000}
+        )
+        producer.produce(topic, b"hello", partition=0, callback=lambda e, _: ends.append(e))
+        producer.flush(LIMIT)
+        return ends[0].name() if ends[0] else "done"
+    consumer = confluent_kafka.Consumer(
+        common | {"group.id": "readers", "auto.offset.reset": "earliest"}
+    )
+    consumer.assign([confluent_kafka.TopicPartition(topic, 0, 0)])
+    try:
+        message = consumer.poll(LIMIT)
+    finally:
+        consumer.close()
+    if message is None:
+        return "nothing came"
+    if message.error():
+        return message.error().name()
+    return "done" if message.value() == b"hello" else repr(message.value())
+
+
+def kafka_python(address, name, do, topic):
+    import kafka
+
+    # What the mock broker says of itself is not what this client looks for.
+    common = {"bootstrap_servers": address, "client_id": name, "api_version": (2, 0)}
+    try:
+        if do == "produce":
+            # The role of producers has no numbers for them: those are asked for by a request of its own.
+            producer = kafka.KafkaProducer(
+                max_block_ms=LIMIT * 1000, enable_idempotence=False, **common
+            )
+            producer.send(topic, b"hello", partition=0).get(timeout=LIMIT)
+            return "done"
+        consumer = kafka.KafkaConsumer(
+            auto_offset_reset="earliest", consumer_timeout_ms=LIMIT * 1000, **common
+        )
+        consumer.assign([kafka.TopicPartition(topic, 0)])
+        consumer.seek_to_beginning()
+        for message in consumer:
+            return "done" if message.value == b"hello" else repr(message.value)
+        return "nothing came"
+    except kafka.errors.KafkaError as error:
+        return type(error).__name__
+
+
+if __name__ == "__main__":
+    what, *rest = sys.argv[1:]
+    if what == "broker":
+        broker()
+    else:
+        print({"librdkafka": librdkafka, "kafka-python": kafka_python}[what](*rest))
