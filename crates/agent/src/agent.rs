@@ -1,7 +1,7 @@
 //! The agent's parts, for whoever serves or shows them.
 use crate::{
-    addresses::Addresses, endpoint::Manager, layer7::Proxy, metrics::Requests, monitor::Monitor,
-    policy::Policy, services::Services, sweep::SharedStats,
+    addresses::Addresses, endpoint::Manager, fqdn::Names, layer7::Proxy, metrics::Requests,
+    monitor::Monitor, policy::Policy, services::Services, sweep::SharedStats,
 };
 use datapath::Datapath;
 use k8s::{Client, Connection};
@@ -9,7 +9,6 @@ use model::Tables;
 use routing::{HostPair, Mtus, Plan};
 use runtime::{health::Health, reconcile::Watched, settings::Loaded};
 use std::{
-    path::Path,
     sync::{Arc, Mutex, OnceLock},
     time::Instant,
 };
@@ -46,6 +45,8 @@ pub struct Agent {
     pub policy: Policy,
     /// Services.
     pub services: Services,
+    /// Names that pods were told of, where rules may speak of them.
+    pub names: Option<Names>,
     /// The line to the proxy, where there is to be one.
     pub proxy: Option<Proxy>,
     /// What was decided at start.
@@ -86,18 +87,14 @@ impl Agent {
         manager: Arc<Manager>,
         policy: Policy,
         services: Services,
+        names: Option<Names>,
         facts: Facts,
         connection: watch::Receiver<Connection>,
     ) -> Self {
-        let settings = &loaded.settings;
-        let proxy = settings.enable_l7_proxy.then(|| {
-            Proxy::new(
-                tables.clone(),
-                Path::new(&settings.state_dir),
-                settings.policy_audit_mode,
-            )
-        });
+        let of = |names: &Names| Proxy::new(tables.clone(), names.clone(), &loaded.settings);
+        let proxy = names.as_ref().map(of);
         Self {
+            names,
             proxy,
             loaded,
             tables,

@@ -4,6 +4,7 @@ use crate::{
     agent::{Agent, Facts},
     caps,
     endpoint::Manager,
+    fqdn::Names,
     kube::{
         Follow,
         identity::{Identities, Keeper, KeeperOptions, Labeller},
@@ -300,6 +301,8 @@ fn assemble(
     )?;
     let policy = Policy::new(&tables, &datapath, &loaded.settings)?;
     manager.enforce_by(Arc::new(policy.clone()));
+    let names = names(&tables, &datapath, &loaded.settings)?;
+    names.iter().for_each(|names| policy.name_by(names.clone()));
     let services = Services::new(&tables, &datapath, &loaded.settings, namespaces)?;
     services.attach_sockets(&datapath, &loaded.settings);
     let agent = Agent::new(
@@ -311,10 +314,20 @@ fn assemble(
         Arc::new(manager),
         policy,
         services,
+        names,
         facts,
         connection,
     );
     Ok((Arc::new(agent), departed))
+}
+
+/// Names that pods were told of, where there is a proxy that hears of them.
+fn names(tables: &Tables, datapath: &Datapath, settings: &Settings) -> Result<Option<Names>> {
+    if !settings.enable_l7_proxy {
+        return Ok(None);
+    }
+    let kernel = Box::new(datapath.ipcache()?);
+    Ok(Some(Names::open(tables, kernel, settings)))
 }
 
 /// Where the API server is.

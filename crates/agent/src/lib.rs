@@ -8,6 +8,7 @@ pub mod cli;
 mod controllers;
 mod endpoint;
 mod follow;
+mod fqdn;
 mod kube;
 mod l2;
 mod layer7;

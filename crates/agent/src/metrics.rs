@@ -104,6 +104,7 @@ impl fmt::Debug for Source {
     }
 }
 
+mod fqdn;
 mod policy;
 mod services;
 
@@ -145,6 +146,7 @@ impl Collector for Source {
         sweeps(agent, &mut out)?;
         reconcilers(agent, &mut out)?;
         policy::policy(agent, &mut out)?;
+        fqdn::fqdn(agent, &mut out)?;
         services::services(agent, &mut out)?;
         tables(agent, &mut out)
     }

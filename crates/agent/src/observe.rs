@@ -4,7 +4,7 @@
 mod events;
 mod metrics;
 
-use crate::{agent::Agent, layer7::Requests, policy::Policy, services::Services};
+use crate::{agent::Agent, fqdn::Names, layer7::Requests, policy::Policy, services::Services};
 use abi::{EventKind, FlowEvent};
 use api::{ComponentState, HubbleStatus};
 use datapath::maps::Metrics;
@@ -28,6 +28,7 @@ use runtime::{
     stop::Stop,
 };
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -48,6 +49,7 @@ const METRICS: &str = "hubble-metrics";
 struct Known {
     policy: Policy,
     services: Services,
+    names: Option<Names>,
     realized: watch::Receiver<u64>,
 }
 
@@ -64,6 +66,11 @@ impl Facts for Known {
 
     fn socket_owner(&self, netns: u64) -> Option<Arc<model::Endpoint>> {
         self.services.socket_owner(netns)
+    }
+
+    fn names(&self, address: IpAddr) -> Vec<String> {
+        let names = self.names.as_ref();
+        names.map(|names| names.of(address)).unwrap_or_default()
     }
 }
 
@@ -175,6 +182,7 @@ fn observer(agent: &Agent) -> Option<(Observer, Flows)> {
     let known = Known {
         policy: agent.policy.clone(),
         services: agent.services.clone(),
+        names: agent.names.clone(),
         realized: agent.policy.realized(),
     };
     let mut feeder = observer.feeder(

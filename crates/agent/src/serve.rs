@@ -203,6 +203,11 @@ fn background(
         health: component("conntrack-gc"),
     };
     tokio::spawn(sweeper.run(departed, stop.clone()));
+    if let Some(names) = &agent.names {
+        let conntrack = agent.datapath.conntrack()?;
+        let health = component("names");
+        tokio::spawn(names.clone().run(conntrack, health, stop.clone()));
+    }
     let settle = component("controller/attachments");
     tokio::spawn(settle_loop(agent.manager.clone(), settle, stop.clone()));
     tokio::spawn(trim_loop(stop.clone()));

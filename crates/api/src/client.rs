@@ -20,9 +20,10 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     AgentStatus, ApiError, CheckReport, Endpoint, EndpointConfig, EndpointDeleted, EndpointRequest,
-    ErrorCode, IdentityInfo, IpEntry, IpamRequest, IpamResponse, MapInfo, MapRow, MonitorEvent,
-    MonitorQuery, NodeInfo, PolicyCheck, PolicyDiff, PolicyList, PolicyProposal, PolicyRevision,
-    SelectorInfo, Setting, TableDump, TableInfo, Validate, Why, WhyQuery,
+    ErrorCode, FqdnCleaned, FqdnLookup, FqdnNames, FqdnQuery, IdentityInfo, IpEntry, IpamRequest,
+    IpamResponse, MapInfo, MapRow, MonitorEvent, MonitorQuery, NodeInfo, PolicyCheck, PolicyDiff,
+    PolicyList, PolicyProposal, PolicyRevision, SelectorInfo, Setting, TableDump, TableInfo,
+    Validate, Why, WhyQuery,
     http::{Connection, HttpError},
     path::{self, EndpointId},
 };
@@ -238,6 +239,20 @@ impl Client {
     /// All policies.
     pub fn policies(&mut self) -> Result<PolicyList> {
         self.get(path::POLICY)
+    }
+    /// Names that pods were told of.
+    pub fn fqdn_cache(&mut self, query: &FqdnQuery) -> Result<Vec<FqdnLookup>> {
+        self.get(&path::fqdn_cache(query))
+    }
+    /// Forgets such names.
+    pub fn clean_fqdn_cache(&mut self, query: &FqdnQuery) -> Result<FqdnCleaned> {
+        let path = path::fqdn_cache(query);
+        let body = self.request("DELETE", &path, None)?;
+        read("DELETE", &path, &body)
+    }
+    /// Names and patterns that rules speak of.
+    pub fn fqdn_names(&mut self) -> Result<FqdnNames> {
+        self.get(path::FQDN_NAMES)
     }
     /// The selectors that policies use.
     pub fn selectors(&mut self) -> Result<Vec<SelectorInfo>> {

@@ -13,6 +13,7 @@ pub mod conflist;
 pub mod delete_queue;
 mod endpoint;
 mod error;
+mod fqdn;
 mod http;
 #[cfg(feature = "hubble")]
 pub mod hubble;
@@ -31,6 +32,7 @@ pub use endpoint::{
     Endpoint, EndpointConfig, EndpointDeleted, EndpointRequest, EndpointState, PodRef,
 };
 pub use error::{ApiError, ErrorCode};
+pub use fqdn::{FqdnCleaned, FqdnLookup, FqdnNames, FqdnQuery, FqdnSelector};
 pub use input::{MAX_BODY, Validate, parse, parse_up_to};
 pub use ipam::{AddressAllocation, DeviceMode, Family, IpamRequest, IpamResponse};
 pub use monitor::{MonitorEvent, MonitorKind, MonitorQuery, MonitorRequest};

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-use crate::ApiError;
+use crate::{ApiError, FqdnQuery};
 
 /// The agent's state.
 pub const HEALTHZ: &str = "/v1/healthz";
@@ -36,12 +36,24 @@ pub const POLICY_WHY: &str = "/v1/policy/why";
 pub const POLICY_CHECK: &str = "/v1/policy/check";
 /// What policies would change.
 pub const POLICY_DIFF: &str = "/v1/policy/diff";
+/// Names that pods were told of.
+pub const FQDN_CACHE: &str = "/v1/fqdn/cache";
+/// Names that rules speak of.
+pub const FQDN_NAMES: &str = "/v1/fqdn/names";
 /// All services, as the node serves them.
 pub const SERVICE: &str = "/v1/service";
 /// Why a frontend has its backends.
 pub const SERVICE_WHY: &str = "/v1/service/why";
 /// All identities.
 pub const IDENTITY: &str = "/v1/identity";
+
+/// Names that pods were told of, those that are asked for.
+pub fn fqdn_cache(query: &FqdnQuery) -> String {
+    match query.matchpattern.as_str() {
+        "" => FQDN_CACHE.to_owned(),
+        pattern => format!("{FQDN_CACHE}?matchpattern={}", escape(pattern)),
+    }
+}
 
 /// One allocated address.
 pub fn ipam(ip: IpAddr) -> String {

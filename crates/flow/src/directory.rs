@@ -37,6 +37,8 @@ const CLUSTER: &str = "k8s:io.cilium.k8s.policy.cluster";
 pub struct Party {
     /// As messages show it.
     pub endpoint: Endpoint,
+    /// Names that pods of this node were told for its address, where it is no pod.
+    pub names: Box<[String]>,
     /// Where it is noted that its namespace was met.
     pub(crate) sighting: Option<Arc<Sighting>>,
     /// The endpoint's bytes, once somebody has asked for them.
@@ -59,6 +61,10 @@ pub trait Facts: Send + Sync {
     fn policies(&self, origin: u32) -> Vec<Policy>;
     /// The pod in whose network namespace (by its cookie) a socket is; none for the node's own.
     fn socket_owner(&self, netns: u64) -> Option<Arc<model::Endpoint>>;
+    /// The names that pods of this node were told for an address.
+    fn names(&self, _address: IpAddr) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Nothing is known.
@@ -298,7 +304,9 @@ impl Directory {
         let known = known.map(|known| &known.party);
         // Whoever is no pod is the same at any address: a scan of all addresses takes no memory of its own.
         let known = known.or_else(|| self.others.get(&fresh.endpoint.identity));
-        let same = known.filter(|known| known.endpoint == fresh.endpoint);
+        let is_same =
+            |known: &&Arc<Party>| known.endpoint == fresh.endpoint && known.names == fresh.names;
+        let same = known.filter(is_same);
         let party = same.cloned().unwrap_or_else(|| Arc::new(fresh));
         if party.endpoint.pod_name.is_empty() {
             self.others.insert(party.endpoint.identity, party.clone());
@@ -371,8 +379,13 @@ impl Directory {
             self.namespaces
                 .get(&endpoint.cluster_name, &endpoint.namespace)
         });
+        let names = match &owner {
+            Some(_) => Vec::new(),
+            None => self.facts.names(question.address),
+        };
         Party {
             endpoint,
+            names: names.into(),
             sighting,
             encoded: OnceLock::new(),
         }

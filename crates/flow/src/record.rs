@@ -405,6 +405,8 @@ impl Shown<'_> {
                 r#type: kind,
                 sub_type,
             }),
+            source_names: seen.source.names.to_vec(),
+            destination_names: seen.destination.names.to_vec(),
             source_service: seen.service(End::Source).cloned(),
             destination_service: seen.service(End::Destination).cloned(),
             traffic_direction: seen.direction() as i32,
@@ -489,8 +491,8 @@ impl View for Shown<'_> {
         self.seen.service(end)
     }
 
-    fn names(&self, _: End) -> &[String] {
-        &[]
+    fn names(&self, end: End) -> &[String] {
+        &self.seen.party(end).names
     }
 
     fn port(&self, end: End) -> Option<u16> {

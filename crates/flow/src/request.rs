@@ -100,6 +100,8 @@ impl Request {
                 r#type: L7_EVENT,
                 sub_type: 0,
             }),
+            source_names: from.1.names.to_vec(),
+            destination_names: to.1.names.to_vec(),
             source_service: from.2.as_deref().cloned(),
             destination_service: to.2.as_deref().cloned(),
             traffic_direction: self.direction as i32,

@@ -79,6 +79,8 @@ pub struct Tables {
     pub endpoint_slices: Table<EndpointSlice>,
     /// Input, from policy: the ranges that rules and groups name.
     pub used_prefixes: Table<UsedPrefix>,
+    /// Input, from the cache of names: addresses with names that rules speak of, and the labels of these.
+    pub named_prefixes: Table<UsedPrefix>,
     /// Everything on this node that has a number: reserved, fixed, of the cluster, local.
     pub identities: Table<Identity>,
     /// Identities by their labels.
@@ -157,6 +159,7 @@ impl Tables {
             cilium_endpoints_by_identity,
             endpoint_slices: db.register(from_kubernetes("cilium-endpoint-slices"))?,
             used_prefixes: db.register(used_prefixes)?,
+            named_prefixes: db.register(TableDef::new("named-prefixes"))?,
             identities: db.register(identities)?,
             identities_by_labels,
             prefix_identities: db.register(TableDef::new("prefix-identities"))?,

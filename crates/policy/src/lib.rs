@@ -8,6 +8,7 @@
 //! [`labels`] and [`identity`] say who somebody is, [`rule`] what a policy says, [`selector`] whom it means. Rows are
 //! decided upon by [`wire::policy::decide`], which the programs run.
 pub mod explain;
+pub mod fqdn;
 pub mod identity;
 pub mod kernel;
 pub mod labels;

@@ -283,6 +283,7 @@ impl<'a> Model<'a> {
                 .iter()
                 .filter(|service| is_service(which, service))
                 .any(|service| behind(service, remote)),
+            Peer::Name(name) => has(remote.labels, &name.label()),
         }
     }
 

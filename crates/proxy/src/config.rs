@@ -27,6 +27,12 @@ pub struct Snapshot {
 pub struct Settings {
     /// The answer to a question that no rule allows.
     pub dns_refusal: Refusal,
+    /// Names to whose addresses somebody may connect for their names' sake: answers about them wait until the agent has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<DnsRule>,
+    /// How long such an answer waits, milliseconds; absent: as long as the proxy thinks fit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub names_wait: Option<u32>,
 }
 
 /// The answer to a question that no rule allows.

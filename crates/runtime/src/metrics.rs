@@ -65,6 +65,18 @@ pub mod names {
     pub const IDENTITY: &str = "identity";
     /// `cidrgroups_referenced`: groups of address ranges that are known.
     pub const CIDR_GROUPS: &str = "cidrgroups_referenced";
+    /// `fqdn_gc_deletions_total`: addresses of names whose time is over.
+    pub const FQDN_DELETIONS: &str = "fqdn_gc_deletions";
+    /// `fqdn_selectors`: names and patterns that rules speak of.
+    pub const FQDN_SELECTORS: &str = "fqdn_selectors";
+    /// `fqdn_active_names{endpoint}`: names that an endpoint was told of.
+    pub const FQDN_NAMES: &str = "fqdn_active_names";
+    /// `fqdn_active_ips{endpoint}`: addresses of these.
+    pub const FQDN_IPS: &str = "fqdn_active_ips";
+    /// `fqdn_alive_zombie_connections{endpoint}`: addresses that count beyond their time, since there are connections.
+    pub const FQDN_ZOMBIES: &str = "fqdn_alive_zombie_connections";
+    /// `proxy_datapath_update_timeout_total`: answers that went out before connections to their addresses were let through.
+    pub const FQDN_LATE: &str = "proxy_datapath_update_timeout";
     /// `bpf_map_pressure{map_name}`: share of a map that is in use.
     pub const MAP_PRESSURE: &str = "bpf_map_pressure";
     /// `bpf_map_capacity{map_group}`: most entries of a map.

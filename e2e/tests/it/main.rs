@@ -10,6 +10,7 @@ mod hygiene;
 mod input;
 mod ipam;
 mod layer7;
+mod layer7_dns;
 mod leaks;
 mod matrix;
 mod policy;

@@ -8,23 +8,31 @@
 mod plan;
 mod records;
 
+#[cfg(test)]
+pub(crate) use plan::dns as dns_rule;
 pub use records::Requests;
 
 use crate::{
     agent::Agent,
+    fqdn::Names,
     policy::{Announce, Layer7, Policy},
 };
 use api::ProxyStatus;
 use plan::Plan;
 use proxy::{
-    config::Snapshot,
+    config::{self, Snapshot},
     control::{
         Line, LineReader, LineWriter,
         frame::{FromProxy, ToProxy},
     },
 };
-use runtime::{health::Component, stop::Stop};
+use runtime::{
+    health::Component,
+    settings::{DnsRefusal, Settings},
+    stop::Stop,
+};
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -47,6 +55,9 @@ struct Shared {
     tables: model::Tables,
     /// What is denied passes where endpoints do not say otherwise.
     audit: bool,
+    names: Names,
+    /// What holds for all endpoints, but for names.
+    settings: config::Settings,
     socket: PathBuf,
     state: Mutex<State>,
     /// Told when the proxy has taken something, or the line ended.
@@ -66,11 +77,21 @@ struct State {
 
 impl Proxy {
     /// A proxy that is not known to be there yet.
-    pub fn new(tables: model::Tables, state_dir: &Path, audit: bool) -> Self {
+    pub fn new(tables: model::Tables, names: Names, settings: &Settings) -> Self {
+        let delay = settings.tofqdns_proxy_response_max_delay.as_millis();
         Self(Arc::new(Shared {
             tables,
-            audit,
-            socket: state_dir.join("proxy/control.sock"),
+            audit: settings.policy_audit_mode,
+            names,
+            settings: config::Settings {
+                dns_refusal: match settings.tofqdns_dns_reject_response_code {
+                    DnsRefusal::Refused => config::Refusal::Refused,
+                    DnsRefusal::NameError => config::Refusal::NameError,
+                },
+                names: Vec::new(),
+                names_wait: Some(u32::try_from(delay).unwrap_or(u32::MAX)),
+            },
+            socket: Path::new(&settings.state_dir).join("proxy/control.sock"),
             state: Mutex::default(),
             taken: Condvar::new(),
             wanted: watch::Sender::new(0),
@@ -86,8 +107,16 @@ impl Proxy {
         let snapshot = self.0.tables.db.snapshot();
         let endpoints = self.0.tables.endpoints.iter(&snapshot);
         let fresh = plan::endpoints(layer7, endpoints.map(|one| &**one), self.0.audit);
+        let names = self.0.names.rules();
+        let names: Vec<_> = names.borrow().iter().map(plan::dns).collect();
+        let settings = config::Settings {
+            // A proxy of before these fields refuses them.
+            names_wait: self.0.settings.names_wait.filter(|_| !names.is_empty()),
+            names,
+            ..self.0.settings.clone()
+        };
         let mut state = self.state();
-        let number = state.plan.renew(fresh, Instant::now());
+        let number = state.plan.renew(settings, fresh, Instant::now());
         let again = state.plan.again();
         drop(state);
         self.0.wanted.send_if_modified(|wanted| {
@@ -116,10 +145,12 @@ impl Proxy {
             return;
         }
         let mut rules = policy.layer7();
+        let mut names = self.0.names.rules();
         let watch = self.0.tables.endpoints.watch();
         loop {
             let seen = self.0.tables.db.snapshot().revision();
             let layer7 = rules.borrow_and_update().clone();
+            names.mark_unchanged();
             let (_, again) = self.work_out(&layer7);
             let next = async {
                 tokio::time::sleep(GATHER).await;
@@ -131,6 +162,7 @@ impl Proxy {
                 };
                 tokio::select! {
                     changed = rules.changed() => changed.is_ok(),
+                    changed = names.changed() => changed.is_ok(),
                     () = watch.changed(seen) => true,
                     () = later => true,
                 }
@@ -201,19 +233,21 @@ impl Proxy {
         let mut sent = (0, 0);
         // Before the first rules are known, the proxy keeps those that it has.
         let mut due = *wanted.borrow_and_update() > 0;
+        let (realised, mut known_names) = mpsc::unbounded_channel();
         self.state().connected = true;
         loop {
             if due {
-                let (number, endpoints) = {
+                let (number, settings, endpoints) = {
                     let state = self.state();
-                    (state.plan.number(), state.plan.all())
+                    let plan = &state.plan;
+                    (plan.number(), plan.settings(), plan.all())
                 };
                 version = now().max(version + 1);
                 sent = (version, number);
                 let snapshot = Snapshot {
                     version,
+                    settings,
                     endpoints,
-                    ..Snapshot::default()
                 };
                 writer.say(&ToProxy::Snapshot(snapshot)).await?;
                 due = false;
@@ -225,6 +259,7 @@ impl Proxy {
                     }
                     due = true;
                 }
+                Some(id) = known_names.recv() => writer.say(&ToProxy::Known { id }).await?,
                 message = heard.recv() => {
                     let Some(message) = message else { return Ok(()) };
                     match message? {
@@ -240,13 +275,30 @@ impl Proxy {
                             due = stays >= version;
                             version = version.max(stays);
                         }
-                        FromProxy::Names { id, .. } => writer.say(&ToProxy::Known { id }).await?,
+                        FromProxy::Names { id, age, learned } => {
+                            self.0.names.learn(&learned, age);
+                            if self.0.names.is_realised(&learned.ips) {
+                                writer.say(&ToProxy::Known { id }).await?;
+                            } else {
+                                self.realise(id, learned.ips, realised.clone());
+                            }
+                        }
                         FromProxy::Records { records, lost } => reports.tell(records, lost),
                         FromProxy::Hello { .. } => {}
                     }
                 }
             }
         }
+    }
+
+    /// Has the proxy told once connections to addresses are let through: that takes other tasks a moment.
+    fn realise(&self, id: u64, ips: Vec<IpAddr>, told: mpsc::UnboundedSender<u64>) {
+        let names = self.0.names.clone();
+        tokio::spawn(async move {
+            names.realised(&ips).await;
+            // A line that has ended by now is told again by the next one.
+            let _ = told.send(id);
+        });
     }
 
     fn has(&self, number: u64, problems: Vec<String>) {
@@ -318,6 +370,15 @@ mod tests {
     use proxy::{control::Control, record, store::Store};
     use runtime::{health::Health, stop};
 
+    /// An address cache that nobody asks.
+    struct Unasked;
+
+    impl crate::policy::AddressCache for Unasked {
+        fn identity(&self, _: &model::Prefix) -> Option<u32> {
+            None
+        }
+    }
+
     fn rules() -> ProxyRules {
         ProxyRules {
             direction: rule::Direction::Ingress,
@@ -351,7 +412,13 @@ mod tests {
         let mut txn = tables.db.write();
         tables.endpoints.insert(&mut txn, endpoint).unwrap();
         txn.commit();
-        let proxy = Proxy::new(tables.clone(), dir.path(), false);
+        let settings = Settings {
+            state_dir: dir.path().to_str().unwrap().to_owned(),
+            restore: false,
+            ..Settings::default()
+        };
+        let names = Names::open(&tables, Box::new(Unasked), &settings);
+        let proxy = Proxy::new(tables.clone(), names, &settings);
         let layer7 = Layer7 {
             subjects: [(7, [rules()].into())].into(),
         };

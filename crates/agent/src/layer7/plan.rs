@@ -16,6 +16,7 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Plan {
     number: u64,
     begun: bool,
+    settings: config::Settings,
     now: Vec<config::Endpoint>,
     /// Rules that no policy has any longer.
     gone: Vec<(Instant, u32, config::PortRules)>,
@@ -23,10 +24,15 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Takes over what there is by now; the number under which it is known.
-    pub(super) fn renew(&mut self, fresh: Vec<config::Endpoint>, now: Instant) -> u64 {
+    pub(super) fn renew(
+        &mut self,
+        settings: config::Settings,
+        fresh: Vec<config::Endpoint>,
+        now: Instant,
+    ) -> u64 {
         let expired = self.gone.iter().any(|(until, ..)| *until <= now);
         self.gone.retain(|(until, ..)| *until > now);
-        if fresh == self.now && !expired && self.begun {
+        if fresh == self.now && settings == self.settings && !expired && self.begun {
             return self.number;
         }
         for endpoint in &fresh {
@@ -50,6 +56,7 @@ impl Plan {
         // What has rules again is not widened by old ones.
         self.gone.retain(|(_, id, port)| !same_port(*id, port));
         self.now = fresh;
+        self.settings = settings;
         self.begun = true;
         self.number += 1;
         self.number
@@ -68,6 +75,11 @@ impl Plan {
     /// How many places policies send to the proxy.
     pub(super) fn redirects(&self) -> usize {
         self.now.iter().map(|endpoint| endpoint.ports.len()).sum()
+    }
+
+    /// What holds for all endpoints.
+    pub(super) fn settings(&self) -> config::Settings {
+        self.settings.clone()
     }
 
     /// All that the proxy shall have.
@@ -182,7 +194,7 @@ fn tls(name: &str) -> config::TlsRule {
     }
 }
 
-fn dns(rule: &rule::DnsRule) -> config::DnsRule {
+pub(crate) fn dns(rule: &rule::DnsRule) -> config::DnsRule {
     match rule {
         rule::DnsRule::MatchName(name) => config::DnsRule::MatchName(name.clone()),
         rule::DnsRule::MatchPattern(pattern) => config::DnsRule::MatchPattern(pattern.clone()),
@@ -217,21 +229,34 @@ mod tests {
     fn rules_linger_where_nothing_takes_their_place() {
         let start = Instant::now();
         let mut plan = Plan::default();
-        assert_eq!(plan.renew(Vec::new(), start), 1, "no rules are known, too");
-        assert_eq!(plan.renew(Vec::new(), start), 1);
+        assert_eq!(
+            plan.renew(config::Settings::default(), Vec::new(), start),
+            1,
+            "no rules are known, too"
+        );
+        assert_eq!(
+            plan.renew(config::Settings::default(), Vec::new(), start),
+            1
+        );
         let both = vec![endpoint(1, vec![port(80, 80), port(90, 99)])];
-        assert_eq!(plan.renew(both.clone(), start), 2);
+        assert_eq!(
+            plan.renew(config::Settings::default(), both.clone(), start),
+            2
+        );
         // One port has other rules, the other none.
         let one = vec![endpoint(1, vec![port(80, 81)])];
-        assert_eq!(plan.renew(one, start), 3);
+        assert_eq!(plan.renew(config::Settings::default(), one, start), 3);
         let kept: Vec<_> = plan.all()[0].ports.iter().map(|port| port.first).collect();
         assert_eq!(kept, [80, 90]);
         assert_eq!(plan.all()[0].ports[0].last, 81);
         // The endpoint has none at all.
-        assert_eq!(plan.renew(Vec::new(), start), 4);
+        assert_eq!(
+            plan.renew(config::Settings::default(), Vec::new(), start),
+            4
+        );
         assert_eq!((plan.redirects(), plan.all()[0].ports.len()), (0, 2));
         let late = plan.again().unwrap();
-        assert_eq!(plan.renew(Vec::new(), late), 5);
+        assert_eq!(plan.renew(config::Settings::default(), Vec::new(), late), 5);
         assert!(plan.all().is_empty() && plan.again().is_none());
     }
 }

@@ -6,6 +6,7 @@ use super::{
     subjects::{CLOSED, Hold, Subjects, of_row},
     writer::{Behind, Kernel, Writer},
 };
+use crate::fqdn::Names;
 use ipnet::IpNet;
 use model::{FILES, Labels, POLICY, Tables, UsedPrefix};
 use policy::{
@@ -108,6 +109,8 @@ pub struct Core {
     pub layer7: Told,
     /// Policies whose rules above the transport do not go together with others'.
     pub conflicts: BTreeMap<PolicyName, String>,
+    /// What names mean; none where rules by name are refused.
+    pub names: Option<Names>,
     pub options: Options,
     pub counts: Counts,
     /// Grows with every policy that comes, changes or goes.
@@ -126,6 +129,8 @@ pub struct Core {
     started: Instant,
     /// The ranges in use have to be told.
     ranges_changed: bool,
+    /// The names that rules speak of have to be told.
+    names_changed: bool,
 }
 
 impl Core {
@@ -150,6 +155,7 @@ impl Core {
             writer: Writer::new(kernel),
             layer7: Told::default(),
             conflicts: BTreeMap::new(),
+            names: None,
             options,
             counts: Counts::default(),
             revision: 0,
@@ -162,6 +168,7 @@ impl Core {
             missing: "",
             started: now,
             ranges_changed: true,
+            names_changed: true,
         }
     }
 
@@ -182,7 +189,8 @@ impl Core {
         let is_news = !changes.is_empty() || !self.complete;
         self.apply(changes, true);
         self.tell_ranges(tables);
-        if !self.complete {
+        let fresh_names = self.tell_names(tables, snapshot);
+        if !self.complete && !fresh_names {
             self.try_complete(tables, snapshot, now);
         }
         if self.complete {
@@ -343,6 +351,9 @@ impl Core {
         if changes.is_empty() {
             return;
         }
+        let of_policy =
+            |change: &Change| matches!(change, Change::Policy(_) | Change::PolicyGone(_));
+        self.names_changed |= changes.iter().any(of_policy);
         let diff = self.engine.apply(changes);
         self.counts.visited += diff.cost.visited;
         if !diff.prefixes_added.is_empty() || !diff.prefixes_removed.is_empty() {
@@ -397,6 +408,19 @@ impl Core {
         txn.commit();
     }
 
+    /// Tells of which names rules speak, once all of them are known: an address has one number for all its names. Whether
+    /// addresses have other labels by that.
+    fn tell_names(&mut self, tables: &Tables, snapshot: &Snapshot) -> bool {
+        let Some(names) = self.names.as_ref().filter(|_| self.names_changed) else {
+            return false;
+        };
+        if !self.complete && inputs::missing(tables, snapshot).is_some() {
+            return false;
+        }
+        self.names_changed = false;
+        names.select(self.engine.names())
+    }
+
     /// Once all inputs are known the kernel's rows become those of the engine.
     fn try_complete(&mut self, tables: &Tables, snapshot: &Snapshot, now: Instant) {
         if let Some(missing) = inputs::missing(tables, snapshot) {
@@ -408,7 +432,9 @@ impl Core {
                 || tables.prefixes.get(snapshot, prefix).is_some()
         };
         let late = now.duration_since(self.started) >= START;
-        if !late && !self.engine.prefixes().all(|prefix| has_number(&prefix)) {
+        let named = tables.named_prefixes.iter(snapshot);
+        let mut needed = self.engine.prefixes().chain(named.map(|row| row.prefix));
+        if !late && !needed.all(|prefix| has_number(&prefix)) {
             self.missing = "identities of the ranges that policies name";
             return;
         }

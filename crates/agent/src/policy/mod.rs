@@ -14,12 +14,16 @@ mod report;
 mod subjects;
 mod writer;
 
+pub use core::AddressCache;
 pub use files::follow as follow_files;
 pub use layer7::{Announce, Layer7};
 pub use older::adopt as adopt_older;
 pub use subjects::{HOST as HOST_SUBJECT, HOST_ENDPOINT};
 
-use crate::endpoint::{Enforcer, Grant};
+use crate::{
+    endpoint::{Enforcer, Grant},
+    fqdn::Names,
+};
 use abi::endpoint_flags::{POLICY_AUDIT, POLICY_LOCKDOWN};
 use core::{Core, Options};
 use datapath::Datapath;
@@ -170,6 +174,11 @@ impl Policy {
     /// Has `announce` see to it that the proxy knows such rules before connections are sent to it.
     pub fn announce_by(&self, announce: Arc<dyn Announce>) {
         self.core().layer7.announce_by(announce);
+    }
+
+    /// Rules by name mean what `names` knows. To be said before the first step.
+    pub fn name_by(&self, names: Names) {
+        self.core().names = Some(names);
     }
 
     /// How long things took.

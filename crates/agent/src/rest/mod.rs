@@ -1,5 +1,6 @@
 //! The API server: paths to answers. What an answer says is made elsewhere.
 mod endpoints;
+mod fqdn;
 mod maps;
 mod monitor;
 mod options;
@@ -118,6 +119,8 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/policy/why", get(policy::why))
         .route("/v1/policy/check", post(policy::check))
         .route("/v1/policy/diff", post(policy::diff))
+        .route("/v1/fqdn/cache", get(fqdn::list).delete(fqdn::clean))
+        .route("/v1/fqdn/names", get(fqdn::selectors))
         .route("/v1/service", get(services::list))
         .route("/v1/service/why", get(services::why))
         .route("/v1/service/{id}", get(services::one))

@@ -5,6 +5,7 @@ mod conntrack;
 mod endpoint;
 mod event;
 mod fields;
+mod fqdn;
 mod identity;
 mod lb;
 mod maps;
@@ -47,6 +48,9 @@ enum DbgCommand {
     /// Rules that are enforced, their selectors, their revision
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
+    /// Names that pods were told of, for rules by name
+    #[command(subcommand)]
+    Fqdn(fqdn::FqdnCommand),
     /// What is served, and by whom
     #[command(subcommand)]
     Service(service::ServiceCommand),
@@ -89,6 +93,7 @@ pub fn run(args: &DbgArgs) -> Result<()> {
         DbgCommand::Endpoint(command) => endpoint::run(agents, command),
         DbgCommand::Identity(command) => identity::run(agents, command),
         DbgCommand::Policy(command) => policy::run(agents, command),
+        DbgCommand::Fqdn(command) => fqdn::run(agents, command),
         DbgCommand::Service(command) => service::run(agents, command),
         DbgCommand::Bpf(command) => bpf::run(agents, command),
         DbgCommand::Map(command) => bpf::run_map(agents, command),

@@ -179,7 +179,10 @@ fn who_is_elsewhere_has_no_number_here() {
         dst_id: abi::identity::WORLD,
         ..event
     };
-    let outside = world.flow(world_event).destination.unwrap();
+    let flow = world.flow(world_event);
+    assert_eq!(flow.destination_names, ["www.example.org"]);
+    assert!(flow.source_names.is_empty());
+    let outside = flow.destination.unwrap();
     assert_eq!(outside.labels, ["reserved:world"]);
     assert_eq!((outside.identity, outside.pod_name.as_str()), (2, ""));
 }

@@ -11,7 +11,10 @@ use model::{
     Attachment, Endpoint, EndpointState, Identity, IdentityKind, Labels, PodRef, Protocol,
     RemoteEndpoint, Tables,
 };
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 pub const CART: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 7);
 pub const DB: Ipv4Addr = Ipv4Addr::new(10, 244, 1, 9);
@@ -48,6 +51,14 @@ impl Facts for Known {
 
     fn socket_owner(&self, netns: u64) -> Option<Arc<Endpoint>> {
         (netns == 77).then(|| Arc::new(endpoint(10, "cart-1", CART, 20311)))
+    }
+
+    fn names(&self, address: IpAddr) -> Vec<String> {
+        let known = address == IpAddr::from([192, 0, 2, 1]);
+        known
+            .then(|| "www.example.org".to_owned())
+            .into_iter()
+            .collect()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Whether a request may pass on a connection that goes by way of the proxy: for people. The proxy has its own, fast way to the answer.
 use crate::reference::{Decision, Via};
-use crate::rule::{DnsRule, HttpRule, L7Kind, L7Rules, Mismatch};
+use crate::rule::{DnsRule, HttpRule, L7Kind, L7Rules, Mismatch, canonical};
 use regex::RegexBuilder;
 use std::fmt;
 
@@ -167,11 +167,6 @@ fn meets(expression: &Option<String>, text: Option<&str>) -> bool {
     built.is_some_and(|regex| regex.is_match(text))
 }
 
-/// A name as rules know it: lower case, without the dot at its end.
-fn canonical(text: &str) -> String {
-    text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase()
-}
-
 /// As [`is_like`], of servers: two stars stand for any number of labels.
 fn is_server(pattern: &str, name: &str) -> bool {
     match pattern.strip_prefix("**") {
@@ -184,16 +179,7 @@ fn is_server(pattern: &str, name: &str) -> bool {
 }
 
 fn is_like(rule: &DnsRule, name: &str) -> bool {
-    let name = canonical(name);
-    match rule {
-        DnsRule::MatchName(text) => canonical(text) == name,
-        DnsRule::MatchPattern(text) if text == "*" => true,
-        DnsRule::MatchPattern(text) => {
-            let parts: Vec<String> = canonical(text).split('*').map(regex::escape).collect();
-            let expression = parts.join("[-a-z0-9_]*");
-            meets(&Some(expression), Some(&name))
-        }
-    }
+    rule.is_met_by(&canonical(name))
 }
 
 #[cfg(test)]

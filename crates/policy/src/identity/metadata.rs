@@ -1,5 +1,5 @@
 //! What is known of an address range from several sides at once, and the labels that follow.
-use crate::labels::{CIDR, CIDR_GROUP, RESERVED, cidr_label};
+use crate::labels::{CIDR, CIDR_GROUP, FQDN, RESERVED, cidr_label};
 use ipnet::IpNet;
 use model::Labels;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +38,17 @@ pub enum Info {
     Identity(u32),
     /// It has these labels.
     Labels(Labels),
+}
+
+impl Info {
+    /// True if it says no more than which names the address has.
+    fn is_of_names(&self) -> bool {
+        let is_name = |(key, _): (&str, &str)| key.split(':').next() == Some(FQDN);
+        match self {
+            Self::Labels(labels) => !labels.is_empty() && labels.iter().all(is_name),
+            Self::Identity(_) => false,
+        }
+    }
 }
 
 /// What all that is said of a prefix comes to.
@@ -166,9 +177,14 @@ impl Metadata {
             labels.retain(|key, _| key != "reserved:world");
         }
         if !is_reserved || (is_node && self.nodes_by_cidr) {
-            labels.insert(cidr_label(prefix), String::new());
+            // Addresses that are known by name alone share the identity of all with these names, as far as rules on ranges allow.
+            let by_name = said.iter().all(|(_, (_, info))| info.is_of_names());
+            let range = if by_name { self.around(prefix) } else { prefix };
+            labels.insert(cidr_label(range), String::new());
         } else {
-            labels.retain(|key, _| !key.starts_with(&format!("{CIDR}:")));
+            let of_address =
+                |key: &str| [CIDR, FQDN].contains(&key.split(':').next().unwrap_or(key));
+            labels.retain(|key, _| !of_address(key));
         }
         let has_node_labels = labels
             .keys()
@@ -186,6 +202,19 @@ impl Metadata {
             source: *source,
             scope,
         })
+    }
+
+    /// The longest prefix around this one of which something is said, beside names; else all addresses of the family.
+    fn around(&self, prefix: IpNet) -> IpNet {
+        let mut around = prefix;
+        while let Some(net) = around.supernet() {
+            around = net;
+            let about = self.said.get(&net).into_iter().flat_map(BTreeMap::values);
+            if about.into_iter().any(|(_, info)| !info.is_of_names()) {
+                break;
+            }
+        }
+        around
     }
 
     /// Adds the groups that shorter prefixes belong to.
@@ -304,6 +333,38 @@ mod tests {
         metadata.upsert(node, "endpoint", Source::Local, Info::Identity(4711));
         metadata.remove(node, "api");
         assert_eq!(resolved(&metadata, "192.0.2.1/32").unwrap().0, "4711");
+    }
+
+    #[test]
+    fn addresses_of_one_name_share_an_identity_as_far_as_ranges_allow() {
+        let mut metadata = Metadata::new(false);
+        let name = || labels(&["fqdn:*.example.org"]);
+        for address in ["10.1.2.3/32", "10.9.9.9/32", "fd00::3/128"] {
+            metadata.upsert(net(address), "names", Source::Generated, name());
+        }
+        let all = |metadata: &Metadata| {
+            ["10.1.2.3/32", "10.9.9.9/32", "fd00::3/128"]
+                .map(|prefix| resolved(metadata, prefix).unwrap().0)
+        };
+        let v4 = "cidr:0.0.0.0/0,fqdn:*.example.org,reserved:world";
+        let v6 = "cidr:0--0/0,fqdn:*.example.org,reserved:world";
+        assert_eq!(all(&metadata), [v4, v4, v6]);
+        let changed = metadata.upsert(net("10.1.0.0/16"), "rule", Source::Generated, labels(&[]));
+        assert!(changed.contains(&net("10.1.2.3/32")));
+        let ranged = "cidr:10.1.0.0/16,fqdn:*.example.org,reserved:world";
+        assert_eq!(all(&metadata), [ranged, v4, v6]);
+        metadata.upsert(net("10.1.2.3/32"), "rule", Source::Generated, labels(&[]));
+        let own = "cidr:10.1.2.3/32,fqdn:*.example.org,reserved:world";
+        assert_eq!(all(&metadata), [own, v4, v6]);
+        // A node's address is not meant by its name.
+        let node = labels(&["reserved:remote-node", "node:zone=a"]);
+        metadata.upsert(net("10.9.9.9/32"), "node", Source::CustomResource, node);
+        let (text, _) = resolved(&metadata, "10.9.9.9/32").unwrap();
+        assert_eq!(text, "node:zone=a,reserved:remote-node");
+        metadata.remove(net("10.1.2.3/32"), "rule");
+        let changed = metadata.remove(net("10.1.0.0/16"), "rule");
+        assert!(changed.contains(&net("10.1.2.3/32")));
+        assert_eq!(all(&metadata)[0], v4);
     }
 
     #[test]

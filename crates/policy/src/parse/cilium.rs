@@ -145,7 +145,7 @@ fn entry(
         }
     }
     at.fields(&accepted)?;
-    let peers = peers::peers(context, at, direction)?;
+    let peers = peers::peers(context, at, direction, of_nodes)?;
     let traffic = traffic(context, at, direction, action, of_nodes)?;
     authentication(context, at)?;
     let (peers, traffic) = match (peers, traffic) {

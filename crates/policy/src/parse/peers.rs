@@ -52,7 +52,12 @@ pub(super) fn required(
 }
 
 /// Who the other side is; none where the entry does not say.
-pub(super) fn peers(context: &Context, at: &At<'_>, direction: Direction) -> Result<Option<Peers>> {
+pub(super) fn peers(
+    context: &Context,
+    at: &At<'_>,
+    direction: Direction,
+    of_nodes: bool,
+) -> Result<Option<Peers>> {
     let mut found: Option<(At<'_>, &str)> = None;
     let names = fields(direction).iter().chain(&["toFQDNs"]).copied();
     for name in names.filter(|name| !name.ends_with("Requires")) {
@@ -87,8 +92,9 @@ pub(super) fn peers(context: &Context, at: &At<'_>, direction: Direction) -> Res
             "CIDRSet" => all.push(cidr_set(item)?),
             "Services" => all.push(Peer::Service(service(context, item)?)),
             "FQDNs" => {
-                l7::name(item)?;
-                context.not_enforced(item, "rules by name are", "toCIDR, toEndpoints, toEntities");
+                let name = l7::name(item)?;
+                check_names(context, item, of_nodes);
+                all.push(Peer::Name(name));
             }
             _ => {
                 item.fields(&["aws"])?;
@@ -97,6 +103,16 @@ pub(super) fn peers(context: &Context, at: &At<'_>, direction: Direction) -> Res
         }
     }
     Ok(Some(Peers::Of(all)))
+}
+
+/// Notes names that would have no effect on this node: they are learned from what its pods ask the proxy.
+fn check_names(context: &Context, at: &At<'_>, of_nodes: bool) {
+    let accepted = "toCIDR, toEndpoints, toEntities";
+    if !context.options.l7 {
+        context.off(at, "rules by name are", "enable-l7-proxy", accepted);
+    } else if of_nodes {
+        context.not_enforced(at, "rules by name about nodes are", accepted);
+    }
 }
 
 fn entities(items: &[At<'_>]) -> Result<Peers> {

@@ -1,7 +1,7 @@
 //! From a rule to terms that can be resolved: peers to selectors, ports to prefixes.
 use super::{RuleRef, precedence::Precedence};
 use crate::kernel::{L4, prefixes};
-use crate::labels::RESERVED;
+use crate::labels::{FQDN, RESERVED};
 use crate::rule::{
     Action, CidrGroup, Direction, Entity, Entry, L7, LabelSelector, Peer, Peers, Port, Protocol,
     Range, Requirement, Rule, Service, ServicePeer, Traffic,
@@ -42,6 +42,7 @@ pub(super) struct Names<'a> {
 pub(super) struct Refers {
     pub(super) groups: bool,
     pub(super) services: bool,
+    pub(super) names: bool,
 }
 
 /// The terms of one direction, and the prefixes that need identities.
@@ -209,6 +210,10 @@ fn selectors(names: &Names<'_>, peer: &Peer, used: &mut BTreeSet<IpNet>) -> Vec<
             .filter(|service| service_matches(which, service))
             .flat_map(|service| of_service(service, used))
             .collect(),
+        Peer::Name(name) => {
+            let named = Requirement::exists(FQDN, &name.key());
+            vec![LabelSelector::one(named)]
+        }
     }
 }
 
@@ -298,6 +303,7 @@ pub(super) fn refers(rule: &Rule) -> Refers {
         match peer {
             Peer::Group { .. } | Peer::Groups { .. } => refers.groups = true,
             Peer::Service(_) => refers.services = true,
+            Peer::Name(_) => refers.names = true,
             _ => {}
         }
     }

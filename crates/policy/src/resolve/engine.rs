@@ -79,6 +79,7 @@ pub struct Engine {
     pub(super) rules_about: BTreeMap<SelectorId, BTreeSet<RuleId>>,
     pub(super) refer_groups: BTreeSet<RuleId>,
     pub(super) refer_services: BTreeSet<RuleId>,
+    pub(super) refer_names: BTreeSet<RuleId>,
     pub(super) groups: BTreeMap<String, CidrGroup>,
     pub(super) services: BTreeMap<(String, String), Service>,
     pub(super) subjects: BTreeMap<u32, State>,

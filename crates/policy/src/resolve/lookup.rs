@@ -1,9 +1,10 @@
 //! What the engine knows, for people and for tests.
+use super::compile::all_peers;
 use super::engine::Engine;
 use super::subjects::{Enforcement, State, Subject};
 use crate::Settings;
 use crate::kernel::{ANYBODY, Key, L4, Map, Outcome, Question, Value, decide};
-use crate::rule::{CidrGroup, Direction, Policy, PolicyName, Service};
+use crate::rule::{CidrGroup, Direction, DnsRule, Peer, Policy, PolicyName, Service};
 use crate::selector::Selector;
 use ipnet::IpNet;
 use std::collections::{BTreeMap, BTreeSet};
@@ -138,6 +139,21 @@ impl Engine {
     /// Every prefix that rules name; each needs an identity.
     pub fn prefixes(&self) -> impl Iterator<Item = IpNet> {
         self.prefixes.keys().copied()
+    }
+
+    /// Every name and pattern of names that rules allow connections to; addresses with such names need their labels.
+    #[must_use]
+    pub fn names(&self) -> BTreeSet<DnsRule> {
+        let rule = |(policy, place): &(u32, u16)| {
+            let policy = self.policies.get(policy)?;
+            policy.rules.get(usize::from(*place))
+        };
+        let peers = self.refer_names.iter().filter_map(rule);
+        let names = peers.flat_map(all_peers).filter_map(|peer| match peer {
+            Peer::Name(name) => Some(name.clone()),
+            _ => None,
+        });
+        names.collect()
     }
 
     /// Every selector of peers, with the number of its users and the identities it matches.

@@ -132,6 +132,9 @@ impl Engine {
         if refers.services {
             self.refer_services.insert(id);
         }
+        if refers.names {
+            self.refer_names.insert(id);
+        }
         self.rules.insert(id, added);
         for subject in subjects {
             self.attach(id, subject);
@@ -209,6 +212,7 @@ impl Engine {
         self.rules.remove(&id);
         self.refer_groups.remove(&id);
         self.refer_services.remove(&id);
+        self.refer_names.remove(&id);
         if let Some(rules) = self.rules_about.get_mut(&rule.subject) {
             rules.remove(&id);
             if rules.is_empty() {

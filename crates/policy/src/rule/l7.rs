@@ -1,4 +1,5 @@
 //! What rules say above the transport: checked, with every default filled in.
+use super::DnsRule;
 use abi::ProxyKind;
 use std::fmt;
 use std::sync::Arc;
@@ -166,13 +167,4 @@ pub enum KafkaRole {
     Produce,
     /// Reads messages.
     Consume,
-}
-
-/// A name, or names like it.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum DnsRule {
-    /// This name, in any case, with or without the dot at its end.
-    MatchName(String),
-    /// Names like this one: `*` stands for letters, digits, `-` and `_`, but not for dots; `*` alone for every name.
-    MatchPattern(String),
 }

@@ -4,12 +4,14 @@ mod entity;
 mod inputs;
 mod l7;
 mod labels;
+mod name;
 
 pub use entity::Entity;
 pub use inputs::{CidrGroup, NamedPort, NamedPorts, Service};
-pub use l7::{DnsRule, HeaderRule, HttpRule, KafkaRole, KafkaRule, L7, L7Kind, L7Rules, Mismatch};
+pub use l7::{HeaderRule, HttpRule, KafkaRole, KafkaRule, L7, L7Kind, L7Rules, Mismatch};
 pub use labels::{LabelSelector, Requirement, Test};
 pub use model::Protocol;
+pub use name::{DnsRule, canonical};
 
 use ipnet::IpNet;
 use std::{fmt, sync::Arc};
@@ -340,6 +342,8 @@ pub enum Peer {
     },
     /// What stands behind services.
     Service(ServicePeer),
+    /// Addresses that pods of this node have been told for names like this one.
+    Name(DnsRule),
 }
 
 impl Peer {
@@ -349,7 +353,7 @@ impl Peer {
             Self::Labels(selector) => (Some(selector), &[][..]),
             Self::Cidr(range) => (None, &range.except[..]),
             Self::Group { except, .. } | Self::Groups { except, .. } => (None, &except[..]),
-            Self::Nodes(_) | Self::Entity(_) | Self::Service(_) => (None, &[][..]),
+            Self::Nodes(_) | Self::Entity(_) | Self::Service(_) | Self::Name(_) => (None, &[][..]),
         };
         let requirements = labels.into_iter().flat_map(|labels| &labels.requirements);
         let outside = requirements.filter_map(|one| match one {

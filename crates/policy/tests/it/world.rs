@@ -4,7 +4,8 @@ use hypha_policy::kernel::{Map, Question, Verdict};
 use hypha_policy::reference::{Decision, End, Model, Packet, RuleSource, Via};
 use hypha_policy::resolve::{Change, Diff, Engine, Origin, Subject};
 use hypha_policy::rule::{
-    CidrGroup, Direction, L7Kind, NamedPort, NamedPorts, Policy, PolicyName, Protocol, Service,
+    CidrGroup, Direction, DnsRule, L7Kind, NamedPort, NamedPorts, Policy, PolicyName, Protocol,
+    Service,
 };
 use hypha_policy::{Settings, parse};
 use ipnet::IpNet;
@@ -133,6 +134,33 @@ pub const ADDRESSES: [&str; 12] = [
     "fd00:1::6",
     "2001:db8::1",
 ];
+
+/// What pods were told of names.
+pub const NAMES: [(&str, &[&str]); 4] = [
+    ("a.example.org", &["10.1.2.3", "8.8.8.8"]),
+    ("b.example.org", &["10.1.2.4", "8.8.8.8", "fd00:1::5"]),
+    ("x.y", &["2001:db8::1", API_SERVER]),
+    ("a.b.example.org", &["192.168.1.1"]),
+];
+
+/// The names of an address.
+fn names_of(address: IpAddr) -> impl Iterator<Item = &'static str> {
+    let text = address.to_string();
+    let has = move |list: &[&str]| list.contains(&text.as_str());
+    let names = NAMES.into_iter().filter(move |(_, list)| has(list));
+    names.map(|(name, _)| name)
+}
+
+/// The labels of the rules by name that policies of the tests have, for a name; spelled out, so that matching is tested, too.
+fn labels_by_hand(name: &str) -> Vec<String> {
+    let rules: &[&str] = match name {
+        "a.example.org" => &["a.example.org", "*.example.org", "*", "a.*.org"],
+        "b.example.org" => &["*.example.org", "*", "b*.example.org"],
+        "x.y" => &["*", "x.y"],
+        _ => &["*"],
+    };
+    rules.iter().map(|rule| format!("fqdn:{rule}")).collect()
+}
 
 /// What the cluster holds now.
 #[derive(Clone, Debug, Default)]
@@ -290,25 +318,59 @@ impl World {
         let diff = self.engine.apply(changes);
         diff.write(&mut self.map);
         self.told.extend(&diff.proxy_rules);
-        let mut more = Vec::new();
+        let mut touched: BTreeSet<IpNet> = BTreeSet::new();
         for prefix in &diff.prefixes_added {
             let none = Info::Labels(Labels::default());
-            self.metadata
+            let around = self
+                .metadata
                 .upsert(*prefix, "rules", Source::Generated, none);
-            let (id, labels) = self.number(*prefix);
-            more.push(Change::Identity(id, labels, NamedPorts::new()));
+            touched.extend(around);
         }
         for prefix in &diff.prefixes_removed {
-            self.metadata.remove(*prefix, "rules");
-            if self.metadata.resolve(*prefix).is_none() {
-                let id = self.prefixes.remove(prefix).unwrap();
+            touched.extend(self.metadata.remove(*prefix, "rules"));
+        }
+        touched.extend(self.name_addresses());
+        let mut more = Vec::new();
+        for prefix in touched {
+            if self.metadata.resolve(prefix).is_some() {
+                let (id, labels) = self.number(prefix);
+                more.push(Change::Identity(id, labels, NamedPorts::new()));
+            } else if let Some(id) = self.prefixes.remove(&prefix) {
                 more.push(Change::IdentityGone(id));
             }
         }
+        more.retain(|change| match change {
+            Change::Identity(id, labels, _) => {
+                let known = self.known.identities.get(id);
+                known.is_none_or(|(known, _)| known != labels)
+            }
+            _ => true,
+        });
         if !more.is_empty() {
             self.step(more);
         }
         diff
+    }
+
+    /// Gives addresses the labels of the names that rules have for them; what that touches.
+    fn name_addresses(&mut self) -> BTreeSet<IpNet> {
+        let rules = self.engine.names();
+        let mut touched = BTreeSet::new();
+        for address in ADDRESSES.map(|text| text.parse::<IpAddr>().unwrap()) {
+            let prefix = IpNet::from(address);
+            let met = rules
+                .iter()
+                .filter(|rule| names_of(address).any(|name| rule.is_met_by(name)));
+            let labels: Labels = met.map(DnsRule::label).collect();
+            let metadata = &mut self.metadata;
+            touched.extend(if labels == Labels::default() {
+                metadata.remove(prefix, "names")
+            } else {
+                let info = Info::Labels(labels);
+                metadata.upsert(prefix, "names", Source::Generated, info)
+            });
+        }
+        touched
     }
 
     pub fn identity_of(&self, address: IpAddr) -> u32 {
@@ -339,9 +401,11 @@ impl World {
                 texts.extend(
                     (address.to_string() == API_SERVER).then_some("reserved:kube-apiserver"),
                 );
+                let mut own: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+                own.extend(names_of(address).flat_map(labels_by_hand));
                 (
                     self.identity_of(address),
-                    labels(&texts),
+                    own.into_iter().collect(),
                     &no_ports,
                     Some(address),
                 )

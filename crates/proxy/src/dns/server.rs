@@ -3,7 +3,7 @@ use super::{Answered, Learned, Malformed, Question, Shared, renumber};
 use crate::{
     config::{Direction, Refusal, Transport},
     origin::{Datagrams, Session},
-    policy::{RuleName, caught_up},
+    policy::{Policy, RuleName, caught_up},
     record::{Dns, Layer7, Record, Verdict},
 };
 use hickory_proto::op::{Message, ResponseCode};
@@ -198,7 +198,7 @@ impl Shared {
             Err(_) => return None,
         };
         let learned = question.learn(&message);
-        self.tell(session, &question, &learned).await;
+        self.tell(&policy, session, &question, &learned).await;
         self.record(&asked, asked.verdict, Some(&learned));
         let limit = match transport {
             Transport::Udp => question.limit,
@@ -207,8 +207,14 @@ impl Shared {
         Some(question.release(bytes, &message, limit))
     }
 
-    /// Has the names known, or waits no longer.
-    async fn tell(&self, session: &Session, question: &Question, learned: &Answered) {
+    /// Has the names known, or waits no longer; those that no rule speaks of, not at all.
+    async fn tell(
+        &self,
+        policy: &Policy,
+        session: &Session,
+        question: &Question,
+        learned: &Answered,
+    ) {
         if learned.ips.is_empty() || learned.rcode != 0 {
             return;
         }
@@ -218,7 +224,12 @@ impl Shared {
             ips: learned.ips.clone(),
             ttl: learned.ttl,
         });
-        if timeout(self.limits.learn, told).await.is_err() {
+        if !policy.awaits(&question.name) {
+            return;
+        }
+        let wait = policy.settings().names_wait;
+        let wait = wait.map_or(self.limits.learn, |ms| Duration::from_millis(ms.into()));
+        if timeout(wait, told).await.is_err() {
             tracing::debug!(
                 name = question.name,
                 "an answer goes out before its addresses are known"

@@ -37,6 +37,8 @@ pub struct Policy {
     endpoints: HashMap<u32, Endpoint>,
     addresses: HashMap<IpAddr, u32>,
     problems: Vec<String>,
+    /// Names whose addresses the agent has to have before they are used.
+    awaited: dns::DnsRules,
     /// What is compiled already, for the next snapshot.
     compiled: HashMap<Rules, Shared>,
 }
@@ -165,6 +167,7 @@ impl Policy {
         let mut policy = Self {
             version: snapshot.version,
             settings: snapshot.settings.clone(),
+            awaited: dns::DnsRules::compile(&snapshot.settings.names),
             ..Self::default()
         };
         let mut told = HashSet::new();
@@ -221,6 +224,12 @@ impl Policy {
     #[must_use]
     pub fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    /// Whether answers about a [canonical] name wait until the agent has its addresses.
+    #[must_use]
+    pub fn awaits(&self, name: &str) -> bool {
+        self.awaited.first(name).is_some()
     }
 
     /// Rules that cannot be understood, with their places.

@@ -369,6 +369,13 @@ async fn long_answers_are_cut_for_those_who_take_less() {
     assert_eq!(ask_tcp(&mut stream, &plain).await.answers.len(), 101);
 }
 
+/// Everything may be asked for, and some names have to be known before their addresses are used.
+fn awaited() -> Snapshot {
+    let mut snapshot = dns_rules(1, pattern("*"));
+    snapshot.settings.names = pattern("*.org");
+    snapshot
+}
+
 #[tokio::test]
 async fn names_are_known_before_the_answer_goes_out() {
     let server = server(|message| vec![reply(message, 1)]).await;
@@ -380,7 +387,11 @@ async fn names_are_known_before_the_answer_goes_out() {
         learn: Duration::from_secs(600),
         ..Limits::default()
     };
-    let world = World::with(server, &dns_rules(1, pattern("*")), limits, learn).await;
+    let world = World::with(server, &awaited(), limits, learn).await;
+    // A name that no rule speaks of waits for nobody.
+    let other = question("a.net.", RecordType::A);
+    assert_eq!(ask(world.proxy, &other).await.answers.len(), 2);
+    world.learn.seen.lock().unwrap().clear();
     let client = client(world.proxy).await;
     client
         .send(&question("a.org.", RecordType::A).to_vec().unwrap())
@@ -427,13 +438,13 @@ async fn nobody_waits_for_ever_for_names() {
         holds: true,
         ..Notebook::default()
     };
-    let world = World::with(
-        server,
-        &dns_rules(1, pattern("*")),
-        Limits::default(),
-        learn,
-    )
-    .await;
+    let limits = Limits {
+        learn: Duration::from_secs(600),
+        ..Limits::default()
+    };
+    let mut snapshot = awaited();
+    snapshot.settings.names_wait = Some(50);
+    let world = World::with(server, &snapshot, limits, learn).await;
     assert_eq!(
         ask(world.proxy, &question("a.org.", RecordType::A))
             .await

@@ -125,6 +125,16 @@ words! {
 }
 
 words! {
+    /// The answer to DNS questions that no rule allows.
+    DnsRefusal, "refused or nameError" {
+        /// REFUSED.
+        Refused = "refused",
+        /// NXDOMAIN.
+        NameError = "nameError",
+    }
+}
+
+words! {
     /// How a backend is chosen.
     LbAlgorithm, "random or maglev" {
         /// Any of them.
@@ -258,6 +268,18 @@ settings! {
     "enable-host-firewall" enable_host_firewall: bool = false;
     /// Enforce what policies say of requests: connections that such rules are about go by way of the proxy.
     "enable-l7-proxy" enable_l7_proxy: bool = false;
+    /// The answer of the proxy to DNS questions that no rule allows.
+    "tofqdns-dns-reject-response-code" tofqdns_dns_reject_response_code: DnsRefusal = DnsRefusal::Refused;
+    /// Seconds for which the addresses of names count at least (toFQDNs), whatever their answers say.
+    "tofqdns-min-ttl" tofqdns_min_ttl: u32 = 0;
+    /// Addresses of one name that count for an endpoint (toFQDNs); of more, those that have most time left.
+    "tofqdns-endpoint-max-ip-per-hostname" tofqdns_endpoint_max_ip_per_hostname: u32 = 1000;
+    /// Addresses of an endpoint that count beyond their time since it has connections to them (toFQDNs).
+    "tofqdns-max-deferred-connection-deletes" tofqdns_max_deferred_connection_deletes: u32 = 10_000;
+    /// How long an address counts beyond its time after its last connection (toFQDNs).
+    "tofqdns-idle-connection-grace-period" tofqdns_idle_connection_grace_period: Duration = Duration::ZERO;
+    /// How long a DNS answer waits at most until connections to its addresses are let through (toFQDNs).
+    "tofqdns-proxy-response-max-delay" tofqdns_proxy_response_max_delay: Duration = Duration::from_millis(100);
     /// What rules on addresses match beside what is outside the cluster: nodes, or nothing.
     "policy-cidr-match-mode" policy_cidr_match_mode: CidrMatchMode = CidrMatchMode::World;
     /// Take what rules say of enableDefaultDeny. When off, a rule with entries in a direction denies there what no rule allows.

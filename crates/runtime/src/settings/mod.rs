@@ -9,7 +9,7 @@ mod value;
 
 pub use define::{Key, Keyed};
 pub use keys::{
-    AllowLocalhost, CidrMatchMode, DatapathMode, DsrDispatch, IdentityAllocation,
+    AllowLocalhost, CidrMatchMode, DatapathMode, DnsRefusal, DsrDispatch, IdentityAllocation,
     IdentityManagement, IpamMode, LbAcceleration, LbAlgorithm, LbMode, MonitorAggregation,
     NoBackend, PolicyMode, RoutingMode, Settings, TunnelProtocol,
 };

@@ -1,5 +1,5 @@
 //! Everything on this node that has a number, in one table; and the numbers of ranges of addresses, which this node gives itself.
-use super::{Identities, Numbers};
+use super::{Identities, Numbers, ranges::follow_used};
 use abi::identity::{
     HEALTH, HOST, INGRESS, INIT, KUBE_APISERVER, REMOTE_NODE, UNMANAGED, reserved_name,
 };
@@ -67,6 +67,8 @@ pub struct Keeper {
     changed: Trackers,
     /// What the file should say has changed.
     unsaved: bool,
+    /// Names have got a number: the file is not to wait.
+    urgent: bool,
 }
 
 /// Followers of the inputs.
@@ -74,12 +76,11 @@ struct Trackers {
     cluster: ChangeTracker<ClusterIdentity>,
     endpoints: ChangeTracker<Endpoint>,
     used: ChangeTracker<UsedPrefix>,
+    named: ChangeTracker<UsedPrefix>,
     nodes: ChangeTracker<Node>,
     routers: ChangeTracker<CiliumNode>,
     /// Addresses that each node, or this one, was known by.
     said: BTreeMap<String, (BTreeSet<IpAddr>, Labels)>,
-    /// Labels beside the addresses' own of each range in use.
-    prefixes: BTreeMap<IpNet, Labels>,
 }
 
 impl Keeper {
@@ -113,12 +114,13 @@ impl Keeper {
                 cluster: tables.db.track(&tables.cilium_identities),
                 endpoints: tables.db.track(&tables.endpoints),
                 used: tables.db.track(&tables.used_prefixes),
+                named: tables.db.track(&tables.named_prefixes),
                 nodes: tables.db.track(&tables.nodes),
                 routers: tables.db.track(&tables.cilium_nodes),
                 said: BTreeMap::new(),
-                prefixes: BTreeMap::new(),
             },
             unsaved: false,
+            urgent: false,
             started: Instant::now(),
             tables: tables.clone(),
             identities,
@@ -165,6 +167,7 @@ impl Keeper {
             .watch()
             .and(tables.endpoints.watch())
             .and(tables.used_prefixes.watch())
+            .and(tables.named_prefixes.watch())
             .and(tables.nodes.watch())
             .and(tables.cilium_nodes.watch())
             .and(tables.local_node.watch())
@@ -179,7 +182,9 @@ impl Keeper {
             }
             drop(snapshot);
             self.identities.tell();
-            if self.unsaved && written.elapsed() >= WRITE_EVERY {
+            // An address with a name may be connected to at once: after a restart it must have the number that it has now.
+            let urgent = std::mem::take(&mut self.urgent);
+            if self.unsaved && (urgent || written.elapsed() >= WRITE_EVERY) {
                 self.save().await;
                 written = Instant::now();
             }
@@ -235,12 +240,14 @@ impl Keeper {
         }
         note(self.write_reserved(snapshot, &mut txn));
         let mut exhausted = None;
+        let numbers = self.local.len();
         for prefix in ranges {
             match self.number(prefix) {
                 Ok(number) => note(self.write_range(&mut txn, prefix, number)),
                 Err(error) => exhausted = Some(format!("{prefix}: {error}")),
             }
         }
+        self.urgent |= self.local.len() > numbers && !tables.named_prefixes.is_empty(snapshot);
         for id in self.expire() {
             note(Ok(tables.identities.delete(&mut txn, &id).is_some()));
         }
@@ -347,21 +354,10 @@ impl Keeper {
     fn follow_ranges(&mut self, snapshot: &Snapshot) -> BTreeSet<IpNet> {
         let mut touched = self.follow_nodes(snapshot);
         let metadata = &mut self.metadata;
-        for change in self.changed.used.changes(snapshot) {
-            let prefix = change.row.prefix.trunc();
-            touched.insert(prefix);
-            let labels = &change.row.labels;
-            // All addresses of a family have an identity anyway, that of the world.
-            let needed = prefix.prefix_len() > 0 || !labels.is_empty();
-            if change.kind == ChangeKind::Upsert && needed {
-                self.changed.prefixes.insert(prefix, labels.clone());
-                let info = Info::Labels(labels.clone());
-                touched.extend(metadata.upsert(prefix, "policy", Source::Generated, info));
-            } else {
-                self.changed.prefixes.remove(&prefix);
-                touched.extend(metadata.remove(prefix, "policy"));
-            }
-        }
+        let used = self.changed.used.changes(snapshot);
+        touched.extend(follow_used(metadata, "policy", used));
+        let named = self.changed.named.changes(snapshot);
+        touched.extend(follow_used(metadata, "names", named));
         let services = self.tables.policies.manual_endpoints.iter(snapshot);
         let slices = services.filter(|row| *row.service == *API_SERVER);
         let servers: BTreeSet<IpAddr> = slices

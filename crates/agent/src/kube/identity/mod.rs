@@ -6,6 +6,7 @@ mod allocate;
 mod file;
 mod keeper;
 mod labels;
+mod ranges;
 
 pub use allocate::Allocating;
 pub use file::Numbers;

@@ -1,5 +1,6 @@
 //! The task with a kernel of its own making: what is written when, and what holds at every moment.
 mod layer7;
+mod names;
 mod world;
 
 use super::Policy;

@@ -397,13 +397,14 @@ fn what_is_not_enforced_is_refused_with_all_its_places() {
     );
     let off = "not enforced while enable-l7-proxy is false";
     for problem in &problems {
-        let is_rules = problem.path.ends_with(".rules") || problem.path.ends_with(".serverNames");
-        assert_eq!(problem.what.ends_with(off), is_rules, "{problem}");
+        let settable = [".rules", ".serverNames", "toFQDNs[0]"];
+        let is_off = settable.iter().any(|end| problem.path.ends_with(end));
+        assert_eq!(problem.what.ends_with(off), is_off, "{problem}");
         assert!(
-            is_rules || problem.what.ends_with("not enforced yet"),
+            is_off || problem.what.ends_with("not enforced yet"),
             "{problem}"
         );
-        assert_eq!(problem.accepted.contains("enable-l7-proxy=true"), is_rules);
+        assert_eq!(problem.accepted.contains("enable-l7-proxy=true"), is_off);
     }
 }
 

@@ -66,6 +66,19 @@ fn entity() -> impl Strategy<Value = &'static str> {
     ])
 }
 
+/// Names, and patterns, of which each has its label in the tests' world.
+fn name() -> impl Strategy<Value = Value> {
+    select(vec![
+        json!({"matchName": "A.example.org."}),
+        json!({"matchName": "x.y"}),
+        json!({"matchPattern": "*.example.org"}),
+        json!({"matchPattern": "a.*.org"}),
+        json!({"matchPattern": "b*.example.org"}),
+        json!({"matchPattern": "*"}),
+        json!({"matchName": "nobody.asked"}),
+    ])
+}
+
 fn service() -> impl Strategy<Value = Value> {
     let name = select(vec!["s1", "s2"]);
     prop_oneof![
@@ -102,7 +115,12 @@ fn peers(direction: Direction) -> impl Strategy<Value = Option<(String, Value)>>
         Just(json!({})),
         select(vec!["z1", "z2"]).prop_map(|zone| json!({"matchLabels": {"zone": zone}})),
     ];
+    let names = match direction {
+        Direction::Egress => list("FQDNs", name().boxed()).boxed(),
+        Direction::Ingress => Just(None).boxed(),
+    };
     prop_oneof![
+        1 => names,
         4 => list("Endpoints", selector().boxed()),
         3 => list("Entities", entity().prop_map(|text| json!(text)).boxed()),
         2 => list("CIDR", cidr().prop_map(|text| json!(text)).boxed()),
@@ -196,6 +214,8 @@ fn seen_ports(direction: Direction) -> impl Strategy<Value = Value> {
 
 /// Entries that deny, and policies of nodes, have no rules above the transport.
 fn without_rules(entries: &mut [Value]) {
+    let all = entries.iter_mut().filter_map(Value::as_object_mut);
+    all.for_each(|entry| drop(entry.remove("toFQDNs")));
     let ports = entries
         .iter_mut()
         .filter_map(|entry| entry.get_mut("toPorts")?.as_array_mut());
