@@ -2,6 +2,7 @@
 //!
 //! [`render()`] is pure: values in, objects out, in the order in which they are to be applied. What asks an API server is in [`apply`].
 pub mod apply;
+pub mod certs;
 pub mod chart;
 mod order;
 pub mod release;

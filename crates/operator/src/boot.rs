@@ -1,6 +1,6 @@
 //! The start: lead, install, watch, work.
 use crate::{
-    addresses,
+    addresses, certificates,
     controller::{self, Context},
     follow, identities,
     metrics::Metrics,
@@ -248,6 +248,7 @@ async fn lead(context: Context, stop: &Stop) -> Result<()> {
         addresses::give(context.clone(), stop.clone()),
         slices::write(context.clone(), stop.clone()),
         unmanaged::restart(context.clone(), stop.clone()),
+        certificates::renew(context.clone(), stop.clone()),
         // The election goes on even if there is nothing to do.
         std::future::pending::<()>(),
     );

@@ -1,6 +1,7 @@
 //! `hypha operator`: the cluster-wide work, done by one process of several.
 mod addresses;
 mod boot;
+mod certificates;
 pub mod cli;
 mod controller;
 mod follow;

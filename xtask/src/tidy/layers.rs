@@ -31,8 +31,8 @@ const LAYERS: [(&str, u32); 24] = [
     ("install", 6),
     ("apiserver", 6),
     ("agent", 6),
-    ("operator", 6),
     ("cni", 6),
+    ("operator", 7),
     ("lab", 7),
     ("cli", 8),
 ];

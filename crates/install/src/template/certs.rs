@@ -2,12 +2,10 @@
 //! both PEM.
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use jiff::{SignedDuration, Timestamp};
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
+use jiff::Timestamp;
 use serde_json::{Value, json};
+
+use crate::certs::{self, Pair, Validity};
 
 /// Calls a function; none if it is not one of these.
 pub(super) fn call(name: &str, arguments: &[Value]) -> Option<Result<Value, String>> {
@@ -29,73 +27,45 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Option<Result<Value, Stri
 }
 
 fn authority(name: &str, days: &Value) -> Result<Value, String> {
-    let mut params = params(name, Vec::new(), days)?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-        KeyUsagePurpose::DigitalSignature,
-    ];
-    let key = KeyPair::generate().map_err(said)?;
-    let made = params.self_signed(&key).map_err(said)?;
-    Ok(json!({"Cert": made.pem(), "Key": key.serialize_pem()}))
+    let made = certs::authority(name, validity(days)?).map_err(said)?;
+    Ok(shown(&made))
 }
 
 /// What was made before: both come in base64, as Secrets have them.
 fn kept(certificate: &str, key: &str) -> Result<Value, String> {
-    let made = json!({"Cert": decoded(certificate)?, "Key": decoded(key)?});
-    issuer(&made).map(|_| made)
+    let made = Pair {
+        certificate: decoded(certificate)?,
+        key: decoded(key)?,
+    };
+    certs::check(&made).map_err(said)?;
+    Ok(shown(&made))
 }
 
 fn signed(name: &str, names: &Value, days: &Value, authority: &Value) -> Result<Value, String> {
     let names = names.as_array().into_iter().flatten();
     let names = names.filter_map(|name| name.as_str().map(str::to_owned));
-    let mut params = params(name, names.collect(), days)?;
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyEncipherment,
-    ];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    params.use_authority_key_identifier_extension = true;
-    let key = KeyPair::generate().map_err(said)?;
-    let made = params.signed_by(&key, &issuer(authority)?).map_err(said)?;
-    Ok(json!({"Cert": made.pem(), "Key": key.serialize_pem()}))
-}
-
-fn issuer(authority: &Value) -> Result<Issuer<'static, KeyPair>, String> {
     let part = |name: &str| {
-        authority[name]
-            .as_str()
+        let text = authority[name].as_str();
+        text.map(str::to_owned)
             .ok_or_else(|| format!("an authority without {name}"))
     };
-    let key = KeyPair::from_pem(part("Key")?)
-        .map_err(|error| format!("the authority's key cannot be used: {error}"))?;
-    Issuer::from_ca_cert_pem(part("Cert")?, key)
-        .map_err(|error| format!("the authority's certificate cannot be used: {error}"))
+    let authority = Pair {
+        certificate: part("Cert")?,
+        key: part("Key")?,
+    };
+    let made = certs::signed(name, names.collect(), validity(days)?, &authority);
+    Ok(shown(&made.map_err(said)?))
 }
 
-fn params(name: &str, names: Vec<String>, days: &Value) -> Result<CertificateParams, String> {
-    let days = days
-        .as_i64()
-        .filter(|days| (1..=36_500).contains(days))
-        .ok_or("a certificate is good for 1 to 36500 days")?;
-    let mut params = CertificateParams::new(names).map_err(said)?;
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    let now = Timestamp::now();
-    // Clocks of nodes differ.
-    let day = |hours: i64| {
-        let at = now.saturating_add(SignedDuration::from_hours(hours));
-        let at = at.unwrap_or(now).to_zoned(jiff::tz::TimeZone::UTC);
-        let part = |number: i8| u8::try_from(number).unwrap_or(1);
-        rcgen::date_time_ymd(at.year().into(), part(at.month()), part(at.day()))
-    };
-    params.not_before = day(-24);
-    params.not_after = day(days * 24 + 24);
-    Ok(params)
+fn shown(pair: &Pair) -> Value {
+    json!({"Cert": pair.certificate, "Key": pair.key})
+}
+
+fn validity(days: &Value) -> Result<Validity, String> {
+    let days = days.as_u64().and_then(|days| u32::try_from(days).ok());
+    let days = days.filter(|days| (1..=36_500).contains(days));
+    days.map(Validity::days)
+        .ok_or_else(|| "a certificate is good for 1 to 36500 days".to_owned())
 }
 
 fn decoded(text: &str) -> Result<String, String> {

@@ -355,9 +355,16 @@ async fn run_operator(mode: &'static str) -> (BTreeSet<Right>, BTreeSet<Right>) 
         ("enable-cilium-endpoint-slice", all.to_string().as_str()),
         ("identity-management-mode", management),
         ("enable-node-ipam", all.to_string().as_str()),
+        ("hubble-tls-auto-renew", "true"),
     ] {
         settings.set(key, value, "test").unwrap();
     }
+    let secrets = Objects::core(&world.admin, "Secret", "secrets", Some("kube-system"));
+    let old = json!({"metadata": {"annotations": {"hypha.io/renew-after": "1000"}}});
+    secrets
+        .merge("hubble-server-certs", old, None)
+        .await
+        .unwrap();
     let task = tokio::spawn(operator::run_until(
         settings,
         world.client("cilium-operator"),

@@ -5,6 +5,7 @@ extern crate k8s as hypha_k8s;
 extern crate lb as hypha_lb;
 
 mod addresses;
+mod certificates;
 mod cluster;
 mod corpus;
 mod follow;

@@ -125,6 +125,8 @@ settings! {
     "unmanaged-pod-watcher-interval" unmanaged_pod_watcher_interval: u32 = 15;
     /// Labels of the pods that are restarted if no agent has connected them, as a selector.
     "pod-restart-selector" pod_restart_selector: String [shape::SELECTOR] = "k8s-app=kube-dns".to_owned();
+    /// Renew the certificates of the flow API that the chart made, when two thirds of their time are over.
+    "hubble-tls-auto-renew" hubble_tls_auto_renew: bool = false;
     /// Agents make no CiliumEndpoints: nobody can tell which pods are connected.
     "disable-endpoint-crd" disable_endpoint_crd: bool = false;
 
