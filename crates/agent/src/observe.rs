@@ -12,7 +12,7 @@ use flow::{
     Feeder, Observer,
     directory::Facts,
     export::{
-        Export, Rotation, Target,
+        Collector, Export, ExportError, Rotation, Target,
         dynamic::{Dynamic, Standing},
         filters,
     },
@@ -334,6 +334,7 @@ pub fn start(agent: &Arc<Agent>, stop: &Stop) -> Option<Flows> {
     }
     tokio::spawn(labels(agent.clone(), observer.clone(), stop.clone()));
     tokio::spawn(export(agent.clone(), observer.clone(), stop.clone()));
+    tokio::spawn(collect(agent.clone(), observer.clone(), stop.clone()));
     dynamic(agent, &observer, counts, stop);
     let health = agent.health.component(HEALTH);
     tokio::spawn(run(agent.clone(), observer.clone(), health, stop.clone()));
@@ -375,6 +376,19 @@ async fn run(agent: Arc<Agent>, observer: Observer, health: Component, stop: Sto
     health.ok("flows are served");
 }
 
+/// What is exported by the settings.
+fn wanted(settings: &Settings) -> Result<Export, ExportError> {
+    let export = Export {
+        target: Target::parse(&settings.hubble_export_file_path),
+        rotation: rotation(settings),
+        wanted: filters(&settings.hubble_export_allowlist)?,
+        unwanted: filters(&settings.hubble_export_denylist)?,
+        fields: settings.hubble_export_fieldmask.clone(),
+    };
+    export.check()?;
+    Ok(export)
+}
+
 /// Exports flows to a file, where that is wanted.
 async fn export(agent: Arc<Agent>, observer: Observer, stop: Stop) {
     let settings = &agent.loaded.settings;
@@ -382,21 +396,33 @@ async fn export(agent: Arc<Agent>, observer: Observer, stop: Stop) {
         return;
     }
     let health = agent.health.component("hubble-export");
-    let wanted = filters(&settings.hubble_export_allowlist);
-    let unwanted = filters(&settings.hubble_export_denylist);
     let exported = async {
-        let export = Export {
-            target: Target::parse(&settings.hubble_export_file_path),
-            rotation: rotation(settings),
-            wanted: wanted?,
-            unwanted: unwanted?,
-            fields: settings.hubble_export_fieldmask.clone(),
-        };
-        export.check()?;
+        let export = wanted(settings)?;
         health.ok("flows are exported");
         export.run(observer, Arc::default(), stop).await
     };
     if let Err(error) = exported.await {
+        health.degraded(format!("flows are not exported: {error}"));
+    }
+}
+
+/// Exports flows to a collector, where that is wanted.
+async fn collect(agent: Arc<Agent>, observer: Observer, stop: Stop) {
+    let settings = &agent.loaded.settings;
+    let endpoint = &settings.hubble_export_otlp_endpoint;
+    if endpoint.is_empty() {
+        return;
+    }
+    let health = agent.health.component("hubble-export-otlp");
+    let exported = async {
+        let collector: Collector = endpoint.parse()?;
+        let export = wanted(settings).map_err(|error| error.to_string())?;
+        health.ok(format!("flows are sent to {collector}"));
+        let sent = export.send(collector, observer, Arc::default(), stop).await;
+        sent.map_err(|error| error.to_string())
+    };
+    let outcome: Result<(), String> = exported.await;
+    if let Err(error) = outcome {
         health.degraded(format!("flows are not exported: {error}"));
     }
 }

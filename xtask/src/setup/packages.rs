@@ -13,7 +13,7 @@ use crate::{paths, proc};
 type Program = (&'static str, &'static str);
 
 /// For building, labs, tests and benchmarks.
-pub const LAB: [Program; 9] = [
+pub const LAB: [Program; 10] = [
     ("cc", "gcc libc6-dev"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
@@ -23,6 +23,7 @@ pub const LAB: [Program; 9] = [
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
     ("curl", "curl"),
+    ("prometheus", "prometheus"),
 ];
 
 /// For tests of the page of flows, with what it writes in.
@@ -90,7 +91,35 @@ fn is_root() -> Result<bool> {
     Ok(me.uid() == 0)
 }
 
+/// Keeps services of new packages from being started, as long as it is there: the programs alone are wanted.
+struct Quiet(Option<&'static str>);
+
+impl Quiet {
+    fn new() -> Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        // Debian asks this program before it starts a service; where there is one, somebody has decided already.
+        const POLICY: &str = "/usr/sbin/policy-rc.d";
+        if fs::exists(POLICY).unwrap_or(true) {
+            return Ok(Self(None));
+        }
+        fs::write(POLICY, "#!/bin/sh\nexit 101\n").context("cannot write policy-rc.d")?;
+        fs::set_permissions(POLICY, fs::Permissions::from_mode(0o755))
+            .context("cannot make policy-rc.d a program")?;
+        Ok(Self(Some(POLICY)))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if let Some(path) = self.0 {
+            // What is left starts no services: whoever wonders finds two lines that say so.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 fn apt_install(packages: &[&str]) -> Result<()> {
+    let _quiet = Quiet::new()?;
     let apt = |words: &[&str]| {
         let mut command = Command::new("apt-get");
         command.args(words).env("DEBIAN_FRONTEND", "noninteractive");

@@ -19,11 +19,16 @@ const PAGE: Door = Door {
 #[derive(Debug, Args)]
 pub struct UiArgs {
     /// Port of this machine
-    #[arg(value_name = "PORT", default_value = "12000")]
+    #[arg(value_name = "PORT", default_value = "12000", value_parser = port)]
     port: u16,
     /// Open the page in a browser
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_value = "true", default_missing_value = "true", value_parser = super::settings::switch)]
     open_browser: bool,
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    let wrong = |_| "accepted: a port from 1 to 65535, or 0 for any that is free".to_owned();
+    text.parse().map_err(wrong)
 }
 
 /// Brings the page to a port of this machine until it is interrupted.

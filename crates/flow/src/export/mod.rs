@@ -2,8 +2,10 @@
 //! the exporter is a reader of the ring like any other.
 pub mod dynamic;
 mod file;
+mod otlp;
 
 pub use file::{Rotation, Target};
+pub use otlp::Collector;
 
 use crate::{
     filter::{FilterError, Filters},
@@ -107,6 +109,16 @@ impl Export {
         })
     }
 
+    fn request(&self) -> GetFlowsRequest {
+        GetFlowsRequest {
+            follow: true,
+            field_mask: self.mask(),
+            whitelist: self.wanted.clone(),
+            blacklist: self.unwanted.clone(),
+            ..GetFlowsRequest::default()
+        }
+    }
+
     /// Writes what comes from now on until `stop`; `written` says how it goes.
     ///
     /// # Errors
@@ -118,14 +130,7 @@ impl Export {
         stop: Stop,
     ) -> Result<(), ExportError> {
         self.check()?;
-        let request = GetFlowsRequest {
-            follow: true,
-            field_mask: self.mask(),
-            whitelist: self.wanted.clone(),
-            blacklist: self.unwanted.clone(),
-            ..GetFlowsRequest::default()
-        };
-        let Ok(stream) = follow(observer, &request, stop) else {
+        let Ok(stream) = follow(observer, &self.request(), stop) else {
             return Ok(());
         };
         let mut batches = stream.ready_chunks(AT_ONCE);

@@ -5,6 +5,7 @@ mod corpus;
 mod dashboards;
 mod decode;
 mod export;
+mod otlp;
 mod reuse;
 mod server;
 mod soak;

@@ -421,6 +421,8 @@ settings! {
     "hubble-metrics-server" hubble_metrics_server: String [shape::LISTEN] = String::new();
     /// File to which flows are exported as lines of JSON, or stdout; nothing: they are not.
     "hubble-export-file-path" hubble_export_file_path: String [shape::EXPORT] = String::new();
+    /// Collector of OpenTelemetry to which flows are exported as log records, as http://192.0.2.1:4318/v1/logs; nothing: they are not.
+    "hubble-export-otlp-endpoint" hubble_export_otlp_endpoint: String [shape::COLLECTOR] = String::new();
     /// Size in MB at which another file is begun.
     "hubble-export-file-max-size-mb" hubble_export_file_max_size_mb: u32 [shape::SOME] = 10;
     /// Older files that are kept.

@@ -112,6 +112,17 @@ pub(super) const URL: Shape = Shape {
         text.is_empty() || rest.is_some_and(|host| !host.is_empty() && !host.contains([' ', '@']))
     },
 };
+/// Where log records are taken.
+pub(super) const COLLECTOR: Shape = Shape {
+    accepted: "a URL as http://192.0.2.1:4318/v1/logs, or nothing",
+    fits: |text| {
+        let host = text.split_once("://").map(|(_, rest)| rest);
+        let host = host.and_then(|rest| rest.split('/').next());
+        let port = host.and_then(|host| host.rsplit_once(':'));
+        (URL.fits)(text)
+            && (text.is_empty() || port.is_some_and(|(_, port)| port.parse::<u16>().is_ok()))
+    },
+};
 /// A file or directory.
 pub(super) const PATH: Shape = Shape {
     accepted: "a path that begins with /",
@@ -357,6 +368,11 @@ mod tests {
             &LABEL_VALUE,
             &["", "a", "A.b_c-1"],
             &["-a", "a.", "a b", "a/b"],
+        );
+        check(
+            &COLLECTOR,
+            &["", "http://a:4318", "https://[::1]:4318/v1/logs"],
+            &["a:4318", "grpc://a:4317", "http://a", "http://a/v1/logs"],
         );
         check(&PATH, &["/a"], &["", "a", "./a"]);
         check(
