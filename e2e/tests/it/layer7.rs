@@ -35,8 +35,13 @@ fn call(ship: &str, method: &str, star: &str) -> String {
 
 /// Addresses of all death stars, of both families, as URLs have them.
 fn stars(sh: &Shell) -> Vec<String> {
-    let list =
-        sh.ok("kubectl get pod -l class=deathstar -o jsonpath='{.items[*].status.podIPs[*].ip}'");
+    addresses(sh, "deathstar")
+}
+
+fn addresses(sh: &Shell, class: &str) -> Vec<String> {
+    let list = sh.ok(&format!(
+        "kubectl get pod -l class={class} -o jsonpath='{{.items[*].status.podIPs[*].ip}}'"
+    ));
     let url = |ip: &str| {
         if ip.contains(':') {
             format!("[{ip}]")
@@ -103,7 +108,33 @@ fn demo(cluster: &Cluster) {
             "=> 200",
         ])
     });
+    docking(&sh);
+    monitor.says_such("a name that was denied", |text| {
+        text.lines().any(|line| {
+            line.contains("<- Request tls from ")
+                && line.contains("verdict Denied server name base.rebels.org")
+        })
+    });
     cluster.assert_clean();
+}
+
+/// Names of servers in TLS: of both ends, on the same node and another one, in both families.
+fn docking(sh: &Shell) {
+    sh.ok("kubectl apply -f $MANIFESTS/https.yaml");
+    sh.ok("kubectl rollout status ds/https --timeout 60s");
+    sh.until("kubectl get cnp names", &["names", "True"]);
+    let targets = addresses(sh, "https");
+    assert!(targets.len() >= 2, "{targets:?}");
+    let dock = |name: &str, at: &str| {
+        let to = format!("--resolve {name}:443:{at} https://{name}/");
+        format!("kubectl exec tiefighter -- curl -sSk --max-time 5 {to} || true")
+    };
+    for at in &targets {
+        // Denied by the client's rules, and by the server's.
+        sh.until(&dock("moon.empire.org", at), &["access denied"]);
+        sh.until(&dock("base.rebels.org", at), &["access denied"]);
+        sh.until(&dock("dock.empire.org", at), &["Docked"]);
+    }
 }
 
 #[test]

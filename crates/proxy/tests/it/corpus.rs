@@ -35,3 +35,17 @@ fn every_input_of_the_fuzz_targets() {
     all("proxy_rules", rules::run);
     all("proxy_tls", tls::run);
 }
+
+#[test]
+fn every_bit_of_a_hello_may_be_another() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/proxy_tls");
+    let hello = std::fs::read(format!("{folder}/openssl")).unwrap();
+    for at in 0..hello.len() {
+        tls::run(&hello[..at]);
+        for bit in 0..8 {
+            let mut other = hello.clone();
+            other[at] ^= 1 << bit;
+            tls::run(&other);
+        }
+    }
+}
