@@ -10,8 +10,8 @@ use abi::{
     LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbFrontend4,
     LbFrontend6, LbKey4, LbKey6, LbMaglevChunk, LbMaglevKey, LbService, LbSkipKey4, LbSkipKey6,
     LbSockKey4, LbSockKey6, LbSourceKey4, LbSourceKey6, LocalEndpoint, MetricsValue, PolicyKey,
-    PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6,
-    SockEvent,
+    PolicyPortKey, PolicyValue, ProxySession, ProxySessionKey, SnatEntry4, SnatEntry6, SnatKey4,
+    SnatKey6, SockEvent,
 };
 use expect_test::expect_file;
 
@@ -59,6 +59,7 @@ fn layout() {
         }
         SockEvent { time, kind, point, pad, flags, pad2, proto, pad3, cookie, cgroup, netns, pad4, dst, pad5, dport, pad6 }
         PolicyKey { prefix_len, subject, remote, direction, proto, port }
+        PolicyPortKey { subject, remote, direction, proto, port }
         PolicyValue { verdict, l4_len, proxy, pad, precedence, origin, decided }
         ProxySessionKey { src, dst, sport, dport, proto, family, pad }
         ProxySession { src_id, dst_id, egress_endpoint, ingress_endpoint, kind, pad }
