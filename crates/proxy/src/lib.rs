@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod dns;
 pub mod drain;
+pub mod engine;
 pub mod handover;
 pub mod http;
 pub mod kafka;

@@ -17,16 +17,12 @@ mod upstream;
 pub use framing::{Body, Chunked, Framing, Refused, check_head, head_end};
 
 use crate::{
-    drain::Drain,
-    origin::Origin,
-    policy::{PATIENCE, Policy},
-    record::Recorder,
+    accept,
+    engine::{self, Bounds},
+    policy::PATIENCE,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use std::time::Duration;
+use tokio::net::TcpListener;
 
 /// Body of the answer to what no rule allows.
 pub const ACCESS_DENIED: &str = "Access denied\r\n";
@@ -76,42 +72,21 @@ impl Default for Limits {
     }
 }
 
-/// Serves HTTP of any version.
-#[derive(Clone)]
-pub struct Engine(Arc<Shared>);
-
-struct Shared {
-    policy: watch::Receiver<Arc<Policy>>,
-    origin: Arc<dyn Origin>,
-    recorder: Recorder,
-    limits: Limits,
-    drain: Drain,
-    places: Arc<Semaphore>,
+impl Bounds for Limits {
+    fn connections(&self) -> usize {
+        self.connections
+    }
 }
 
-impl Engine {
-    /// An engine that asks the newest policy for each request.
-    #[must_use]
-    pub fn new(
-        policy: watch::Receiver<Arc<Policy>>,
-        origin: Arc<dyn Origin>,
-        recorder: Recorder,
-        limits: Limits,
-        drain: Drain,
-    ) -> Self {
-        Self(Arc::new(Shared {
-            policy,
-            origin,
-            recorder,
-            limits,
-            drain,
-            places: Arc::new(Semaphore::new(limits.connections)),
-        }))
-    }
+/// Serves HTTP of any version.
+pub type Engine = engine::Engine<Limits>;
 
+type Shared = engine::Shared<Limits>;
+
+impl Engine {
     /// Accepts connections until it is time to drain.
     pub async fn run(&self, listener: TcpListener) {
-        crate::accept::run(listener, &self.0.drain, &self.0.places, |stream| {
+        accept::run(listener, &self.0.drain, &self.0.places, |stream| {
             connection::serve(self.0.clone(), stream)
         })
         .await;

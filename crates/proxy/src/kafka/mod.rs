@@ -16,16 +16,11 @@ pub use wire::Malformed;
 
 use crate::{
     accept,
-    drain::Drain,
-    origin::Origin,
-    policy::{PATIENCE, Policy},
-    record::Recorder,
+    engine::{self, Bounds},
+    policy::PATIENCE,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use std::time::Duration;
+use tokio::net::TcpListener;
 
 /// Bounds of what one client may use.
 #[derive(Clone, Copy, Debug)]
@@ -57,39 +52,18 @@ impl Default for Limits {
     }
 }
 
-/// Serves Kafka.
-#[derive(Clone)]
-pub struct Engine(Arc<Shared>);
-
-struct Shared {
-    policy: watch::Receiver<Arc<Policy>>,
-    origin: Arc<dyn Origin>,
-    recorder: Recorder,
-    limits: Limits,
-    drain: Drain,
-    places: Arc<Semaphore>,
+impl Bounds for Limits {
+    fn connections(&self) -> usize {
+        self.connections
+    }
 }
 
-impl Engine {
-    /// An engine that asks the newest policy for each request.
-    #[must_use]
-    pub fn new(
-        policy: watch::Receiver<Arc<Policy>>,
-        origin: Arc<dyn Origin>,
-        recorder: Recorder,
-        limits: Limits,
-        drain: Drain,
-    ) -> Self {
-        Self(Arc::new(Shared {
-            policy,
-            origin,
-            recorder,
-            limits,
-            drain,
-            places: Arc::new(Semaphore::new(limits.connections)),
-        }))
-    }
+/// Serves Kafka.
+pub type Engine = engine::Engine<Limits>;
 
+type Shared = engine::Shared<Limits>;
+
+impl Engine {
     /// Accepts connections until it is time to drain.
     pub async fn run(&self, listener: TcpListener) {
         accept::run(listener, &self.0.drain, &self.0.places, |stream| {

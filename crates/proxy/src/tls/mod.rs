@@ -11,16 +11,11 @@ pub use hello::{HELLO_MAX, Hello, NoHello, Reader};
 
 use crate::{
     accept,
-    drain::Drain,
-    origin::Origin,
-    policy::{PATIENCE, Policy},
-    record::Recorder,
+    engine::{self, Bounds},
+    policy::PATIENCE,
 };
-use std::{sync::Arc, time::Duration};
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use std::time::Duration;
+use tokio::net::TcpListener;
 
 /// Bounds of what one client may use.
 #[derive(Clone, Copy, Debug)]
@@ -49,39 +44,18 @@ impl Default for Limits {
     }
 }
 
-/// Serves TLS.
-#[derive(Clone)]
-pub struct Engine(Arc<Shared>);
-
-struct Shared {
-    policy: watch::Receiver<Arc<Policy>>,
-    origin: Arc<dyn Origin>,
-    recorder: Recorder,
-    limits: Limits,
-    drain: Drain,
-    places: Arc<Semaphore>,
+impl Bounds for Limits {
+    fn connections(&self) -> usize {
+        self.connections
+    }
 }
 
-impl Engine {
-    /// An engine that asks the newest policy about each connection, and again when the policy changes.
-    #[must_use]
-    pub fn new(
-        policy: watch::Receiver<Arc<Policy>>,
-        origin: Arc<dyn Origin>,
-        recorder: Recorder,
-        limits: Limits,
-        drain: Drain,
-    ) -> Self {
-        Self(Arc::new(Shared {
-            policy,
-            origin,
-            recorder,
-            limits,
-            drain,
-            places: Arc::new(Semaphore::new(limits.connections)),
-        }))
-    }
+/// Serves TLS.
+pub type Engine = engine::Engine<Limits>;
 
+type Shared = engine::Shared<Limits>;
+
+impl Engine {
     /// Accepts connections until it is time to drain.
     pub async fn run(&self, listener: TcpListener) {
         accept::run(listener, &self.0.drain, &self.0.places, |stream| {
