@@ -77,7 +77,7 @@ pub fn leftovers(name: &LabName, namespaces: &[u64]) -> Vec<Leftover> {
             .filter(|l| l.contains(&path))
             .map(|l| Leftover::Mount(l.to_owned())),
     );
-    let dirs = [dir.path().to_owned(), dir.data()];
+    let dirs = [dir.path().to_owned(), dir.memory(), dir.data()];
     let there = dirs.into_iter().filter(|d| d.exists());
     found.extend(there.map(Leftover::StateDir));
     found

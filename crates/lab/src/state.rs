@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::fcntl::{Flock, FlockArg};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::proc::ProcId;
@@ -18,6 +19,9 @@ pub const BASE: &str = "/run/hypha-lab";
 
 /// Where the objects of labs are kept, for labs that come back.
 pub const DATA: &str = "/var/lib/hypha-lab";
+
+/// Memory that every machine has as a file system, also where /run is on a disk.
+const MEMORY: &str = "/dev/shm";
 
 /// The namespace of agents and operator.
 pub const COMPONENTS: &str = "kube-system";
@@ -123,7 +127,7 @@ pub struct ContainerRecord {
     pub dir: Option<PathBuf>,
 }
 
-/// The directories that a lab has in its own.
+/// The directories that a lab has in its own. Every pod that starts makes files in them.
 pub(crate) const PARTS: [&str; 2] = ["logs", "pods"];
 
 /// The directory of one lab.
@@ -209,10 +213,8 @@ impl StateDir {
 
     /// Makes the directory and takes the lock; an error when a lab of this name runs.
     pub fn acquire(&self) -> anyhow::Result<Lock> {
-        for sub in PARTS {
-            let dir = self.root.join(sub);
-            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        }
+        fs::create_dir_all(&self.root)
+            .with_context(|| format!("cannot make {}", self.root.display()))?;
         // Environments of containers stand in there.
         let private = fs::Permissions::from_mode(0o700);
         fs::set_permissions(&self.root, private)
@@ -221,6 +223,7 @@ impl StateDir {
         loop {
             match self.try_lock()? {
                 Some(lock) => {
+                    self.make_parts()?;
                     let own = ProcId::of(std::process::id() as i32);
                     write_json(&self.file("supervisor.json"), &own)?;
                     return Ok(lock);
@@ -234,6 +237,30 @@ impl StateDir {
                 ),
             }
         }
+    }
+
+    /// Where [`PARTS`] stand when /run is on a disk: making a file takes that longer than all else that a kubelet does for a pod.
+    pub(crate) fn memory(&self) -> PathBuf {
+        let name = self.root.file_name().unwrap_or_default();
+        Path::new(MEMORY).join(format!("hypha-lab-{}", name.display()))
+    }
+
+    fn make_parts(&self) -> anyhow::Result<()> {
+        let memory = self.memory();
+        let place = if !is_memory(&self.root) && make_private(&memory).is_ok() {
+            &memory
+        } else {
+            &self.root
+        };
+        for part in PARTS {
+            let (dir, link) = (place.join(part), self.root.join(part));
+            let made = fs::create_dir_all(&dir).and_then(|()| match link.exists() {
+                true => Ok(()),
+                false => symlink(&dir, &link),
+            });
+            made.with_context(|| format!("cannot make {}", link.display()))?;
+        }
+        Ok(())
     }
 
     /// The process that runs the lab, from its first moment on.
@@ -351,15 +378,39 @@ impl StateDir {
 
     /// Removes the directory, and the one of all labs when it is empty then.
     pub fn remove(&self) -> anyhow::Result<()> {
-        match fs::remove_dir_all(&self.root) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                return Err(e).with_context(|| format!("cannot remove {}", self.root.display()));
+        for dir in [&self.memory(), &self.root] {
+            match fs::remove_dir_all(dir) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(e).with_context(|| format!("cannot remove {}", dir.display()));
+                }
+                _ => {}
             }
-            _ => {}
         }
         // Other labs may stand there.
         let _ = fs::remove_dir(BASE);
         Ok(())
+    }
+}
+
+fn is_memory(path: &Path) -> bool {
+    statfs(path).is_ok_and(|s| s.filesystem_type() == TMPFS_MAGIC)
+}
+
+/// A directory in [`MEMORY`], where anybody may make some: one that is there has to be ours and closed to others.
+fn make_private(dir: &Path) -> io::Result<()> {
+    if !is_memory(Path::new(MEMORY)) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+            let there = fs::symlink_metadata(dir)?;
+            let own = there.is_dir() && there.uid() == nix::unistd::geteuid().as_raw();
+            match own && there.mode() & 0o077 == 0 {
+                true => Ok(()),
+                false => Err(e),
+            }
+        }
+        made => made,
     }
 }
 
@@ -409,4 +460,32 @@ fn write_json(path: &Path, value: &impl Serialize) -> anyhow::Result<()> {
         fs::rename(&beside, path)
     };
     write().with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_takes_memory_that_is_its_own_alone() {
+        let name: LabName = format!("memory-{}", std::process::id()).parse().unwrap();
+        let dir = StateDir {
+            root: std::env::temp_dir().join(name.as_str()),
+        };
+        let lock = dir.acquire().unwrap();
+        fs::write(dir.container_log("n", "p", "c"), "said").unwrap();
+        let there = fs::canonicalize(dir.file("logs")).unwrap();
+        assert!(is_memory(&there) || !is_memory(Path::new(MEMORY)));
+        drop(lock);
+        dir.remove().unwrap();
+        assert!(!there.exists() && !dir.memory().exists() && !dir.exists());
+        // Somebody else's, or open to others: not taken.
+        fs::create_dir(dir.memory()).unwrap();
+        fs::set_permissions(dir.memory(), fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(make_private(&dir.memory()).is_err());
+        let lock = dir.acquire().unwrap();
+        assert_eq!(fs::read_dir(dir.memory()).unwrap().count(), 0);
+        drop(lock);
+        dir.remove().unwrap();
+    }
 }

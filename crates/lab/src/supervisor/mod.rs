@@ -139,8 +139,9 @@ fn remove_remains(spec: &LabSpec, dir: &StateDir, reporter: &Reporter) -> anyhow
         .context("what is left of an earlier lab of this name does not end")?;
     for sub in PARTS {
         let path = dir.file(sub);
-        fs::remove_dir_all(&path)
-            .and_then(|()| fs::create_dir(&path))
+        // The directory itself, where it is a link into memory.
+        fs::canonicalize(&path)
+            .and_then(|real| fs::remove_dir_all(&real).and_then(|()| fs::create_dir(&real)))
             .with_context(|| format!("cannot empty {}", path.display()))?;
     }
     reporter.step("cleaned what an earlier lab of this name left");
