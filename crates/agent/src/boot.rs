@@ -56,7 +56,7 @@ pub fn run(loaded: Loaded, heard: Heard, started: Instant) -> Result<()> {
     prepare(&loaded.settings)?;
     let namespaces = helper(&loaded.settings);
     let proxy = proxy_netns(&loaded.settings)?;
-    let kept = caps::drop_unneeded()?;
+    let kept = caps::drop_unneeded(loaded.settings.enable_hubble_capture)?;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         kernel = machine::kernel(),

@@ -18,6 +18,9 @@ const KEPT: [(Capability, &str); 3] = [
     ),
 ];
 
+/// Packet sockets, where captures are allowed.
+const CAPTURES: Capability = Capability::CAP_NET_RAW;
+
 /// On kernels before 5.8 these do what `CAP_BPF` and `CAP_PERFMON` do since.
 const OLD_KERNEL: [(Capability, &str); 2] = [
     (
@@ -31,17 +34,17 @@ const OLD_KERNEL: [(Capability, &str); 2] = [
 ];
 
 /// Gives up every capability but the needed ones, from all sets of this thread and those that it will start.
-/// Gives what is left, as a text for the log.
+/// Gives what is left, as a text for the log. `captures`: packets may be captured.
 ///
 /// # Errors
 /// The kernel refuses.
-pub fn drop_unneeded() -> Result<String> {
+pub fn drop_unneeded(captures: bool) -> Result<String> {
     let bounding =
         caps::read(None, CapSet::Bounding).context("reading the capability bounding set")?;
     let permitted =
         caps::read(None, CapSet::Permitted).context("reading the permitted capabilities")?;
     let supported = caps::runtime::thread_all_supported();
-    let wanted: CapsHashSet = if supported.contains(&Capability::CAP_BPF) {
+    let mut wanted: CapsHashSet = if supported.contains(&Capability::CAP_BPF) {
         KEPT.iter().map(|(cap, _)| *cap).collect()
     } else {
         KEPT.iter()
@@ -50,6 +53,9 @@ pub fn drop_unneeded() -> Result<String> {
             .filter(|cap| supported.contains(cap))
             .collect()
     };
+    if captures {
+        wanted.insert(CAPTURES);
+    }
     let kept: CapsHashSet = wanted.intersection(&permitted).copied().collect();
     caps::set(None, CapSet::Inheritable, &CapsHashSet::new())
         .context("clearing the inheritable capabilities")?;

@@ -179,17 +179,7 @@ fn observer(agent: &Agent) -> Option<(Observer, Flows)> {
         seed: u64::from_ne_bytes(seed),
     };
     let observer = Observer::new(settings.hubble_event_buffer_capacity as usize, about);
-    let known = Known {
-        policy: agent.policy.clone(),
-        services: agent.services.clone(),
-        names: agent.names.clone(),
-        realized: agent.policy.realized(),
-    };
-    let mut feeder = observer.feeder(
-        agent.tables.clone(),
-        &settings.cluster_name,
-        Arc::new(known),
-    );
+    let mut feeder = named_by(agent, &observer);
     if !settings.hubble_monitor_events.is_empty() {
         feeder.only(kinds(&settings.hubble_monitor_events));
     }
@@ -197,6 +187,24 @@ fn observer(agent: &Agent) -> Option<(Observer, Flows)> {
         feeder.redact(redaction(settings));
     }
     Some((observer, Flows::new(feeder, agent.datapath.metrics().ok())))
+}
+
+/// One that names what comes by what this agent knows.
+fn named_by(agent: &Agent, observer: &Observer) -> Feeder {
+    let known = Known {
+        policy: agent.policy.clone(),
+        services: agent.services.clone(),
+        names: agent.names.clone(),
+        realized: agent.policy.realized(),
+    };
+    let cluster = &agent.loaded.settings.cluster_name;
+    observer.feeder(agent.tables.clone(), cluster, Arc::new(known))
+}
+
+/// What names packets that are no events; none where flows are not wanted.
+#[must_use]
+pub fn feeder(agent: &Agent) -> Option<Feeder> {
+    Some(named_by(agent, agent.observer.get()?))
 }
 
 /// How the flows are; none where they are not wanted.

@@ -19,11 +19,11 @@ use nix::sys::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
-    AgentStatus, ApiError, CheckReport, Endpoint, EndpointConfig, EndpointDeleted, EndpointRequest,
-    ErrorCode, FqdnCleaned, FqdnLookup, FqdnNames, FqdnQuery, IdentityInfo, IpEntry, IpamRequest,
-    IpamResponse, MapInfo, MapRow, MonitorEvent, MonitorQuery, NodeInfo, PolicyCheck, PolicyDiff,
-    PolicyList, PolicyProposal, PolicyRevision, SelectorInfo, Setting, TableDump, TableInfo,
-    Validate, Why, WhyQuery,
+    AgentStatus, ApiError, CaptureRequest, CheckReport, Endpoint, EndpointConfig, EndpointDeleted,
+    EndpointRequest, ErrorCode, FqdnCleaned, FqdnLookup, FqdnNames, FqdnQuery, IdentityInfo,
+    IpEntry, IpamRequest, IpamResponse, MapInfo, MapRow, MonitorEvent, MonitorQuery, NodeInfo,
+    PolicyCheck, PolicyDiff, PolicyList, PolicyProposal, PolicyRevision, SelectorInfo, Setting,
+    TableDump, TableInfo, Validate, Why, WhyQuery,
     http::{Connection, HttpError},
     path::{self, EndpointId},
 };
@@ -290,21 +290,33 @@ impl Client {
     /// Live events, over a stream of their own. The time-out counts until the first answer only.
     pub fn monitor(&self, query: &MonitorQuery) -> Result<Lines> {
         let path = query.to_path();
+        Ok(Lines {
+            connection: self.stream("GET", &path, None)?,
+            path,
+            rest: Vec::new(),
+            ready: VecDeque::new(),
+        })
+    }
+
+    /// Packets as a file that grows, over a stream of its own. The time-out counts until the first answer only.
+    pub fn capture(&self, request: &CaptureRequest) -> Result<Pieces> {
+        let body = write("POST", path::CAPTURE, request)?;
+        let connection = self.stream("POST", path::CAPTURE, Some(&body))?;
+        Ok(Pieces { connection })
+    }
+
+    /// A stream on which the answer has begun.
+    fn stream(&self, method: &'static str, path: &str, body: Option<&[u8]>) -> Result<Connection> {
         let mut connection = self.connect(self.deadline())?;
-        let fail = |e| http_error("GET", &path, e);
-        connection.send("GET", &path, None).map_err(fail)?;
+        let fail = |e| http_error(method, path, e);
+        connection.send(method, path, body).map_err(fail)?;
         let head = connection.head().map_err(fail)?;
         if !(200..300).contains(&head.status) {
             let body = connection.body(self.limit).map_err(fail)?;
             return Err(refusal(head.status, &body).into());
         }
         connection.set_deadline(None);
-        Ok(Lines {
-            connection,
-            path,
-            rest: Vec::new(),
-            ready: VecDeque::new(),
-        })
+        Ok(connection)
     }
 
     fn deadline(&self) -> Instant {
@@ -442,6 +454,21 @@ fn read<T: DeserializeOwned>(method: &'static str, path: &str, body: &[u8]) -> R
 fn write(method: &'static str, path: &str, body: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(body)
         .map_err(|e| answer(method, path, format!("the request cannot be written: {e}")))
+}
+
+/// A file as it grows, piece by piece, until the agent ends it.
+#[derive(Debug)]
+pub struct Pieces {
+    connection: Connection,
+}
+
+impl Iterator for Pieces {
+    type Item = Result<Vec<u8>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let piece = self.connection.piece().transpose()?;
+        Some(piece.map_err(|e| http_error("POST", path::CAPTURE, e)))
+    }
 }
 
 /// Live events, one per item, until the agent ends the stream.

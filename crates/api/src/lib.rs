@@ -7,6 +7,7 @@
 //! the agent was down, and the CNI configuration that the agent writes ([`conflist`]).
 #![forbid(unsafe_code)]
 
+mod capture;
 mod check;
 mod client;
 pub mod conflist;
@@ -26,8 +27,9 @@ mod service;
 mod status;
 mod tables;
 
+pub use capture::CaptureRequest;
 pub use check::{CheckReport, Finding, Severity};
-pub use client::{Client, ClientError, Lines};
+pub use client::{Client, ClientError, Lines, Pieces};
 pub use endpoint::{
     Endpoint, EndpointConfig, EndpointDeleted, EndpointRequest, EndpointState, PodRef,
 };

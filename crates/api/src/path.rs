@@ -22,6 +22,8 @@ pub const NODES: &str = "/v1/cluster/nodes";
 pub const STATEDB: &str = "/v1/statedb";
 /// Live events.
 pub const MONITOR: &str = "/v1/monitor";
+/// Packets as they pass.
+pub const CAPTURE: &str = "/v1/capture";
 /// The consistency check.
 pub const CHECK: &str = "/v1/check";
 /// All policies.

@@ -1,6 +1,7 @@
 //! Flows: what the kernel's events tell, named by what the tables say, kept in a ring, filtered and served.
 #![forbid(unsafe_code)]
 
+pub mod capture;
 pub mod directory;
 pub mod export;
 pub mod filter;

@@ -358,6 +358,12 @@ impl Feeder {
         });
     }
 
+    /// Who is at both ends of a packet that is no event of the ring.
+    pub(crate) fn seen(&mut self, event: &FlowEvent) -> Seen {
+        self.number += 1;
+        self.packet(event)
+    }
+
     fn packet(&mut self, event: &FlowEvent) -> Seen {
         let directory = &mut self.directory;
         let [source, destination] =

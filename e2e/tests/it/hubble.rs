@@ -1,5 +1,7 @@
 //! Flows as a person looks at them: the relay by the API server's port forwarding, a node by its agent's socket.
+mod captured;
 mod counted;
+mod rotated;
 
 use hypha_e2e::cluster::Cluster;
 use serde_json::Value;
@@ -47,6 +49,7 @@ fn e2e_hubble() {
     at_once(&sh);
     on_a_node(&sh);
     mistakes(&sh, &server);
+    rotated::under_load(&sh, &server);
     cluster.assert_clean();
 }
 
@@ -295,6 +298,7 @@ fn mistakes(sh: &Shell, server: &str) {
         ("observe --not", "--not stands last"),
         ("observe --http-path '('", "http_path"),
         ("observe -f -o table", "exclude each other"),
+        ("ui abc", "accepted: a port from 1 to 65535"),
     ] {
         let run = sh.run(&format!("{server} hypha hubble {line}"));
         assert!(run.code != 0 && run.stdout.is_empty(), "{line}: {run:?}");

@@ -13,13 +13,14 @@ use crate::{paths, proc};
 type Program = (&'static str, &'static str);
 
 /// For building, labs, tests and benchmarks.
-pub const LAB: [Program; 10] = [
+pub const LAB: [Program; 11] = [
     ("cc", "gcc libc6-dev"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("ping", "iputils-ping"),
     ("bpftool", "bpftool"),
     ("tcpdump", "tcpdump"),
+    ("tshark", "tshark"),
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
     ("curl", "curl"),

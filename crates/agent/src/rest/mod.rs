@@ -1,4 +1,5 @@
 //! The API server: paths to answers. What an answer says is made elsewhere.
+mod capture;
 mod endpoints;
 mod fqdn;
 mod maps;
@@ -131,6 +132,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/v1/statedb", get(tables::list))
         .route("/v1/statedb/{table}", get(tables::one))
         .route("/v1/monitor", get(monitor::stream))
+        .route("/v1/capture", post(capture::stream))
         .route("/v1/check", get(checked))
         .fallback(|| async { Refusal(ApiError::not_found("this path")) })
         .layer(from_fn_with_state(agent.clone(), measure))

@@ -1,4 +1,5 @@
 //! `hypha hubble`, also under the name `hubble`: flows, and those that observe them.
+mod capture;
 mod client;
 mod config;
 mod forward;
@@ -16,6 +17,7 @@ use anyhow::Result;
 use api::hubble::flow::Flow;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use self::capture::CaptureArgs;
 use self::client::Server;
 pub use self::client::ServerFlags;
 use self::config::ConfigCommand;
@@ -89,6 +91,8 @@ pub struct FlowsArgs {
 enum FlowsCommand {
     /// Who talks most to whom, as it happens
     Top(Box<TopArgs>),
+    /// Packets of a node as a pcapng file, with who sent each to whom and what became of it
+    Capture(Box<CaptureArgs>),
 }
 
 /// As [`run`], for `hypha flows`.
@@ -96,9 +100,9 @@ enum FlowsCommand {
 /// # Errors
 /// As [`run`].
 pub fn flows(args: &FlowsArgs) -> Result<()> {
-    let settings = args.server.settings()?;
     match &args.command {
-        FlowsCommand::Top(args) => top::run(args, &settings),
+        FlowsCommand::Top(top) => top::run(top, &args.server.settings()?),
+        FlowsCommand::Capture(args) => capture::run(args),
     }
 }
 

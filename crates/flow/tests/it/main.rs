@@ -1,6 +1,7 @@
 //! Flows from hand-made events and tables, and what clients of the server get.
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod capture;
 mod corpus;
 mod dashboards;
 mod decode;

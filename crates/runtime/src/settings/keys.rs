@@ -451,6 +451,8 @@ settings! {
     "hubble-redact-http-headers-deny" hubble_redact_http_headers_deny: Vec<String> [shape::HEADERS] = Vec::new();
     /// API keys of Kafka are taken out.
     "hubble-redact-kafka-apikey" hubble_redact_kafka_apikey: bool = false;
+    /// Let whoever may use the agent's own API capture packets.
+    "enable-hubble-capture" enable_hubble_capture: bool = false;
     /// Tell relays the IPv6 addresses of nodes where they have both.
     "hubble-prefer-ipv6" hubble_prefer_ipv6: bool = false;
 

@@ -22,7 +22,8 @@ fn e2e_hubble_counts_every_packet() {
     let Some(sh) = Shell::new(&cluster, Release::New) else {
         return;
     };
-    sh.ok("hypha upgrade --reuse-values --set bpf.monitorAggregation=none --set hubble.eventBufferCapacity=65535");
+    super::captured::refused(&sh);
+    sh.ok("hypha upgrade --reuse-values --set bpf.monitorAggregation=none --set hubble.eventBufferCapacity=65535 --set hubble.capture.enabled=true");
     sh.ok("kubectl -n kube-system rollout restart ds/cilium");
     sh.ok("kubectl -n kube-system rollout status ds/cilium --timeout 60s");
     let nodes = sh.ok("kubectl get nodes -o jsonpath='{.items[*].metadata.name}'");
@@ -78,6 +79,7 @@ fn e2e_hubble_counts_every_packet() {
         );
         assert!(told.iter().all(|count| *count > 40), "{pod}: {told:?}");
     }
+    super::captured::by_names(&sh);
     cluster.assert_clean();
 }
 
