@@ -1,9 +1,6 @@
 //! `cargo xtask build-bpf`: the eBPF object, built only when something it is made from has changed.
 
-use std::collections::hash_map::DefaultHasher;
-use std::ffi::OsString;
 use std::fs;
-use std::hash::{Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -14,6 +11,9 @@ use clap::Args;
 use crate::setup::{Toolchain, bpf_linker};
 use crate::{elf, paths, proc};
 
+#[path = "../../crates/datapath/bpf_sources.rs"]
+mod sources;
+
 const TARGET: &str = "bpfel-unknown-none";
 /// `v3` has 32-bit jumps and arithmetic, which every kernel since 5.1 knows.
 const RUSTFLAGS: [&str; 4] = [
@@ -23,8 +23,6 @@ const RUSTFLAGS: [&str; 4] = [
     // Else the linker asks LLVM to keep every small zeroing or copy a call of a loop over bytes.
     "-Clink-arg=--disable-expand-memcpy-in-order",
 ];
-/// What the object is made from.
-const INPUTS: [&str; 3] = ["bpf", "crates/abi", "crates/wire"];
 
 /// How to build.
 #[derive(Args, Default)]
@@ -42,10 +40,7 @@ pub fn build(options: &Options) -> Result<()> {
     if !linker.exists() || !toolchain.library_sources().join("core").exists() {
         bail!("the eBPF toolchain is not there yet; run `cargo xtask setup --purpose build` first");
     }
-    let stamp = format!(
-        "{:016x}\n",
-        fingerprint(&paths::workspace(), &toolchain, &linker)?
-    );
+    let stamp = stamp(&paths::workspace(), &toolchain, &linker)?;
     let object = paths::bpf_object();
     let stamp_file = object.with_extension("stamp");
     let same = object.exists() && fs::read_to_string(&stamp_file).is_ok_and(|old| old == stamp);
@@ -118,47 +113,14 @@ fn described(object: &Path) -> Result<String> {
     ))
 }
 
-/// A number that changes when the object may change: every input's name and content, compiler, linker, flags.
-fn fingerprint(root: &Path, toolchain: &Toolchain, linker: &Path) -> Result<u64> {
-    let mut hasher = DefaultHasher::new();
-    (&toolchain.release, linker, RUSTFLAGS).hash(&mut hasher);
-    for input in INPUTS {
-        let mut files = Vec::new();
-        collect(&root.join(input), &mut files)?;
-        files.sort_unstable();
-        for file in files {
-            let content =
-                fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-            (file.strip_prefix(root).unwrap_or(&file), content).hash(&mut hasher);
-        }
-    }
-    // Versions and features of what the inputs inherit.
-    fs::read(root.join("Cargo.toml"))
-        .context("cannot read Cargo.toml")?
-        .hash(&mut hasher);
-    Ok(hasher.finish())
-}
-
-/// The sources below a folder: Rust, TOML and lock files, without build folders and tests.
-fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(dir).with_context(|| format!("cannot list {}", dir.display()))?;
-    for entry in entries.flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        if path.is_dir() {
-            if !["target", "tests", "benches"]
-                .map(OsString::from)
-                .contains(&name)
-            {
-                collect(&path, files)?;
-            }
-        } else if path
-            .extension()
-            .is_some_and(|kind| kind == "rs" || kind == "toml" || kind == "lock")
-        {
-            files.push(path);
-        }
-    }
-    Ok(())
+/// What changes when the object may change: a line of its sources, which the build script of `datapath` reads too, and one of compiler,
+/// linker and flags.
+fn stamp(root: &Path, toolchain: &Toolchain, linker: &Path) -> Result<String> {
+    let sources = sources::files(root)
+        .and_then(|files| sources::fingerprint(root, &files))
+        .context("cannot read the sources of the eBPF object")?;
+    let with = format!("{} {} {RUSTFLAGS:?}", toolchain.release, linker.display());
+    Ok(format!("{sources}\n{with}\n"))
 }
 
 #[cfg(test)]
@@ -192,7 +154,7 @@ mod tests {
             fs::write(path, b"").unwrap();
         }
         let mut files = Vec::new();
-        collect(dir.path(), &mut files).unwrap();
+        sources::collect(dir.path(), &mut files).unwrap();
         files.sort_unstable();
         assert_eq!(
             files,
