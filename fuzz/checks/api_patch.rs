@@ -16,17 +16,17 @@ pub fn run(data: &[u8]) {
     };
     let kind = kinds::pod();
     let content_type = String::from_utf8_lossy(content_type);
-    let Ok(patch) = Patch::parse(&kind, &content_type, patch) else {
+    let Ok((patch, _)) = Patch::parse(&kind, &content_type, patch) else {
         return;
     };
     if schema::admit(&kind, &mut object, schema::UnknownFields::Drop, &[]).is_err() {
         return;
     }
-    let Ok(mut once) = patch.apply(&kind, &object) else {
+    let Ok(mut once) = patch.clone().apply(&kind, object) else {
         return;
     };
     if matches!(patch, Patch::Merge(_)) {
-        assert_eq!(patch.apply(&kind, &once).as_ref(), Ok(&once));
+        assert_eq!(patch.apply(&kind, once.clone()).as_ref(), Ok(&once));
     }
     if schema::admit(&kind, &mut once, schema::UnknownFields::Drop, &[]).is_ok() {
         schema::drop_empty(&mut once, &kind.schema());

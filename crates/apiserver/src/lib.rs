@@ -20,6 +20,7 @@ pub mod kind;
 pub mod kinds;
 pub mod object;
 mod openapi;
+mod parsed;
 pub mod patch;
 pub mod printers;
 mod proxy;

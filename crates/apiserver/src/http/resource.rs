@@ -253,19 +253,28 @@ async fn change(
     }
     let content_type = body::content_type(request.headers());
     let body = body::read(request.into_body()).await?;
-    options.repeated = body::repeated(&body);
     if content_type == APPLY {
         if query.get("fieldManager").is_none() {
             return Err(ApiError::bad_request(
                 "fieldManager is required for apply patch",
             ));
         }
-        let config = kind.stored(body::parse(APPLY, &body)?);
+        let config = body::parse(APPLY, &body)?;
+        options.repeated = config.repeated;
+        let config = kind.stored(config.value);
         return store.apply(&home, key, &config, part, options);
     }
-    let patch = Patch::parse(kind, &content_type, &body)?;
+    let read = || Patch::parse(kind, &content_type, &body);
+    let (patch, repeated) = read()?;
+    options.repeated = repeated;
+    // What a patch says moves into the object; it is read again only where another writer was quicker.
+    let mut first = Some(patch);
     let patched = |current: &serde_json::Value| {
-        let object = patch.apply(kind, &kind.shown(current))?;
+        let patch = match first.take() {
+            Some(patch) => patch,
+            None => read()?.0,
+        };
+        let object = patch.apply(kind, kind.shown(current).into_owned())?;
         Ok(kind.stored(object))
     };
     Ok((store.modify(&home, key, part, options, patched)?, false))

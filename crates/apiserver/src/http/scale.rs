@@ -21,7 +21,7 @@ use super::resource::write_options;
 use super::{body, is_get, not_allowed, value};
 
 /// What becomes of a scale.
-type Change = Box<dyn Fn(&Value) -> Result<Value, ApiError> + Send>;
+type Change = Box<dyn Fn(Value) -> Result<Value, ApiError> + Send>;
 
 /// A request for the scale of an object.
 pub async fn answer(
@@ -48,20 +48,20 @@ pub async fn answer(
     let content_type = body::content_type(request.headers());
     let text = body::read(request.into_body()).await?;
     let change: Change = if method == Method::PUT {
-        let sent = body::parse(&content_type, &text)?;
+        let sent = body::parse(&content_type, &text)?.value;
         Box::new(move |_| Ok(sent.clone()))
     } else if content_type == "application/apply-patch+yaml" {
-        let config = body::parse(&content_type, &text)?;
+        let config = body::parse(&content_type, &text)?.value;
         let patch = Patch::Merge(json!({ "spec": config["spec"] }));
         let kind = Arc::clone(kind);
-        Box::new(move |before| patch.apply(&kind, before))
+        Box::new(move |before| patch.clone().apply(&kind, before))
     } else {
         let of_scale = super::super::kinds::scale();
-        let patch = Patch::parse(&of_scale, &content_type, &text)?;
-        Box::new(move |before| patch.apply(&of_scale, before))
+        let (patch, _) = Patch::parse(&of_scale, &content_type, &text)?;
+        Box::new(move |before| patch.clone().apply(&of_scale, before))
     };
     let changed = |object: &Value| {
-        let after = change(&shown(scale, object))?;
+        let after = change(shown(scale, object))?;
         scaled(kind, scale, object, &after)
     };
     let stored = server

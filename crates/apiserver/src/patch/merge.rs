@@ -3,9 +3,9 @@
 use serde_json::{Map, Value};
 
 /// Merges `patch` into `target`: maps are merged, null removes, everything else replaces.
-pub fn apply(target: &mut Value, patch: &Value) {
+pub fn apply(target: &mut Value, patch: Value) {
     let Value::Object(patch) = patch else {
-        *target = patch.clone();
+        *target = patch;
         return;
     };
     if !target.is_object() {
@@ -16,9 +16,9 @@ pub fn apply(target: &mut Value, patch: &Value) {
     };
     for (key, value) in patch {
         if value.is_null() {
-            target.remove(key);
+            target.remove(&key);
         } else {
-            apply(target.entry(key.as_str()).or_insert(Value::Null), value);
+            apply(target.entry(key).or_insert(Value::Null), value);
         }
     }
 }
@@ -69,7 +69,7 @@ mod tests {
             ),
         ] {
             let mut value = target.clone();
-            apply(&mut value, &patch);
+            apply(&mut value, patch.clone());
             assert_eq!(value, result, "{target} + {patch}");
         }
     }

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::error::{ApiError, Reason};
 use super::kind::Kind;
+use super::parsed::{self, Parsed};
 
 /// A patch whose body has been read.
 #[derive(Debug, Clone)]
@@ -21,27 +22,31 @@ pub enum Patch {
 }
 
 impl Patch {
-    /// Reads a patch by its content type.
-    pub fn parse(kind: &Kind, content_type: &str, body: &[u8]) -> Result<Self, ApiError> {
+    /// Reads a patch by its content type; also returns the fields that the text has more than once.
+    pub fn parse(
+        kind: &Kind,
+        content_type: &str,
+        body: &[u8],
+    ) -> Result<(Self, Vec<String>), ApiError> {
         let unsupported = |why: String| Err(ApiError::new(Reason::UnsupportedMediaType, why));
-        let value = || -> Result<Value, ApiError> {
-            serde_json::from_slice(body)
+        let read = || {
+            parsed::json(body)
                 .map_err(|e| ApiError::bad_request(format!("the patch is not valid JSON: {e}")))
         };
-        let object = || {
-            value().and_then(|v| {
-                if v.is_object() {
-                    Ok(v)
-                } else {
-                    Err(ApiError::bad_request("the patch is not a JSON object"))
-                }
-            })
+        let object = || match read()? {
+            parsed if parsed.value.is_object() => Ok(parsed),
+            _ => Err(ApiError::bad_request("the patch is not a JSON object")),
         };
         match content_type {
-            "application/json-patch+json" => json_patch::parse(&value()?).map(Self::Json),
-            "application/merge-patch+json" => object().map(Self::Merge),
+            "application/json-patch+json" => {
+                let Parsed { value, repeated } = read()?;
+                Ok((Self::Json(json_patch::parse(&value)?), repeated))
+            }
+            "application/merge-patch+json" => {
+                object().map(|patch| (Self::Merge(patch.value), patch.repeated))
+            }
             "application/strategic-merge-patch+json" if kind.built_in => {
-                object().map(Self::Strategic)
+                object().map(|patch| (Self::Strategic(patch.value), patch.repeated))
             }
             "application/strategic-merge-patch+json" => unsupported(format!(
                 "strategic merge patches work for built-in kinds only; send {} as application/merge-patch+json",
@@ -55,11 +60,10 @@ impl Patch {
     }
 
     /// The object after the patch.
-    pub fn apply(&self, kind: &Kind, object: &Value) -> Result<Value, ApiError> {
-        let mut object = object.clone();
+    pub fn apply(self, kind: &Kind, mut object: Value) -> Result<Value, ApiError> {
         match self {
             Self::Json(operations) => {
-                json_patch::apply(&mut object, operations).map_err(|why| {
+                json_patch::apply(&mut object, &operations).map_err(|why| {
                     ApiError::new(
                         Reason::Invalid,
                         format!(
@@ -69,7 +73,7 @@ impl Patch {
                 })?
             }
             Self::Merge(patch) => merge::apply(&mut object, patch),
-            Self::Strategic(patch) => strategic::apply(&kind.schema(), &mut object, patch)
+            Self::Strategic(patch) => strategic::apply(&kind.schema(), &mut object, &patch)
                 .map_err(ApiError::bad_request)?,
         }
         Ok(object)

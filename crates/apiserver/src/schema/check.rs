@@ -370,9 +370,9 @@ fn check_branches(value: &Value, rules: &Rules, path: &Path<'_>, errors: &mut Fi
         check(value, schema, path, &mut inner);
         inner.is_empty()
     };
-    let place = path.to_string();
+    // A path is written down only where something is wrong: large objects are walked through with every write.
     let mut wrong =
-        |why: &str| errors.invalid(place.clone(), value, &format!("\"{place}\" must {why}"));
+        |why: &str| errors.invalid(path.to_string(), value, &format!("\"{path}\" must {why}"));
     if !rules.any_of.is_empty() && !rules.any_of.iter().any(meets) {
         wrong("validate at least one schema (anyOf)");
     }

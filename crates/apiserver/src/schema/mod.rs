@@ -209,7 +209,7 @@ fn check_value(schema: &Schema, value: &Value, errors: &mut FieldErrors) {
 
 /// Where a value is: a chain from the inside out, written only when it is shown.
 #[derive(Debug, Clone, Copy)]
-struct Path<'a> {
+pub struct Path<'a> {
     before: Option<&'a Path<'a>>,
     step: Step<'a>,
 }
@@ -223,28 +223,32 @@ enum Step<'a> {
 }
 
 impl<'a> Path<'a> {
-    fn root() -> Self {
+    /// The place of the whole.
+    pub fn root() -> Self {
         Self {
             before: None,
             step: Step::Root,
         }
     }
 
-    fn field(&'a self, name: &'a str) -> Path<'a> {
+    /// The place of a field.
+    pub fn field(&'a self, name: &'a str) -> Path<'a> {
         Path {
             before: Some(self),
             step: Step::Field(name),
         }
     }
 
-    fn key(&'a self, name: &'a str) -> Path<'a> {
+    /// The place of what stands under a key.
+    pub fn key(&'a self, name: &'a str) -> Path<'a> {
         Path {
             before: Some(self),
             step: Step::Key(name),
         }
     }
 
-    fn index(&'a self, index: usize) -> Path<'a> {
+    /// The place of an element.
+    pub fn index(&'a self, index: usize) -> Path<'a> {
         Path {
             before: Some(self),
             step: Step::Index(index),

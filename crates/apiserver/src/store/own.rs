@@ -158,7 +158,7 @@ impl Store {
             Ok(_) => {
                 let mend = |old: &Value| {
                     let mut new = old.clone();
-                    merge::apply(&mut new, wanted);
+                    merge::apply(&mut new, wanted.clone());
                     Ok(new)
                 };
                 if self.modify(kind, &key, Part::Main, &own, mend).is_ok() {

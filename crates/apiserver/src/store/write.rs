@@ -209,7 +209,7 @@ impl Store {
         key: &Key,
         part: Part,
         options: &WriteOptions,
-        change: impl Fn(&Value) -> Result<Value, ApiError>,
+        mut change: impl FnMut(&Value) -> Result<Value, ApiError>,
     ) -> Result<Arc<Object>, ApiError> {
         for _ in 0..ATTEMPTS {
             let old = self.get(kind, key)?;
