@@ -1,8 +1,9 @@
 // Everything about one flow, one workload or one arrow, at the right side.
 import type { ComponentChildren } from 'preact';
 import { useEffect, useRef } from 'preact/hooks';
-import { toggle, only } from './filter';
+import { only } from './filter';
 import { useStore } from './hooks';
+import { PolicyDetail } from './policies';
 import { portName, short, TONE, words, type Decision, type Row, type Side } from './model';
 import { isBad, store, type Edge, type Graph } from './store';
 
@@ -10,7 +11,7 @@ export function Detail() {
   const { graph, chosen } = useStore();
   const panel = useRef<HTMLElement>(null);
   const { selected } = chosen;
-  const key = selected && (selected.type === 'flow' ? `f${selected.row.id}` : selected.type === 'node' ? selected.id : selected.key);
+  const key = selected && (selected.type === 'flow' ? `f${selected.row.id}` : selected.type === 'node' ? selected.id : selected.type === 'policy' ? selected.policy.key : selected.key);
   useEffect(() => panel.current?.scrollTo(0, 0), [key]);
   if (!selected) return null;
   return (
@@ -19,6 +20,7 @@ export function Detail() {
       {selected.type === 'flow' && <FlowDetail row={selected.row} />}
       {selected.type === 'node' && <NodeDetail graph={graph} id={selected.id} />}
       {selected.type === 'edge' && <EdgeDetail graph={graph} id={selected.key} />}
+      {selected.type === 'policy' && <PolicyDetail key={selected.policy.key} counted={graph.policies.get(selected.policy.key)} policy={selected.policy} />}
     </aside>
   );
 }
@@ -74,7 +76,7 @@ function whoDecided(row: Row): string {
 }
 
 const Decided = ({ one }: { one: Decision }) => (
-  <button class={`decided ${one.allowed ? 'ok' : 'bad'}`} onClick={() => store.choose({ query: toggle(store.chosen.query, 'policy', one.ns ? `${one.ns}/${one.name}` : one.name) })} title="Flows that it decided">
+  <button class={`decided ${one.allowed ? 'ok' : 'bad'}`} onClick={() => store.choose({ selected: { type: 'policy', policy: one } })} title="The policy">
     <span>{one.allowed ? 'allowed' : 'denied'} {one.direction}</span>
     <b>{one.ns && `${one.ns}/`}{one.name}</b>
     <i>{one.kind}</i>
@@ -131,7 +133,7 @@ function NodeDetail({ graph, id }: { graph: Graph; id: string }) {
   );
 }
 
-const Figure = ({ name, value, bad }: { name: string; value: number; bad?: boolean }) => (
+export const Figure = ({ name, value, bad }: { name: string; value: number; bad?: boolean }) => (
   <span class={bad && value ? 'bad' : ''}><b>{short(value)}</b>{name}</span>
 );
 

@@ -1,9 +1,11 @@
-// Which policies decided what.
-import { useState } from 'preact/hooks';
+// Which policies decided what, and their objects.
+import { useEffect, useState } from 'preact/hooks';
+import { Figure } from './detail';
 import { only } from './filter';
 import { useStore } from './hooks';
-import { clock, short } from './model';
+import { clock, short, type Decision } from './model';
 import { store, type PolicyCount } from './store';
+import { manifest } from './stream';
 
 const top = (counts: Map<string, number>, count: number) => [...counts].sort((a, b) => b[1] - a[1]).slice(0, count);
 
@@ -42,12 +44,11 @@ export function Policies() {
 }
 
 function Line({ one, most }: { one: PolicyCount; most: number }) {
-  const name = one.ns ? `${one.ns}/${one.name}` : one.name;
-  const look = () => store.choose({ view: 'flows', query: only(store.chosen.query, 'policy', [name]) });
+  const look = () => store.choose({ selected: { type: 'policy', policy: one } });
   return (
     <tr>
       <th scope="row">
-        <button class="link" onClick={look} title="Flows that it decided">{one.ns && <i>{one.ns}/</i>}{one.name}</button>
+        <button class="link" onClick={look} title="The policy">{one.ns && <i>{one.ns}/</i>}{one.name}</button>
         <small>{one.kind}</small>
       </th>
       <td>{[...one.directions].sort().join(', ')}</td>
@@ -63,3 +64,37 @@ function Line({ one, most }: { one: PolicyCount; most: number }) {
 const Bar = ({ share, tone }: { share: number; tone: string }) => (
   <span class={`share ${tone}`} aria-hidden="true"><i style={{ width: `${share > 0 ? Math.max(3, share * 100) : 0}%` }} /></span>
 );
+
+/** A policy: what it decided, and its object beside it. */
+export function PolicyDetail({ policy, counted }: { policy: Decision; counted: PolicyCount | undefined }) {
+  const name = policy.ns ? `${policy.ns}/${policy.name}` : policy.name;
+  const flows = () => store.choose({ view: 'flows', query: only(store.chosen.query, 'policy', [name]) });
+  return (
+    <>
+      <header><span class="kind">{policy.kind}</span><h2>{policy.name}</h2><p>{policy.ns}</p></header>
+      <p class="figures"><Figure name="allowed" value={counted?.allowed_count ?? 0} /><Figure name="denied" value={counted?.denied_count ?? 0} bad /></p>
+      <p class="actions"><button onClick={flows}>Flows that it decided</button></p>
+      <Manifest policy={policy} />
+    </>
+  );
+}
+
+function Manifest({ policy }: { policy: Decision }) {
+  const [text, setText] = useState('');
+  const [trouble, setTrouble] = useState('');
+  useEffect(() => {
+    const left = new AbortController();
+    const failed = (error: Error) => left.signal.aborted || setTrouble(error instanceof TypeError ? 'the relay does not answer' : error.message);
+    manifest(policy, left.signal).then(setText, failed);
+    return () => left.abort();
+  }, [policy.key]);
+  return (
+    <>
+      <h3>Object, as it is now</h3>
+      {trouble && <p class="quiet trouble">{trouble}</p>}
+      {!trouble && !text && <p class="quiet">…</p>}
+      {text && <pre class="manifest" tabIndex={0}>{text}</pre>}
+      {text && <p class="actions"><button onClick={() => void navigator.clipboard?.writeText(text)}>Copy as YAML</button></p>}
+    </>
+  );
+}

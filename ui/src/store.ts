@@ -133,7 +133,7 @@ function bump(map: Map<string, number>, key: string) {
 
 export const VIEWS = ['map', 'flows', 'policies'] as const;
 export type View = (typeof VIEWS)[number];
-export type Selection = { type: 'flow'; row: Row } | { type: 'node'; id: string } | { type: 'edge'; key: string } | undefined;
+export type Selection = { type: 'flow'; row: Row } | { type: 'node'; id: string } | { type: 'edge'; key: string } | { type: 'policy'; policy: Decision } | undefined;
 export type Theme = 'auto' | 'light' | 'dark';
 
 /** What people have chosen. */

@@ -84,3 +84,12 @@ export async function watchStatus(tell: (status: Status | undefined) => void) {
     await new Promise((done) => setTimeout(done, 5000));
   }
 }
+
+/** The object of a policy as it is now, in YAML. */
+export async function manifest({ kind, ns, name }: { kind: string; ns: string; name: string }, signal: AbortSignal): Promise<string> {
+  const query = new URLSearchParams({ kind, name, ...(ns && { namespace: ns }) });
+  const answer = await fetch(`api/policy?${query}`, { signal });
+  const text = await answer.text();
+  if (!answer.ok) throw new Error(text.trim() || `status ${answer.status}`);
+  return text;
+}

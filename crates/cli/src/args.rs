@@ -1,6 +1,7 @@
 //! The command tree.
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use ::flow::relay::cli::RelayArgs;
 use ::operator::cli::OperatorArgs;
@@ -17,6 +18,7 @@ use crate::install::node::{self, NodeArgs};
 use crate::install::{InstallArgs, UninstallArgs, UpgradeArgs};
 use crate::policy::PolicyArgs;
 use crate::proxy::ProxyArgs;
+use crate::relay::Policies;
 use crate::service::ServiceArgs;
 use crate::status::StatusArgs;
 use crate::version::VersionArgs;
@@ -115,7 +117,7 @@ impl Command {
             Self::Hubble(args) => hubble::run(&args),
             Self::Observe(args) => hubble::observe(&args),
             Self::Flows(args) => hubble::flows(&args),
-            Self::Relay(args) => return args.run(),
+            Self::Relay(args) => return args.run(Arc::new(Policies::default())),
             // It enters a network namespace, so no thread may run yet.
             Self::Proxy(args) => return args.run(),
             Self::Dbg(args) => dbg::run(&args),

@@ -16,6 +16,7 @@ mod operator;
 mod output;
 mod policy;
 mod proxy;
+mod relay;
 mod service;
 mod settings;
 mod status;

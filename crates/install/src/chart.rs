@@ -23,6 +23,7 @@ chart! {
     "templates/configmap.yaml",
     "templates/hubble-relay/deployment.yaml",
     "templates/hubble-relay/service.yaml",
+    "templates/hubble-ui/rbac.yaml",
     "templates/hubble-ui/service.yaml",
     "templates/hubble/certificates.yaml",
     "templates/hubble/dynamic.yaml",

@@ -6,7 +6,10 @@ use crate::watch::{Presence, Watcher};
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::Resource;
+use kube::{
+    Client, Resource,
+    api::{Api, ApiResource, DynamicObject, GroupVersionKind},
+};
 use model::{PolicyTables, Text};
 use serde::{
     Deserialize, Deserializer, Serialize,
@@ -80,6 +83,47 @@ kinds! {
     Kubernetes "NetworkPolicy" NamespaceResourceScope, "networking.k8s.io" "v1" "networkpolicies";
     Admin "AdminNetworkPolicy" ClusterResourceScope, "policy.networking.k8s.io" "v1alpha1" "adminnetworkpolicies";
     Baseline "BaselineAdminNetworkPolicy" ClusterResourceScope, "policy.networking.k8s.io" "v1alpha1" "baselineadminnetworkpolicies";
+}
+
+/// Every kind of policy, with its place.
+const POLICIES: [(&str, [&str; 3]); 5] = [
+    (Cilium::KIND, Cilium::PLACE),
+    (Clusterwide::KIND, Clusterwide::PLACE),
+    (Kubernetes::KIND, Kubernetes::PLACE),
+    (Admin::KIND, Admin::PLACE),
+    (Baseline::KIND, Baseline::PLACE),
+];
+
+/// The object of a policy, for people to read: without what `kubectl` and the API server note about who wrote what. None if there is none,
+/// or no such kind of policy.
+///
+/// # Errors
+/// The API server does not answer or refuses.
+pub async fn object(
+    client: &Client,
+    kind: &str,
+    namespace: Option<&str>,
+    name: &str,
+) -> Result<Option<Value>, kube::Error> {
+    let Some((_, [group, version, plural])) = POLICIES.iter().find(|(one, _)| *one == kind) else {
+        return Ok(None);
+    };
+    let kind = GroupVersionKind::gvk(group, version, kind);
+    let resource = ApiResource::from_gvk_with_plural(&kind, plural);
+    let api: Api<DynamicObject> = match namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let Some(mut object) = api.get_opt(name).await? else {
+        return Ok(None);
+    };
+    object.metadata.managed_fields = None;
+    if let Some(notes) = &mut object.metadata.annotations {
+        notes.remove("kubectl.kubernetes.io/last-applied-configuration");
+    }
+    serde_json::to_value(object)
+        .map(Some)
+        .map_err(kube::Error::SerdeError)
 }
 
 /// An object of the kind `K`, as it stands.

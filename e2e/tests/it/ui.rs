@@ -78,6 +78,13 @@ fn e2e_ui() {
         "curl -s -G {page}/api/flows --data-urlencode 'whitelist={{\"source_pod\":[\"default/tiefighter\"],\"event_type\":[{{\"type\":5}}]}}'"
     );
     sh.until(&ask, &["\"ingress_allowed_by\":[{\"name\":\"rule1\""]);
+    // The policy itself, as the API server has it.
+    sh.has(
+        &format!(
+            "curl -s '{page}/api/policy?kind=CiliumNetworkPolicy&namespace=default&name=rule1'"
+        ),
+        &["kind: CiliumNetworkPolicy", "name: rule1", "org: empire"],
+    );
     let wrong = sh.ok(&format!("curl -s '{page}/api/flows?last=3'"));
     assert!(
         wrong.starts_with("last=3: there is no such parameter"),

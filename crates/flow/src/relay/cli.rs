@@ -1,7 +1,8 @@
 //! The command line of `hypha relay`.
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -15,6 +16,7 @@ use super::connect::{self, Address, Tls};
 use super::pool::Ways;
 use super::server::{Options, serve};
 use crate::serve::TlsFiles;
+use crate::web::policy::Policies;
 
 /// Arguments of `hypha relay`.
 #[derive(Clone, Debug, Args)]
@@ -31,6 +33,9 @@ pub struct RelayArgs {
     /// Where the page of flows is served to browsers; by default nowhere. Whoever reaches it sees all flows
     #[arg(long, value_name = "[HOST]:PORT", value_parser = listen)]
     ui_listen_address: Option<SocketAddr>,
+    /// The page shows objects of policies, which the API server is asked for as this pod's service account
+    #[arg(long, requires = "ui_listen_address")]
+    ui_policies: bool,
     /// The service that tells of the nodes
     #[arg(
         long,
@@ -103,20 +108,9 @@ enum RelayCommand {
 
 /// `HOST:PORT`, or `:PORT` for every address of both families.
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    let wrong = || "accepted: :PORT, ADDRESS:PORT".to_owned();
-    match text.strip_prefix(':') {
-        Some(port) => {
-            let port = port.parse().map_err(|_| wrong())?;
-            // A node may have been started without IPv6.
-            let every = if Path::new("/proc/net/if_inet6").exists() {
-                IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-            } else {
-                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-            };
-            Ok(SocketAddr::new(every, port))
-        }
-        None => text.parse().map_err(|_| wrong()),
-    }
+    runtime::listen_address(text)
+        .parse()
+        .map_err(|_| "accepted: :PORT, ADDRESS:PORT".to_owned())
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -171,9 +165,9 @@ impl RelayArgs {
         }
     }
 
-    /// Serves until it is told to stop.
+    /// Serves until it is told to stop; `policies` is where objects of policies are read, if they are wanted.
     #[must_use]
-    pub fn run(&self) -> ExitCode {
+    pub fn run(&self, policies: Arc<dyn Policies>) -> ExitCode {
         if let Some(RelayCommand::Probe { address }) = &self.command {
             return probe(address);
         }
@@ -190,7 +184,7 @@ impl RelayArgs {
         let served = runtime
             .map_err(|error| format!("no async runtime: {error}"))
             .and_then(|runtime| {
-                let served = runtime.block_on(self.serve());
+                let served = runtime.block_on(self.serve(policies));
                 runtime.shutdown_timeout(Duration::from_secs(1));
                 served
             });
@@ -203,9 +197,10 @@ impl RelayArgs {
         }
     }
 
-    async fn serve(&self) -> Result<(), String> {
+    async fn serve(&self, policies: Arc<dyn Policies>) -> Result<(), String> {
         let (stopper, stop) = stop::channel();
-        let running = serve(self.options(), &stop)
+        let policies = self.ui_policies.then_some(policies);
+        let running = serve(self.options(), policies, &stop)
             .await
             .map_err(|error| error.to_string())?;
         tracing::info!(

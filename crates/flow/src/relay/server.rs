@@ -1,5 +1,6 @@
 //! The relay as a process: its services at a port, and whether it is healthy.
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use api::hubble::DESCRIPTORS;
@@ -11,7 +12,7 @@ use tonic_health::server::HealthReporter;
 use super::pool::{Pool, Ways};
 use super::service::Relay;
 use crate::serve::{ServeError, TlsFiles, incoming};
-use crate::web;
+use crate::web::{self, policy::Policies};
 
 /// The service's name for whoever asks for its health.
 const OBSERVER: &str = "observer.Observer";
@@ -49,11 +50,15 @@ pub struct Running {
     pub pool: Pool,
 }
 
-/// Serves until `stop`; returns once it listens.
+/// Serves until `stop`; returns once it listens. The page shows objects of `policies`.
 ///
 /// # Errors
 /// It cannot listen, or has no certificates.
-pub async fn serve(options: Options, stop: &Stop) -> Result<Running, ServeError> {
+pub async fn serve(
+    options: Options,
+    policies: Option<Arc<dyn Policies>>,
+    stop: &Stop,
+) -> Result<Running, ServeError> {
     let pool = Pool::new(options.ways);
     let (reporter, health) = tonic_health::server::health_reporter();
     let (address, connections) = incoming(options.listen, options.tls.as_ref(), stop).await?;
@@ -64,7 +69,10 @@ pub async fn serve(options: Options, stop: &Stop) -> Result<Running, ServeError>
     };
     let relay = Relay::new(pool.clone(), options.name);
     let page = match options.page {
-        Some(at) => Some(web::serve(relay.clone(), at, web::Limits::default(), stop).await?),
+        Some(at) => {
+            let limits = web::Limits::default();
+            Some(web::serve(relay.clone(), policies, at, limits, stop).await?)
+        }
         None => None,
     };
     let router = Server::builder()

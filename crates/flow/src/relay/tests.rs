@@ -75,7 +75,7 @@ impl World {
             },
             name: "relay".to_owned(),
         };
-        let relay = serve(options, &stop).await.unwrap();
+        let relay = serve(options, None, &stop).await.unwrap();
         let mut world = Self {
             relay,
             directory,

@@ -1,8 +1,10 @@
 //! The web page: its files, flows for it and how the relay stands, by HTTP. Nothing can be changed by it.
 //!
 //! `/api/flows` answers with lines of JSON, the same that `hubble observe -o jsonpb` prints; its parameters are the fields of the
-//! flow API's request ([`query`]). `/api/status` has the relay's state and its nodes. Everything else is a file of the page ([`page`]).
+//! flow API's request ([`query`]). `/api/status` has the relay's state and its nodes, `/api/policy` the object of a policy ([`policy`]).
+//! Everything else is a file of the page ([`page`]).
 mod page;
+pub mod policy;
 mod query;
 mod stream;
 #[cfg(test)]
@@ -28,6 +30,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore};
 use tonic::{Code, Status};
 
+use self::policy::Policies;
 use crate::serve::ServeError;
 
 /// How long a client may take to say what it wants.
@@ -66,17 +69,19 @@ type Refusal = (StatusCode, String);
 /// What every connection needs.
 struct Site<O> {
     observer: O,
+    policies: Option<Arc<dyn Policies>>,
     readers: Arc<Semaphore>,
     limits: Limits,
     stop: Stop,
 }
 
-/// Serves the page, with what `observer` knows, until `stop`; returns once it listens, with its address.
+/// Serves the page, with what `observer` knows and with objects of `policies`, until `stop`; returns once it listens, with its address.
 ///
 /// # Errors
 /// It cannot listen.
 pub async fn serve<O: Observer>(
     observer: O,
+    policies: Option<Arc<dyn Policies>>,
     address: SocketAddr,
     limits: Limits,
     stop: &Stop,
@@ -89,6 +94,7 @@ pub async fn serve<O: Observer>(
     let address = listener.local_addr().map_err(failed)?;
     let site = Arc::new(Site {
         observer,
+        policies,
         readers: Arc::new(Semaphore::new(limits.readers)),
         limits,
         stop: stop.clone(),
@@ -173,8 +179,12 @@ async fn route<O: Observer>(
     match request.uri().path() {
         "/api/flows" => flows(site, query, cut).await,
         "/api/status" => status(&site.observer).await,
+        "/api/policy" => {
+            let text = policy::yaml(site.policies.as_ref(), query).await?;
+            Ok(typed(whole(text), "application/yaml; charset=utf-8"))
+        }
         path => page::file(path, request.headers()).ok_or_else(|| {
-            let text = "there is no such page; accepted: /, /api/flows, /api/status";
+            let text = "there is no such page; accepted: /, /api/flows, /api/status, /api/policy";
             (StatusCode::NOT_FOUND, text.to_owned())
         }),
     }

@@ -457,6 +457,58 @@ fn definitions_are_named_one_by_one() {
 const WATCHES: usize = 15;
 
 /// The agent itself needs a kernel; this asks what it asks, by the functions that it asks with.
+/// The page of flows shows a policy that somebody looks at, and the relay may ask for nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_has_the_rights_that_it_uses_and_no_others() {
+    let values = json!({"hubble": {"relay": {"enabled": true}, "ui": {"enabled": true}}});
+    let world = World::start(values, "hubble-relay").await;
+    for crd in crd::ALL {
+        crd::install(&world.admin, crd).await.unwrap();
+    }
+    let noted = json!({"kubectl.kubernetes.io/last-applied-configuration": "{}", "about": "shop"});
+    let policy = json!({"metadata": {"name": "p", "namespace": "default", "annotations": noted},
+        "spec": {"endpointSelector": {}, "ingress": [{}]}});
+    Objects::within(&world.admin, &kind("CiliumNetworkPolicy"), "default")
+        .create(policy)
+        .await
+        .unwrap();
+    let client = world.client("hubble-relay");
+    for (kind, namespace) in [
+        ("CiliumNetworkPolicy", Some("default")),
+        ("CiliumClusterwideNetworkPolicy", None),
+        ("NetworkPolicy", Some("default")),
+        ("AdminNetworkPolicy", None),
+        ("BaselineAdminNetworkPolicy", None),
+    ] {
+        let none = k8s::policy::object(&client, kind, namespace, "none").await;
+        assert_eq!(none.unwrap(), None, "{kind}");
+    }
+    let found = k8s::policy::object(&client, "CiliumNetworkPolicy", Some("default"), "p").await;
+    let found = found.unwrap().unwrap();
+    assert_eq!(
+        (&found["kind"], &found["metadata"]["annotations"]),
+        (&json!("CiliumNetworkPolicy"), &json!({"about": "shop"}))
+    );
+    assert_eq!(world.used(), granted(&world.objects, &["hubble-ui"]));
+    let without = json!({"hubble": {"relay": {"enabled": true}, "ui": {"enabled": true, "policies": {"enabled": false}}}});
+    let without = render(&hypha_install::Request {
+        values: without,
+        ..hypha_install::Request::default()
+    });
+    let without = without.unwrap();
+    assert!(granted(&without, &["hubble-ui"]).is_empty());
+    for (objects, asks) in [(&world.objects, true), (&without, false)] {
+        let is_relay = |object: &&Value| {
+            object["kind"] == "Deployment" && object["metadata"]["name"] == "hubble-relay"
+        };
+        let relay = objects.iter().find(is_relay).unwrap();
+        let spec = &relay["spec"]["template"]["spec"];
+        assert_eq!(spec["automountServiceAccountToken"], asks);
+        let args = spec["containers"][0]["args"].as_array().unwrap();
+        assert_eq!(args.iter().any(|arg| arg == "--ui-policies"), asks);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     let world = World::start(

@@ -19,12 +19,14 @@ use api::hubble::observer::{
 };
 use api::hubble::relay::{NodeState, NodeStatusEvent};
 use runtime::stop::{self, Stopper};
+use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use self::world::World;
+use super::policy::{Found, Named, Policies};
 use super::{Limits, serve};
 use crate::filter::Filters;
 
@@ -39,6 +41,24 @@ enum Manner {
     Endless,
     /// Refuses every request for flows in this way.
     Refuses(tonic::Code, &'static str),
+}
+
+/// Objects of policies: one is there, one cannot be read.
+struct Objects;
+
+impl Policies for Objects {
+    fn object<'a>(&'a self, policy: &'a Named) -> Found<'a> {
+        let found = match policy.name.as_str() {
+            "only-checkout-pays" => Ok(Some(json!({
+                "apiVersion": "cilium.io/v2", "kind": policy.kind,
+                "metadata": {"name": policy.name, "namespace": policy.namespace},
+                "spec": {"endpointSelector": {"matchLabels": {"app": "payments"}}, "ingress": [{"fromEndpoints": [{"matchLabels": {"app": "checkout"}}]}]},
+            }))),
+            "secret" => Err("it is forbidden".to_owned()),
+            _ => Ok(None),
+        };
+        Box::pin(std::future::ready(found))
+    }
 }
 
 /// A relay of a test.
@@ -62,7 +82,10 @@ impl Recorded {
     async fn serve(&self, limits: Limits) -> (SocketAddr, Stopper) {
         let (stopper, stop) = stop::channel();
         let any = "127.0.0.1:0".parse().unwrap();
-        let at = serve(self.clone(), any, limits, &stop).await.unwrap();
+        let policies = Some(Arc::new(Objects) as Arc<dyn Policies>);
+        let at = serve(self.clone(), policies, any, limits, &stop)
+            .await
+            .unwrap();
         (at, stopper)
     }
 

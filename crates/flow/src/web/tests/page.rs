@@ -191,6 +191,16 @@ async fn a_flow_is_told_with_the_policy_that_decided_it() {
     page.until("document.activeElement.classList.contains('detail')")
         .await;
     page.shot("denied").await;
+    // The policy's object, beside the flows that it decided.
+    page.eval("document.querySelector('.detail .decided').click()")
+        .await;
+    let object = "(document.querySelector('.detail .manifest')?.innerText ?? '')";
+    page.until(&format!("{object}.includes('kind: CiliumNetworkPolicy') && {object}.includes('app: checkout') && {ROWS}.length > 0"))
+        .await;
+    page.shot("policy-light").await;
+    page.keys(&["Escape", "j"]).await;
+    page.until("document.querySelectorAll('.row.picked').length === 1")
+        .await;
     let first = page.eval("document.querySelector('.row.picked').id").await;
     // A picked one stays where it is, which need not be the first row: flows come meanwhile.
     let index = "+document.querySelector('.row.picked')?.getAttribute('aria-rowindex')";
@@ -224,6 +234,26 @@ async fn a_flow_is_told_with_the_policy_that_decided_it() {
     page.shot("policies").await;
     page.dark(true).await;
     page.shot("policies-dark").await;
+    let open = |name: &str| {
+        format!(
+            "[...document.querySelectorAll('.policies tbody th')].find((one) => one.innerText.includes('{name}')).querySelector('button').click()"
+        )
+    };
+    page.eval(&open("payments/ledger")).await;
+    page.until(
+        "document.querySelector('.detail .trouble')?.innerText.includes('no such policy any more')",
+    )
+    .await;
+    page.eval(&open("only-checkout-pays")).await;
+    page.until(&format!("{object}.includes('app: payments')"))
+        .await;
+    page.shot("policy-dark").await;
+    page.eval("document.querySelector('.detail .actions button').click()")
+        .await;
+    page.until(&format!("location.hash.startsWith('#flows') && location.hash.includes('only-checkout-pays') && {ROWS}.length > 0 && {object} !== ''"))
+        .await;
+    // The browser says of itself that one policy was not there.
+    page.complaints.retain(|one| !one.contains("404"));
     check(&page, at);
 }
 

@@ -347,3 +347,94 @@ async fn readers_are_told_of_the_end() {
     assert!(text.contains("{\"error\":\"the relay ends\"}"), "{text}");
     assert!(TcpStream::connect(at).is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn policies_are_told_one_by_one() {
+    let relay = Recorded::new(World::shop(), Manner::Endless);
+    let (at, _stop) = relay.serve(Limits::default()).await;
+    let ask = async |query: &str| {
+        let target = format!("/api/policy?{query}");
+        spawn_blocking(move || ask(at, "GET", &target, ""))
+            .await
+            .unwrap()
+    };
+    let kind = "kind=CiliumNetworkPolicy";
+    let one = ask(&format!(
+        "{kind}&namespace=payments&name=only-checkout-pays"
+    ))
+    .await;
+    assert_eq!(
+        (one.status, one.header("content-type")),
+        (200, Some("application/yaml; charset=utf-8"))
+    );
+    assert!(
+        one.body
+            .starts_with("apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\n"),
+        "{}",
+        one.body
+    );
+    for (query, status, says) in [
+        ("", 400, "kind=: accepted: CiliumNetworkPolicy, "),
+        ("kind=Secret&namespace=a&name=b", 400, "kind=Secret: "),
+        ("kind=NetworkPolicy&name=b", 400, "has a namespace"),
+        (
+            "kind=AdminNetworkPolicy&namespace=a&name=b",
+            400,
+            "has no namespace",
+        ),
+        (
+            &format!("{kind}&namespace=..&name=b"),
+            400,
+            "namespace=..: ",
+        ),
+        (
+            &format!("{kind}&namespace=a&name=..%2F..%2Fsecrets%2Fx"),
+            400,
+            "name=../../secrets/x: ",
+        ),
+        (&format!("{kind}&namespace=a"), 400, "name=: "),
+        (
+            &format!("{kind}&namespace=a&name={}", "a".repeat(254)),
+            400,
+            "is no name",
+        ),
+        ("uid=7", 400, "uid=7: there is no such parameter"),
+        (
+            &format!("{kind}&namespace=a&name=b"),
+            404,
+            "there is no such policy",
+        ),
+        (
+            &format!("{kind}&namespace=a&name=secret"),
+            502,
+            "API server: it is forbidden",
+        ),
+    ] {
+        let answer = ask(query).await;
+        assert_eq!(answer.status, status, "{query}: {}", answer.body);
+        assert!(
+            answer.body.contains(says) && answer.body.lines().count() == 1,
+            "{query}: {}",
+            answer.body
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_may_read_no_policies() {
+    let (_stopper, stop) = runtime::stop::channel();
+    let relay = Recorded::new(World::shop(), Manner::Endless);
+    let any = "127.0.0.1:0".parse().unwrap();
+    let at = super::serve(relay, None, any, Limits::default(), &stop)
+        .await
+        .unwrap();
+    let answer = spawn_blocking(move || ask(at, "GET", "/api/policy?kind=x", ""))
+        .await
+        .unwrap();
+    assert_eq!(answer.status, 501);
+    assert!(
+        answer.body.contains("hubble.ui.policies.enabled=true"),
+        "{}",
+        answer.body
+    );
+}
