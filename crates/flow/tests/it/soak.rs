@@ -23,6 +23,8 @@ use std::{
 
 /// Events that are read at once.
 const DRAINED: u32 = 1024;
+/// How often a pod goes and another gets its address.
+const CHURN: Duration = Duration::from_millis(100);
 /// Memory by which a process may have grown, in kB: what allocators keep for themselves.
 const GROWN: u64 = 24 * 1024;
 
@@ -114,22 +116,26 @@ fn soak() {
     }
     let (mut fed, mut number, mut warm) = (0u64, 0u32, None);
     let begun = Instant::now();
-    let whole = Duration::from_secs(seconds());
+    let (whole, mut next) = (Duration::from_secs(seconds()), begun);
     while begun.elapsed() < whole {
-        replace(&mut world, number);
+        if Instant::now() >= next {
+            next += CHURN;
+            number += 1;
+            replace(&mut world, number);
+            // The first look after a change may still be about who was there before.
+            world.feed(&[]);
+        }
         let now = event_clock();
-        let identity = 40_000 + number % 5_000;
+        let batch = u32::try_from(fed % 100_000).unwrap();
         let events: Vec<FlowEvent> = (0..DRAINED)
             .map(|n| FlowEvent {
                 time: now,
-                dst_id: identity,
-                src: wide((0x0a00_0000 + (number * 7 + n) % 100_000).into()),
+                dst_id: 40_000 + number % 5_000,
+                src: wide((0x0a00_0000 + (batch * 7 + n) % 100_000).into()),
                 src_id: 2,
                 ..event()
             })
             .collect();
-        // The first look after a change may still be about who was there before.
-        world.feed(&[]);
         world.feed(&events);
         fed += u64::from(DRAINED);
         let last = world.observer.last(1);
@@ -137,7 +143,6 @@ fn soak() {
             panic!("{last:?}")
         };
         assert_eq!(seen.destination.endpoint.pod_name, format!("pod-{number}"));
-        number += 1;
         if warm.is_none() && begun.elapsed() > whole / 2 {
             warm = Some(resident());
         }
