@@ -9,7 +9,22 @@ use crate::acceptance::shell::{Release, Shell};
 const PODS: [(&str, &str); 3] = [("client", "node2"), ("near", "node2"), ("far", "node3")];
 
 /// What is sent: messages, datagrams to a port where nobody listens, connections with requests.
-const MIX: &str = "for to in $NEAR $FAR; do ping -q -c 20 -i 0.05 $to; for i in $(seq 15); do echo x > /dev/udp/$to/9; sleep 0.01; done; for i in 1 2 3 4 5; do curl -s -o /dev/null --max-time 5 $to; done; done";
+const MIX: &str = "for to in $ADDRESSES; do ping -q -c 20 -i 0.05 $to; for i in $(seq 15); do echo x > /dev/udp/$to/9; sleep 0.01; done; url=$to; case $to in *:*) url=[$to];; esac; for i in 1 2 3 4 5; do curl -g -s -o /dev/null --max-time 5 http://$url; done; done";
+
+/// The families as flows call them.
+const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
+/// What hosts tell each other about addresses and groups, by the kernel's names: nobody else is told of it.
+const OF_HOSTS_NAMES: [&str; 7] = [
+    "RouterSolicits",
+    "RouterAdvertisements",
+    "NeighborSolicits",
+    "NeighborAdvertisements",
+    "GroupMembQueries",
+    "GroupMembResponses",
+    "MLDv2Reports",
+];
+/// The same by their types.
+const OF_HOSTS: [u64; 8] = [130, 131, 132, 133, 134, 135, 136, 143];
 
 #[test]
 fn e2e_hubble_counts_every_packet() {
@@ -39,17 +54,16 @@ fn e2e_hubble_counts_every_packet() {
         ));
     }
     sh.ok("kubectl wait --for=condition=Ready pod/client pod/near pod/far --timeout 60s");
-    let ip = |pod: &str| {
-        let ip = sh.ok(&format!(
-            "kubectl get pod {pod} -o jsonpath='{{.status.podIP}}'"
-        ));
-        ip.trim().to_owned()
+    let ips = |pod: &str| {
+        sh.ok(&format!(
+            "kubectl get pod {pod} -o jsonpath='{{.status.podIPs[*].ip}}'"
+        ))
     };
     let before = PODS.map(|(pod, _)| counted(&sh, pod));
     let since = sh.ok("date -u +%Y-%m-%dT%H:%M:%S.%NZ");
-    let mix = MIX
-        .replace("$NEAR", &ip("near"))
-        .replace("$FAR", &ip("far"));
+    let addresses = [ips("near"), ips("far")].join(" ");
+    assert_eq!(addresses.split_whitespace().count(), 4, "{addresses}");
+    let mix = MIX.replace("$ADDRESSES", &addresses);
     sh.ok(&format!("kubectl exec client -- bash -c '{mix}'"));
     for ((pod, on), before) in PODS.into_iter().zip(before) {
         let agent = sh.ok(&format!(
@@ -62,54 +76,79 @@ fn e2e_hubble_counts_every_packet() {
             since.trim()
         );
         // The last packets of a connection pass after its client has ended, and are told a moment later.
-        let mut last = (before, [0; 2]);
+        let (mut passed, mut heard) = Default::default();
         for _ in 0..50 {
             let now = counted(&sh, pod);
-            last = (now, told(&sh.ok(&ask), pod));
-            if last.1[0] > 40 && [now[0] - before[0], now[1] - before[1]] == last.1 {
+            passed = std::array::from_fn(|family| {
+                std::array::from_fn(|way| now[family][way] - before[family][way])
+            });
+            heard = told(&sh.ok(&ask), pod);
+            if heard[1][0] > 40 && passed == heard {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(200));
         }
-        let (now, told) = last;
-        assert_eq!(
-            told,
-            [now[0] - before[0], now[1] - before[1]],
-            "packets that {pod} received and sent"
-        );
-        assert!(told.iter().all(|count| *count > 40), "{pod}: {told:?}");
+        assert_eq!(heard, passed, "packets that {pod} received and sent");
+        let all = heard.iter().flatten().all(|count| *count > 40);
+        assert!(all, "{pod}: {heard:?}");
     }
     super::captured::by_names(&sh);
     cluster.assert_clean();
 }
 
-/// Packets of IPv4 that a pod's kernel received and sent.
-fn counted(sh: &Shell, pod: &str) -> [u64; 2] {
-    let text = sh.ok(&format!("kubectl exec {pod} -- cat /proc/net/snmp"));
+/// Packets of each family, received and sent.
+type Packets = [[u64; 2]; 2];
+
+/// Those that a pod's kernel counted.
+fn counted(sh: &Shell, pod: &str) -> Packets {
+    let text = sh.ok(&format!(
+        "kubectl exec {pod} -- cat /proc/net/snmp /proc/net/snmp6"
+    ));
     let mut lines = text.lines().filter(|line| line.starts_with("Ip: "));
     let (names, numbers) = (lines.next().unwrap(), lines.next().unwrap());
-    let of = |name: &str| {
+    let of_v4 = |wanted: &str| -> u64 {
         let mut pairs = names.split_whitespace().zip(numbers.split_whitespace());
-        let (_, number) = pairs.find(|(one, _)| *one == name).unwrap();
-        number.parse::<u64>().unwrap()
+        let (_, number) = pairs.find(|(name, _)| *name == wanted).unwrap();
+        number.parse().unwrap()
     };
-    [of("InReceives"), of("OutRequests")]
+    let of_v6 = |wanted: &str| -> u64 {
+        let words = text.lines().map(|line| line.split_whitespace());
+        let mut found = words.filter_map(|mut words| Some((words.next()?, words.next()?)));
+        let number = found.find(|(name, _)| *name == wanted);
+        number.map_or(0, |(_, number)| number.parse().unwrap())
+    };
+    let of_hosts = |way: &str| -> u64 {
+        let names = OF_HOSTS_NAMES.iter();
+        names.map(|name| of_v6(&format!("Icmp6{way}{name}"))).sum()
+    };
+    [
+        [of_v4("InReceives"), of_v4("OutRequests")],
+        [
+            of_v6("Ip6InReceives") - of_hosts("In"),
+            of_v6("Ip6OutRequests") - of_hosts("Out"),
+        ],
+    ]
 }
 
-/// Packets of IPv4 that the agent tells of as handed to a pod, and as received from it.
-fn told(text: &str, pod: &str) -> [u64; 2] {
-    let mut found = [0; 2];
+/// Those that the agent tells of as handed to a pod, and as received from it.
+fn told(text: &str, pod: &str) -> Packets {
+    let mut found = Packets::default();
     for line in text.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         let flow = &line["flow"];
         assert!(line["lost_events"].is_null(), "{line}");
-        if flow["IP"]["ipVersion"] != "IPv4" {
+        let version = &flow["IP"]["ipVersion"];
+        let Some(family) = FAMILIES.iter().position(|name| version == name) else {
+            continue;
+        };
+        let of_hosts = flow["l4"]["ICMPv6"]["type"].as_u64();
+        if of_hosts.is_some_and(|kind| OF_HOSTS.contains(&kind)) {
             continue;
         }
         let is = |end: &str| flow[end]["pod_name"] == pod;
         match flow["trace_observation_point"].as_str() {
-            Some("TO_ENDPOINT") if is("destination") => found[0] += 1,
-            Some("FROM_ENDPOINT") if is("source") => found[1] += 1,
+            Some("TO_ENDPOINT") if is("destination") => found[family][0] += 1,
+            Some("FROM_ENDPOINT") if is("source") => found[family][1] += 1,
             _ => {}
         }
     }

@@ -249,7 +249,7 @@ fn packets_show_the_backend(cluster: &Cluster) {
         let backend = SocketAddr::new(*backend.expect("an address"), 8080);
         let shown = |ip: IpAddr, port: u16| format!("{ip}.{port}");
         let script = format!(
-            "tcpdump -i eth0 -nn -l -c 6 tcp >/tmp/seen 2>/tmp/said & dump=$!
+            ": >/tmp/said; timeout 60 tcpdump -i eth0 -nn -l -c 6 tcp >/tmp/seen 2>/tmp/said & dump=$!
              until grep -q listening /tmp/said; do sleep 0.01; done
              curl -s -m 20 http://{to}/hostname; wait $dump; cat /tmp/seen"
         );
