@@ -24,6 +24,23 @@ fn lab(prefix: &str, args: &[&str]) -> Cluster {
     Cluster::of(lab.up())
 }
 
+/// Lands twice from the same port; the proxy ends the first connection before the client does.
+const AGAIN: &str = r#"
+import socket, sys
+to = sys.argv[1].strip("[]")
+for _ in range(2):
+    family, kind, _, _, at = socket.getaddrinfo(to, 80, type=socket.SOCK_STREAM)[0]
+    s = socket.socket(family, kind)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.settimeout(5)
+    s.bind(("", 45000))
+    s.connect(at)
+    s.send(b"POST /v1/request-landing HTTP/1.1\r\nHost: star\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    print(b"".join(iter(lambda: s.recv(4096), b"")))
+    s.close()
+print("landed twice")
+"#;
+
 /// A request of a ship to a death star.
 fn call(ship: &str, method: &str, star: &str) -> String {
     let path = match method {
@@ -86,6 +103,10 @@ fn demo(cluster: &Cluster) {
     for star in &targets {
         sh.until(&call("tiefighter", EXHAUST, star), &["Access denied"]);
         sh.has(&call("tiefighter", LAND, star), &["Ship landed"]);
+        sh.has(
+            &format!("kubectl exec tiefighter -- python3 -c '{AGAIN}' '{star}'"),
+            &["Ship landed", "landed twice"],
+        );
         let refused = sh.run(&call("xwing", LAND, star));
         assert!(
             !refused.ok() && refused.stdout.is_empty(),
