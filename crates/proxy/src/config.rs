@@ -117,6 +117,8 @@ pub enum Rules {
     Dns(Vec<DnsRule>),
     /// Connections of TLS.
     Tls(Vec<TlsRule>),
+    /// HTTP requests of connections that are decrypted, or encrypted, here.
+    Inspect(Box<Inspection>),
 }
 
 /// What a request must be; all that is given must hold.
@@ -150,7 +152,7 @@ pub struct HeaderRule {
     pub mismatch: Mismatch,
 }
 
-/// The value of a header. It may come from a secret: its text never reaches a log.
+/// The value of a header, a certificate, or a key. It may come from a secret: its text never reaches a log.
 #[derive(Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Value(pub String);
@@ -226,6 +228,45 @@ pub struct TlsRule {
     /// The server that the client wants: a name, or names like it. `*` stands for what it does in [`DnsRule::MatchPattern`], `**.` at the
     /// beginning for one label or more.
     pub server_name: String,
+}
+
+/// Whose TLS ends here, and what may be asked for inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct Inspection {
+    /// The servers that clients may want; empty: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub server_names: Vec<TlsRule>,
+    /// By what clients take the proxy for the server; absent: they speak without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub terminating: Option<Certificate>,
+    /// How servers are spoken to; absent: without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub originating: Option<Trust>,
+    /// What may be asked for; absent: everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<Vec<HttpRule>>,
+}
+
+/// A certificate with its key, as PEM.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Certificate {
+    /// The certificate, and those between it and an authority.
+    pub chain: Value,
+    /// Its private key.
+    pub key: Value,
+}
+
+/// By what a server is believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct Trust {
+    /// Certificates of authorities, as PEM.
+    pub authorities: Value,
+    /// What the proxy shows to servers that ask for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<Certificate>,
 }
 
 /// Why a snapshot is not taken.

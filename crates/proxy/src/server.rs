@@ -231,7 +231,7 @@ impl Engines {
         let (policy, from, to, until) = common();
         let kafka = kafka::Engine::new(policy, from, to, config.kafka, until);
         let (policy, from, to, until) = common();
-        let tls = tls::Engine::new(policy, from, to, config.tls, until);
+        let tls = tls::Engine::new(policy, from, to, config.tls, until, http.clone());
         Self {
             http,
             dns,

@@ -2,6 +2,7 @@
 use super::{
     Shared,
     inlet::{Bounds, Inlet, Link},
+    link::{Stream, Way},
     upstream::Upstream,
 };
 use crate::{
@@ -46,7 +47,11 @@ impl Connection {
         match &*kept {
             Some(selection) if selection.version() == policy.version() => selection.clone(),
             _ => {
-                let selection = Arc::new(policy.select_all(self.session.scopes(Transport::Tcp)));
+                let mut selection = policy.select_all(self.session.scopes(Transport::Tcp));
+                if let Some(greeting) = &self.upstream.way.greeting {
+                    selection = selection.greeted(greeting);
+                }
+                let selection = Arc::new(selection);
                 *kept = Some(selection.clone());
                 selection
             }
@@ -55,7 +60,7 @@ impl Connection {
 }
 
 /// Serves a connection that was accepted.
-pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream) {
+pub(super) async fn accepted(shared: Arc<Shared>, stream: TcpStream) {
     let session = match shared.origin.accepted(&stream) {
         Ok(session) => session,
         Err(error) => {
@@ -64,6 +69,16 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream) {
         }
     };
     let _ = stream.set_nodelay(true);
+    serve(shared, session, stream, Way::default()).await;
+}
+
+/// Serves a connection of which it is known whose it is.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    session: Session,
+    mut stream: impl Stream + 'static,
+    way: Way,
+) {
     let drain = shared.drain.clone();
     let begin = async {
         let first = first_bytes(&shared, &mut stream).await;
@@ -92,7 +107,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream) {
         shared,
         session,
         link: Arc::default(),
-        upstream: Upstream::new(),
+        upstream: Upstream::new(way),
         selection: Mutex::default(),
     });
     if first.starts_with(PREFACE) {
@@ -104,7 +119,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut stream: TcpStream) {
 }
 
 /// As much as tells the version.
-async fn first_bytes(shared: &Shared, stream: &mut TcpStream) -> io::Result<BytesMut> {
+async fn first_bytes(shared: &Shared, stream: &mut impl Stream) -> io::Result<BytesMut> {
     let mut first = BytesMut::new();
     let mut limit = shared.limits.idle;
     while PREFACE.starts_with(&first) && first.len() < PREFACE.len() {
@@ -119,7 +134,7 @@ async fn first_bytes(shared: &Shared, stream: &mut TcpStream) -> io::Result<Byte
     Ok(first)
 }
 
-async fn serve_one(connection: Arc<Connection>, inlet: Inlet<TcpStream>) {
+async fn serve_one(connection: Arc<Connection>, inlet: Inlet<impl Stream + 'static>) {
     let drain = connection.shared.drain.clone();
     let gone = connection.upstream.gone.clone();
     let link = connection.link.clone();
@@ -145,7 +160,7 @@ async fn serve_one(connection: Arc<Connection>, inlet: Inlet<TcpStream>) {
     }
 }
 
-async fn serve_two(connection: Arc<Connection>, inlet: Inlet<TcpStream>) {
+async fn serve_two(connection: Arc<Connection>, inlet: Inlet<impl Stream + 'static>) {
     let drain = connection.shared.drain.clone();
     let gone = connection.upstream.gone.clone();
     let limits = connection.shared.limits;

@@ -68,7 +68,10 @@ impl Connection {
         } else {
             head::host(&mut request)
         };
-        let asked = describe(&request, host.as_ref().ok(), self.session.last());
+        let mut asked = describe(&request, host.as_ref().ok(), self.session.last());
+        if self.upstream.way.is_secure() {
+            asked.http.url.insert("http".len(), 's');
+        }
         let host = match host {
             Ok(host) => host,
             Err(status) => {

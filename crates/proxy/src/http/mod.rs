@@ -12,13 +12,17 @@ mod forward;
 mod framing;
 mod head;
 mod inlet;
+mod link;
 mod upstream;
+
+pub(crate) use link::{PROTOCOLS, Stream, Way, secure, tcp};
 
 pub use framing::{Body, Chunked, Framing, Refused, check_head, head_end};
 
 use crate::{
     accept,
     engine::{self, Bounds},
+    origin::Session,
     policy::PATIENCE,
 };
 use std::time::Duration;
@@ -81,13 +85,18 @@ impl Bounds for Limits {
 /// Serves HTTP of any version.
 pub type Engine = engine::Engine<Limits>;
 
-type Shared = engine::Shared<Limits>;
+pub(crate) type Shared = engine::Shared<Limits>;
 
 impl Engine {
+    /// Serves a connection whose beginning somebody else has read.
+    pub(crate) async fn serve(&self, session: Session, stream: impl Stream + 'static, way: Way) {
+        connection::serve(self.0.clone(), session, stream, way).await;
+    }
+
     /// Accepts connections until it is time to drain.
     pub async fn run(&self, listener: TcpListener) {
         accept::run(listener, &self.0.drain, &self.0.places, |stream| {
-            connection::serve(self.0.clone(), stream)
+            connection::accepted(self.0.clone(), stream)
         })
         .await;
     }

@@ -1,5 +1,9 @@
 //! The connection to the server that belongs to one connection of a client.
-use super::{Shared, body::Paced};
+use super::{
+    Shared,
+    body::Paced,
+    link::{PROTOCOLS, Stream, Way},
+};
 use crate::origin::Session;
 use http::{Request, Response};
 use hyper::{
@@ -32,6 +36,8 @@ pub(super) enum Failure {
 /// The connection, once there is one.
 pub(super) struct Upstream {
     sender: Mutex<Option<Sender>>,
+    /// How the server is reached.
+    pub(super) way: Way,
     /// Told when the server has ended the connection.
     pub(super) gone: Arc<Notify>,
 }
@@ -56,15 +62,16 @@ fn unsent(
 }
 
 impl Upstream {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(way: Way) -> Self {
         Self {
+            way,
             sender: Mutex::new(None),
             gone: Arc::default(),
         }
     }
 
-    /// Sends a request and waits for the head of its answer. A request that was not sent, since the server had ended the
-    /// connection, is sent again by a new one.
+    /// Sends a request and waits for the head of its answer. A request that was not sent, since the server had ended a connection
+    /// that was there before, is sent again by a new one.
     pub(super) async fn send(
         &self,
         shared: &Shared,
@@ -97,7 +104,7 @@ impl Upstream {
             let kept = self.sender.lock().await.take();
             let (mut sender, reused) = match kept {
                 Some(Sender::One(sender)) => (sender, true),
-                _ => (self.connect_one(shared, session).await?, false),
+                _ => self.connect_one(shared, session, &host(&request)).await?,
             };
             if sender.ready().await.is_err() && reused {
                 continue;
@@ -124,9 +131,9 @@ impl Upstream {
                 match &*kept {
                     Some(Sender::Two(sender)) if !sender.is_closed() => (sender.clone(), true),
                     _ => {
-                        let sender = self.connect_two(shared, session).await?;
-                        *kept = Some(Sender::Two(sender.clone()));
-                        (sender, false)
+                        let made = self.connect_two(shared, session, &host(&request)).await?;
+                        *kept = Some(Sender::Two(made.0.clone()));
+                        made
                     }
                 }
             };
@@ -141,8 +148,9 @@ impl Upstream {
         &self,
         shared: &Shared,
         session: &Session,
-    ) -> Result<http1::SendRequest<Paced>, Failure> {
-        let io = connect(shared, session).await?;
+        host: &str,
+    ) -> Result<(http1::SendRequest<Paced>, bool), Failure> {
+        let (io, was_ready) = self.connect(shared, session, host, PROTOCOLS[1]).await?;
         let (sender, connection) = http1::Builder::new()
             .max_buf_size(shared.limits.head.max(8 << 10))
             .handshake(io)
@@ -153,15 +161,16 @@ impl Upstream {
             let _ = connection.with_upgrades().await;
             gone.notify_one();
         });
-        Ok(sender)
+        Ok((sender, was_ready))
     }
 
     async fn connect_two(
         &self,
         shared: &Shared,
         session: &Session,
-    ) -> Result<http2::SendRequest<Paced>, Failure> {
-        let io = connect(shared, session).await?;
+        host: &str,
+    ) -> Result<(http2::SendRequest<Paced>, bool), Failure> {
+        let (io, was_ready) = self.connect(shared, session, host, PROTOCOLS[0]).await?;
         let head = u32::try_from(shared.limits.head).unwrap_or(u32::MAX);
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -176,7 +185,19 @@ impl Upstream {
             let _ = connection.await;
             gone.notify_one();
         });
-        Ok(sender)
+        Ok((sender, was_ready))
+    }
+
+    async fn connect(
+        &self,
+        shared: &Shared,
+        session: &Session,
+        host: &str,
+        protocol: &[u8],
+    ) -> Result<(TokioIo<Box<dyn Stream>>, bool), Failure> {
+        let connected = self.way.connect(shared, session, host, protocol).await;
+        let (stream, was_ready) = connected.map_err(Failure::Connect)?;
+        Ok((TokioIo::new(stream), was_ready))
     }
 }
 
@@ -187,15 +208,12 @@ fn broken(error: hyper::Error) -> Failure {
     }
 }
 
-async fn connect(
-    shared: &Shared,
-    session: &Session,
-) -> Result<TokioIo<tokio::net::TcpStream>, Failure> {
-    let connect = shared.origin.connect(session);
-    let stream = tokio::time::timeout(shared.limits.connect, connect)
-        .await
-        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-        .map_err(Failure::Connect)?;
-    let _ = stream.set_nodelay(true);
-    Ok(TokioIo::new(stream))
+/// Whom a request means, without the port.
+fn host(request: &Request<Paced>) -> String {
+    let of_uri = request.uri().host();
+    let header = || request.headers().get(http::header::HOST)?.to_str().ok();
+    let text = of_uri.or_else(header).unwrap_or_default();
+    let end = text.rfind(':').filter(|at| !text[*at..].contains(']'));
+    let name = &text[..end.unwrap_or(text.len())];
+    name.trim_matches(['[', ']']).to_owned()
 }

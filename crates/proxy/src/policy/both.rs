@@ -1,5 +1,7 @@
 //! The rules of both ends of a connection: each must allow what is asked for.
-use super::{Decision, HttpRequest, KafkaRequest, Outcome, Policy, Scope, Selection};
+use super::{
+    Decision, Ends, Greeting, HttpRequest, KafkaRequest, Outcome, Policy, Scope, Selection,
+};
 use crate::config::Direction;
 use std::borrow::Cow;
 
@@ -53,10 +55,26 @@ impl Selections {
         self.decide(|selection| selection.dns(name))
     }
 
-    /// Whether a connection of TLS to a server of this name, in its canonical form, or of none, may pass.
+    /// Whether a connection that begins so may pass.
     #[must_use]
-    pub fn server_name(&self, name: Option<&str>) -> Decision {
-        self.decide(|selection| selection.server_name(name))
+    pub fn greeting(&self, greeting: &Greeting) -> Decision {
+        self.decide(|selection| selection.greeting(greeting))
+    }
+
+    /// The rules that such a beginning meets.
+    #[must_use]
+    pub fn greeted(self, greeting: &Greeting) -> Self {
+        let each = self.each.into_iter();
+        Self {
+            version: self.version,
+            each: each.map(|one| one.greeted(greeting)).collect(),
+        }
+    }
+
+    /// What the proxy is to both ends of a connection that begins so; the client's rules come first.
+    #[must_use]
+    pub fn ends(&self, greeting: &Greeting) -> Option<Ends> {
+        self.each.iter().find_map(|one| one.ends(greeting))
     }
 
     /// Whether everything passes, whatever it is.

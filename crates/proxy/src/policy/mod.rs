@@ -10,6 +10,7 @@ mod behind;
 mod both;
 mod dns;
 mod http;
+mod inspect;
 mod kafka;
 mod text;
 mod tls;
@@ -18,6 +19,7 @@ pub(crate) use behind::{PATIENCE, caught_up};
 pub use both::Selections;
 pub use dns::canonical;
 pub use http::{Change, HttpRequest};
+pub use inspect::{Ends, Greeting, check_authorities, check_certificate};
 pub use kafka::{KafkaRequest, Topics, api_name};
 
 use crate::config::{Direction, Rules, Settings, Snapshot, Transport};
@@ -68,6 +70,9 @@ enum Compiled {
     Kafka(kafka::KafkaRules),
     Dns(dns::DnsRules),
     Tls(tls::TlsRules),
+    Inspect(Box<inspect::Inspect>),
+    /// What cannot be understood.
+    Nothing,
 }
 
 #[derive(Clone, Debug)]
@@ -97,6 +102,8 @@ pub struct Selection {
     version: u64,
     direction: Direction,
     audit: bool,
+    /// The connection's beginning has been held against the rules, and these are what is left.
+    greeted: bool,
     entries: Vec<Arc<Entry>>,
 }
 
@@ -253,6 +260,7 @@ impl Policy {
             version: self.version,
             direction: scope.direction,
             audit: endpoint.is_some_and(|endpoint| endpoint.audit),
+            greeted: false,
             entries: entries.filter(|e| e.covers(scope)).cloned().collect(),
         }
     }
@@ -266,10 +274,35 @@ fn compile(rules: &Rules) -> Shared {
         Rules::Kafka(rules) => Compiled::Kafka(kafka::KafkaRules::compile(rules, &mut problems)),
         Rules::Dns(rules) => Compiled::Dns(dns::DnsRules::compile(rules)),
         Rules::Tls(rules) => Compiled::Tls(tls::TlsRules::compile(rules)),
+        Rules::Inspect(rules) => match inspect::Inspect::compile(rules, &mut problems) {
+            Some(rules) => Compiled::Inspect(Box::new(rules)),
+            None => Compiled::Nothing,
+        },
     };
     Shared {
         rules: Arc::new(compiled),
         problems: problems.into(),
+    }
+}
+
+impl Compiled {
+    /// The first rule that the beginning of a connection meets.
+    fn greeted(&self, greeting: &Greeting) -> Option<usize> {
+        match (self, greeting.server_name.as_deref()) {
+            (Self::Tls(rules), Some(name)) => rules.first(name),
+            (Self::Inspect(rules), _) => rules.first(greeting),
+            _ => None,
+        }
+    }
+
+    /// Whether everything passes, of connections whose beginning did.
+    fn is_unlimited(&self, greeted: bool) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tls(_) => greeted,
+            Self::Inspect(rules) => greeted && rules.http.is_none(),
+            _ => false,
+        }
     }
 }
 
@@ -297,6 +330,7 @@ impl Selection {
     pub fn http(&self, request: &HttpRequest<'_>) -> Decision {
         self.decide(|rules| match rules {
             Compiled::Http(rules) => rules.first(request),
+            Compiled::Inspect(rules) => rules.http.as_ref()?.first(request),
             _ => None,
         })
     }
@@ -310,13 +344,27 @@ impl Selection {
         })
     }
 
-    /// Whether a connection of TLS to a server of this [canonical] name, or of none, may pass.
+    /// Whether a connection that begins so may pass.
     #[must_use]
-    pub fn server_name(&self, name: Option<&str>) -> Decision {
-        self.decide(|rules| match (rules, name) {
-            (Compiled::Tls(rules), Some(name)) => {
-                rules.first(name).map(|index| (index, Vec::new()))
-            }
+    pub fn greeting(&self, greeting: &Greeting) -> Decision {
+        self.decide(|rules| rules.greeted(greeting).map(|index| (index, Vec::new())))
+    }
+
+    /// The rules that such a beginning meets: by theirs alone it is decided what may be asked for.
+    #[must_use]
+    pub fn greeted(mut self, greeting: &Greeting) -> Self {
+        self.entries.retain(|entry| {
+            matches!(*entry.rules, Compiled::All) || entry.rules.greeted(greeting).is_some()
+        });
+        self.greeted = true;
+        self
+    }
+
+    /// What the proxy is to both ends of a connection that begins so, if it is more than a witness.
+    #[must_use]
+    pub fn ends(&self, greeting: &Greeting) -> Option<Ends> {
+        self.entries.iter().find_map(|entry| match &*entry.rules {
+            Compiled::Inspect(rules) => rules.first(greeting).map(|_| rules.ends.clone()),
             _ => None,
         })
     }
@@ -324,8 +372,9 @@ impl Selection {
     /// Whether everything passes, whatever it is.
     #[must_use]
     pub fn is_unlimited(&self) -> bool {
-        let mut entries = self.entries.iter();
-        entries.any(|entry| matches!(*entry.rules, Compiled::All))
+        let inspects = |entry: &Arc<Entry>| matches!(*entry.rules, Compiled::Inspect(_));
+        let unlimited = |entry: &Arc<Entry>| matches!(*entry.rules, Compiled::All);
+        self.entries.iter().any(unlimited) && !self.entries.iter().any(inspects)
     }
 
     /// Whether a Kafka request may pass. Topics may be allowed by different entries.
@@ -360,7 +409,7 @@ impl Selection {
     }
 
     fn decide(&self, first: impl Fn(&Compiled) -> Option<(usize, Vec<Change>)>) -> Decision {
-        let unlimited = |entry: &&Arc<Entry>| matches!(*entry.rules, Compiled::All);
+        let unlimited = |entry: &&Arc<Entry>| entry.rules.is_unlimited(self.greeted);
         let name = |entry: &Entry, index| RuleName {
             origin: entry.origin.clone(),
             index,

@@ -1,9 +1,10 @@
 //! One connection of a client and the one to its server.
-use super::{Hello, NoHello, Reader, Shared};
+use super::{Hello, NoHello, Reader, Shared, inspect};
 use crate::{
     config::Transport,
+    http,
     origin::Session,
-    policy::{Decision, Selections, caught_up},
+    policy::{Decision, Greeting, Selections, caught_up},
     record::{Layer7, Record, Tls, Verdict},
 };
 use socket2::{SockRef, TcpKeepalive};
@@ -23,7 +24,7 @@ const DENIED: [u8; 7] = [21, 3, 1, 0, 2, 2, 49];
 /// After so much silence it is asked whether the other end is still there.
 const SILENCE: Duration = Duration::from_secs(300);
 
-pub(super) async fn serve(shared: Arc<Shared>, client: TcpStream) {
+pub(super) async fn serve(shared: Arc<Shared>, http: http::Engine, client: TcpStream) {
     let session = match shared.origin.accepted(&client) {
         Ok(session) => session,
         Err(error) => {
@@ -32,7 +33,11 @@ pub(super) async fn serve(shared: Arc<Shared>, client: TcpStream) {
         }
     };
     let drain = shared.drain.clone();
-    let relay = Relay { shared, session };
+    let relay = Relay {
+        shared,
+        http,
+        session,
+    };
     tokio::select! {
         ended = relay.serve(client) => if let Err(error) = ended {
             tracing::debug!(source = %session.source, %error, "a connection of TLS ended");
@@ -43,6 +48,7 @@ pub(super) async fn serve(shared: Arc<Shared>, client: TcpStream) {
 
 struct Relay {
     shared: Arc<Shared>,
+    http: http::Engine,
     session: Session,
 }
 
@@ -65,6 +71,15 @@ impl Relay {
         let decision = self.decide(hello.as_ref());
         self.record(hello.as_ref(), &decision);
         if decision.passes() {
+            let greeting = Greeting::from(hello.as_ref());
+            if let Some(ends) = self.selection().ends(&greeting) {
+                let inspect = inspect::Inspect {
+                    limit: self.shared.limits.hello,
+                    http: &self.http,
+                    session: self.session,
+                };
+                return inspect.serve(client, first, greeting, ends).await;
+            }
             return self.pass(client, &first, hello.as_ref()).await;
         }
         if hello.is_some() {
@@ -79,8 +94,7 @@ impl Relay {
     }
 
     fn decide(&self, hello: Option<&Hello>) -> Decision {
-        let name = hello.and_then(|hello| hello.server_name.as_deref());
-        self.selection().server_name(name)
+        self.selection().greeting(&Greeting::from(hello))
     }
 
     /// Passes on what came and all that comes, until both sides have ended or the rules allow it no longer.

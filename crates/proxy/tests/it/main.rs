@@ -6,6 +6,7 @@ mod control;
 mod corpus;
 mod dns;
 mod http;
+mod inspect;
 mod kafka;
 mod replace;
 mod rules;

@@ -5,7 +5,9 @@ use hypha_proxy::{
         Direction, DnsRule, Endpoint, HeaderRule, HttpRule, KafkaRule, Mismatch, PortRules, Role,
         Rules, Snapshot, TlsRule, Transport, Value,
     },
-    policy::{HttpRequest, KafkaRequest, Outcome, Policy, RuleName, Scope, Topics, canonical},
+    policy::{
+        Greeting, HttpRequest, KafkaRequest, Outcome, Policy, RuleName, Scope, Topics, canonical,
+    },
 };
 
 /// Numbers that look random and are the same each time.
@@ -363,7 +365,7 @@ fn compiled_rules_say_what_a_plain_reading_says() {
                     Rules::Http(_) => 0,
                     Rules::Dns(_) => 1,
                     Rules::Kafka(_) => 2,
-                    Rules::Tls(_) => 3,
+                    Rules::Tls(_) | Rules::Inspect(_) => 3,
                 };
             }
             let (selection, ports) = (policy.select(&scope), covering(&endpoint, &scope));
@@ -400,7 +402,11 @@ fn compiled_rules_say_what_a_plain_reading_says() {
                         }
                         _ => None,
                     });
-                    (selection.server_name(asked.as_deref()), expected)
+                    let greeting = Greeting {
+                        tls: true,
+                        server_name: asked,
+                    };
+                    (selection.greeting(&greeting), expected)
                 }
                 _ => {
                     let topics = dice.list(3, |dice| dice.pick(&TOPICS));

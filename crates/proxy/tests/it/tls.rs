@@ -3,6 +3,7 @@ use crate::world::{ENDPOINT, Plain, raw_server, snapshot, soon};
 use hypha_proxy::{
     config::{Direction, Rules, Snapshot, TlsRule, Transport},
     drain::{self, Drainer},
+    http,
     policy::Policy,
     record::{self, Layer7, Records, Verdict},
     tls::{Engine, Limits},
@@ -45,6 +46,31 @@ print(server.server_address[1], flush=True)
 server.serve_forever()
 "#;
 
+/// A certificate for a name and those below it, as `tls.crt` with `tls.key`.
+pub fn certificate(dir: &Path, name: &str) {
+    let made = Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+        ])
+        .args(["-nodes", "-days", "2", "-subj"])
+        .arg(format!("/CN={name}"))
+        .arg("-addext")
+        .arg(format!("subjectAltName=DNS:{name},DNS:*.{name}"))
+        .args(["-addext", "basicConstraints=critical,CA:FALSE"])
+        .arg("-keyout")
+        .arg(dir.join("tls.key"))
+        .arg("-out")
+        .arg(dir.join("tls.crt"))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+}
+
 /// A server of HTTPS, with a certificate for all names below `a.org`; gone with the test.
 pub struct Https {
     pub port: u16,
@@ -55,25 +81,7 @@ pub struct Https {
 impl Https {
     /// At this port, or any for zero.
     pub fn new(dir: &Path, port: u16) -> Self {
-        let (certificate, key) = (dir.join("tls.crt"), dir.join("tls.key"));
-        let made = Command::new("openssl")
-            .args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:prime256v1",
-            ])
-            .args(["-nodes", "-days", "2", "-subj", "/CN=a.org"])
-            .args(["-addext", "subjectAltName=DNS:a.org,DNS:*.a.org"])
-            .arg("-keyout")
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{made:?}");
+        certificate(dir, "a.org");
         let mut child = Command::new("python3")
             .args(["-c", SERVER])
             .arg(dir)
@@ -93,19 +101,26 @@ impl Https {
 
     /// `curl` to a name that is at this address.
     pub fn curl(&self, name: &str, at: SocketAddr) -> Output {
-        let ip = match at {
-            SocketAddr::V4(at) => at.ip().to_string(),
-            SocketAddr::V6(at) => format!("[{}]", at.ip()),
-        };
-        Command::new("curl")
-            .args(["-sS", "--noproxy", "*", "--max-time", "30", "--resolve"])
-            .arg(format!("{name}:{}:{ip}", at.port()))
-            .arg("--cacert")
-            .arg(self.dir.join("tls.crt"))
-            .arg(format!("https://{name}:{}/", at.port()))
-            .output()
-            .unwrap()
+        let authority = self.dir.join("tls.crt");
+        curl(name, at, &authority, &["/"])
     }
+}
+
+/// `curl` to a name that is at this address, believing an authority; a path, and more arguments.
+pub fn curl(name: &str, at: SocketAddr, authority: &Path, what: &[&str]) -> Output {
+    let ip = match at {
+        SocketAddr::V4(at) => at.ip().to_string(),
+        SocketAddr::V6(at) => format!("[{}]", at.ip()),
+    };
+    Command::new("curl")
+        .args(["-sS", "--noproxy", "*", "--max-time", "30", "--resolve"])
+        .arg(format!("{name}:{}:{ip}", at.port()))
+        .arg("--cacert")
+        .arg(authority)
+        .args(&what[1..])
+        .arg(format!("https://{name}:{}{}", at.port(), what[0]))
+        .output()
+        .unwrap()
 }
 
 impl Drop for Https {
@@ -129,21 +144,35 @@ pub fn names(version: u64, names: &[&str]) -> Snapshot {
     snapshot(version, Transport::Tcp, PORT, rules)
 }
 
-struct World {
-    proxy: SocketAddr,
-    records: Records,
+pub struct World {
+    pub proxy: SocketAddr,
+    pub records: Records,
     policy: watch::Sender<Arc<Policy>>,
     origin: Arc<Plain>,
     _drainer: Drainer,
 }
 
 impl World {
-    async fn new(origin: Arc<Plain>, snapshot: &Snapshot) -> Self {
+    pub async fn new(origin: Arc<Plain>, snapshot: &Snapshot) -> Self {
         let policy = watch::Sender::new(Arc::new(Policy::compile(snapshot, None)));
         let (recorder, records) = record::channel(1000);
         let (drainer, drain) = drain::channel();
         let limits = Limits::default();
-        let engine = Engine::new(policy.subscribe(), origin.clone(), recorder, limits, drain);
+        let http = http::Engine::new(
+            policy.subscribe(),
+            origin.clone(),
+            recorder.clone(),
+            http::Limits::default(),
+            drain.clone(),
+        );
+        let engine = Engine::new(
+            policy.subscribe(),
+            origin.clone(),
+            recorder,
+            limits,
+            drain,
+            http,
+        );
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = listener.local_addr().unwrap();
         tokio::spawn(async move { engine.run(listener).await });
@@ -156,7 +185,7 @@ impl World {
         }
     }
 
-    fn change(&self, snapshot: &Snapshot) {
+    pub fn change(&self, snapshot: &Snapshot) {
         let next = Policy::compile(snapshot, Some(&self.policy.borrow()));
         self.policy.send_replace(Arc::new(next));
     }
