@@ -34,6 +34,7 @@ chart! {
     "templates/operator/rbac.yaml",
     "templates/operator/serviceaccount.yaml",
     "templates/proxy/daemonset.yaml",
+    "templates/secrets.yaml",
     "values.schema.json",
     "values.yaml",
 }

@@ -13,6 +13,7 @@ mod lenient;
 mod limit;
 mod objects;
 pub mod policy;
+pub mod secret;
 pub mod service;
 mod watch;
 pub mod write;

@@ -1,6 +1,7 @@
 //! Watches of policies and of what policies refer to.
 //!
 //! Objects are kept as they stand, without status and bookkeeping: a status that somebody writes changes no row.
+use crate::secret::Secret;
 use crate::service::{SERVICE_NAME, Service};
 use crate::watch::{Presence, Watcher};
 use k8s_openapi::{
@@ -30,8 +31,13 @@ use std::{
 /// Endpoint slices that the controller of Kubernetes did not write for a service's pods.
 const MANUAL: &str = "endpointslice.kubernetes.io/managed-by!=endpointslice-controller.k8s.io";
 
-/// Starts the watches of all policies, and of what they refer to.
-pub fn follow(watcher: &Watcher, tables: &PolicyTables, with_kubernetes: bool) {
+/// Starts the watches of all policies, and of what they refer to; Secrets of this namespace, if any.
+pub fn follow(
+    watcher: &Watcher,
+    tables: &PolicyTables,
+    with_kubernetes: bool,
+    secrets: Option<&str>,
+) {
     let optional = Presence::Optional;
     watcher.follow::<Object<Cilium>, _>(&tables.cilium, optional);
     watcher.follow::<Object<Clusterwide>, _>(&tables.clusterwide, optional);
@@ -42,6 +48,10 @@ pub fn follow(watcher: &Watcher, tables: &PolicyTables, with_kubernetes: bool) {
         watcher.follow::<Object<Kubernetes>, _>(&tables.kubernetes, Presence::Always);
     } else {
         watcher.leave_empty(&tables.kubernetes);
+    }
+    match secrets {
+        Some(namespace) => watcher.follow_within::<Secret, _>(&tables.secrets, namespace),
+        None => watcher.leave_empty(&tables.secrets),
     }
     watcher.follow::<Service, _>(&tables.services, Presence::Always);
     watcher.follow_some::<EndpointSlice, _>(&tables.manual_endpoints, None, MANUAL);

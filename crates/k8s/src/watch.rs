@@ -26,7 +26,7 @@ use tokio::sync::watch;
 
 /// Pauses between tries: short at first, because a server that restarts is back soon.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is known about the connection to the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,6 +176,21 @@ impl Watcher {
         self.follow_at(api, config, table, Presence::Always);
     }
 
+    /// As [`follow`](Self::follow), of those objects alone that are in a namespace.
+    pub fn follow_within<K, T>(&self, table: &Table<T>, namespace: &str)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
+        T: Row + From<K> + PartialEq,
+    {
+        let api = Api::<K>::namespaced(self.client.clone(), namespace);
+        self.follow_at(api, watcher::Config::default(), table, Presence::Always);
+    }
+
     /// Takes the table as empty and complete: nobody wants to know what the API server has.
     pub fn leave_empty<T: Row>(&self, table: &Table<T>) {
         let mut txn = self.db.write();
@@ -316,7 +331,7 @@ fn is_absent(error: &watcher::Error) -> bool {
 }
 
 /// Pauses that double. A stream that begins anew says so before it has asked for anything: one good event is no success yet.
-struct Pauses {
+pub(crate) struct Pauses {
     next: Duration,
     longest: Duration,
     /// Good events since the last pause.
@@ -324,7 +339,7 @@ struct Pauses {
 }
 
 impl Pauses {
-    fn new(longest: Duration) -> Self {
+    pub(crate) fn new(longest: Duration) -> Self {
         Self {
             next: FIRST_PAUSE,
             longest,

@@ -16,6 +16,7 @@ mod protocol;
 mod remote;
 mod route;
 mod schema;
+mod secret;
 pub mod service;
 mod text;
 
@@ -33,5 +34,6 @@ pub use protocol::Protocol;
 pub use remote::{EndpointSlice, NamedPort, PrefixIdentity, RemoteEndpoint, UsedPrefix};
 pub use route::{Route, RouteOrigin};
 pub use schema::{KUBERNETES, PLAN, POLICY, RESTORE, Tables};
+pub use secret::{Contents, Secret};
 pub use service::{Declared, HostPort, Service, ServiceTables};
 pub use text::{LabelMap, Text};

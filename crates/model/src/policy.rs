@@ -1,6 +1,6 @@
 //! Policies as they stand in the API server or a file, and what they refer to by name. Nothing of a policy is understood
 //! here: whoever enforces it reads its text.
-use crate::{Service, Text};
+use crate::{Secret, Service, Text};
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 use tables::{Db, DuplicateTable, Row, Table, TableDef};
@@ -62,6 +62,8 @@ pub struct PolicyTables {
     pub services: Table<Service>,
     /// What is behind services without a selector.
     pub manual_endpoints: Table<ManualEndpoints>,
+    /// Secrets that rules need, of the one namespace that agents read them of.
+    pub secrets: Table<Secret>,
 }
 
 /// Name of the initialiser that the reader of policy files finishes.
@@ -81,6 +83,7 @@ impl PolicyTables {
             files: db.register(files)?,
             services: services.clone(),
             manual_endpoints: watched(db, "manual-endpoints")?,
+            secrets: watched(db, "policy-secrets")?,
         })
     }
 

@@ -12,6 +12,7 @@ mod nodes;
 mod policies;
 mod pools;
 mod rounds;
+mod secrets;
 mod serve;
 mod slices;
 mod tables;
@@ -19,3 +20,4 @@ mod unmanaged;
 
 pub use boot::{check as check_settings, run_until, tell_by};
 pub use nodes::pool_errors;
+pub use policies::usable as usable_secret;

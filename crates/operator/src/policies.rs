@@ -1,7 +1,10 @@
 //! Whether policies can be used: the condition `Valid` of Cilium's kinds, and an event for those of Kubernetes and for groups of
 //! ranges, which have no place for it. One process says so for the cluster, by the parsers that the agents use; an agent writes
-//! nothing.
-use crate::controller::Context;
+//! nothing. A policy that names a Secret which is not there, or of no use, can be used but for the rules that need it, and says so.
+use crate::{
+    controller::Context,
+    secrets::{self, Secrets},
+};
 use futures::{StreamExt, stream};
 use k8s::{
     Presence, Watcher,
@@ -12,16 +15,19 @@ use k8s::{
     write::Objects,
 };
 use k8s_openapi::jiff::Timestamp;
-use model::{PolicyObject, Text};
+use model::{Contents, PolicyObject, Text};
 use policy::{
     parse::{self, Refused},
-    rule::PolicyKind,
+    rule::{Policy, PolicyKind, SecretName, SecretUse},
+    secrets::Taken,
 };
+use proxy::policy::{check_authorities, check_certificate};
 use runtime::{health::Component, stop::Stop};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 use tables::{ChangeKind, ChangeTracker, Db, DuplicateTable, Row, Table, TableDef};
@@ -69,6 +75,7 @@ struct Known {
     clusterwide: Table<Judged>,
     kubernetes: Table<Judged>,
     groups: Table<Judged>,
+    secrets: secrets::Tables,
 }
 
 impl Known {
@@ -84,6 +91,7 @@ impl Known {
             clusterwide: table("cilium-clusterwide-network-policies")?,
             kubernetes: table("network-policies")?,
             groups: table("cidr-groups")?,
+            secrets: secrets::Tables::new(&db)?,
             db,
         })
     }
@@ -107,12 +115,14 @@ pub(crate) async fn judge(context: Context, stop: Stop) {
         Followed::of::<Kubernetes>(&known.db, &known.kubernetes),
         Followed::of::<Group>(&known.db, &known.groups),
     ];
+    let mut secrets = Secrets::new(&context, &known.db, known.secrets, &watcher);
     let watch = known
         .cilium
         .watch()
         .and(known.clusterwide.watch())
         .and(known.kubernetes.watch())
-        .and(known.groups.watch());
+        .and(known.groups.watch())
+        .and(secrets.watch());
     let options = parse::Options {
         node_selector_labels: context.settings.enable_node_selector_labels,
         l7: context.settings.enable_l7_proxy,
@@ -124,17 +134,27 @@ pub(crate) async fn judge(context: Context, stop: Stop) {
         for kind in &mut kinds {
             kind.look(&snapshot, options);
         }
+        let named: BTreeSet<SecretName> = kinds.iter().flat_map(Followed::named).collect();
+        secrets.follow(&named);
+        for kind in &mut kinds {
+            kind.look_at_secrets(&snapshot, &secrets);
+        }
+        let complete =
+            known.cilium.initialized(&snapshot) && known.clusterwide.initialized(&snapshot);
+        let Some(copied) = stop.or(secrets.copy(&snapshot, &named, complete)).await else {
+            return;
+        };
         drop(snapshot);
         let work = stream::iter(&mut kinds).for_each(|kind| kind.write(&context));
         if stop.or(work).await.is_none() {
             return;
         }
         let open = kinds.iter().map(|kind| kind.open.len()).sum::<usize>();
-        tell(&health, &kinds, open);
+        tell(&health, &kinds, open, copied.as_ref().err());
         let next = async {
             tokio::select! {
                 () = watch.changed(seen) => tokio::time::sleep(REST).await,
-                () = tokio::time::sleep(AGAIN), if open > 0 => {}
+                () = tokio::time::sleep(AGAIN), if open > 0 || copied.is_err() => {}
             }
         };
         if stop.or(next).await.is_none() {
@@ -143,9 +163,12 @@ pub(crate) async fn judge(context: Context, stop: Stop) {
     }
 }
 
-fn tell(health: &Component, kinds: &[Followed], open: usize) {
+fn tell(health: &Component, kinds: &[Followed], open: usize, uncopied: Option<&String>) {
     let invalid: usize = kinds.iter().map(|kind| kind.invalid.len()).sum();
-    if open > 0 {
+    if let Some(error) = uncopied {
+        tracing::warn!("{error}");
+        health.degraded(format!("agents lack a Secret: {error}"));
+    } else if open > 0 {
         health.degraded(format!(
             "the status of {open} policies could not be written"
         ));
@@ -186,11 +209,16 @@ impl Which {
         all.find(|crd| crd.kind == self.kind && self.policy.is_some())
     }
 
-    fn check(self, object: &PolicyObject, options: parse::Options) -> Result<(), Refused> {
+    /// The policy; none for groups of ranges.
+    fn check(
+        self,
+        object: &PolicyObject,
+        options: parse::Options,
+    ) -> Result<Option<Policy>, Refused> {
         let value: Value = serde_json::from_str(&object.json).unwrap_or_default();
         match self.policy {
-            Some(kind) => parse::policy_of_kind(kind, &value, options).map(drop),
-            None => parse::cidr_group(&value).map(drop),
+            Some(kind) => parse::policy_of_kind(kind, &value, options).map(Some),
+            None => parse::cidr_group(&value).map(|_| None),
         }
     }
 }
@@ -202,6 +230,17 @@ struct Followed {
     /// What is to be written.
     open: BTreeMap<Text, Verdict>,
     invalid: BTreeSet<Text>,
+    /// Those that need Secrets.
+    needing: BTreeMap<Text, Needing>,
+}
+
+/// A policy that needs Secrets.
+struct Needing {
+    policy: Policy,
+    /// The object; none where it is refused as it stands, and nodes may have this version of it.
+    row: Option<Arc<Judged>>,
+    /// What was said of it last.
+    said: Option<Said>,
 }
 
 /// What is to be said of a policy.
@@ -209,6 +248,15 @@ struct Followed {
 struct Verdict {
     uid: String,
     said: Said,
+    reason: Reason,
+}
+
+/// In a word.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Reason {
+    Accepted,
+    Refused,
+    SecretNotUsable,
 }
 
 impl Followed {
@@ -218,7 +266,15 @@ impl Followed {
             tracker: db.track(table),
             open: BTreeMap::new(),
             invalid: BTreeSet::new(),
+            needing: BTreeMap::new(),
         }
+    }
+
+    /// The Secrets that are needed.
+    fn named(&self) -> impl Iterator<Item = SecretName> {
+        let policies = self.needing.values().map(|needing| &needing.policy);
+        let uses = policies.flat_map(Policy::secret_uses);
+        uses.map(|needed| needed.secret.clone())
     }
 
     /// Judges what has changed.
@@ -229,12 +285,32 @@ impl Followed {
             self.open.remove(&key);
             self.invalid.remove(&key);
             if change.kind == ChangeKind::Delete {
+                self.needing.remove(&key);
                 continue;
             }
-            let said = verdict(self.which, &row.object, options);
-            if !said.valid {
-                self.invalid.insert(key.clone());
-            }
+            let (said, reason) = match self.which.check(&row.object, options) {
+                Ok(Some(policy)) if !policy.secret_uses().is_empty() => {
+                    let needing = Needing {
+                        policy,
+                        row: Some(row.clone()),
+                        said: None,
+                    };
+                    self.needing.insert(key, needing);
+                    continue;
+                }
+                Ok(_) => {
+                    self.needing.remove(&key);
+                    accepted()
+                }
+                Err(refused) => {
+                    if let Some(needing) = self.needing.get_mut(&key) {
+                        needing.row = None;
+                    }
+                    self.invalid.insert(key.clone());
+                    let message = format!("{refused}; {KEPT}");
+                    (bad(message), Reason::Refused)
+                }
+            };
             // Where there is no condition, only what is wrong is told.
             let told = match self.which.with_condition() {
                 None => said.valid,
@@ -242,8 +318,39 @@ impl Followed {
             };
             if !told {
                 let uid = row.uid.clone();
-                self.open.insert(key, Verdict { uid, said });
+                self.open.insert(key, Verdict { uid, said, reason });
             }
+        }
+    }
+
+    /// Judges what needs Secrets, once it is known what is in them.
+    fn look_at_secrets(&mut self, snapshot: &tables::Snapshot, secrets: &Secrets) {
+        for (key, needing) in &mut self.needing {
+            let Some(row) = &needing.row else { continue };
+            let Some(problems) = problems(&needing.policy, snapshot, secrets) else {
+                continue;
+            };
+            let (said, reason) = match problems.is_empty() {
+                true => accepted(),
+                false => (bad(problems.join("; ")), Reason::SecretNotUsable),
+            };
+            match said.valid {
+                true => self.invalid.remove(key),
+                false => self.invalid.insert(key.clone()),
+            };
+            if needing.said.as_ref() == Some(&said) {
+                continue;
+            }
+            self.open.remove(key);
+            if row.said.as_ref() != Some(&said) {
+                let verdict = Verdict {
+                    uid: row.uid.clone(),
+                    said: said.clone(),
+                    reason,
+                };
+                self.open.insert(key.clone(), verdict);
+            }
+            needing.said = Some(said);
         }
     }
 
@@ -260,17 +367,51 @@ impl Followed {
     }
 }
 
-/// What the parsers say of an object.
-fn verdict(which: Which, object: &PolicyObject, options: parse::Options) -> Said {
-    match which.check(object, options) {
-        Ok(()) => Said {
-            valid: true,
-            message: VALID.to_owned(),
-        },
-        Err(refused) => Said {
-            valid: false,
-            message: format!("{refused}; {KEPT}"),
-        },
+fn accepted() -> (Said, Reason) {
+    let message = VALID.to_owned();
+    let said = Said {
+        valid: true,
+        message,
+    };
+    (said, Reason::Accepted)
+}
+
+fn bad(message: String) -> Said {
+    Said {
+        valid: false,
+        message,
+    }
+}
+
+/// What is wrong with the Secrets of a policy; none while that is not known.
+fn problems(
+    policy: &Policy,
+    snapshot: &tables::Snapshot,
+    secrets: &Secrets,
+) -> Option<Vec<String>> {
+    let uses = policy.secret_uses().into_iter();
+    let problems = uses.map(|needed| {
+        let contents = secrets.get(snapshot, needed.secret)?;
+        let usable = contents.and_then(|contents| usable(&needed, contents));
+        Some(usable.err().map(|why| needed.problem(&why)))
+    });
+    let problems: Option<Vec<Option<String>>> = problems.collect();
+    Some(problems?.into_iter().flatten().collect())
+}
+
+/// Whether a Secret serves its purpose.
+///
+/// # Errors
+/// What is wrong with it, and nothing of what is in it.
+pub fn usable(needed: &SecretUse<'_>, contents: &Contents) -> Result<(), String> {
+    let certificate = |pair: &policy::secrets::Pair| check_certificate(&pair.chain, &pair.key);
+    match needed.take(contents)? {
+        Taken::Value => Ok(()),
+        Taken::Pair(pair) => certificate(&pair),
+        Taken::Trust(trust) => {
+            check_authorities(&trust.authorities)?;
+            trust.certificate.as_ref().map_or(Ok(()), certificate)
+        }
     }
 }
 
@@ -285,8 +426,12 @@ async fn say(context: &Context, which: Which, key: &Text, verdict: &Verdict) -> 
             name: name.to_owned(),
             uid: verdict.uid.clone(),
         };
-        let message = format!("refused: {}", verdict.said.message);
-        context.events.warn(&about, "InvalidPolicy", &message).await;
+        let message = &verdict.said.message;
+        let (reason, message) = match verdict.reason {
+            Reason::SecretNotUsable => ("InvalidSecret", message.clone()),
+            Reason::Accepted | Reason::Refused => ("InvalidPolicy", format!("refused: {message}")),
+        };
+        context.events.warn(&about, reason, &message).await;
     }
     let Some(crd) = which.with_condition() else {
         return true;
@@ -296,7 +441,7 @@ async fn say(context: &Context, which: Which, key: &Text, verdict: &Verdict) -> 
     } else {
         Objects::within(&context.client, crd, namespace)
     };
-    match objects.merge_status(name, status(&verdict.said)).await {
+    match objects.merge_status(name, status(verdict)).await {
         Ok(_) => true,
         Err(error) if is_not_found(&error) => true,
         Err(error) => {
@@ -307,12 +452,13 @@ async fn say(context: &Context, which: Which, key: &Text, verdict: &Verdict) -> 
     }
 }
 
-fn status(said: &Said) -> Value {
+fn status(verdict: &Verdict) -> Value {
+    let said = &verdict.said;
     json!({"conditions": [{
         "type": "Valid",
         "status": if said.valid { "True" } else { "False" },
         "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
-        "reason": if said.valid { "Accepted" } else { "Refused" },
+        "reason": format!("{:?}", verdict.reason),
         "message": said.message,
     }]})
 }
@@ -337,9 +483,9 @@ mod tests {
         let right = json!({"endpointSelector": {}, "ingress": [{}]});
         let verdict = look(right.clone(), Value::Null).unwrap();
         assert!(verdict.said.valid);
-        assert_eq!(look(right, status(&verdict.said)), None);
+        assert_eq!(look(right, status(&verdict)), None);
         let wrong = json!({"endpointSelector": {}, "ingress": [{"fromEntities": ["nobody"]}]});
-        let refused = look(wrong, status(&verdict.said)).unwrap();
+        let refused = look(wrong, status(&verdict)).unwrap();
         assert!(!refused.said.valid && refused.said.message.contains("spec.ingress[0]"));
         // Agents with these settings refuse it, too.
         let nodes = json!({"endpointSelector": {}, "ingress": [{"fromNodes": [{}]}]});

@@ -16,6 +16,7 @@ pub mod parse;
 pub mod reference;
 pub mod resolve;
 pub mod rule;
+pub mod secrets;
 pub mod selector;
 mod settings;
 

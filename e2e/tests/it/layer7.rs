@@ -15,7 +15,7 @@ const ON: [&str; 2] = ["--agent-config", "enable-l7-proxy=true"];
 const LAND: &str = "-XPOST";
 const EXHAUST: &str = "-XPUT";
 
-fn lab(prefix: &str, args: &[&str]) -> Cluster {
+pub fn lab(prefix: &str, args: &[&str]) -> Cluster {
     let _ = hypha_e2e::program("hypha-cni");
     let lab = LabBuilder::new(hypha_e2e::program("hypha"), prefix)
         .args(&["--nodes", "2"])
@@ -55,7 +55,7 @@ fn stars(sh: &Shell) -> Vec<String> {
     addresses(sh, "deathstar")
 }
 
-fn addresses(sh: &Shell, class: &str) -> Vec<String> {
+pub fn addresses(sh: &Shell, class: &str) -> Vec<String> {
     let list = sh.ok(&format!(
         "kubectl get pod -l class={class} -o jsonpath='{{.items[*].status.podIPs[*].ip}}'"
     ));
@@ -174,13 +174,23 @@ fn e2e_layer7_star_wars_native() {
 
 /// Lands again and again while something happens; how many landed, and what those heard who did not.
 fn landing_while(sh: &Shell, star: &str, what: impl FnOnce()) -> (usize, Vec<String>) {
+    asking_while(sh, &call("tiefighter", LAND, star), "Ship landed", what)
+}
+
+/// Asks again and again while something happens; how many were answered so, and what the others heard.
+pub fn asking_while(
+    sh: &Shell,
+    line: &str,
+    answer: &str,
+    what: impl FnOnce(),
+) -> (usize, Vec<String>) {
     let (done, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let failed = thread::scope(|scope| {
         let lands = scope.spawn(|| {
             let mut failed = Vec::new();
             while !stop.load(Ordering::Relaxed) {
-                let run = sh.run(&call("tiefighter", LAND, star));
-                if run.ok() && run.stdout.contains("Ship landed") {
+                let run = sh.run(line);
+                if run.ok() && run.stdout.contains(answer) {
                     done.fetch_add(1, Ordering::Relaxed);
                 } else {
                     failed.push(format!("{run:?}"));
@@ -190,7 +200,7 @@ fn landing_while(sh: &Shell, star: &str, what: impl FnOnce()) -> (usize, Vec<Str
         });
         what();
         let enough = done.load(Ordering::Relaxed) + 5;
-        wait_until("ships land afterwards", SOON, || {
+        wait_until("requests are answered afterwards", SOON, || {
             (done.load(Ordering::Relaxed) >= enough).then_some(())
         });
         stop.store(true, Ordering::Relaxed);

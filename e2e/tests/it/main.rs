@@ -11,6 +11,7 @@ mod input;
 mod ipam;
 mod layer7;
 mod layer7_dns;
+mod layer7_tls;
 mod leaks;
 mod matrix;
 mod policy;

@@ -64,7 +64,9 @@ impl Follow {
         k8s::watch_all_for(sender, &self.client, &self.tables, &interest, health, stop);
         let watcher = Watcher::new(&self.client, &self.tables.db, health, stop);
         let with_kubernetes = settings.enable_k8s_networkpolicy;
-        k8s::policy::follow(&watcher, &self.tables.policies, with_kubernetes);
+        let secrets = Some(&*settings.policy_secrets_namespace);
+        let secrets = secrets.filter(|name| settings.enable_l7_proxy && !name.is_empty());
+        k8s::policy::follow(&watcher, &self.tables.policies, with_kubernetes, secrets);
         let wanted = k8s::service::Wanted {
             redirects: settings.enable_local_redirect_policy,
             l2: settings.enable_l2_announcements,

@@ -7,6 +7,7 @@
 //! ```
 mod plan;
 mod records;
+mod secrets;
 
 #[cfg(test)]
 pub(crate) use plan::dns as dns_rule;
@@ -19,6 +20,7 @@ use crate::{
 };
 use api::ProxyStatus;
 use plan::Plan;
+use policy::resolve::ProxyRules;
 use proxy::{
     config::{self, Snapshot},
     control::{
@@ -31,7 +33,9 @@ use runtime::{
     settings::{DnsRefusal, Settings},
     stop::Stop,
 };
+use secrets::Secrets;
 use std::{
+    collections::BTreeSet,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -44,6 +48,9 @@ use tokio::sync::{mpsc, watch};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Pause before the proxy is looked for again.
 const AGAIN: Duration = Duration::from_millis(200);
+/// How long rules wait for Secrets after the start, and how often to look whether they are known: meanwhile the proxy has what it had.
+const SECRETS: Duration = Duration::from_secs(3);
+const LOOK: Duration = Duration::from_millis(50);
 /// How long changes are gathered.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -56,6 +63,9 @@ struct Shared {
     /// What is denied passes where endpoints do not say otherwise.
     audit: bool,
     names: Names,
+    /// The only namespace that Secrets are read of.
+    secrets: String,
+    started: Instant,
     /// What holds for all endpoints, but for names.
     settings: config::Settings,
     socket: PathBuf,
@@ -73,6 +83,18 @@ struct State {
     /// Number of the plan that the proxy has.
     has: u64,
     problems: Vec<String>,
+    /// What rules lack of Secrets.
+    lacking: BTreeSet<String>,
+}
+
+impl State {
+    /// Notes what rules lack of Secrets, and tells what is new.
+    fn lacks(&mut self, lacking: BTreeSet<String>) {
+        for line in lacking.difference(&self.lacking) {
+            tracing::warn!("{line}");
+        }
+        self.lacking = lacking;
+    }
 }
 
 impl Proxy {
@@ -83,6 +105,8 @@ impl Proxy {
             tables,
             audit: settings.policy_audit_mode,
             names,
+            secrets: settings.policy_secrets_namespace.clone(),
+            started: Instant::now(),
             settings: config::Settings {
                 dns_refusal: match settings.tofqdns_dns_reject_response_code {
                     DnsRefusal::Refused => config::Refusal::Refused,
@@ -105,8 +129,17 @@ impl Proxy {
     /// Works out what the proxy shall have; the number under which that is known, and when to look again.
     fn work_out(&self, layer7: &Layer7) -> (u64, Option<Instant>) {
         let snapshot = self.0.tables.db.snapshot();
+        let secrets = &self.0.tables.policies.secrets;
+        let secrets = Secrets::new(secrets, &snapshot, &self.0.secrets);
+        if !secrets.are_known()
+            && self.0.started.elapsed() < SECRETS
+            && secrets::are_needed(rules(layer7))
+        {
+            return (self.state().plan.number(), Some(Instant::now() + LOOK));
+        }
         let endpoints = self.0.tables.endpoints.iter(&snapshot);
-        let fresh = plan::endpoints(layer7, endpoints.map(|one| &**one), self.0.audit);
+        let endpoints = endpoints.map(|one| &**one);
+        let fresh = plan::endpoints(layer7, endpoints, secrets, self.0.audit);
         let names = self.0.names.rules();
         let names: Vec<_> = names.borrow().iter().map(plan::dns).collect();
         let settings = config::Settings {
@@ -116,6 +149,7 @@ impl Proxy {
             ..self.0.settings.clone()
         };
         let mut state = self.state();
+        state.lacks(secrets.lacking(rules(layer7)));
         let number = state.plan.renew(settings, fresh, Instant::now());
         let again = state.plan.again();
         drop(state);
@@ -134,7 +168,12 @@ impl Proxy {
             connected: state.connected,
             redirects: state.plan.redirects(),
             behind: state.has < state.plan.number(),
-            problems: state.problems.clone(),
+            problems: state
+                .problems
+                .iter()
+                .chain(&state.lacking)
+                .cloned()
+                .collect(),
         }
     }
 
@@ -146,7 +185,11 @@ impl Proxy {
         }
         let mut rules = policy.layer7();
         let mut names = self.0.names.rules();
-        let watch = self.0.tables.endpoints.watch();
+        let tables = &self.0.tables;
+        let watch = tables
+            .endpoints
+            .watch()
+            .and(tables.policies.secrets.watch());
         loop {
             let seen = self.0.tables.db.snapshot().revision();
             let layer7 = rules.borrow_and_update().clone();
@@ -313,6 +356,11 @@ impl Proxy {
     }
 }
 
+/// All rules of this node.
+fn rules(layer7: &Layer7) -> impl Iterator<Item = &ProxyRules> {
+    layer7.subjects.values().flat_map(|rules| rules.iter())
+}
+
 impl Announce for Proxy {
     /// Ends once the proxy has the rules. Without a proxy there is nothing to wait for: what is sent to it does not pass.
     fn announced(&self, layer7: &Arc<Layer7>) {
@@ -366,7 +414,7 @@ mod tests {
     use super::*;
     use crate::monitor::Monitor;
     use model::Endpoint;
-    use policy::{resolve::ProxyRules, rule};
+    use policy::rule;
     use proxy::{control::Control, record, store::Store};
     use runtime::{health::Health, stop};
 

@@ -1,4 +1,5 @@
 //! What the proxy shall have.
+use super::secrets::Secrets;
 use crate::policy::Layer7;
 use model::Endpoint;
 use policy::{
@@ -111,6 +112,7 @@ fn meets(one: &config::PortRules, other: &config::PortRules) -> bool {
 pub(super) fn endpoints<'a>(
     layer7: &Layer7,
     endpoints: impl Iterator<Item = &'a Endpoint>,
+    secrets: Secrets<'_>,
     audit: bool,
 ) -> Vec<config::Endpoint> {
     let with_rules = endpoints.filter_map(|endpoint| {
@@ -119,13 +121,14 @@ pub(super) fn endpoints<'a>(
             id: endpoint.id.into(),
             addresses: endpoint.addresses().collect(),
             audit: endpoint.policy_audit.unwrap_or(audit),
-            ports: rules.iter().filter_map(ports).collect(),
+            ports: rules.iter().filter_map(|one| ports(one, secrets)).collect(),
         })
     });
     with_rules.collect()
 }
 
-fn ports(rules: &ProxyRules) -> Option<config::PortRules> {
+/// Rules of ports of a subject.
+pub(super) fn ports(rules: &ProxyRules, secrets: Secrets<'_>) -> Option<config::PortRules> {
     let transport = match rules.transport.number() {
         6 => config::Transport::Tcp,
         17 => config::Transport::Udp,
@@ -145,33 +148,26 @@ fn ports(rules: &ProxyRules) -> Option<config::PortRules> {
         origin: rules.origin.to_string(),
         rules: match rules.rules.as_deref() {
             None => config::Rules::All,
-            Some(L7Rules::Http(rules)) => config::Rules::Http(rules.iter().map(http).collect()),
+            Some(L7Rules::Http(rules)) => {
+                config::Rules::Http(rules.iter().map(|rule| secrets.http(rule)).collect())
+            }
             Some(L7Rules::Kafka(rules)) => config::Rules::Kafka(rules.iter().map(kafka).collect()),
             Some(L7Rules::Dns(rules)) => config::Rules::Dns(rules.iter().map(dns).collect()),
             Some(L7Rules::Tls(names)) => {
                 config::Rules::Tls(names.iter().map(|name| tls(name)).collect())
             }
+            Some(L7Rules::Inspect(rules)) => secrets.inspect(rules),
         },
     })
 }
 
-fn http(rule: &rule::HttpRule) -> config::HttpRule {
-    let header = |header: &rule::HeaderRule| config::HeaderRule {
-        name: header.name.clone(),
-        value: header.value.clone().map(config::Value),
-        mismatch: match header.mismatch {
-            rule::Mismatch::Reject => config::Mismatch::Reject,
-            rule::Mismatch::Log => config::Mismatch::Log,
-            rule::Mismatch::Add => config::Mismatch::Add,
-            rule::Mismatch::Delete => config::Mismatch::Delete,
-            rule::Mismatch::Replace => config::Mismatch::Replace,
-        },
-    };
-    config::HttpRule {
-        path: rule.path.clone(),
-        method: rule.method.clone(),
-        host: rule.host.clone(),
-        headers: rule.headers.iter().map(header).collect(),
+pub(super) fn mismatch(mismatch: rule::Mismatch) -> config::Mismatch {
+    match mismatch {
+        rule::Mismatch::Reject => config::Mismatch::Reject,
+        rule::Mismatch::Log => config::Mismatch::Log,
+        rule::Mismatch::Add => config::Mismatch::Add,
+        rule::Mismatch::Delete => config::Mismatch::Delete,
+        rule::Mismatch::Replace => config::Mismatch::Replace,
     }
 }
 
@@ -188,7 +184,7 @@ fn kafka(rule: &rule::KafkaRule) -> config::KafkaRule {
     }
 }
 
-fn tls(name: &str) -> config::TlsRule {
+pub(super) fn tls(name: &str) -> config::TlsRule {
     config::TlsRule {
         server_name: name.to_owned(),
     }

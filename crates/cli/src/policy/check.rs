@@ -16,6 +16,7 @@ use super::diff;
 use super::files::{self, Document};
 use super::manifest::{self, Known};
 use super::place::Place;
+use super::secrets;
 use crate::error::{Findings, Usage};
 use crate::kube::{ClusterArgs, block_on};
 use crate::output::OutputArgs;
@@ -77,7 +78,7 @@ pub fn run(cluster: &ClusterArgs, args: &CheckArgs) -> Result<()> {
     let documents = files::read(&args.files)?;
     let world = match args.offline {
         true => None,
-        false => Some(block_on(World::read(cluster)).map_err(|error| {
+        false => Some(block_on(read(cluster, &documents)).map_err(|error| {
             error.context("cannot say what the policies would do (--offline only checks them)")
         })?),
     };
@@ -87,6 +88,12 @@ pub fn run(cluster: &ClusterArgs, args: &CheckArgs) -> Result<()> {
         true => Ok(()),
         false => Err(Findings.into()),
     }
+}
+
+async fn read(cluster: &ClusterArgs, documents: &[Document]) -> Result<World> {
+    let mut world = World::read(cluster).await?;
+    world.secrets = secrets::find(cluster, documents, &world).await?;
+    Ok(world)
 }
 
 pub(super) fn check(documents: &[Document], world: Option<&World>) -> Result<Vec<Checked>> {
@@ -220,6 +227,9 @@ fn describe(world: &World, policy: &Policy, effect: &mut Effect) {
     effect
         .warnings
         .extend(peers_that_are_nobody(world, policy, &this));
+    effect
+        .warnings
+        .extend(secrets::lacking(policy, &world.secrets));
 }
 
 fn peers_that_are_nobody(world: &World, policy: &Policy, model: &Model<'_>) -> Vec<String> {

@@ -64,6 +64,8 @@ pub struct World {
     pub refused: Vec<(PolicyName, Refused)>,
     /// Objects of the policies, to quote them.
     pub objects: BTreeMap<PolicyName, Value>,
+    /// Secrets that policies name which are looked at.
+    pub secrets: super::secrets::Found,
     /// Where those of them stand that come from files.
     pub files: BTreeMap<PolicyName, Document>,
 }

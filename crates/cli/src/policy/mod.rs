@@ -8,6 +8,7 @@ mod files;
 mod flows;
 mod manifest;
 mod place;
+mod secrets;
 #[cfg(test)]
 mod seen_tests;
 mod suggest;

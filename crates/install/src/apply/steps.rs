@@ -1,5 +1,5 @@
 //! The steps of an installation, an upgrade and a removal.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use k8s::Client;
@@ -158,6 +158,7 @@ impl Release<'_> {
     async fn try_out(&mut self, plan: &Plan) -> Result<(), ApplyError> {
         let mut api = Objects::new(self.client.clone());
         let us = format!("{}/{}", self.namespace, self.name);
+        let mut to_come = BTreeSet::new();
         // An installation that failed has left objects that are its own.
         for object in &plan.objects {
             let there = api.get(object).await?;
@@ -174,6 +175,14 @@ impl Release<'_> {
                     return Err(ApplyError::refused(object, text));
                 }
                 _ => {}
+            }
+            if there.is_none() && object["kind"] == "Namespace" {
+                to_come.extend(object["metadata"]["name"].as_str());
+            }
+            // Nothing can be tried in a namespace that is not there yet.
+            let place = object["metadata"]["namespace"].as_str();
+            if place.is_some_and(|name| to_come.contains(name)) {
+                continue;
             }
             let how = How {
                 dry_run: true,

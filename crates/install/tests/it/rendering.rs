@@ -415,3 +415,49 @@ fn the_proxy_has_pods_of_its_own() {
     assert_eq!(setting(&all).as_deref(), Some("false"));
     assert!(told(without)[0].starts_with("l7Proxy=true has no effect"));
 }
+
+#[test]
+fn agents_read_secrets_of_one_namespace() {
+    let of_secrets = |all: &[Value]| {
+        let roles = all.iter().filter(|one| one["rules"].is_array());
+        let named = roles.filter(|role| {
+            let rules = role["rules"].as_array().unwrap();
+            let is_open = |rule: &&Value| {
+                rule["resources"] == json!(["secrets"]) && rule["resourceNames"].is_null()
+            };
+            rules.iter().any(|rule| is_open(&rule))
+        });
+        let text = |value: &Value| value.as_str().unwrap_or("everywhere").to_owned();
+        let placed = named.map(|role| {
+            let metadata = &role["metadata"];
+            format!(
+                "{} {}",
+                text(&metadata["name"]),
+                text(&metadata["namespace"])
+            )
+        });
+        placed.collect::<Vec<_>>()
+    };
+    assert!(of_secrets(&objects(json!({"l7Proxy": false}))).is_empty());
+    let values = |sync: bool| {
+        let secrets =
+            json!({"secretsNamespace": {"name": "vault"}, "secretSync": {"enabled": sync}});
+        json!({"l7Proxy": true, "tls": secrets})
+    };
+    let all = objects(values(true));
+    assert_eq!(
+        of_secrets(&all),
+        [
+            "cilium-operator everywhere",
+            "cilium-operator-policy-secrets vault",
+            "cilium-policy-secrets vault"
+        ]
+    );
+    find(&all, "Namespace", "vault");
+    assert_eq!(config(values(true))["policy-secrets-namespace"], "vault");
+    assert_eq!(
+        of_secrets(&objects(values(false))).len(),
+        2,
+        "not everywhere"
+    );
+}

@@ -342,12 +342,43 @@ async fn fill(world: &World) {
     }
 }
 
+/// A Secret that a policy names comes, changes and goes; its copy follows.
+async fn copied(world: &World) {
+    let own = Objects::core(&world.admin, "Secret", "secrets", Some("default"));
+    let copies = Objects::core(&world.admin, "Secret", "secrets", Some("cilium-secrets"));
+    let secret =
+        |data: Value| json!({"metadata": {"name": "token", "namespace": "default"}, "data": data});
+    own.create(secret(json!({"a": "YQ=="}))).await.unwrap();
+    let rule = json!({"headerMatches": [{"name": "x", "secret": {"name": "token"}}]});
+    let item = json!({"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [rule]}});
+    let policy = json!({"metadata": {"name": "secretive", "namespace": "default"},
+        "spec": {"endpointSelector": {}, "ingress": [{"toPorts": [item]}]}});
+    Objects::within(&world.admin, &kind("CiliumNetworkPolicy"), "default")
+        .create(policy)
+        .await
+        .unwrap();
+    let is_copied = async |data: Option<Value>| {
+        eventually("the copy follows", || async {
+            let copy = copies.get("default.token").await.unwrap();
+            let copy = copy.map(|copy| copy.data["data"].clone());
+            unless(copy == data, &format!("{copy:?}"))
+        })
+        .await;
+    };
+    is_copied(Some(json!({"a": "YQ=="}))).await;
+    let other = json!({"data": {"a": null, "b": "Yg=="}});
+    own.merge("token", other, None).await.unwrap();
+    is_copied(Some(json!({"b": "Yg=="}))).await;
+    own.delete("token", Meant::default()).await.unwrap();
+    is_copied(None).await;
+}
+
 /// With one mode of giving addresses go endpoint slices and identities made by the operator, with the other none.
 async fn run_operator(mode: &'static str) -> (BTreeSet<Right>, BTreeSet<Right>) {
     let all = mode == "multi-pool";
     let management = if all { "operator" } else { "agent" };
     let values = json!({"ipam": {"mode": mode}, "ciliumEndpointSlice": {"enabled": all}, "identityManagementMode": management,
-        "nodeIPAM": {"enabled": all}});
+        "nodeIPAM": {"enabled": all}, "l7Proxy": true});
     let world = World::start(values, "cilium-operator").await;
     let (stopper, stop) = stop::channel();
     let mut settings = operator_settings(mode);
@@ -355,6 +386,7 @@ async fn run_operator(mode: &'static str) -> (BTreeSet<Right>, BTreeSet<Right>) 
         ("enable-cilium-endpoint-slice", all.to_string().as_str()),
         ("identity-management-mode", management),
         ("enable-node-ipam", all.to_string().as_str()),
+        ("enable-l7-proxy", "true"),
         ("hubble-tls-auto-renew", "true"),
     ] {
         settings.set(key, value, "test").unwrap();
@@ -383,7 +415,11 @@ async fn run_operator(mode: &'static str) -> (BTreeSet<Right>, BTreeSet<Right>) 
     })
     .await;
     fill(&world).await;
-    let granted = granted(&world.objects, &["cilium-operator"]);
+    copied(&world).await;
+    let granted = granted(
+        &world.objects,
+        &["cilium-operator", "cilium-operator-policy-secrets"],
+    );
     // What only happens now and then.
     let rare = rare();
     eventually("all rights are used", || async {
@@ -453,8 +489,8 @@ fn definitions_are_named_one_by_one() {
 }
 
 /// Kinds that the agent watches: nodes, pods, namespaces, what our kinds say of nodes, endpoints, slices and identities, four kinds
-/// of policies and groups, services and what is behind them, what is announced and what is redirected.
-const WATCHES: usize = 15;
+/// of policies and groups, Secrets, services and what is behind them, what is announced and what is redirected.
+const WATCHES: usize = 16;
 
 /// The agent itself needs a kernel; this asks what it asks, by the functions that it asks with.
 /// The page of flows shows a policy that somebody looks at, and the relay may ask for nothing else.
@@ -513,7 +549,7 @@ async fn the_relay_has_the_rights_that_it_uses_and_no_others() {
 async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     let world = World::start(
         json!({"ipam": {"mode": "crd"}, "ciliumEndpointSlice": {"enabled": true}, "localRedirectPolicy": true,
-            "l2announcements": {"enabled": true}}),
+            "l2announcements": {"enabled": true}, "l7Proxy": true}),
         "cilium",
     )
     .await;
@@ -536,7 +572,7 @@ async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     };
     let _connection = k8s::watch_all(&client, &tables, &interest, &Health::default(), &stop);
     let watcher = Watcher::new(&client, &tables.db, &Health::default(), &stop);
-    k8s::policy::follow(&watcher, &tables.policies, true);
+    k8s::policy::follow(&watcher, &tables.policies, true, Some("cilium-secrets"));
     let wanted = k8s::service::Wanted {
         redirects: true,
         l2: true,
@@ -599,7 +635,10 @@ async fn the_agent_has_the_rights_that_it_uses_and_no_others() {
     for _ in 0..2 {
         events.warn(&about, "NoIdentity", "none is left").await;
     }
-    let granted = granted(&world.objects, &["cilium", "cilium-config-agent"]);
+    let granted = granted(
+        &world.objects,
+        &["cilium", "cilium-config-agent", "cilium-policy-secrets"],
+    );
     eventually("watches run", || async {
         let notes = world.notes.lock().unwrap().clone();
         let watches = notes.0.iter().filter(|right| right.ends_with(" watch"));

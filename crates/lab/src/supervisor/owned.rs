@@ -40,7 +40,7 @@ const RECORD: &str = "outside.json";
 const KUBECONFIG: &str = "outside.kubeconfig";
 
 /// Kinds of which a lab may create objects, owners before what they make.
-const KINDS: [(&str, &str, &str); 15] = [
+const KINDS: [(&str, &str, &str); 16] = [
     ("apps/v1", "DaemonSet", "daemonsets"),
     ("apps/v1", "Deployment", "deployments"),
     ("apps/v1", "ReplicaSet", "replicasets"),
@@ -68,6 +68,7 @@ const KINDS: [(&str, &str, &str); 15] = [
         "clusterroles",
     ),
     ("v1", "Pod", "pods"),
+    ("v1", "Namespace", "namespaces"),
 ];
 
 /// What has to be known to find it again.

@@ -1,8 +1,8 @@
 //! Whether a request may pass on a connection that goes by way of the proxy: for people. The proxy has its own, fast way to the answer.
 use crate::reference::{Decision, Via};
-use crate::rule::{DnsRule, HttpRule, L7Kind, L7Rules, Mismatch, canonical};
+use crate::rule::{DnsRule, HttpRule, L7, L7Kind, L7Rules, Mismatch, canonical};
 use regex::RegexBuilder;
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// Something that is asked for on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +101,9 @@ pub fn ask(decision: &Decision, request: &Request) -> Option<Answer> {
 }
 
 fn of_via(via: &Via, request: &Request) -> Answer {
-    if via.kind != request.kind() {
+    let decrypts = |(_, l7): &(_, Arc<L7>)| matches!(*l7.rules, L7Rules::Inspect(_));
+    let reads = request.kind() == L7Kind::Http && via.rules.iter().any(decrypts);
+    if via.kind != request.kind() && !reads {
         return Answer::OtherKind(via.kind);
     }
     if via.all {
@@ -109,33 +111,8 @@ fn of_via(via: &Via, request: &Request) -> Answer {
     }
     let mut found = None;
     for (policy, l7) in &via.rules {
-        let met: Vec<(usize, bool)> = match (&*l7.rules, request) {
-            (L7Rules::Http(rules), Request::Http { method, path, host }) => {
-                let meets = |rule: &HttpRule| {
-                    meets(&rule.method, Some(method))
-                        && meets(&rule.path, Some(path))
-                        && meets(&rule.host, host.as_deref())
-                };
-                let rules = rules.iter().enumerate();
-                let rules = rules.filter(|(_, rule)| meets(rule));
-                rules
-                    .map(|(index, rule)| (index, needs_headers(rule)))
-                    .collect()
-            }
-            (L7Rules::Dns(rules), Request::Dns(name)) => {
-                let rules = rules.iter().enumerate();
-                let rules = rules.filter(|(_, rule)| is_like(rule, name));
-                rules.map(|(index, _)| (index, false)).collect()
-            }
-            (L7Rules::Tls(names), Request::ServerName(name)) => {
-                let names = names.iter().enumerate();
-                let names = names.filter(|(_, pattern)| is_server(pattern, name));
-                names.map(|(index, _)| (index, false)).collect()
-            }
-            _ => Vec::new(),
-        };
-        for (index, with_headers) in met {
-            let rule = format!("{policy}: {}[{index}]", l7.path);
+        for (place, with_headers) in met(&l7.rules, request) {
+            let rule = format!("{policy}: {}{place}", l7.path);
             if !with_headers {
                 return Answer::Rule { rule, with_headers };
             }
@@ -143,6 +120,55 @@ fn of_via(via: &Via, request: &Request) -> Answer {
         }
     }
     found.unwrap_or(Answer::Denied)
+}
+
+/// The rules that a request meets, by their places, and whether its headers matter besides.
+fn met(rules: &L7Rules, request: &Request) -> Vec<(String, bool)> {
+    match (rules, request) {
+        (L7Rules::Http(rules), Request::Http { .. }) => of_http(rules, request, ""),
+        (L7Rules::Inspect(rules), Request::Http { .. }) => match &rules.http {
+            Some(http) => of_http(http, request, ".rules.http"),
+            None => vec![(String::new(), false)],
+        },
+        (L7Rules::Dns(rules), Request::Dns(name)) => {
+            let rules = rules.iter().enumerate();
+            let rules = rules.filter(|(_, rule)| is_like(rule, name));
+            rules.map(|(index, _)| (place("", index), false)).collect()
+        }
+        (L7Rules::Tls(names), Request::ServerName(name)) => of_names(names, name, ""),
+        (L7Rules::Inspect(rules), Request::ServerName(name)) => match &rules.server_names[..] {
+            [] => vec![(String::new(), false)],
+            names => of_names(names, name, ".serverNames"),
+        },
+        _ => Vec::new(),
+    }
+}
+
+fn place(list: &str, index: usize) -> String {
+    format!("{list}[{index}]")
+}
+
+fn of_http(rules: &[HttpRule], request: &Request, list: &str) -> Vec<(String, bool)> {
+    let Request::Http { method, path, host } = request else {
+        return Vec::new();
+    };
+    let meets = |rule: &HttpRule| {
+        meets(&rule.method, Some(method))
+            && meets(&rule.path, Some(path))
+            && meets(&rule.host, host.as_deref())
+    };
+    let rules = rules.iter().enumerate();
+    let rules = rules.filter(|(_, rule)| meets(rule));
+    let named = rules.map(|(index, rule)| (place(list, index), needs_headers(rule)));
+    named.collect()
+}
+
+fn of_names(names: &[String], name: &str, list: &str) -> Vec<(String, bool)> {
+    let names = names.iter().enumerate();
+    let names = names.filter(|(_, pattern)| is_server(pattern, name));
+    names
+        .map(|(index, _)| (place(list, index), false))
+        .collect()
 }
 
 fn needs_headers(rule: &HttpRule) -> bool {
@@ -185,8 +211,7 @@ fn is_like(rule: &DnsRule, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rule::{HeaderRule, L7, PolicyKind, PolicyName};
-    use std::sync::Arc;
+    use crate::rule::{HeaderRule, Inspection, PolicyKind, PolicyName};
 
     fn via(rules: L7Rules) -> Decision {
         let policy = PolicyName {
@@ -263,6 +288,30 @@ mod tests {
         let asked = |name: &str| ask(&via(names.clone()), &Request::ServerName(name.to_owned()));
         assert!(asked("b.a.org").unwrap().to_string().ends_with("rules[1]"));
         assert_eq!(asked("b.org"), Some(Answer::Denied));
+    }
+
+    #[test]
+    fn what_is_decrypted_is_asked_for_by_name_and_by_request() {
+        let rules = L7Rules::Inspect(Box::new(Inspection {
+            server_names: vec!["a.org".to_owned()],
+            http: Some(vec![HttpRule {
+                method: Some("GET".to_owned()),
+                ..HttpRule::default()
+            }]),
+            ..Inspection::default()
+        }));
+        let asked = |request: Request| ask(&via(rules.clone()), &request).unwrap().to_string();
+        let http = |method: &str| Request::Http {
+            method: method.to_owned(),
+            path: "/".to_owned(),
+            host: None,
+        };
+        assert!(asked(http("GET")).ends_with("rules.rules.http[0]"));
+        assert!(asked(http("PUT")).starts_with("denied"));
+        let name = |name: &str| Request::ServerName(name.to_owned());
+        assert!(asked(name("a.org")).ends_with("rules.serverNames[0]"));
+        assert!(asked(name("b.org")).starts_with("denied"));
+        assert!(asked(Request::Dns("a".to_owned())).contains("takes the connection for tls"));
     }
 
     #[test]

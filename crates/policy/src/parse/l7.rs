@@ -29,11 +29,9 @@ pub(super) fn read(
         l7 = rules_of(context, at, kind)?;
         check_enforced(context, at, kind, ports, scope);
     }
-    let terminating = tls::context(context, at, "terminatingTLS")?;
-    tls::context(context, at, "originatingTLS")?;
-    let names = tls::server_names(context, at, ports, scope, kind, terminating)?;
-    listener(context, at, scope, kind.is_some() || names.is_some())?;
-    Ok(l7.or(names))
+    let l7 = tls::rules(context, at, ports, scope, kind, l7)?;
+    listener(context, at, scope, kind.is_some() || l7.is_some())?;
+    Ok(l7)
 }
 
 /// Notes rules that would have no effect on this node.
@@ -135,7 +133,7 @@ fn rules_of(context: &Context, at: &At<'_>, kind: &'static str) -> Result<Option
 }
 
 /// A string; none where it is absent or empty.
-fn optional(at: &At<'_>, field: &'static str) -> Result<Option<String>> {
+pub(super) fn optional(at: &At<'_>, field: &'static str) -> Result<Option<String>> {
     let text = at.get(field).map(|at| at.text()).transpose()?;
     Ok(text.filter(|text| !text.is_empty()).map(str::to_owned))
 }
@@ -187,6 +185,7 @@ fn header_line(at: &At<'_>) -> Result<HeaderRule> {
     Ok(HeaderRule {
         name: header_name(at, name)?,
         value: value.map(|value| header_value(at, value)).transpose()?,
+        secret: None,
         mismatch: Mismatch::Reject,
     })
 }
@@ -209,20 +208,16 @@ fn header_match(context: &Context, at: &At<'_>) -> Result<HeaderRule> {
         Some(value) if !value.text()?.is_empty() => Some(header_value(&value, value.text()?)?),
         _ => None,
     };
-    let from_secret = at.get("secret");
-    if let Some(at) = &from_secret {
-        tls::secret(at)?;
-        context.not_enforced(at, "values of headers from secrets are", "value");
-    }
-    if value.is_none()
-        && from_secret.is_none()
-        && matches!(mismatch, Mismatch::Add | Mismatch::Replace)
+    let secret = at.get("secret");
+    let secret = secret.map(|at| tls::secret(context, &at)).transpose()?;
+    if value.is_none() && secret.is_none() && matches!(mismatch, Mismatch::Add | Mismatch::Replace)
     {
-        return Err(at.wrong("there is no value to be put in", "value"));
+        return Err(at.wrong("there is no value to be put in", "value or secret"));
     }
     Ok(HeaderRule {
         name,
         value,
+        secret,
         mismatch,
     })
 }

@@ -1,6 +1,7 @@
 //! What is taken, and what it comes to.
 mod random;
 mod refused;
+mod tls;
 
 use super::*;
 use crate::rule::{

@@ -66,6 +66,19 @@ impl ProxyRules {
             && self.meets(other.transport, other.first, other.last)
     }
 
+    /// True if both decrypt connections to some server by different certificates.
+    fn has_other_certificates(&self, other: &Self) -> bool {
+        let (Some(L7Rules::Inspect(own)), Some(L7Rules::Inspect(others))) =
+            (self.rules.as_deref(), other.rules.as_deref())
+        else {
+            return false;
+        };
+        let any = own.server_names.is_empty() || others.server_names.is_empty();
+        let shared = |name| others.server_names.contains(name);
+        (any || own.server_names.iter().any(shared))
+            && (&own.terminating, &own.originating) != (&others.terminating, &others.originating)
+    }
+
     fn meets(&self, transport: Protocol, first: u16, last: u16) -> bool {
         self.transport == transport && self.first <= last && first <= self.last
     }
@@ -90,13 +103,24 @@ impl Engine {
         state.map_or(&[], |state| &state.proxy[direction.index()])
     }
 
-    /// Policies whose rules of different kinds meet at one port of one peer: those of the other kind allow nothing there.
+    /// Policies whose rules of different kinds meet at one port of one peer: those of the other kind allow nothing there. And those that
+    /// decrypt the same connections by different certificates.
     #[must_use]
     pub fn proxy_conflicts(&self) -> BTreeMap<PolicyName, String> {
         let mut found = BTreeMap::new();
         let sides = self.subjects.values().flat_map(|state| &state.proxy);
         for rules in sides {
             for one in rules.iter().filter(|one| one.kind().is_some()) {
+                let certificates = rules
+                    .iter()
+                    .find(|other| one.has_other_certificates(other) && one.overlaps(other));
+                if let (Some(policy), Some(other)) = (&one.policy, certificates) {
+                    let text = format!(
+                        "{} and {} have different certificates for the same traffic; one of them counts",
+                        one.origin, other.origin
+                    );
+                    found.entry(policy.clone()).or_insert(text);
+                }
                 let other = rules.iter().find(|other| {
                     other.kind().is_some_and(|kind| Some(kind) != one.kind()) && one.overlaps(other)
                 });

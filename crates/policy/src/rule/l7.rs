@@ -1,5 +1,5 @@
 //! What rules say above the transport: checked, with every default filled in.
-use super::DnsRule;
+use super::{DnsRule, Inspection, SecretName};
 use abi::ProxyKind;
 use std::fmt;
 use std::sync::Arc;
@@ -90,6 +90,8 @@ pub enum L7Rules {
     /// Connections of TLS to servers of these names. `*` stands for letters, digits, `-` and `_`, but not for dots; `**.` at the beginning for
     /// one label or more, `*` and `**` alone for every name.
     Tls(Vec<String>),
+    /// HTTP requests of connections whose TLS ends at the proxy, or begins there.
+    Inspect(Box<Inspection>),
 }
 
 impl L7Rules {
@@ -100,7 +102,7 @@ impl L7Rules {
             Self::Http(_) => L7Kind::Http,
             Self::Kafka(_) => L7Kind::Kafka,
             Self::Dns(_) => L7Kind::Dns,
-            Self::Tls(_) => L7Kind::Tls,
+            Self::Tls(_) | Self::Inspect(_) => L7Kind::Tls,
         }
     }
 }
@@ -125,6 +127,8 @@ pub struct HeaderRule {
     pub name: String,
     /// Its whole value; none: that it is there suffices.
     pub value: Option<String>,
+    /// A Secret whose only entry is the value; one that is there comes before `value`.
+    pub secret: Option<SecretName>,
     /// What becomes of a request whose header differs.
     pub mismatch: Mismatch,
 }

@@ -5,6 +5,7 @@ mod inputs;
 mod l7;
 mod labels;
 mod name;
+mod tls;
 
 pub use entity::Entity;
 pub use inputs::{CidrGroup, NamedPort, NamedPorts, Service};
@@ -12,6 +13,7 @@ pub use l7::{HeaderRule, HttpRule, KafkaRole, KafkaRule, L7, L7Kind, L7Rules, Mi
 pub use labels::{LabelSelector, Requirement, Test};
 pub use model::Protocol;
 pub use name::{DnsRule, canonical};
+pub use tls::{Inspection, Purpose, SecretName, SecretUse, TlsSecret};
 
 use ipnet::IpNet;
 use std::{fmt, sync::Arc};

@@ -187,6 +187,22 @@ fn of_two_kinds_one_counts_everywhere_and_both_policies_are_told() {
 }
 
 #[test]
+fn connections_are_decrypted_by_one_certificate() {
+    let by = |name: &str, secret: &str, server: &str| {
+        let item = json!({"ports": [{"port": "443", "protocol": "TCP"}], "serverNames": [server],
+            "terminatingTLS": {"secret": {"name": secret}}});
+        cnp(name, of_db(json!([{"toPorts": [item]}])))
+    };
+    let conflicts = |other: Value| {
+        let both = world(&[by("one", "s", "a.org"), other]);
+        both.engine.proxy_conflicts().len()
+    };
+    assert_eq!(conflicts(by("two", "t", "a.org")), 2);
+    assert_eq!(conflicts(by("two", "s", "a.org")), 0);
+    assert_eq!(conflicts(by("two", "t", "b.org")), 0);
+}
+
+#[test]
 fn dns_is_seen_by_udp_and_tcp() {
     let dns = |protocol: &str| json!([{"ports": [{"port": "53", "protocol": protocol}], "rules": {"dns": [{"matchPattern": "*"}]}}]);
     let seen = |protocol: &str, packet: Packet| {

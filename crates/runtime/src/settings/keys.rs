@@ -268,6 +268,8 @@ settings! {
     "enable-host-firewall" enable_host_firewall: bool = false;
     /// Enforce what policies say of requests: connections that such rules are about go by way of the proxy.
     "enable-l7-proxy" enable_l7_proxy: bool = false;
+    /// The only namespace that the agent reads Secrets of, for what policies say of certificates and headers; nothing: none.
+    "policy-secrets-namespace" policy_secrets_namespace: String [shape::OBJECT] = "cilium-secrets".to_owned();
     /// The answer of the proxy to DNS questions that no rule allows.
     "tofqdns-dns-reject-response-code" tofqdns_dns_reject_response_code: DnsRefusal = DnsRefusal::Refused;
     /// Seconds for which the addresses of names count at least (toFQDNs), whatever their answers say.

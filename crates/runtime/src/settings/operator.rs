@@ -89,6 +89,10 @@ settings! {
     "enable-node-selector-labels" enable_node_selector_labels: bool = false;
     /// Agents enforce what policies say of requests, as for the agents.
     "enable-l7-proxy" enable_l7_proxy: bool = false;
+    /// The only namespace that agents read Secrets of, as for the agents.
+    "policy-secrets-namespace" policy_secrets_namespace: String [shape::OBJECT] = "cilium-secrets".to_owned();
+    /// Copy Secrets that policies name from other namespaces there.
+    "enable-policy-secrets-sync" enable_policy_secrets_sync: bool = true;
     /// Numbers from 128 to 255 for pods with the label io.cilium.fixed-identity, as for the agents.
     "fixed-identity-mapping" fixed_identity_mapping: String = String::new();
     /// Name of this cluster, part of every pod's identity.

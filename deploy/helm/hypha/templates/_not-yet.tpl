@@ -34,6 +34,7 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 - {value: azure.enabled, default: false, text: "addresses do not come from this cloud yet"}
 - {value: cni.chainingMode, default: none, key: cni-chaining-mode, text: "the plugin works alone"}
 - {value: cni.uninstall, default: false, text: "the CNI configuration stays on the nodes; hypha node-setup uninstall-cni takes it away"}
+- {value: tls.secretsBackend, default: local, text: "agents read Secrets of tls.secretsNamespace.name alone"}
 - {value: debug.verbose, default: "", key: debug-verbose, text: "debug.enabled logs everything"}
 - {value: upgradeCompatibility, default: "", text: "there is no earlier release to be compatible with"}
 {{- end }}

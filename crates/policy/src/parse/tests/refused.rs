@@ -366,7 +366,7 @@ fn what_is_not_enforced_is_refused_with_all_its_places() {
     let dns = json!({"ports": [{"port": "53"}], "rules": {"dns": [{"matchPattern": "*.x"}]}});
     let kafka = json!({"ports": [{"port": "9092", "protocol": "TCP"}], "rules": {"kafka": [{"role": "produce", "topic": "t", "apiVersion": "2"}]}});
     let tls = json!({"ports": [{"port": "443", "protocol": "TCP"}], "serverNames": ["x"],
-        "originatingTLS": {"secret": {"name": "s", "namespace": "n"}}});
+        "terminatingTLS": {"secret": {"name": "s", "namespace": "n"}}});
     let listener = json!({"ports": [{"port": "81"}], "listener": {"envoyConfig": {"kind": "CiliumEnvoyConfig", "name": "e"}, "name": "l", "priority": 3}});
     let object = cnp(json!({
         "endpointSelector": {},
@@ -388,8 +388,8 @@ fn what_is_not_enforced_is_refused_with_all_its_places() {
             "spec.egress[0].toPorts[0].rules",
             "spec.egress[0].toPorts[1].rules",
             "spec.egress[0].toPorts[2].rules",
-            "spec.egress[0].toPorts[3].originatingTLS",
             "spec.egress[0].toPorts[3].serverNames",
+            "spec.egress[0].toPorts[3].terminatingTLS",
             "spec.egress[0].toPorts[4].listener",
             "spec.egress[1].toFQDNs[0]",
             "spec.egress[2].toGroups[0]",
@@ -397,7 +397,7 @@ fn what_is_not_enforced_is_refused_with_all_its_places() {
     );
     let off = "not enforced while enable-l7-proxy is false";
     for problem in &problems {
-        let settable = [".rules", ".serverNames", "toFQDNs[0]"];
+        let settable = [".rules", ".serverNames", ".terminatingTLS", "toFQDNs[0]"];
         let is_off = settable.iter().any(|end| problem.path.ends_with(end));
         assert_eq!(problem.what.ends_with(off), is_off, "{problem}");
         assert!(
@@ -416,16 +416,14 @@ const L7: Options = Options {
 
 #[test]
 fn what_the_proxy_cannot_do_is_refused_where_there_is_one() {
-    let http = |rule: Value| json!({"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"http": [rule]}});
-    let secret =
-        json!({"headerMatches": [{"name": "x", "secret": {"name": "s", "namespace": "n"}}]});
+    let tls = json!({"ports": [{"port": "443", "protocol": "TCP"}], "terminatingTLS": {"secret": {"name": "s"}, "trustedCA": "c"}});
     let dns = |protocol: &str| json!({"ports": [{"port": "53", "protocol": protocol}], "rules": {"dns": [{"matchName": "a.b"}]}});
     let proto = json!({"ports": [{"port": "80", "protocol": "TCP"}], "rules": {"l7proto": "x", "l7": [{"a": "b"}]}});
     let to = |item: &Value| egress(json!({"toPorts": [item]}));
     let table = [
         (
-            to(&http(secret)),
-            "toPorts[0].rules.http[0].headerMatches[0].secret: values of headers from secrets are",
+            to(&tls),
+            "toPorts[0].terminatingTLS.trustedCA: asking clients for certificates is",
         ),
         (
             to(&dns("SCTP")),
