@@ -155,6 +155,9 @@ fn settings_follow_the_values() {
         ("kube-proxy-replacement", "false"),
         ("bpf-lb-mode", "snat"),
         ("bpf-lb-maglev-table-size", "16381"),
+        ("tofqdns-min-ttl", "0"),
+        ("tofqdns-idle-connection-grace-period", "0s"),
+        ("tofqdns-dns-reject-response-code", "refused"),
     ] {
         assert_eq!(default.get(key).map(String::as_str), Some(value), "{key}");
     }
@@ -173,6 +176,8 @@ fn settings_follow_the_values() {
         "devices": ["eth0", "ens+"], "mtu": 1400, "prometheus": {"enabled": true}, "debug": {"enabled": true},
         "logOptions": {"format": "json", "level": "warn"}, "bpf": {"datapathMode": "netkit", "ctTcpMax": 1_000_000},
         "extraConfig": {"enable-tcx": false, "mine": ""}, "kubeProxyReplacement": true,
+        "dnsProxy": {"minTtl": 3600, "endpointMaxIpPerHostname": 50, "maxDeferredConnectionDeletes": 100, "idleConnectionGracePeriod": "1m",
+            "proxyResponseMaxDelay": "250ms", "dnsRejectResponseCode": "refused"},
     }));
     for (key, value) in [
         ("ipv4-native-routing-cidr", "172.20.0.0/16"),
@@ -190,6 +195,12 @@ fn settings_follow_the_values() {
         ("enable-tcx", "false"),
         ("mine", ""),
         ("kube-proxy-replacement", "true"),
+        ("tofqdns-min-ttl", "3600"),
+        ("tofqdns-endpoint-max-ip-per-hostname", "50"),
+        ("tofqdns-max-deferred-connection-deletes", "100"),
+        ("tofqdns-idle-connection-grace-period", "1m"),
+        ("tofqdns-proxy-response-max-delay", "250ms"),
+        ("tofqdns-dns-reject-response-code", "refused"),
     ] {
         assert_eq!(native.get(key).map(String::as_str), Some(value), "{key}");
     }
@@ -294,7 +305,8 @@ fn pods_are_shaped_by_values() {
 fn nothing_is_silent() {
     let lines = told(
         json!({"nodePort": {"enabled": true}, "hubble": {"dropEventEmitter": {"enabled": true}},
-        "bpf": {"hostRouting": true, "masquerade": false}, "egressMasqueradeInterfaces": "eth+"}),
+        "bpf": {"hostRouting": true, "masquerade": false}, "egressMasqueradeInterfaces": "eth+",
+        "dnsProxy": {"enableDnsCompression": false, "enableTransparentMode": false, "preCache": "/names", "proxyPort": 53, "socketLingerTimeout": 5}}),
     );
     let names: Vec<&str> = lines
         .iter()
@@ -308,7 +320,12 @@ fn nothing_is_silent() {
             "egressMasqueradeInterfaces",
             "bpf.masquerade",
             "bpf.hostRouting",
-            "hubble.dropEventEmitter.enabled"
+            "hubble.dropEventEmitter.enabled",
+            "dnsProxy.enableDnsCompression",
+            "dnsProxy.enableTransparentMode",
+            "dnsProxy.preCache",
+            "dnsProxy.proxyPort",
+            "dnsProxy.socketLingerTimeout"
         ]
     );
     assert_eq!(

@@ -55,6 +55,14 @@ fn a_wrong_value_is_named_with_what_is_accepted() {
             json!({"conntrackGCInterval": "5"}),
             "conntrackGCInterval: \"5\" is not accepted; accepted: a time as 90s",
         ),
+        (
+            json!({"dnsProxy": {"dnsRejectResponseCode": "nxdomain"}}),
+            "dnsProxy.dnsRejectResponseCode: \"nxdomain\" is not accepted; accepted: refused, nameError",
+        ),
+        (
+            json!({"dnsProxy": {"minTTL": 5}}),
+            "dnsProxy.minTTL: there is no such value; did you mean minTtl?",
+        ),
         // What only agent and operator can judge.
         (
             json!({"ipv4": {"enabled": false}}),

@@ -23,6 +23,11 @@ to say, the key under which the settings have it, and what whoever sets it shoul
 - {value: hubble.eventQueueSize, default: "", key: hubble-event-queue-size, text: "events are read from the kernel's ring without a queue between"}
 - {value: hubble.dropEventEmitter.enabled, default: false, key: hubble-drop-events, text: "there are no events for dropped packets yet"}
 - {value: hubble.skipUnknownCGroupIDs, default: "", text: "translations of services are told of pods alone"}
+- {value: dnsProxy.enableDnsCompression, default: true, key: tofqdns-enable-dns-compression, text: "DNS answers stay as servers sent them, or are cut for clients that take less"}
+- {value: dnsProxy.enableTransparentMode, default: true, key: dnsproxy-enable-transparent-mode, text: "DNS servers see the pod's address whatever it says"}
+- {value: dnsProxy.preCache, default: "", key: tofqdns-pre-cache, text: "names are kept over restarts by the agent itself"}
+- {value: dnsProxy.proxyPort, default: 0, key: tofqdns-proxy-port, text: "the proxy listens in a network of its own, where its ports are in nobody's way"}
+- {value: dnsProxy.socketLingerTimeout, default: 10, key: dnsproxy-socket-linger-timeout, text: "connections to DNS servers are closed at once"}
 - {value: ingressController.enabled, default: false, key: enable-ingress-controller, text: "Ingress is not served yet"}
 - {value: gatewayAPI.enabled, default: false, key: enable-gateway-api, text: "the Gateway API is not served yet"}
 - {value: clustermesh.useAPIServer, default: false, text: "clusters are not connected yet"}
