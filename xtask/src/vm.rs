@@ -55,7 +55,7 @@ enum Work {
     Matrix(&'static [&'static str]),
 }
 
-const CASES: [Case; 7] = [
+const CASES: [Case; 8] = [
     Case {
         name: "load",
         minutes: 20,
@@ -75,7 +75,14 @@ const CASES: [Case; 7] = [
             "programs::",
             "--skip",
             "programs::verifier::",
+            "--skip",
+            "programs::proxy_wires::",
         ]),
+    },
+    Case {
+        name: "proxy",
+        minutes: 30,
+        work: Work::Tests(&["programs::proxy_wires::"]),
     },
     Case {
         name: "vxlan",

@@ -23,6 +23,8 @@ use nix::{
 use super::packet::{TCP, UDP};
 
 pub const WORD: &[u8] = b"hello from a client";
+/// No datagram is longer.
+const LONGEST: usize = 65_535;
 
 /// A socket that may have others' addresses.
 fn transparent(ns: &Netns, kind: SockType, at: SocketAddr) -> OwnedFd {
@@ -105,7 +107,9 @@ impl Toy {
                 let (mut word, from, to) = receive(&fd);
                 let server = UdpSocket::from(upstream(ns, SockType::Datagram, from.ip(), to));
                 server.send(&word).unwrap();
-                server.recv(&mut word).expect("an answer on leg 2");
+                word.resize(LONGEST, 0);
+                let len = server.recv(&mut word).expect("an answer on leg 2");
+                word.truncate(len);
                 word.reverse();
                 let back = UdpSocket::from(transparent(ns, SockType::Datagram, to));
                 back.send_to(&word, from).unwrap();
@@ -169,8 +173,8 @@ pub fn serve(ns: &Netns, proto: u8, at: SocketAddr) -> Server {
 }
 
 impl Server {
-    /// Gives back what comes; from whom that was.
-    pub fn echo(self) -> IpAddr {
+    /// Gives back what comes, a datagram so many times in one; from whom that was.
+    pub fn echo(self, times: usize) -> IpAddr {
         let mut word = vec![0; WORD.len()];
         match self {
             Self::Tcp(listener) => {
@@ -181,7 +185,7 @@ impl Server {
             }
             Self::Udp(socket) => {
                 let (len, from) = socket.recv_from(&mut word).expect("a datagram");
-                socket.send_to(&word[..len], from).unwrap();
+                socket.send_to(&word[..len].repeat(times), from).unwrap();
                 from.ip()
             }
         }
@@ -202,6 +206,7 @@ pub fn ask(ns: &Netns, proto: u8, from: IpAddr, to: SocketAddr) -> Vec<u8> {
         let socket = UdpSocket::from(transparent(ns, SockType::Datagram, from));
         socket.connect(to).unwrap();
         socket.send(WORD).unwrap();
+        word.resize(LONGEST, 0);
         let len = socket.recv(&mut word).expect("an answer");
         word.truncate(len);
     }

@@ -1,7 +1,7 @@
 //! The proxy, with real sockets in namespaces: a toy that turns every word round, in the place where the proxy is.
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     process::Command,
     thread,
     time::Duration,
@@ -183,14 +183,26 @@ impl Node {
         (server, to): (&Netns, SocketAddr),
         called: SocketAddr,
     ) -> (IpAddr, ProxySession) {
+        self.call_for(1, proto, (client, from), (server, to), called)
+    }
+
+    /// As [`Node::call`], where the server says everything so many times.
+    fn call_for(
+        &self,
+        times: usize,
+        proto: u8,
+        (client, from): (&Netns, IpAddr),
+        (server, to): (&Netns, SocketAddr),
+        called: SocketAddr,
+    ) -> (IpAddr, ProxySession) {
         let toy = Toy::listen(&self.inside, proto, from);
         let server = serve(server, proto, to);
         let (inside, sessions) = (&self.inside, &self.sessions);
         thread::scope(|scope| {
-            let server = scope.spawn(move || server.echo());
+            let server = scope.spawn(move || server.echo(times));
             let toy = scope.spawn(move || toy.pass(inside, sessions));
             let heard = ask(client, proto, from, called);
-            let turned: Vec<u8> = WORD.iter().rev().copied().collect();
+            let turned: Vec<u8> = WORD.repeat(times).into_iter().rev().collect();
             assert_eq!(heard, turned, "{proto} from {from} to {to}");
             let seen = server.join().unwrap();
             let (client, destination, session) = toy.join().unwrap();
@@ -336,6 +348,41 @@ fn nobody_listens() {
             drop(server);
         }
         node.scene.wait_for(&["drop Socket lookup failed"]);
+    });
+}
+
+/// Answers that fit no packet come in parts, and are put together on both legs. A question in parts is not taken, and that is told.
+#[test]
+fn datagrams_in_parts() {
+    place(|here| {
+        let node = Node::new(here, native);
+        let l4 = port(UDP, SERVER);
+        let allow = |row| node.scene.allow_by(ProxyKind::Dns, row);
+        allow(key(SUBJECT1, Egress, POD2_ID, l4));
+        allow(key(SUBJECT2, Ingress, REMOTE_POD_ID, l4));
+        for ip in Ip::BOTH {
+            allow(key(SUBJECT1, Egress, ip.world(), l4));
+        }
+        node.scene.allow(key(SUBJECT2, Ingress, POD1_ID, l4));
+        node.scene.raise();
+        for ip in Ip::BOTH {
+            let (a, b) = ((&node.pods[0], ip.pod1()), (&node.pods[1], ip.pod2()));
+            let (world, remote) = (
+                (&node.router, ip.outside()),
+                (&node.router, ip.remote_pod()),
+            );
+            for (client, (server, to)) in [(a, b), (a, world), (remote, b)] {
+                let to = SocketAddr::new(to, SERVER);
+                node.call_for(300, UDP, client, (server, to), to);
+            }
+            let question = || {
+                let socket = UdpSocket::bind((ip.pod1(), 0)).unwrap();
+                socket.send_to(&[7; 4000], (ip.pod2(), SERVER)).unwrap();
+            };
+            node.pods[0].run(question).unwrap();
+            node.scene
+                .wait_for(&["drop IP fragmentation not supported"]);
+        }
     });
 }
 
