@@ -51,6 +51,11 @@ pub const KAFKA_REQUESTS: [&str; 38] = [
     "createpartitions",
 ];
 
+/// Requests of clients that write, by number: produce, metadata, versions.
+pub const KAFKA_PRODUCE: &[i16] = &[0, 3, 18];
+/// Requests of clients that read: fetch, offsets, metadata, the group's requests, versions.
+pub const KAFKA_CONSUME: &[i16] = &[1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 18];
+
 /// What the proxy understands of a connection ([`PolicyValue::proxy`](crate::PolicyValue::proxy), [`ProxySession::kind`]).
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

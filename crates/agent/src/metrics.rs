@@ -105,6 +105,7 @@ impl fmt::Debug for Source {
 }
 
 mod fqdn;
+mod layer7;
 mod policy;
 mod services;
 
@@ -147,6 +148,7 @@ impl Collector for Source {
         reconcilers(agent, &mut out)?;
         policy::policy(agent, &mut out)?;
         fqdn::fqdn(agent, &mut out)?;
+        layer7::layer7(agent, &mut out)?;
         services::services(agent, &mut out)?;
         tables(agent, &mut out)
     }

@@ -48,8 +48,8 @@ pub use service::{
     ServicesStatus,
 };
 pub use status::{
-    AgentStatus, Component, ComponentState, HubbleStatus, IpamStatus, Masquerading, ProxyStatus,
-    Routing, Setting,
+    AgentStatus, Component, ComponentState, HubbleStatus, IpamStatus, Masquerading, ProxyRedirect,
+    ProxyRequests, ProxyStatus, Routing, Setting,
 };
 pub use tables::{IpEntry, MapInfo, MapRow, NodeInfo, TableDump, TableInfo};
 

@@ -1,6 +1,6 @@
 //! The agent's own state and settings.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, fmt, net::IpAddr};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -199,10 +199,70 @@ pub struct ProxyStatus {
     pub connected: bool,
     /// Places where policies send connections to it.
     pub redirects: usize,
+    /// The same, each with what was asked for there.
+    pub list: Vec<ProxyRedirect>,
+    /// Questions for names, since the agent began.
+    pub names: ProxyRequests,
+    /// All other requests, since the agent began.
+    pub requests: ProxyRequests,
     /// It has not taken the newest rules yet.
     pub behind: bool,
     /// Rules that it cannot understand, and what else it cannot do.
     pub problems: Vec<String>,
+}
+
+/// Ports of an endpoint whose connections go to the proxy; shown as `904:ingress:TCP:80:`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyRedirect {
+    /// The endpoint whose rules they are.
+    pub endpoint: u32,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    /// `TCP` or `UDP`.
+    pub transport: String,
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+    /// `http`, `kafka`, `dns` or `tls`.
+    pub protocol: String,
+    /// Where the proxy listens for it.
+    pub proxy_port: u16,
+    /// What was asked for, since there are such rules.
+    pub requests: ProxyRequests,
+}
+
+impl fmt::Display for ProxyRedirect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            endpoint,
+            direction,
+            transport,
+            first,
+            last,
+            ..
+        } = self;
+        write!(f, "{endpoint}:{direction}:{transport}:{first}")?;
+        if last != first {
+            write!(f, "-{last}")?;
+        }
+        f.write_str(":")
+    }
+}
+
+/// What became of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ProxyRequests {
+    /// That came.
+    pub received: u64,
+    /// That went on.
+    pub forwarded: u64,
+    /// That no rule allowed.
+    pub denied: u64,
+    /// That were malformed, or could not be passed on or answered.
+    pub errors: u64,
 }
 
 /// One setting and where its value came from (`GET /v1/config`).

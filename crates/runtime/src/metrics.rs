@@ -77,6 +77,12 @@ pub mod names {
     pub const FQDN_ZOMBIES: &str = "fqdn_alive_zombie_connections";
     /// `proxy_datapath_update_timeout_total`: answers that went out before connections to their addresses were let through.
     pub const FQDN_LATE: &str = "proxy_datapath_update_timeout";
+    /// `fqdn_refused_answers_total`: answers that were not learned, since their endpoint knows too many names.
+    pub const FQDN_REFUSED: &str = "fqdn_refused_answers";
+    /// `proxy_redirects{protocol_l7}`: ports of endpoints whose connections go to the proxy.
+    pub const PROXY_REDIRECTS: &str = "proxy_redirects";
+    /// `policy_l7_total{rule,proxy_type}`: requests that the proxy saw.
+    pub const POLICY_L7: &str = "policy_l7";
     /// `bpf_map_pressure{map_name}`: share of a map that is in use.
     pub const MAP_PRESSURE: &str = "bpf_map_pressure";
     /// `bpf_map_capacity{map_group}`: most entries of a map.

@@ -213,6 +213,40 @@ fn lookups_open_the_way(sh: &Shell) {
     );
 }
 
+/// Which rule, which lookup and which addresses it is that let names in, and what goes to the proxy for it.
+fn names_are_explained(sh: &Shell) {
+    let why = |index: usize| {
+        let name = name(index);
+        format!("hypha policy why default/client {name} {PORT}/TCP")
+    };
+    sh.has(
+        &why(0),
+        &[
+            "8099/TCP: allowed",
+            "CiliumNetworkPolicy default/by-name: spec.egress[1]",
+            "may look up web.out.svc.cluster.local. by CiliumNetworkPolicy default/by-name: spec.egress[0].toPorts[0].rules.dns[0]",
+            "node1 knows web.out.svc.cluster.local. as 203.0.113.11 (until ",
+            ", 2001:db8:f::11 (until ",
+        ],
+    );
+    sh.has(
+        &why(3),
+        &["8099/TCP: allowed", "node1 knows no address of two.wild."],
+    );
+    sh.fails(
+        &why(1),
+        &[
+            "8099/TCP to 203.0.113.12: denied",
+            "8099/TCP to 2001:db8:f::12: denied",
+            "toFQDNs matchName other.out.svc.cluster.local.",
+        ],
+    );
+    sh.has(
+        "hypha dbg --name $LAB --node node1 status --all-redirects",
+        &["  dns ", ":egress:UDP:53:", ":egress:TCP:53:", "15003"],
+    );
+}
+
 /// The agent is killed after a lookup, and while there is none names are looked up: what was open stays open, and what was learned
 /// meanwhile is open once it is back.
 fn agents_come_and_go(sh: &Shell, cluster: &Cluster) {
@@ -241,6 +275,7 @@ fn e2e_layer7_dns_names_open_the_way() {
     let cluster = lab();
     let Some(sh) = stage(&cluster) else { return };
     lookups_open_the_way(&sh);
+    names_are_explained(&sh);
     agents_come_and_go(&sh, &cluster);
     let proxy = cluster.proxy_process("node1").expect("a proxy runs");
     assert!(proxy.signal(Signal::SIGKILL));

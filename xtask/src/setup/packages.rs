@@ -13,7 +13,7 @@ use crate::{paths, proc};
 type Program = (&'static str, &'static str);
 
 /// For building, labs, tests and benchmarks.
-pub const LAB: [Program; 11] = [
+pub const LAB: [Program; 13] = [
     ("cc", "gcc libc6-dev"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
@@ -24,6 +24,8 @@ pub const LAB: [Program; 11] = [
     ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
     ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("dnsperf", "dnsperf"),
     ("prometheus", "prometheus"),
 ];
 

@@ -7,6 +7,7 @@
 //! ```
 mod plan;
 mod records;
+mod redirects;
 mod secrets;
 
 #[cfg(test)]
@@ -27,7 +28,9 @@ use proxy::{
         Line, LineReader, LineWriter,
         frame::{FromProxy, ToProxy},
     },
+    record::Record,
 };
+use redirects::Redirects;
 use runtime::{
     health::Component,
     settings::{DnsRefusal, Settings},
@@ -70,6 +73,7 @@ struct Shared {
     settings: config::Settings,
     socket: PathBuf,
     state: Mutex<State>,
+    redirects: Mutex<Redirects>,
     /// Told when the proxy has taken something, or the line ended.
     taken: Condvar,
     /// Number of the plan that the proxy shall have.
@@ -117,6 +121,7 @@ impl Proxy {
             },
             socket: Path::new(&settings.state_dir).join("proxy/control.sock"),
             state: Mutex::default(),
+            redirects: Mutex::default(),
             taken: Condvar::new(),
             wanted: watch::Sender::new(0),
         }))
@@ -124,6 +129,11 @@ impl Proxy {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn redirects(&self) -> MutexGuard<'_, Redirects> {
+        let redirects = self.0.redirects.lock();
+        redirects.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Works out what the proxy shall have; the number under which that is known, and when to look again.
@@ -140,6 +150,7 @@ impl Proxy {
         let endpoints = self.0.tables.endpoints.iter(&snapshot);
         let endpoints = endpoints.map(|one| &**one);
         let fresh = plan::endpoints(layer7, endpoints, secrets, self.0.audit);
+        self.redirects().renew(&fresh);
         let names = self.0.names.rules();
         let names: Vec<_> = names.borrow().iter().map(plan::dns).collect();
         let settings = config::Settings {
@@ -163,10 +174,16 @@ impl Proxy {
 
     /// How it is.
     pub fn status(&self) -> ProxyStatus {
+        let redirects = self.redirects();
+        let (list, [names, requests]) = (redirects.list(), redirects.totals());
+        drop(redirects);
         let state = self.state();
         ProxyStatus {
             connected: state.connected,
-            redirects: state.plan.redirects(),
+            redirects: list.len(),
+            list,
+            names,
+            requests,
             behind: state.has < state.plan.number(),
             problems: state
                 .problems
@@ -238,7 +255,7 @@ impl Proxy {
                     format!("no proxy answers at {}: {error}", self.0.socket.display())
                 }
             };
-            if *self.0.wanted.borrow() > 0 && self.state().plan.redirects() > 0 {
+            if *self.0.wanted.borrow() > 0 && self.redirects().len() > 0 {
                 health.degraded(format!("{why}; what policies send to it does not pass"));
             } else {
                 health.ok(format!("{why}; nothing is sent to it"));
@@ -326,7 +343,10 @@ impl Proxy {
                                 self.realise(id, learned.ips, realised.clone());
                             }
                         }
-                        FromProxy::Records { records, lost } => reports.tell(records, lost),
+                        FromProxy::Records { records, lost } => {
+                            self.count(&records);
+                            reports.tell(records, lost);
+                        }
                         FromProxy::Hello { .. } => {}
                     }
                 }
@@ -342,6 +362,11 @@ impl Proxy {
             // A line that has ended by now is told again by the next one.
             let _ = told.send(id);
         });
+    }
+
+    fn count(&self, records: &[Record]) {
+        let mut redirects = self.redirects();
+        records.iter().for_each(|record| redirects.count(record));
     }
 
     fn has(&self, number: u64, problems: Vec<String>) {
@@ -434,7 +459,7 @@ mod tests {
             first: 80,
             last: 80,
             peers: None,
-            rules: None,
+            rules: Some(Arc::new(rule::L7Rules::Http(Vec::new()))),
             policy: None,
             origin: "test".into(),
         }

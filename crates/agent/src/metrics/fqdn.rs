@@ -22,6 +22,11 @@ pub(super) fn fqdn(agent: &Agent, out: &mut DescriptorEncoder<'_>) -> fmt::Resul
             "DNS answers that went out before connections to their addresses were let through",
             stats.late,
         ),
+        (
+            names::FQDN_REFUSED,
+            "DNS answers that were not learned, since their endpoint knows too many names",
+            stats.refused,
+        ),
     ];
     for (name, help, count) in totals {
         rows(out, name, help, [(Vec::new(), ConstCounter::new(count))])?;

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Result;
 use api::path::EndpointId;
-use api::{Endpoint, EndpointConfig};
+use api::{Endpoint, EndpointConfig, ProxyRedirect};
 use clap::Subcommand;
 use serde_json::{Value, json};
 
@@ -121,11 +121,34 @@ fn get(agent: &mut Agent, id: Option<&EndpointId>, labels: &[String]) -> Result<
             .filter(|endpoint| has_labels(&endpoint.labels, labels))
             .collect(),
     };
-    Ok(found.iter().map(object).collect())
+    let proxy = agent.client.healthz()?.proxy.unwrap_or_default();
+    let of = |endpoint: &Endpoint| object(endpoint, &proxy.list);
+    Ok(found.iter().map(of).collect())
+}
+
+/// Where an endpoint's connections go to the proxy, and what was asked for there.
+fn proxied(endpoint: &Endpoint, redirects: &[ProxyRedirect]) -> Vec<Value> {
+    let own = redirects
+        .iter()
+        .filter(|one| one.endpoint == u32::from(endpoint.id));
+    own.map(|one| {
+        let requests = &one.requests;
+        json!({
+            "allocated-proxy-port": one.proxy_port,
+            "location": one.direction,
+            "port": one.first,
+            "protocol": one.protocol,
+            "statistics": { "requests": {
+                "denied": requests.denied, "error": requests.errors,
+                "forwarded": requests.forwarded, "received": requests.received,
+            } },
+        })
+    })
+    .collect()
 }
 
 /// The object in the structure that scripts expect.
-fn object(endpoint: &Endpoint) -> Value {
+fn object(endpoint: &Endpoint, redirects: &[ProxyRedirect]) -> Value {
     let mut address = serde_json::Map::new();
     address.extend(endpoint.ipv4.map(|ip| ("ipv4".to_owned(), json!(ip))));
     address.extend(endpoint.ipv6.map(|ip| ("ipv6".to_owned(), json!(ip))));
@@ -163,7 +186,7 @@ fn object(endpoint: &Endpoint) -> Value {
                 "interface-name": endpoint.host_ifname,
                 "mac": endpoint.container_mac,
             },
-            "policy": { "realized": { "policy-enabled": enforced, "policy-revision": endpoint.policy_revision } },
+            "policy": { "proxy-statistics": proxied(endpoint, redirects), "realized": { "policy-enabled": enforced, "policy-revision": endpoint.policy_revision } },
             "state": endpoint.state.text(),
         },
     })
@@ -246,6 +269,22 @@ mod tests {
 
     #[test]
     fn object_has_the_known_structure() {
+        let redirect = |endpoint| ProxyRedirect {
+            endpoint,
+            direction: "ingress".into(),
+            first: 80,
+            last: 80,
+            protocol: "http".into(),
+            proxy_port: 15001,
+            requests: api::ProxyRequests {
+                received: 12,
+                forwarded: 9,
+                denied: 3,
+                errors: 0,
+            },
+            ..ProxyRedirect::default()
+        };
+        let redirects = [redirect(904), redirect(905)];
         expect![[r#"
             {
               "id": 904,
@@ -290,6 +329,22 @@ mod tests {
                   "mac": "aa:00:00:00:00:01"
                 },
                 "policy": {
+                  "proxy-statistics": [
+                    {
+                      "allocated-proxy-port": 15001,
+                      "location": "ingress",
+                      "port": 80,
+                      "protocol": "http",
+                      "statistics": {
+                        "requests": {
+                          "denied": 3,
+                          "error": 0,
+                          "forwarded": 9,
+                          "received": 12
+                        }
+                      }
+                    }
+                  ],
                   "realized": {
                     "policy-enabled": "ingress",
                     "policy-revision": 0
@@ -299,7 +354,9 @@ mod tests {
               }
             }
         "#]]
-        .assert_eq(&(serde_json::to_string_pretty(&object(&endpoints()[0])).unwrap() + "\n"));
+        .assert_eq(
+            &(serde_json::to_string_pretty(&object(&endpoints()[0], &redirects)).unwrap() + "\n"),
+        );
     }
 
     #[test]
@@ -308,7 +365,7 @@ mod tests {
         endpoint.policy_audit = true;
         let line = rows(&endpoint);
         assert!(line.contains("904\tDisabled (Audit)\tDisabled\t"), "{line}");
-        let object = object(&endpoint);
+        let object = object(&endpoint, &[]);
         assert_eq!(object["spec"]["options"]["PolicyAuditMode"], "Enabled");
         let enabled = &object["status"]["policy"]["realized"]["policy-enabled"];
         assert_eq!(enabled, "audit-ingress");

@@ -15,6 +15,8 @@ pub struct Detail {
     pub controllers: bool,
     /// Every module.
     pub modules: bool,
+    /// Every redirect to the proxy.
+    pub redirects: bool,
 }
 
 /// The report.
@@ -33,6 +35,7 @@ pub fn text(status: &AgentStatus, detail: Detail) -> String {
         let _ = writeln!(out, "{line}");
         match *label {
             "IPAM" if detail.addresses => out.push_str(&addresses(status)),
+            "Proxy Status" if detail.redirects => out.push_str(&redirects(status)),
             "Controller Status" if detail.controllers => out.push_str(&controllers(status)),
             // What the agent serves stands before its encryption, as users know it.
             "Hubble" if detail.modules => out.push_str(&replacement::details(&status.services)),
@@ -185,6 +188,30 @@ fn proxy(status: &AgentStatus) -> String {
         let _ = write!(text, "; {problem}");
     }
     text
+}
+
+/// Which ports of which endpoints go to the proxy, and what was asked for there.
+fn redirects(status: &AgentStatus) -> String {
+    let none = "  No managed proxy redirect\n".to_owned();
+    let Some(proxy) = status.proxy.as_ref().filter(|proxy| !proxy.list.is_empty()) else {
+        return none;
+    };
+    let mut text =
+        "  Protocol\tRedirect\tProxy Port\tRequests\tForwarded\tDenied\tErrors\n".to_owned();
+    for one in &proxy.list {
+        let requests = &one.requests;
+        let _ = writeln!(
+            text,
+            "  {}\t{one}\t{}\t{}\t{}\t{}\t{}",
+            one.protocol,
+            one.proxy_port,
+            requests.received,
+            requests.forwarded,
+            requests.denied,
+            requests.errors
+        );
+    }
+    align(&text)
 }
 
 /// Parts whose name has a path, as `reconciler/routes`, do work over and over.
@@ -398,6 +425,28 @@ mod tests {
             proxy(&status),
             "OK, ip 10.7.1.200, 2 redirects active on ports 15001-15004, Envoy: external"
         );
+        assert_eq!(redirects(&status), "  No managed proxy redirect\n");
+        state.list = vec![api::ProxyRedirect {
+            endpoint: 904,
+            direction: "ingress".into(),
+            transport: "TCP".into(),
+            first: 80,
+            last: 80,
+            protocol: "http".into(),
+            proxy_port: 15001,
+            requests: api::ProxyRequests {
+                received: 12,
+                forwarded: 9,
+                denied: 3,
+                errors: 0,
+            },
+        }];
+        status.proxy = Some(state.clone());
+        expect![[r#"
+              Protocol   Redirect              Proxy Port   Requests   Forwarded   Denied   Errors
+              http       904:ingress:TCP:80:   15001        12         9           3        0
+        "#]]
+        .assert_eq(&redirects(&status));
         state.connected = false;
         state.problems = vec!["shop/web: http[0].path: what?".into()];
         status.proxy = Some(state);
@@ -466,6 +515,7 @@ mod tests {
                 addresses: true,
                 controllers: true,
                 modules: true,
+                redirects: false,
             },
         ));
     }

@@ -22,6 +22,9 @@ pub struct StatusArgs {
     /// With every controller
     #[arg(long)]
     all_controllers: bool,
+    /// With every redirect to the proxy
+    #[arg(long)]
+    all_redirects: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -39,6 +42,7 @@ pub fn run(agents: &mut [Agent], args: &StatusArgs) -> Result<()> {
         addresses: args.verbose || args.all_addresses,
         controllers: args.verbose || args.all_controllers,
         modules: args.verbose,
+        redirects: args.verbose || args.all_redirects,
     };
     show(agents, &args.output, ask, |status| {
         if args.brief {

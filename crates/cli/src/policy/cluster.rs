@@ -16,6 +16,7 @@ use model::{LabelMap, Labels, PodLabels};
 use serde_json::Value;
 
 use super::files::Document;
+use super::name::Known;
 use crate::kube::{ClusterArgs, answer};
 
 /// The ConfigMap with the settings.
@@ -68,6 +69,8 @@ pub struct World {
     pub secrets: super::secrets::Found,
     /// Where those of them stand that come from files.
     pub files: BTreeMap<PolicyName, Document>,
+    /// What is known of the name that is asked about; none where nobody can know.
+    pub names: Option<Known>,
 }
 
 /// A pod.

@@ -1,12 +1,13 @@
 //! `hypha policy`: questions about network policy that the API server's objects answer, so that any cluster can be asked.
 //!
-//! Nothing is sent to agents: crate `policy` evaluates here what the agents evaluate there.
+//! Crate `policy` evaluates here what the agents evaluate there; they are asked for one thing alone: which addresses a name has (`name`).
 mod check;
 mod cluster;
 mod diff;
 mod files;
 mod flows;
 mod manifest;
+mod name;
 mod place;
 mod secrets;
 #[cfg(test)]

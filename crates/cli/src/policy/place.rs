@@ -8,9 +8,10 @@ use ipnet::IpNet;
 use model::{LabelMap, Labels};
 
 use super::cluster::{Node, Pod, World};
+use super::name::Named;
 
 /// What people may write.
-pub const ACCEPTED: &str = "a pod as NAMESPACE/NAME, an address, a range as 192.0.2.0/24, a node as node/NAME, labels as app=web,io.kubernetes.pod.namespace=shop, or one of world, host, remote-node, kube-apiserver, health, init, ingress, unmanaged";
+pub const ACCEPTED: &str = "a pod as NAMESPACE/NAME, an address, a range as 192.0.2.0/24, a node as node/NAME, labels as app=web,io.kubernetes.pod.namespace=shop, or one of world, host, remote-node, kube-apiserver, health, init, ingress, unmanaged; as DST a name outside as www.example.org, too";
 
 /// Somebody who sends or receives.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub enum Place<'a> {
     Node(&'a Node),
     /// What is outside the cluster.
     Outside(IpNet),
+    /// What a name outside the cluster stands for.
+    Name(Named),
     /// Nobody in particular, of a class.
     Class(Entity),
     /// Any pod with these labels.
@@ -83,7 +86,10 @@ impl<'a> Place<'a> {
             .filter(|entity| !matches!(entity, Entity::All | Entity::Nobody | Entity::Cluster));
         match class {
             Some(entity) => Ok(Self::Class(entity)),
-            None => pod(text, world),
+            None => match (pod(text, world), Named::parse(text, world)) {
+                (Err(_), Some(name)) => Ok(Self::Name(name)),
+                (found, _) => found,
+            },
         }
     }
 
@@ -131,6 +137,7 @@ impl<'a> Place<'a> {
                 range.addr().to_string()
             }
             Self::Outside(range) => range.to_string(),
+            Self::Name(name) => name.text.clone(),
             Self::Class(entity) => entity.text().to_owned(),
             Self::Labels(labels) => labels.to_strings().join(","),
         }
@@ -146,6 +153,7 @@ impl<'a> Place<'a> {
             }
             Self::Node(_) => "the node itself and what runs in its network".to_owned(),
             Self::Outside(_) => "outside the cluster".to_owned(),
+            Self::Name(_) => "a name outside the cluster".to_owned(),
             Self::Class(_) => "entity".to_owned(),
             Self::Labels(_) => "any pod with these labels".to_owned(),
         }
@@ -157,6 +165,7 @@ impl<'a> Place<'a> {
         match self {
             Self::Pod(pod) => pod.ips.is_empty() || pod.ips.iter().any(IpAddr::is_ipv4),
             Self::Outside(range) => range.addr().is_ipv4(),
+            Self::Name(name) => name.address.is_none_or(|address| address.is_ipv4()),
             _ => true,
         }
     }
@@ -182,6 +191,11 @@ impl<'a> Place<'a> {
                     address: Some(range.addr()),
                 }
             }
+            Self::Name(name) => View {
+                labels: name.labels.clone(),
+                ports: none(),
+                address: name.address,
+            },
             Self::Class(entity) => View {
                 labels: Labels::reserved(entity.text()),
                 ports: none(),

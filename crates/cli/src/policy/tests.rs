@@ -270,8 +270,8 @@ fn why_says_what_it_does_not_understand() {
         (
             "ywing xwing",
             expect![[r#"
-            Error: SRC: there is no pod default/ywing with an address of its own; accepted: a pod as NAMESPACE/NAME, an address, a range as 192.0.2.0/24, a node as node/NAME, labels as app=web,io.kubernetes.pod.namespace=shop, or one of world, host, remote-node, kube-apiserver, health, init, ingress, unmanaged
-        "#]],
+                Error: SRC: there is no pod default/ywing with an address of its own; accepted: a pod as NAMESPACE/NAME, an address, a range as 192.0.2.0/24, a node as node/NAME, labels as app=web,io.kubernetes.pod.namespace=shop, or one of world, host, remote-node, kube-apiserver, health, init, ingress, unmanaged; as DST a name outside as www.example.org, too
+            "#]],
         ),
         (
             "xwing deathstar-1 https",
@@ -290,12 +290,158 @@ fn why_says_what_it_does_not_understand() {
         (
             "world 198.51.100.7",
             expect![[r#"
-            Error: neither world nor 198.51.100.7 is an endpoint: policy has no say in what they send each other; accepted: a pod as NAMESPACE/NAME, an address, a range as 192.0.2.0/24, a node as node/NAME, labels as app=web,io.kubernetes.pod.namespace=shop, or one of world, host, remote-node, kube-apiserver, health, init, ingress, unmanaged
-        "#]],
+                Error: neither world nor 198.51.100.7 is an endpoint: policy has no say in what they send each other; accepted: a pod as NAMESPACE/NAME, an address, a range as 192.0.2.0/24, a node as node/NAME, labels as app=web,io.kubernetes.pod.namespace=shop, or one of world, host, remote-node, kube-apiserver, health, init, ingress, unmanaged; as DST a name outside as www.example.org, too
+            "#]],
         ),
     ] {
         check_why(&world, words, &expected);
     }
+}
+
+const NAMES: &str = r#"apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: names}
+spec:
+  endpointSelector: {matchLabels: {class: tiefighter}}
+  egress:
+  - toEndpoints: [{matchLabels: {k8s-app: kube-dns}}]
+    toPorts: [{ports: [{port: "53", protocol: ANY}], rules: {dns: [{matchName: a.org}, {matchPattern: "*.empire.org"}]}}]
+  - toFQDNs: [{matchName: dock.empire.org}, {matchName: base.rebels.org}]
+    toPorts: [{ports: [{port: "443"}]}]
+  - toCIDR: [203.0.113.0/24]
+    toPorts: [{ports: [{port: "80"}]}]
+"#;
+
+#[test]
+fn why_knows_names() {
+    let mut world = world();
+    world.l7 = true;
+    manifest::apply(&documents(NAMES), &mut world).unwrap();
+    world.names = Some(Ok(Vec::new()));
+    check_why(
+        &world,
+        "tiefighter dock.empire.org. 443/TCP",
+        &expect![[r#"
+            default/tiefighter (pod on n1, 10.7.1.13) → dock.empire.org. (a name outside the cluster)
+
+            443/TCP: allowed
+              egress of default/tiefighter: allowed by
+                CiliumNetworkPolicy default/names: spec.egress[1] (rule.yaml:9)
+                  | toFQDNs:
+                  | - matchName: dock.empire.org
+                  | - matchName: base.rebels.org
+                  | toPorts:
+                  | - ports:
+                  |   - port: "443"
+
+            Note: default/tiefighter may look up dock.empire.org. by CiliumNetworkPolicy default/names: spec.egress[0].toPorts[0].rules.dns[1]
+
+            Note: n1 knows no address of dock.empire.org.: rules by name let connections in once it was looked up by way of the proxy
+        "#]],
+    );
+    check_why(
+        &world,
+        "tiefighter base.rebels.org 443/TCP",
+        &expect![[r#"
+        default/tiefighter (pod on n1, 10.7.1.13) → base.rebels.org (a name outside the cluster)
+
+        443/TCP: denied
+          egress of default/tiefighter: denied: no rule allows it
+            CiliumNetworkPolicy default/names: spec.egress[1] (rule.yaml:9) allows this port, but not this peer
+              | toFQDNs:
+              | - matchName: dock.empire.org
+              | - matchName: base.rebels.org
+              | toPorts:
+              | - ports:
+              |   - port: "443"
+            needed: an entry of egress in a policy that selects k8s:class=tiefighter,k8s:io.kubernetes.pod.namespace=default,k8s:org=empire, to toFQDNs matchName base.rebels.org, toPorts 443/TCP
+
+        Note: no DNS rule lets default/tiefighter look up base.rebels.org by way of the proxy, so that its addresses are not learned from it; needed: an entry of egress towards the DNS server, toPorts 53/ANY, with rules.dns matchName base.rebels.org
+
+        Note: n1 knows no address of base.rebels.org: rules by name let connections in once it was looked up by way of the proxy
+    "#]],
+    );
+    world.names = Some(Err("no agent runs there".to_owned()));
+    let asked = ask(&world, "tiefighter dock.empire.org 443/TCP");
+    assert!(
+        asked.contains("could not be asked (no agent runs there)"),
+        "{asked}"
+    );
+    // One of two addresses is in a range that rules name; the third is a pod's.
+    let lookup = |ip: &str, source: &str| api::FqdnLookup {
+        fqdn: "dock.empire.org.".to_owned(),
+        ips: vec![ip.parse().unwrap()],
+        lookup_time: "2030-01-02T03:04:05Z".to_owned(),
+        ttl: 60,
+        expiration_time: "2030-01-02T03:05:05Z".to_owned(),
+        endpoint_id: 7,
+        source: source.to_owned(),
+    };
+    world.names = Some(Ok(vec![
+        lookup("203.0.113.9", "lookup"),
+        lookup("2001:db8::9", "connection"),
+        lookup("10.7.2.13", "lookup"),
+    ]));
+    check_why(
+        &world,
+        "tiefighter dock.empire.org 80/TCP",
+        &expect![[r#"
+        default/tiefighter (pod on n1, 10.7.1.13) → dock.empire.org (a name outside the cluster)
+
+        80/TCP to default/xwing: denied
+          egress of default/tiefighter: denied: no rule allows it
+            CiliumNetworkPolicy default/names: spec.egress[2] (rule.yaml:11) allows this port, but not this peer
+              | toCIDR:
+              | - 203.0.113.0/24
+              | toPorts:
+              | - ports:
+              |   - port: "80"
+            needed: an entry of egress in a policy that selects k8s:class=tiefighter,k8s:io.kubernetes.pod.namespace=default,k8s:org=empire, to toEndpoints k8s:class=xwing,k8s:io.kubernetes.pod.namespace=default,k8s:org=alliance, toPorts 80/TCP
+          ingress of dock.empire.org: allowed: no policy denies it or asks for more
+
+        80/TCP to 203.0.113.9: allowed
+          egress of default/tiefighter: allowed by
+            CiliumNetworkPolicy default/names: spec.egress[2] (rule.yaml:11)
+              | toCIDR:
+              | - 203.0.113.0/24
+              | toPorts:
+              | - ports:
+              |   - port: "80"
+
+        80/TCP to 2001:db8::9: denied
+          egress of default/tiefighter: denied: no rule allows it
+            CiliumNetworkPolicy default/names: spec.egress[1] (rule.yaml:9) allows this peer, but not this port
+              | toFQDNs:
+              | - matchName: dock.empire.org
+              | - matchName: base.rebels.org
+              | toPorts:
+              | - ports:
+              |   - port: "443"
+            CiliumNetworkPolicy default/names: spec.egress[2] (rule.yaml:11) allows this port, but not this peer
+              | toCIDR:
+              | - 203.0.113.0/24
+              | toPorts:
+              | - ports:
+              |   - port: "80"
+            needed: an entry of egress in a policy that selects k8s:class=tiefighter,k8s:io.kubernetes.pod.namespace=default,k8s:org=empire, to toCIDR 2001:db8::9 or toFQDNs matchName dock.empire.org, toPorts 80/TCP
+
+        Note: default/tiefighter may look up dock.empire.org by CiliumNetworkPolicy default/names: spec.egress[0].toPorts[0].rules.dns[1]
+
+        Note: n1 knows dock.empire.org as 10.7.2.13 (until 2030-01-02T03:05:05Z), 203.0.113.9 (until 2030-01-02T03:05:05Z), 2001:db8::9 (while there are connections)
+
+        Note: 10.7.2.13 is default/xwing: rules by name say nothing of it
+    "#]],
+    );
+    world.names = Some(Ok(Vec::new()));
+    let nobody = ask(&world, "xwing dock.empire.org 80/TCP");
+    assert!(
+        nobody.contains("80/TCP: allowed") && !nobody.contains("Note"),
+        "{nobody}"
+    );
+    assert!(
+        ask(&world, "dock.empire.org xwing")
+            .starts_with("Error: SRC: dock.empire.org is no endpoint")
+    );
 }
 
 fn check_text(world: Option<&World>, text: &str) -> String {

@@ -2,15 +2,18 @@
 use std::fmt::Write as _;
 
 use ::policy::explain::{self, Miss, Request, Side, Why};
-use ::policy::reference::{Decision, Packet, RuleSource};
+use ::policy::reference::{Decision, Model, Packet, RuleSource};
+use ::policy::rule::Direction;
+use abi::proxy::KAFKA_REQUESTS;
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 
 use super::cluster::World;
+use super::name::{self, Named};
 use super::place::{self, Place};
 use super::{files, flows, manifest, traffic};
-use crate::error::{Findings, Usage};
+use crate::error::{Findings, Usage, one_line};
 use crate::kube::{ClusterArgs, block_on};
 use crate::output::OutputArgs;
 
@@ -22,15 +25,18 @@ pub struct WhyArgs {
     /// Who sends: NAMESPACE/POD, an address or range, node/NAME, labels, or an entity
     #[arg(value_name = "SRC")]
     source: String,
-    /// Who receives
+    /// Who receives; a name outside the cluster, too, as www.example.org
     #[arg(value_name = "DST")]
     destination: String,
     /// 80/TCP, 53/UDP, 9/SCTP, the name of a port, ICMP; without it all traffic is told
     #[arg(value_name = "PORT/PROTO")]
     traffic: Option<String>,
     /// Ask about an HTTP request; on 80/TCP if no other traffic is given
-    #[arg(long, num_args = 2, value_names = ["METHOD", "PATH"], conflicts_with_all = ["dns", "sni"])]
+    #[arg(long, num_args = 2, value_names = ["METHOD", "PATH"], conflicts_with_all = ["kafka", "dns", "sni"])]
     http: Vec<String>,
+    /// Ask about a Kafka request, as fetch; on 9092/TCP if no other traffic is given
+    #[arg(long, num_args = 2, value_names = ["REQUEST", "TOPIC"], conflicts_with_all = ["dns", "sni"])]
+    kafka: Vec<String>,
     /// Ask about a DNS question; by 53/UDP if no other traffic is given
     #[arg(long, value_name = "NAME", conflicts_with = "sni")]
     dns: Option<String>,
@@ -57,7 +63,7 @@ pub(super) struct Report {
 }
 
 /// Traffic with one answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 struct Answer {
     traffic: Vec<String>,
     /// allowed, or denied
@@ -68,7 +74,7 @@ struct Answer {
     ingress: Option<SideReport>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 struct SideReport {
     verdict: &'static str,
     /// rule, no-rule, not-enforced, or localhost
@@ -86,7 +92,7 @@ struct SideReport {
     needed: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, PartialEq, Serialize)]
 struct RuleReport {
     kind: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -108,6 +114,10 @@ pub fn run(cluster: &ClusterArgs, args: &WhyArgs) -> Result<()> {
     let documents = files::read(&args.files)?;
     let mut world = block_on(World::read(cluster))?;
     manifest::apply(&documents, &mut world)?;
+    if let Some((node, name)) = named(&world, args) {
+        let known = block_on(name::ask(cluster, &node, &name));
+        world.names = Some(known.map_err(|error| one_line(&error)));
+    }
     let report = answer(&world, args)?;
     args.output.print(&report, text)?;
     match report
@@ -120,10 +130,26 @@ pub fn run(cluster: &ClusterArgs, args: &WhyArgs) -> Result<()> {
     }
 }
 
+/// The name that is asked about, and the node whose agent knows its addresses.
+fn named(world: &World, args: &WhyArgs) -> Option<(String, String)> {
+    let source = Place::parse(&args.source, world).ok()?;
+    match Place::parse(&args.destination, world).ok()? {
+        Place::Name(name) => Some((source.node()?.to_owned(), name.text)),
+        _ => None,
+    }
+}
+
 pub(super) fn answer(world: &World, args: &WhyArgs) -> Result<Report> {
     let wrong = |what: &'static str| move |text: String| Usage(format!("{what}: {text}"));
     let source = Place::parse(&args.source, world).map_err(wrong("SRC"))?;
     let destination = Place::parse(&args.destination, world).map_err(wrong("DST"))?;
+    if let Place::Name(_) = source {
+        return Err(Usage(format!(
+            "SRC: {} is no endpoint: names are whom endpoints connect to",
+            args.source
+        ))
+        .into());
+    }
     if source.node().is_none()
         && destination.node().is_none()
         && !is_pod(&source)
@@ -139,46 +165,104 @@ pub(super) fn answer(world: &World, args: &WhyArgs) -> Result<Report> {
     }
     let ipv4 = source.may_be_ipv4() && destination.may_be_ipv4();
     let ports = destination.seen_from(source.node(), world).ports().clone();
-    let request = request(args);
-    let asker = Asker {
-        world,
-        source: &source,
-        destination: &destination,
-        request: request.as_ref(),
-    };
+    let request = request(args)?;
     let usual = request.as_ref().map(|request| match request {
         Request::Http { .. } => "80/TCP",
+        Request::Kafka { .. } => "9092/TCP",
         Request::Dns(_) => "53/UDP",
         Request::ServerName(_) => "443/TCP",
     });
-    let answers = match args.traffic.as_deref().or(usual) {
-        Some(text) => {
-            let packet = traffic::parse(text, ipv4, &ports).map_err(wrong("PORT/PROTO"))?;
-            vec![asker.answer(vec![traffic::name(packet)], &asker.ask(packet))]
+    let packet = args.traffic.as_deref().or(usual);
+    let packet = packet.map(|text| traffic::parse(text, ipv4, &ports));
+    let packet = packet.transpose().map_err(wrong("PORT/PROTO"))?;
+    let ask = |destination: &Place<'_>| {
+        let asker = Asker {
+            world,
+            source: &source,
+            destination,
+            request: request.as_ref(),
+        };
+        match packet {
+            Some(packet) => vec![asker.answer(vec![traffic::name(packet)], &asker.ask(packet))],
+            None => asker.all(&traffic::pieces(&world.policies, &ports, ipv4)),
         }
-        None => asker.all(&traffic::pieces(&world.policies, &ports, ipv4)),
     };
+    let answers = match &destination {
+        Place::Name(name) => of_all(&name.ends(&source, world), ask),
+        one => ask(one),
+    };
+    let mut notes = notes(world, &[&source, &destination]);
+    if let Place::Name(name) = &destination {
+        notes.extend(of_name(name, &source, world));
+    }
     Ok(Report {
         source: source.name(),
         source_detail: source.detail(),
         destination: destination.name(),
         destination_detail: destination.detail(),
         answers,
-        notes: notes(world, &[&source, &destination]),
+        notes,
     })
 }
 
+/// The answers for several ends: once, if they are the same for all of them.
+fn of_all(ends: &[Place<'_>], ask: impl Fn(&Place<'_>) -> Vec<Answer>) -> Vec<Answer> {
+    let mut all: Vec<Vec<Answer>> = ends.iter().map(&ask).collect();
+    if all.windows(2).all(|pair| pair[0] == pair[1]) {
+        return all.pop().unwrap_or_default();
+    }
+    for (end, answers) in ends.iter().zip(&mut all) {
+        let to = match end {
+            Place::Name(Named {
+                address: Some(address),
+                ..
+            }) => address.to_string(),
+            other => other.name(),
+        };
+        for answer in answers {
+            let traffic = answer.traffic.join(", ");
+            answer.traffic = vec![format!("{traffic} to {to}")];
+        }
+    }
+    all.into_iter().flatten().collect()
+}
+
+/// What is to be known of a name, where the source may not connect to everybody.
+fn of_name(name: &Named, source: &Place<'_>, world: &World) -> Vec<String> {
+    let model = Model {
+        settings: &world.settings,
+        policies: &world.policies,
+        groups: &world.groups,
+        services: &world.services,
+    };
+    let view = source.seen_from(source.node(), world);
+    match model.is_default_deny(Direction::Egress, &view.end()) {
+        true => name.notes(source, world),
+        false => Vec::new(),
+    }
+}
+
 /// The request that is asked about.
-fn request(args: &WhyArgs) -> Option<Request> {
+fn request(args: &WhyArgs) -> Result<Option<Request>> {
     if let [method, path] = args.http.as_slice() {
-        return Some(Request::Http {
+        return Ok(Some(Request::Http {
             method: method.clone(),
             path: path.clone(),
             host: None,
-        });
+        }));
+    }
+    if let [request, topic] = args.kafka.as_slice() {
+        let request = request.to_ascii_lowercase();
+        if !KAFKA_REQUESTS.contains(&request.as_str()) {
+            let accepted = KAFKA_REQUESTS.join(", ");
+            let what = format!("--kafka: {request:?} is no request; accepted: {accepted}");
+            return Err(Usage(what).into());
+        }
+        let topic = topic.clone();
+        return Ok(Some(Request::Kafka { request, topic }));
     }
     let dns = args.dns.clone().map(Request::Dns);
-    dns.or_else(|| args.sni.clone().map(Request::ServerName))
+    Ok(dns.or_else(|| args.sni.clone().map(Request::ServerName)))
 }
 
 fn is_pod(place: &Place<'_>) -> bool {
@@ -326,7 +410,18 @@ impl Asker<'_> {
             via,
             request: request.map(|(request, answer)| format!("{request}: {answer}")),
             near: near.collect(),
-            needed: side.needed.clone(),
+            needed: side.needed.clone().map(|text| self.by_name(text)),
+        }
+    }
+
+    /// What is needed towards a name, as rules by name say it.
+    fn by_name(&self, needed: String) -> String {
+        match self.destination {
+            Place::Name(name) => {
+                let rule = format!("toFQDNs matchName {}", name.text);
+                needed.replace("toEntities world", &rule)
+            }
+            _ => needed,
         }
     }
 

@@ -1,6 +1,9 @@
 //! Whether a request may pass on a connection that goes by way of the proxy: for people. The proxy has its own, fast way to the answer.
 use crate::reference::{Decision, Via};
-use crate::rule::{DnsRule, HttpRule, L7, L7Kind, L7Rules, Mismatch, canonical};
+use crate::rule::{
+    DnsRule, HttpRule, KafkaRole, KafkaRule, L7, L7Kind, L7Rules, Mismatch, canonical,
+};
+use abi::proxy::{KAFKA_CONSUME, KAFKA_PRODUCE, KAFKA_REQUESTS};
 use regex::RegexBuilder;
 use std::{fmt, sync::Arc};
 
@@ -15,6 +18,13 @@ pub enum Request {
         path: String,
         /// Its host, if it is known.
         host: Option<String>,
+    },
+    /// A Kafka request.
+    Kafka {
+        /// Its name, as `produce` or `fetch`.
+        request: String,
+        /// The topic that it is about.
+        topic: String,
     },
     /// A DNS question for this name.
     Dns(String),
@@ -33,8 +43,8 @@ pub enum Answer {
     Rule {
         /// The rule.
         rule: String,
-        /// If its headers, of which the question says nothing, are as the rule has them.
-        with_headers: bool,
+        /// What the question says nothing of, and has to be as the rule has it.
+        provided: Option<&'static str>,
     },
     /// No rule allows it.
     Denied,
@@ -46,6 +56,7 @@ impl Request {
     const fn kind(&self) -> L7Kind {
         match self {
             Self::Http { .. } => L7Kind::Http,
+            Self::Kafka { .. } => L7Kind::Kafka,
             Self::Dns(_) => L7Kind::Dns,
             Self::ServerName(_) => L7Kind::Tls,
         }
@@ -67,6 +78,7 @@ impl fmt::Display for Request {
                 Some(host) => write!(f, "{method} {path} of {host}"),
                 None => write!(f, "{method} {path}"),
             },
+            Self::Kafka { request, topic } => write!(f, "{request} of topic {topic}"),
             Self::Dns(name) => write!(f, "the question for {name}"),
             Self::ServerName(name) => write!(f, "TLS to {name}"),
         }
@@ -78,12 +90,12 @@ impl fmt::Display for Answer {
         match self {
             Self::NotSeen => f.write_str("allowed: requests are not looked at"),
             Self::All => f.write_str("allowed: every request is"),
-            Self::Rule { rule, with_headers } => {
-                let headers = match with_headers {
-                    true => ", if its headers are as the rule has them",
-                    false => "",
-                };
-                write!(f, "allowed by {rule}{headers}")
+            Self::Rule { rule, provided } => {
+                write!(f, "allowed by {rule}")?;
+                match provided {
+                    Some(what) => write!(f, ", if its {what} are as the rule has them"),
+                    None => Ok(()),
+                }
             }
             Self::Denied => f.write_str("denied: no rule above the transport allows it"),
             Self::OtherKind(kind) => write!(f, "denied: the proxy takes the connection for {kind}"),
@@ -111,33 +123,44 @@ fn of_via(via: &Via, request: &Request) -> Answer {
     }
     let mut found = None;
     for (policy, l7) in &via.rules {
-        for (place, with_headers) in met(&l7.rules, request) {
+        for (place, provided) in met(&l7.rules, request) {
             let rule = format!("{policy}: {}{place}", l7.path);
-            if !with_headers {
-                return Answer::Rule { rule, with_headers };
+            let answer = Answer::Rule { rule, provided };
+            if provided.is_none() {
+                return answer;
             }
-            found.get_or_insert(Answer::Rule { rule, with_headers });
+            found.get_or_insert(answer);
         }
     }
     found.unwrap_or(Answer::Denied)
 }
 
-/// The rules that a request meets, by their places, and whether its headers matter besides.
-fn met(rules: &L7Rules, request: &Request) -> Vec<(String, bool)> {
+/// The rules that a request meets, by their places, and what of it matters besides.
+fn met(rules: &L7Rules, request: &Request) -> Vec<(String, Option<&'static str>)> {
     match (rules, request) {
         (L7Rules::Http(rules), Request::Http { .. }) => of_http(rules, request, ""),
         (L7Rules::Inspect(rules), Request::Http { .. }) => match &rules.http {
             Some(http) => of_http(http, request, ".rules.http"),
-            None => vec![(String::new(), false)],
+            None => vec![(String::new(), None)],
         },
+        (L7Rules::Kafka(rules), Request::Kafka { request, topic }) => {
+            let rules = rules.iter().enumerate();
+            let rules = rules.filter(|(_, rule)| is_about(rule, request, topic));
+            let more = |rule: &KafkaRule| rule.client_id.is_some() || rule.api_version.is_some();
+            let named = rules.map(|(index, rule)| {
+                let provided = more(rule).then_some("version and client");
+                (place("", index), provided)
+            });
+            named.collect()
+        }
         (L7Rules::Dns(rules), Request::Dns(name)) => {
             let rules = rules.iter().enumerate();
             let rules = rules.filter(|(_, rule)| is_like(rule, name));
-            rules.map(|(index, _)| (place("", index), false)).collect()
+            rules.map(|(index, _)| (place("", index), None)).collect()
         }
         (L7Rules::Tls(names), Request::ServerName(name)) => of_names(names, name, ""),
         (L7Rules::Inspect(rules), Request::ServerName(name)) => match &rules.server_names[..] {
-            [] => vec![(String::new(), false)],
+            [] => vec![(String::new(), None)],
             names => of_names(names, name, ".serverNames"),
         },
         _ => Vec::new(),
@@ -148,7 +171,11 @@ fn place(list: &str, index: usize) -> String {
     format!("{list}[{index}]")
 }
 
-fn of_http(rules: &[HttpRule], request: &Request, list: &str) -> Vec<(String, bool)> {
+fn of_http(
+    rules: &[HttpRule],
+    request: &Request,
+    list: &str,
+) -> Vec<(String, Option<&'static str>)> {
     let Request::Http { method, path, host } = request else {
         return Vec::new();
     };
@@ -159,22 +186,33 @@ fn of_http(rules: &[HttpRule], request: &Request, list: &str) -> Vec<(String, bo
     };
     let rules = rules.iter().enumerate();
     let rules = rules.filter(|(_, rule)| meets(rule));
-    let named = rules.map(|(index, rule)| (place(list, index), needs_headers(rule)));
+    let named =
+        rules.map(|(index, rule)| (place(list, index), needs_headers(rule).then_some("headers")));
     named.collect()
 }
 
-fn of_names(names: &[String], name: &str, list: &str) -> Vec<(String, bool)> {
+fn of_names(names: &[String], name: &str, list: &str) -> Vec<(String, Option<&'static str>)> {
     let names = names.iter().enumerate();
     let names = names.filter(|(_, pattern)| is_server(pattern, name));
-    names
-        .map(|(index, _)| (place(list, index), false))
-        .collect()
+    names.map(|(index, _)| (place(list, index), None)).collect()
 }
 
 fn needs_headers(rule: &HttpRule) -> bool {
     rule.headers
         .iter()
         .any(|header| header.mismatch == Mismatch::Reject)
+}
+
+/// True if the rule is about such a request and topic.
+fn is_about(rule: &KafkaRule, request: &str, topic: &str) -> bool {
+    let key = KAFKA_REQUESTS.iter().position(|known| *known == request);
+    let key = key.and_then(|key| i16::try_from(key).ok());
+    let asked = match (rule.role, &rule.api_key) {
+        (Some(KafkaRole::Produce), _) => key.is_some_and(|key| KAFKA_PRODUCE.contains(&key)),
+        (Some(KafkaRole::Consume), _) => key.is_some_and(|key| KAFKA_CONSUME.contains(&key)),
+        (None, own) => own.as_ref().is_none_or(|own| own == request),
+    };
+    asked && rule.topic.as_ref().is_none_or(|own| own == topic)
 }
 
 /// True if the whole text is as the expression says; a text that is not known meets any.
@@ -276,6 +314,35 @@ mod tests {
             ask(&Decision::NotEnforced, &question),
             Some(Answer::NotSeen)
         );
+    }
+
+    #[test]
+    fn topics() {
+        let rules = L7Rules::Kafka(vec![
+            KafkaRule {
+                role: Some(KafkaRole::Produce),
+                topic: Some("orders".to_owned()),
+                ..KafkaRule::default()
+            },
+            KafkaRule {
+                api_key: Some("fetch".to_owned()),
+                client_id: Some("reader".to_owned()),
+                ..KafkaRule::default()
+            },
+        ]);
+        let asked = |request: &str, topic: &str| {
+            let request = Request::Kafka {
+                request: request.to_owned(),
+                topic: topic.to_owned(),
+            };
+            ask(&via(rules.clone()), &request).unwrap().to_string()
+        };
+        for request in ["produce", "metadata"] {
+            assert!(asked(request, "orders").ends_with("rules[0]"), "{request}");
+            assert!(asked(request, "wages").starts_with("denied"), "{request}");
+        }
+        let fetched = asked("fetch", "wages");
+        assert!(fetched.ends_with("rules[1], if its version and client are as the rule has them"));
     }
 
     #[test]

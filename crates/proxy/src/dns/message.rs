@@ -10,6 +10,9 @@ const UDP_PLAIN: usize = 512;
 /// What our own answers say that we take over UDP.
 const UDP_OURS: u16 = 1232;
 
+/// Longest way of aliases that is followed backwards through an answer: resolvers give up earlier.
+const ALIASES: usize = 16;
+
 /// A question, as a client asks it.
 #[derive(Clone, Debug)]
 pub struct Question {
@@ -160,8 +163,8 @@ impl Question {
             ttl: u32::MAX,
             ..Answered::default()
         };
-        // Aliases may stand in any order; each round finds at least one, or is the last.
-        for _ in 0..answer.answers.len() {
+        // Aliases may stand in any order; each round finds at least one, or is the last. Nobody has to follow thousands of them.
+        for _ in 0..ALIASES {
             let before = names.len();
             for record in &answer.answers {
                 if let RData::CNAME(target) = &record.data
@@ -337,6 +340,17 @@ mod tests {
         assert_eq!(learned.cnames, ["b.example.net", "c.example.net"]);
         assert_eq!((learned.ttl, learned.rcode), (30, 0));
         assert_eq!(learned.rrtypes, ["A", "CNAME"]);
+        // A long way backwards is not followed to its end.
+        answer.answers = (0..4000)
+            .rev()
+            .map(|n| alias(&format!("n{n}.org."), 1, &format!("n{}.org.", n + 1)))
+            .chain([
+                alias("www.example.org.", 1, "n0.org."),
+                a("n4000.org.", 1, 4),
+            ])
+            .collect();
+        let learned = question.learn(&answer);
+        assert!(learned.ips.is_empty() && learned.cnames.len() == ALIASES);
         // Aliases that go round in circles end, too.
         answer.answers = vec![
             alias("www.example.org.", 1, "b."),

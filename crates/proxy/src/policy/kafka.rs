@@ -1,11 +1,6 @@
 //! Rules of Kafka requests, compiled.
 use crate::config::{KafkaRule, Role};
-use abi::proxy::KAFKA_REQUESTS;
-
-/// What clients that write need: produce, metadata, versions.
-const PRODUCE: &[i16] = &[0, 3, 18];
-/// What clients that read need: fetch, offsets, metadata, the group's requests, versions.
-const CONSUME: &[i16] = &[1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 18];
+use abi::proxy::{KAFKA_CONSUME, KAFKA_PRODUCE, KAFKA_REQUESTS};
 
 /// Name of a request.
 #[must_use]
@@ -96,8 +91,8 @@ impl KafkaRules {
 
 fn keys(rule: &KafkaRule) -> Result<Option<Box<[i16]>>, String> {
     match (rule.role, &rule.api_key) {
-        (Some(Role::Produce), None) => Ok(Some(PRODUCE.into())),
-        (Some(Role::Consume), None) => Ok(Some(CONSUME.into())),
+        (Some(Role::Produce), None) => Ok(Some(KAFKA_PRODUCE.into())),
+        (Some(Role::Consume), None) => Ok(Some(KAFKA_CONSUME.into())),
         (None, Some(name)) if !name.is_empty() => {
             let lower = name.to_ascii_lowercase();
             let at = KAFKA_REQUESTS.iter().position(|known| *known == lower);

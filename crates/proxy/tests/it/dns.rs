@@ -28,8 +28,8 @@ use tokio::{
 
 /// Notes what is learned, and lets nothing go on before it is told to.
 #[derive(Default)]
-struct Notebook {
-    seen: Mutex<Vec<Learned>>,
+pub struct Notebook {
+    pub seen: Mutex<Vec<Learned>>,
     holds: bool,
     go: Arc<Notify>,
 }
@@ -46,16 +46,16 @@ impl Learn for Notebook {
     }
 }
 
-struct World {
-    proxy: SocketAddr,
+pub struct World {
+    pub proxy: SocketAddr,
     records: Records,
-    learn: Arc<Notebook>,
+    pub learn: Arc<Notebook>,
     policy: watch::Sender<Arc<Policy>>,
     drainer: Drainer,
 }
 
 impl World {
-    async fn new(server: SocketAddr, rules: Vec<DnsRule>) -> Self {
+    pub async fn new(server: SocketAddr, rules: Vec<DnsRule>) -> Self {
         Self::with(
             server,
             &dns_rules(1, rules),
@@ -117,24 +117,24 @@ async fn pair() -> (UdpSocket, TcpListener) {
     }
 }
 
-fn name(text: &str) -> Name {
+pub fn name(text: &str) -> Name {
     Name::from_ascii(text).unwrap()
 }
 
-fn question(text: &str, kind: RecordType) -> Message {
+pub fn question(text: &str, kind: RecordType) -> Message {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
     message.add_query(Query::query(name(text), kind));
     message
 }
 
-async fn client(proxy: SocketAddr) -> UdpSocket {
+pub async fn client(proxy: SocketAddr) -> UdpSocket {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     socket.connect(proxy).await.unwrap();
     socket
 }
 
-async fn ask(proxy: SocketAddr, message: &Message) -> Message {
+pub async fn ask(proxy: SocketAddr, message: &Message) -> Message {
     let socket = client(proxy).await;
     socket.send(&message.to_vec().unwrap()).await.unwrap();
     let mut buffer = [0; 65535];
@@ -153,7 +153,7 @@ async fn ask_tcp(stream: &mut TcpStream, message: &Message) -> Message {
 }
 
 /// The right answer: an alias and `count` addresses.
-fn reply(message: &Message, count: u8) -> Message {
+pub fn reply(message: &Message, count: u8) -> Message {
     let mut answer = message.clone();
     answer.metadata.message_type = MessageType::Response;
     let asked = message.queries[0].name().clone();
@@ -170,7 +170,7 @@ fn reply(message: &Message, count: u8) -> Message {
 }
 
 /// A server of both transports; answers come from the function, several to one question if it likes.
-async fn server(
+pub async fn server(
     answer: impl Fn(&Message) -> Vec<Message> + Send + Sync + Clone + 'static,
 ) -> SocketAddr {
     let (udp, tcp) = pair().await;
@@ -205,7 +205,7 @@ async fn server(
     address
 }
 
-fn pattern(text: &str) -> Vec<DnsRule> {
+pub fn pattern(text: &str) -> Vec<DnsRule> {
     vec![DnsRule::MatchPattern(text.into())]
 }
 

@@ -5,6 +5,7 @@ mod clients;
 mod control;
 mod corpus;
 mod dns;
+mod dns_attacks;
 mod http;
 mod inspect;
 mod kafka;
