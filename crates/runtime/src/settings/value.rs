@@ -248,10 +248,11 @@ macro_rules! words {
             const ACCEPTED: &str = $accepted;
 
             fn parse(text: &str) -> Option<Self> {
-                match text.to_ascii_lowercase().as_str() {
-                    $($word $(| $alias)* => Some(Self::$variant),)+
-                    _ => None,
-                }
+                let is = |words: &[&str]| words.iter().any(|word| text.eq_ignore_ascii_case(word));
+                $(if is(&[$word $(, $alias)*]) {
+                    return Some(Self::$variant);
+                })+
+                None
             }
 
             fn show(&self) -> String {
@@ -267,6 +268,29 @@ pub(super) use words;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_are_known_in_any_case() {
+        words! {
+            /// Two words.
+            Answer, "no or notNow" {
+                /// As it is.
+                No = "no" | "never",
+                /// With a capital within.
+                NotNow = "notNow",
+            }
+        }
+        for (text, expected) in [
+            ("NO", Some(Answer::No)),
+            ("Never", Some(Answer::No)),
+            ("notNow", Some(Answer::NotNow)),
+            ("notnow", Some(Answer::NotNow)),
+            ("not", None),
+        ] {
+            assert_eq!(Answer::parse(text), expected, "{text}");
+        }
+        assert_eq!(Answer::NotNow.show(), "notNow");
+    }
 
     #[test]
     fn durations_parse_and_print() {
