@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hypha_e2e::cluster::{Cluster, pod_yaml};
 use nix::sys::signal::Signal;
+use serde_json::{Map, Value, json};
 use testkit::{skip_unless_root, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -98,5 +99,119 @@ fn e2e_ipam_changes_with_settings_and_a_deleted_cilium_node() {
         let endpoints = cluster.kubectl(&["get", "ciliumendpoints", "-o=name"]);
         (endpoints.lines().count() == 6).then_some(())
     });
+    cluster.assert_clean();
+}
+
+/// Lists addresses of both families in a node's object, besides those that it has.
+fn list_addresses(cluster: &Cluster, node: &str, last: std::ops::Range<u32>) {
+    let number = &node["node".len()..];
+    let of_both = |i| {
+        [
+            format!("172.21.{number}.{i}"),
+            format!("fd00:21:{number}::{i}"),
+        ]
+    };
+    let pool: Map<_, _> = last.flat_map(of_both).map(|ip| (ip, json!({}))).collect();
+    let patch = json!({"spec": {"ipam": {"pool": pool}}}).to_string();
+    cluster.kubectl(&["patch", "ciliumnode", node, "--type=merge", "-p", &patch]);
+}
+
+#[test]
+fn e2e_ipam_of_listed_addresses() {
+    if skip_unless_root() {
+        return;
+    }
+    let cluster = Cluster::up("e2e-listed", &["--nodes", "2"]);
+    let often = ("ipam-cilium-node-update-rate", "1s");
+    set(&cluster, &[("ipam", "crd"), often]);
+    cluster.restart_operator(Signal::SIGTERM);
+    for node in NODES {
+        // The router's, and one for a pod.
+        list_addresses(&cluster, node, 10..12);
+        restart(&cluster, node);
+        cluster.lab.apply(&pod_yaml(&format!("first-{node}"), node));
+    }
+    let addresses = |pod: &str| {
+        let found = wait_until("a pod has addresses", LIMIT, || {
+            Some(cluster.lab.pod_ips(pod)).filter(|ips| ips.len() == 2)
+        });
+        assert!(
+            found[0].starts_with("172.21.") && found[1].starts_with("fd00:21:"),
+            "{found:?}"
+        );
+        found
+    };
+    let (_, there) = (addresses("first-node1"), addresses("first-node2"));
+    for ip in &there {
+        wait_until("packets find their way", LIMIT, || {
+            let ping = ["ping", "-c1", "-W1", ip];
+            cluster.lab.exec("first-node1", &ping).ok().then_some(())
+        });
+    }
+    // There is none for a second one, until somebody lists more.
+    let there_too = r#"--overrides={"spec": {"nodeName": "node2"}}"#;
+    cluster.kubectl(&["run", "second", "--image=hypha/echo", there_too]);
+    wait_until("the lack is told", LIMIT, || {
+        let told = cluster.warnings("second");
+        told.iter()
+            .any(|line| line.contains("FailedCreatePodSandBox"))
+            .then_some(())
+    });
+    list_addresses(&cluster, "node2", 12..13);
+    let second = addresses("second");
+    wait_until("what is in use is told", LIMIT, || {
+        let used = cluster.kubectl(&["get", "ciliumnode", "node2", "-o=jsonpath={.status.ipam}"]);
+        let used: Value = serde_json::from_str(&used).ok()?;
+        let owner = |ip: &String, pod: &str| {
+            let family = if ip.contains(':') {
+                "ipv6-used"
+            } else {
+                "used"
+            };
+            used[family][ip]["owner"] == format!("default/{pod}")
+        };
+        let all = second.iter().all(|ip| owner(ip, "second"));
+        (all && there.iter().all(|ip| owner(ip, "first-node2"))).then_some(())
+    });
+    cluster.assert_clean();
+}
+
+#[test]
+fn e2e_settings_of_single_nodes() {
+    if skip_unless_root() {
+        return;
+    }
+    let cluster = Cluster::up("e2e-node-config", &["--nodes", "2"]);
+    let audits = |node: &str| {
+        let run = cluster.lab.hypha(&["dbg", "config", "--node", node]);
+        assert!(run.ok(), "{}", run.stderr);
+        let line = |line: &str| line.replace(' ', "") == "policy-audit-mode:true";
+        run.stdout.lines().any(line)
+    };
+    cluster.kubectl(&["label", "node", "node1", "watched=yes"]);
+    let config = json!({
+        "apiVersion": "cilium.io/v2", "kind": "CiliumNodeConfig",
+        "metadata": {"name": "watched", "namespace": "kube-system"},
+        "spec": {"nodeSelector": {"matchLabels": {"watched": "yes"}}, "defaults": {"policy-audit-mode": "true"}},
+    });
+    cluster.lab.apply(&config.to_string());
+    NODES.iter().for_each(|node| restart(&cluster, node));
+    assert_eq!(NODES.map(audits), [true, false], "the labels choose");
+    // What makes no sense is told with its place, and the agent that runs stays as it is.
+    let wrong = json!({"spec": {"defaults": {"policy-audit-mode": "maybe"}}}).to_string();
+    let patch = [
+        "patch",
+        "ciliumnodeconfig",
+        "-n=kube-system",
+        "watched",
+        "--type=merge",
+        "-p",
+        &wrong,
+    ];
+    cluster.kubectl(&patch);
+    assert!(cluster.is_healthy("node1") && audits("node1"));
+    cluster.kubectl(&["delete", "ciliumnodeconfig", "-n=kube-system", "watched"]);
+    restart(&cluster, "node1");
+    assert_eq!(NODES.map(audits), [false, false]);
     cluster.assert_clean();
 }
