@@ -1,5 +1,6 @@
 //! Accepting connections, as many as there are places for.
 use crate::drain::Drain;
+use futures::FutureExt;
 use std::{sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -25,11 +26,8 @@ pub(crate) async fn run<F>(
             };
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let work = serve(stream);
-                    tokio::spawn(async move {
-                        work.await;
-                        drop(place);
-                    });
+                    // Not a block around it: that would keep two copies of what it needs.
+                    tokio::spawn(serve(stream).map(move |()| drop(place)));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "cannot accept a connection");

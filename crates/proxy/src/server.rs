@@ -9,6 +9,7 @@ use crate::{
     record,
     store::Store,
     tls, transparent,
+    workers::Workers,
 };
 use std::{
     fs, io,
@@ -16,12 +17,15 @@ use std::{
     os::{fd::OwnedFd, unix::net::UnixListener},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
     time::Duration,
 };
-use tokio::{sync::oneshot, task::JoinHandle};
+use tokio::{runtime::Handle, sync::oneshot, task::JoinHandle};
 
 const CONTROL: &str = "control.sock";
 const HANDOVER: &str = "handover.sock";
+/// Threads that serve, unless somebody says so, at most.
+const WORKERS: usize = 4;
 
 /// How a proxy runs.
 #[derive(Clone, Debug)]
@@ -46,6 +50,8 @@ pub struct Config {
     pub drain: Duration,
     /// Its sockets take what was meant for others, see [`transparent`].
     pub transparent: bool,
+    /// Threads that serve.
+    pub workers: usize,
 }
 
 impl Config {
@@ -63,6 +69,7 @@ impl Config {
             records: 4096,
             drain: Duration::from_secs(60),
             transparent: false,
+            workers: thread::available_parallelism().map_or(1, |cpus| cpus.get().min(WORKERS)),
         }
     }
 
@@ -117,6 +124,7 @@ pub struct Server {
     /// Its sockets' addresses, in the order of [`Config::listeners`].
     pub addresses: Vec<SocketAddr>,
     drainer: drain::Drainer,
+    _workers: Workers,
     deadline: Duration,
     line: JoinHandle<()>,
     replaced: oneshot::Receiver<()>,
@@ -150,20 +158,25 @@ impl Server {
             tracing::error!(%error, "without a snapshot nothing is allowed until the agent sends one");
         }
         let (drainer, drain) = drain::channel();
+        let workers = Workers::start(config.workers).map_err(at("threads that serve"))?;
         let engines = Engines::new(&config, &control, &origin, &recorder, &drain);
         // From here on only what serves holds the drain.
         drop(drain);
         let mut offered = Sockets::new();
         let mut addresses = Vec::new();
-        for listen in &config.listeners {
+        for (number, listen) in config.listeners.iter().enumerate() {
             let what = || format!("{} at {}", listen.name, listen.address);
             let fd = sockets.remove(&listen.name);
             let fd = fd.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound));
             let fd = fd.map_err(at(what()))?;
             let copy = fd.try_clone().map_err(at(what()))?;
             offered.insert(listen.name.clone(), copy);
-            let address = engines.serve(listen.kind, fd).map_err(at(what()))?;
-            addresses.push(address);
+            let served = if listen.kind == Kind::Dns(Transport::Udp) {
+                engines.serve_datagrams(fd, workers.one(number))
+            } else {
+                engines.serve_streams(listen.kind, &fd, &workers)
+            };
+            addresses.push(served.map_err(at(what()))?);
         }
         let line = listen_to_agent(&config, &control)?;
         if let Some(taken) = taken {
@@ -175,6 +188,7 @@ impl Server {
             control,
             addresses,
             drainer,
+            _workers: workers,
             deadline: config.drain,
             line,
             replaced,
@@ -241,36 +255,42 @@ impl Engines {
         }
     }
 
-    /// Serves a socket in a task of its own; the result is its address.
-    fn serve(&self, kind: Kind, fd: OwnedFd) -> io::Result<SocketAddr> {
+    /// Serves datagrams on one thread; the result is the socket's address.
+    fn serve_datagrams(&self, fd: OwnedFd, worker: &Handle) -> io::Result<SocketAddr> {
+        let socket = UdpSocket::from(fd);
+        let address = socket.local_addr()?;
+        socket.set_nonblocking(true)?;
+        let _inside = worker.enter();
+        let socket = tokio::net::UdpSocket::from_std(socket)?;
+        let socket: Arc<dyn Datagrams> = if self.transparent {
+            Arc::new(transparent::Datagrams::new(socket))
+        } else {
+            Arc::new(socket)
+        };
         let dns = self.dns.clone();
-        if kind == Kind::Dns(Transport::Udp) {
-            let socket = UdpSocket::from(fd);
-            let address = socket.local_addr()?;
-            socket.set_nonblocking(true)?;
-            let socket = tokio::net::UdpSocket::from_std(socket)?;
-            let socket: Arc<dyn Datagrams> = if self.transparent {
-                Arc::new(transparent::Datagrams::new(socket))
-            } else {
-                Arc::new(socket)
-            };
-            tokio::spawn(async move { dns.run_udp(socket).await });
-            return Ok(address);
-        }
-        let listener = TcpListener::from(fd);
-        let address = listener.local_addr()?;
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let (http, kafka, tls) = (self.http.clone(), self.kafka.clone(), self.tls.clone());
-        tokio::spawn(async move {
-            match kind {
-                Kind::Http => http.run(listener).await,
-                Kind::Dns(_) => dns.run_tcp(listener).await,
-                Kind::Kafka => kafka.run(listener).await,
-                Kind::Tls => tls.run(listener).await,
-            }
-        });
+        worker.spawn(async move { dns.run_udp(socket).await });
         Ok(address)
+    }
+
+    /// Serves connections on all threads, each on the one that accepts it; the result is the listener's address.
+    fn serve_streams(&self, kind: Kind, fd: &OwnedFd, workers: &Workers) -> io::Result<SocketAddr> {
+        let listener = TcpListener::from(fd.try_clone()?);
+        listener.set_nonblocking(true)?;
+        for worker in workers.all() {
+            let _inside = worker.enter();
+            let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
+            let (http, dns) = (self.http.clone(), self.dns.clone());
+            let (kafka, tls) = (self.kafka.clone(), self.tls.clone());
+            worker.spawn(async move {
+                match kind {
+                    Kind::Http => http.run(listener).await,
+                    Kind::Dns(_) => dns.run_tcp(listener).await,
+                    Kind::Kafka => kafka.run(listener).await,
+                    Kind::Tls => tls.run(listener).await,
+                }
+            });
+        }
+        listener.local_addr()
     }
 }
 

@@ -11,6 +11,7 @@ mod health;
 mod sessions;
 
 use std::fs::File;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -39,6 +40,9 @@ const LOOK: Duration = Duration::from_millis(200);
 const WATCH: Duration = Duration::from_secs(5);
 /// How long one that was replaced waits before it looks whether its successor lives: that has to get the lock first.
 const STAND_BACK: Duration = Duration::from_secs(3);
+/// How long one that is told to stop waits for a successor, which may be about to start: a pod in the node's network passes for
+/// ready while its predecessor answers the probe.
+const SUCCESSION: Duration = Duration::from_secs(3);
 
 /// Arguments of `hypha proxy`.
 #[derive(Clone, Debug, Args)]
@@ -132,9 +136,8 @@ impl ProxyArgs {
         let kept = confine::drop_unneeded()?;
         tracing::info!(netns = %self.netns.display(), capabilities = kept, "proxy starting");
         ::datapath::share_heap();
-        let workers = std::thread::available_parallelism().map_or(1, |cpus| cpus.get().min(4));
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(workers)
+        // Whatever serves has threads of its own.
+        let runtime = tokio::runtime::Builder::new_current_thread()
             .max_blocking_threads(2)
             .enable_all()
             .build()
@@ -208,17 +211,11 @@ impl ProxyArgs {
             );
             let lock = tokio::select! {
                 lock = self.lock() => lock?,
-                signal = &mut signal => {
-                    signal.context("installing signal handlers")?;
-                    return self.finish(server).await;
-                }
+                signal = &mut signal => return self.stop(server, signal).await,
             };
             let healthy = health.as_ref().map(Health::serve).transpose()?;
             tokio::select! {
-                signal = &mut signal => {
-                    tracing::info!("{}: the proxy finishes", signal.context("installing signal handlers")?);
-                    return self.finish(server).await;
-                }
+                signal = &mut signal => return self.stop(server, signal).await,
                 () = server.replaced() => {}
                 () = self.moved(&place.netns) => {
                     let _ = self.finish(server).await;
@@ -240,6 +237,19 @@ impl ProxyArgs {
                 }
             }
         }
+    }
+
+    /// Finishes once another process has the sockets: with the last process that has them goes whoever waits to be accepted.
+    async fn stop(&self, mut server: Server, signal: io::Result<&'static str>) -> Result<()> {
+        let signal = signal.context("installing signal handlers")?;
+        tracing::info!("{signal}: the proxy finishes");
+        tokio::select! {
+            () = server.replaced() => {}
+            () = tokio::time::sleep(SUCCESSION) => {}
+            // Told twice.
+            _ = stop::signalled() => {}
+        }
+        self.finish(server).await
     }
 
     async fn finish(&self, server: Server) -> Result<()> {

@@ -17,11 +17,14 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{
+    future::poll_fn,
     io,
-    pin::pin,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
+    task::{Poll, ready},
 };
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{io::ReadBuf, net::TcpStream};
 
 /// What clients of HTTP/2 say first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -123,15 +126,24 @@ async fn first_bytes(shared: &Shared, stream: &mut impl Stream) -> io::Result<By
     let mut first = BytesMut::new();
     let mut limit = shared.limits.idle;
     while PREFACE.starts_with(&first) && first.len() < PREFACE.len() {
-        let mut space = [0; 4096];
-        let got = tokio::time::timeout(limit, stream.read(&mut space)).await??;
-        if got == 0 {
+        if tokio::time::timeout(limit, more(stream, &mut first)).await?? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        first.extend_from_slice(&space[..got]);
         limit = shared.limits.head_time;
     }
     Ok(first)
+}
+
+/// Reads once, from a place that is not kept for as long as the connection lives; 0 is the end.
+async fn more(stream: &mut impl Stream, to: &mut BytesMut) -> io::Result<usize> {
+    poll_fn(|cx| {
+        let mut space = [MaybeUninit::uninit(); 4096];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+        to.extend_from_slice(buffer.filled());
+        Poll::Ready(Ok(buffer.filled().len()))
+    })
+    .await
 }
 
 async fn serve_one(connection: Arc<Connection>, inlet: Inlet<impl Stream + 'static>) {
@@ -139,7 +151,7 @@ async fn serve_one(connection: Arc<Connection>, inlet: Inlet<impl Stream + 'stat
     let gone = connection.upstream.gone.clone();
     let link = connection.link.clone();
     let head = connection.shared.limits.head;
-    let service = service_fn(move |request| connection.clone().handle(request));
+    let service = service_fn(move |request| Box::pin(connection.clone().handle(request)));
     let mut serving = pin!(
         http1::Builder::new()
             .auto_date_header(false)

@@ -249,21 +249,26 @@ impl Connection {
             .iter()
             .map(|change| change.header().to_string());
         asked.http.differing = names.collect();
-        self.record(&asked, asked.verdict, None, asked.http.clone());
+        self.record(&asked, asked.verdict, None, || asked.http.clone());
         // The answer's record does not repeat them.
         asked.http.headers = Vec::new();
         asked
     }
 
     fn record_answer(&self, asked: &Asked, status: StatusCode, verdict: Verdict) {
-        let http = Http {
+        self.record(asked, verdict, Some(asked.began.elapsed()), || Http {
             code: status.as_u16(),
             ..asked.http.clone()
-        };
-        self.record(asked, verdict, Some(asked.began.elapsed()), http);
+        });
     }
 
-    fn record(&self, asked: &Asked, verdict: Verdict, latency: Option<Duration>, http: Http) {
+    fn record(
+        &self,
+        asked: &Asked,
+        verdict: Verdict,
+        latency: Option<Duration>,
+        http: impl FnOnce() -> Http,
+    ) {
         self.shared.recorder.record(|| Record {
             time: SystemTime::now(),
             session: self.session,
@@ -272,7 +277,7 @@ impl Connection {
             verdict,
             rule: asked.rule.clone(),
             latency,
-            layer7: Layer7::Http(http),
+            layer7: Layer7::Http(http()),
         });
     }
 }

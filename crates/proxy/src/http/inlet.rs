@@ -5,6 +5,7 @@ use bytes::{Buf, BytesMut};
 use futures::task::AtomicWaker;
 use std::{
     io,
+    mem::MaybeUninit,
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
@@ -259,8 +260,8 @@ fn after(upgrade: bool) -> State {
 impl<T: AsyncRead + Unpin> Inlet<T> {
     /// Reads more to be checked; `Ok(0)` is the end.
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut space = [0; READ];
-        let mut buffer = ReadBuf::new(&mut space);
+        let mut space = [MaybeUninit::uninit(); READ];
+        let mut buffer = ReadBuf::uninit(&mut space);
         ready!(Pin::new(&mut self.inner).poll_read(cx, &mut buffer))?;
         let got = buffer.filled();
         self.raw.extend_from_slice(got);

@@ -104,7 +104,7 @@ impl Upstream {
             let kept = self.sender.lock().await.take();
             let (mut sender, reused) = match kept {
                 Some(Sender::One(sender)) => (sender, true),
-                _ => self.connect_one(shared, session, &host(&request)).await?,
+                _ => Box::pin(self.connect_one(shared, session, &host(&request))).await?,
             };
             if sender.ready().await.is_err() && reused {
                 continue;
@@ -131,7 +131,8 @@ impl Upstream {
                 match &*kept {
                     Some(Sender::Two(sender)) if !sender.is_closed() => (sender.clone(), true),
                     _ => {
-                        let made = self.connect_two(shared, session, &host(&request)).await?;
+                        let host = host(&request);
+                        let made = Box::pin(self.connect_two(shared, session, &host)).await?;
                         *kept = Some(Sender::Two(made.0.clone()));
                         made
                     }
