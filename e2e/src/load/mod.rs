@@ -3,6 +3,7 @@
 //! Clients and servers are threads of the test. A socket belongs to the network namespace of the thread that made it, so each is
 //! made on a thread that entered the pod, and nothing has to be started in pods.
 
+mod asking;
 mod counters;
 mod echo;
 mod stream;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use netlink::Netns;
 
 use crate::cluster::{Cluster, Place};
+pub use asking::{Asked, Asking};
 pub use counters::Counters;
 
 /// A socket that waits longer than this has lost its peer.

@@ -135,8 +135,6 @@ fn lab() -> Cluster {
     let lab = LabBuilder::new(hypha_e2e::program("hypha"), "e2e-l7-dns").args(&[
         "--nodes",
         "2",
-        "--agent-config",
-        "enable-l7-proxy=true",
         // Machines that run tests are busy; nobody is to connect before the kernel knows.
         "--agent-config",
         "tofqdns-proxy-response-max-delay=8s",
@@ -147,7 +145,6 @@ fn lab() -> Cluster {
 fn stage(cluster: &Cluster) -> Option<Shell> {
     let sh = Shell::new(cluster, Release::New)?;
     serve_outside(&cluster.host("router"));
-    sh.ok("kubectl -n kube-system rollout status ds/cilium-envoy --timeout 60s");
     cluster.lab.apply(&objects());
     cluster.lab.apply(CLIENT);
     sh.ok("kubectl wait --for=condition=Ready pod/client --timeout 60s");

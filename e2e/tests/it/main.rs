@@ -11,6 +11,7 @@ mod input;
 mod ipam;
 mod layer7;
 mod layer7_dns;
+mod layer7_faults;
 mod layer7_kafka;
 mod layer7_load;
 mod layer7_tls;

@@ -98,12 +98,15 @@ async fn up(client: Client) {
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), "kube-system");
     let deployments: Api<Deployment> = Api::namespaced(client, "kube-system");
     loop {
-        if let Ok(Some(set)) = sets.get_opt("cilium").await {
+        for name in ["cilium", "cilium-envoy"] {
+            let Ok(Some(set)) = sets.get_opt(name).await else {
+                continue;
+            };
             let status = json!({"observedGeneration": set.metadata.generation, "desiredNumberScheduled": 3, "currentNumberScheduled": 3,
                 "numberMisscheduled": 0, "updatedNumberScheduled": 3, "numberReady": 3, "numberAvailable": 3});
             let _ = sets
                 .patch_status(
-                    "cilium",
+                    name,
                     &PatchParams::default(),
                     &Patch::Merge(json!({"status": status})),
                 )
@@ -148,7 +151,7 @@ fn a_cluster_is_set_up_changed_and_left() {
     // Nothing is changed by trying.
     assert_eq!(
         documents(&cluster.good(&["install", "--dry-run", "--set", "debug.enabled=true"])).len(),
-        16
+        18
     );
     let values = cluster.good(&[
         "install",
@@ -263,6 +266,7 @@ fn settings_and_state_are_those_of_the_pods() {
     let out = cluster.good(&["status", "--wait", "--wait-duration", "20s"]);
     for line in [
         "DaemonSet cilium Desired: 3, Ready: 3/3, Available: 3/3",
+        "DaemonSet cilium-envoy Desired: 3, Ready: 3/3, Available: 3/3",
         "Deployment cilium-operator Desired: 1, Ready: 1/1, Available: 1/1",
         "Helm chart version: 0.1.0",
     ] {

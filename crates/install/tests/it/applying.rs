@@ -39,7 +39,7 @@ async fn a_release_comes_changes_and_goes() {
             .unwrap(),
         1
     );
-    assert_eq!(cluster.steps.len(), 16);
+    assert_eq!(cluster.steps.len(), 18);
     assert_eq!(
         cluster.steps[0],
         "ServiceAccount kube-system/cilium created"
@@ -50,7 +50,7 @@ async fn a_release_comes_changes_and_goes() {
     {
         assert_eq!(
             text,
-            "daemonset.apps/cilium\ndeployment.apps/cilium-operator"
+            "daemonset.apps/cilium\ndaemonset.apps/cilium-envoy\ndeployment.apps/cilium-operator"
         );
         let config = "-n kube-system get cm cilium-config -o jsonpath={.data.ipam}{.metadata.labels.app\\.kubernetes\\.io/managed-by}";
         assert_eq!(cluster.kubectl(config).await.unwrap(), "cluster-poolHelm");
@@ -118,7 +118,7 @@ async fn a_release_comes_changes_and_goes() {
         .remove()
         .await
         .unwrap();
-    assert_eq!((removed.gone.len(), removed.left.len()), (16, 0));
+    assert_eq!((removed.gone.len(), removed.left.len()), (18, 0));
     assert_eq!(removed.gone[0], "Deployment kube-system/cilium-operator");
     if let Some(text) = cluster.kubectl("-n kube-system get sa,cm,secret,ds,deploy,role,rolebinding,pdb -l app.kubernetes.io/part-of=cilium -o name").await {
         assert_eq!(text, "");
@@ -286,6 +286,6 @@ async fn what_fails_half_way_is_said_and_mended() {
     );
     assert_eq!(
         sets.list(&ListParams::default()).await.unwrap().items.len(),
-        1
+        2
     );
 }

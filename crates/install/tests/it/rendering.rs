@@ -47,12 +47,13 @@ fn told(values: Value) -> Vec<String> {
 }
 
 #[test]
-fn by_default_it_is_an_agent_on_every_node_and_two_operators() {
+fn by_default_it_is_an_agent_and_a_proxy_on_every_node_and_two_operators() {
     let all = objects(json!({}));
     assert_eq!(
         list(&all),
         [
             "ServiceAccount cilium",
+            "ServiceAccount cilium-envoy",
             "ServiceAccount cilium-operator",
             "Secret cilium-ca",
             "Secret hubble-server-certs",
@@ -67,6 +68,7 @@ fn by_default_it_is_an_agent_on_every_node_and_two_operators() {
             "RoleBinding cilium-operator",
             "Service hubble-peer",
             "DaemonSet cilium",
+            "DaemonSet cilium-envoy",
             "Deployment cilium-operator",
         ]
     );
@@ -95,7 +97,12 @@ fn by_default_it_is_an_agent_on_every_node_and_two_operators() {
         .collect();
     assert_eq!(
         before,
-        ["mount-cgroup", "mount-bpf-fs", "install-cni-binaries"]
+        [
+            "mount-cgroup",
+            "mount-bpf-fs",
+            "make-proxy-netns",
+            "install-cni-binaries"
+        ]
     );
     let operator = find(&all, "Deployment", "cilium-operator");
     assert_eq!(operator["spec"]["replicas"], 2);
@@ -402,10 +409,11 @@ fn the_proxy_has_pods_of_its_own() {
         map["data"]["enable-l7-proxy"].as_str().map(str::to_owned)
     };
     let is_there = |all: &[Value]| list(all).contains(&"DaemonSet cilium-envoy".to_owned());
-    let off = objects(json!({}));
+    let off = objects(json!({"l7Proxy": false}));
     assert!(!is_there(&off));
     assert_eq!(setting(&off).as_deref(), Some("false"));
-    let all = objects(json!({"l7Proxy": true}));
+    let all = objects(json!({}));
+    assert!(is_there(&all));
     assert_eq!(setting(&all).as_deref(), Some("true"));
     let set = &find(&all, "DaemonSet", "cilium-envoy")["spec"];
     // The new one takes over from the old one, which has to be there still.
@@ -426,7 +434,7 @@ fn the_proxy_has_pods_of_its_own() {
             .collect()
     };
     assert_eq!(names(&container["volumeMounts"]), names(&pod["volumes"]));
-    let without = json!({"l7Proxy": true, "envoy": {"enabled": false}});
+    let without = json!({"envoy": {"enabled": false}});
     let all = objects(without.clone());
     assert!(!is_there(&all));
     assert_eq!(setting(&all).as_deref(), Some("false"));

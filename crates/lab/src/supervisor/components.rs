@@ -26,8 +26,9 @@ use crate::topology::{CLUSTER_V4, CLUSTER_V6};
 pub(crate) const STOPPED: (&str, &str) = ("hypha.dev/agent", "stopped");
 /// The name of the release.
 const RELEASE: &str = "cilium";
-/// The DaemonSet and the Deployment of the chart.
+/// The DaemonSets and the Deployment of the chart.
 const AGENTS: &str = "cilium";
+const PROXIES: &str = "cilium-envoy";
 const OPERATOR: &str = "cilium-operator";
 /// What all pods of the chart have.
 const PART_OF: &str = "app.kubernetes.io/part-of=cilium";
@@ -41,6 +42,13 @@ const STUCK: [&str; 5] = [
     "ImagePullBackOff",
     "InvalidImageName",
 ];
+
+/// Whether there is a proxy on every node: its pods come and go with the agents' setting.
+fn has_proxies(spec: &LabSpec) -> bool {
+    let mut own = spec.agent_config.iter().rev();
+    own.find(|(key, _)| key == "enable-l7-proxy")
+        .is_none_or(|(_, value)| value == "true")
+}
 
 /// The chart's values for a lab.
 fn values(spec: &LabSpec, api: &str) -> anyhow::Result<Value> {
@@ -70,8 +78,7 @@ fn values(spec: &LabSpec, api: &str) -> anyhow::Result<Value> {
         "ipv4NativeRoutingCIDR": range(native && v4, CLUSTER_V4),
         "ipv6NativeRoutingCIDR": range(native && v6, CLUSTER_V6),
         "prometheus": {"enabled": true},
-        // The proxy's pods come with the setting.
-        "l7Proxy": spec.agent_config.iter().any(|(key, value)| key == "enable-l7-proxy" && value == "true"),
+        "l7Proxy": has_proxies(spec),
         "operator": {"replicas": 1},
         "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
             {"matchExpressions": [{"key": STOPPED.0, "operator": "NotIn", "values": [STOPPED.1]}]},
@@ -116,7 +123,7 @@ pub(super) async fn install(
     Ok(release.carry_out(plan).await?)
 }
 
-/// Waits until every node's network takes pods, and all agents and the operator are ready.
+/// Waits until every node's network takes pods, and all agents, proxies and the operator are ready.
 pub(super) async fn wait(
     client: &Client,
     spec: &LabSpec,
@@ -126,10 +133,10 @@ pub(super) async fn wait(
     let limit = spec.ready_limit;
     let ready = async {
         nodes::wait_ready(health, limit, dir).await?;
-        let rolled_out = rolled_out(client, spec.nodes.into());
+        let rolled_out = rolled_out(client, spec);
         tokio::time::timeout(limit, rolled_out)
             .await
-            .with_context(|| format!("agents and operator are not ready after {limit:?}: kubectl -n kube-system describe pods -l {PART_OF}"))?
+            .with_context(|| format!("agents, proxies and operator are not ready after {limit:?}: kubectl -n kube-system describe pods -l {PART_OF}"))?
     };
     tokio::select! {
         ready = ready => ready,
@@ -137,7 +144,8 @@ pub(super) async fn wait(
     }
 }
 
-async fn rolled_out(client: &Client, nodes: i32) -> anyhow::Result<()> {
+async fn rolled_out(client: &Client, spec: &LabSpec) -> anyhow::Result<()> {
+    let nodes = i32::from(spec.nodes);
     let sets: Api<DaemonSet> = Api::namespaced(client.clone(), COMPONENTS);
     let all_ready = |set: Option<&DaemonSet>| {
         let status = set.and_then(|s| s.status.as_ref());
@@ -148,9 +156,16 @@ async fn rolled_out(client: &Client, nodes: i32) -> anyhow::Result<()> {
         let status = d.and_then(|d| d.status.as_ref());
         status.and_then(|s| s.available_replicas).unwrap_or(0) > 0
     };
-    let agents = await_condition(sets, AGENTS, all_ready);
+    let agents = await_condition(sets.clone(), AGENTS, all_ready);
+    let proxies = async {
+        if has_proxies(spec) {
+            await_condition(sets, PROXIES, all_ready).await?;
+        }
+        Ok(())
+    };
     let operator = await_condition(deployments, OPERATOR, available);
-    tokio::try_join!(agents, operator).context("waiting for agents and operator")?;
+    tokio::try_join!(agents, proxies, operator)
+        .context("waiting for agents, proxies and operator")?;
     Ok(())
 }
 
@@ -266,12 +281,14 @@ mod tests {
         assert_eq!(found["prometheus-serve-addr"], ":9962");
         assert_eq!(found["devices"], "eth0");
         assert!(found["ipv4-native-routing-cidr"].is_null());
+        assert_eq!(found["enable-l7-proxy"], "true");
         spec = LabSpec {
             routing: Routing::Native,
             families: Families::Ipv6,
             agent_config: vec![
                 ("devices".into(), "eth1".into()),
                 ("mtu".into(), "1400".into()),
+                ("enable-l7-proxy".into(), "false".into()),
             ],
             ..spec
         };
@@ -281,6 +298,8 @@ mod tests {
         assert_eq!(found["auto-direct-node-routes"], "true");
         assert!(found["ipv4-native-routing-cidr"].is_null());
         assert_eq!(found["ipv6-native-routing-cidr"], CLUSTER_V6);
+        assert_eq!(found["enable-l7-proxy"], "false");
+        assert!(!has_proxies(&spec));
         assert_eq!(
             (&found["devices"], &found["mtu"]),
             (&json!("eth1"), &json!("1400"))

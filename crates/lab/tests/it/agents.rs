@@ -54,6 +54,8 @@ fn lab_agents_are_started_again_stopped_and_told() {
     let (_dir, program) = script(GOOD);
     let lab = LabBuilder::new(HYPHA, "agents").args(&["--nodes", "2", "--routing", "native"]);
     let lab = lab.args(&["--agent-config", "debug=true", "--cluster-dns", "none"]);
+    // What stands in for an agent makes no place for a proxy.
+    let lab = lab.args(&["--agent-config", "enable-l7-proxy=false"]);
     let lab = lab.args(&["--max-restart-pause", "0"]);
     let lab = lab.env("HYPHA_LAB_AGENT", &program).up();
     let said = log(&lab, "node2");

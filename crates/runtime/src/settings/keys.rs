@@ -267,7 +267,7 @@ settings! {
     /// Enforce the policies that are about nodes on this node.
     "enable-host-firewall" enable_host_firewall: bool = false;
     /// Enforce what policies say of requests: connections that such rules are about go by way of the proxy.
-    "enable-l7-proxy" enable_l7_proxy: bool = false;
+    "enable-l7-proxy" enable_l7_proxy: bool = true;
     /// The only namespace that the agent reads Secrets of, for what policies say of certificates and headers; nothing: none.
     "policy-secrets-namespace" policy_secrets_namespace: String [shape::OBJECT] = "cilium-secrets".to_owned();
     /// The answer of the proxy to DNS questions that no rule allows.

@@ -88,7 +88,7 @@ settings! {
     /// Rules may select nodes by their labels, as for the agents.
     "enable-node-selector-labels" enable_node_selector_labels: bool = false;
     /// Agents enforce what policies say of requests, as for the agents.
-    "enable-l7-proxy" enable_l7_proxy: bool = false;
+    "enable-l7-proxy" enable_l7_proxy: bool = true;
     /// The only namespace that agents read Secrets of, as for the agents.
     "policy-secrets-namespace" policy_secrets_namespace: String [shape::OBJECT] = "cilium-secrets".to_owned();
     /// Copy Secrets that policies name from other namespaces there.

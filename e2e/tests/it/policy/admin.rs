@@ -198,9 +198,9 @@ fn refused(sh: &Shell) {
         ),
         (
             "later",
-            "  - toPorts:\n    - ports: [{port: \"80\", protocol: TCP}]\n      rules:\n        http: [{path: /}]",
-            9,
-            "spec.ingress[0].toPorts[0].rules: rules above the transport are not enforced while enable-l7-proxy is false",
+            "  - fromEndpoints: [{}]\n    authentication: {mode: required}",
+            8,
+            "spec.ingress[0].authentication.mode: mutual authentication is not enforced yet",
         ),
     ] {
         let text = format!(
