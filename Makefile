@@ -35,7 +35,7 @@ test-conformance: ## Join the lab to Kubernetes' own servers and test that (slow
 	@cargo xtask test-conformance
 
 bench: ## Measure data path and control path against kernel networking and the goals (target/bench/summary.json)
-	@cargo xtask build --purpose lab
+	@cargo xtask build --purpose bench
 	@cargo run --quiet --release --package hypha-bench
 	@cargo bench --package hypha-tables
 

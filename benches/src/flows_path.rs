@@ -77,17 +77,10 @@ fn cost(args: &Args, path: Path, report: &mut Report) -> Result<()> {
         Stage::read_by(path, observe)?,
         Stage::read_by(path, unheard)?,
     );
-    let duration = Duration::from_secs_f64(args.seconds);
+    let [ours, theirs] = [&on, &off].map(|stage| Target::of(stage, Family::V4));
+    let turns = args.turns().close();
     for load in loads {
-        let (mut with, mut without) = (Vec::new(), Vec::new());
-        // Goals of a few percent need more rounds than others.
-        for _ in 0..args.rounds * 3 {
-            without.push(load.run(&Target::of(&off, Family::V4), duration)?);
-            with.push(load.run(&Target::of(&on, Family::V4), duration)?);
-        }
-        let row = Row::new(name(load), load.unit(), &with, &without);
-        eprintln!("{row}");
-        report.add(row);
+        report.add(turns.between(name(load), load, &ours, &theirs)?);
     }
     Ok(())
 }

@@ -6,6 +6,8 @@ mod flows_path;
 mod load;
 mod policy;
 mod programs;
+mod proxies;
+mod proxy_path;
 mod report;
 mod scale;
 mod server;
@@ -13,6 +15,7 @@ mod services;
 mod services_path;
 mod starts;
 mod topology;
+mod turns;
 
 use std::{os::unix::process::CommandExt, path::PathBuf, time::Duration};
 
@@ -22,8 +25,9 @@ use clap::Parser;
 use crate::{
     filter::Filter,
     load::{Load, Target},
-    report::{Report, Row},
+    report::Report,
     topology::{Family, Path, Side, Stage},
+    turns::Turns,
 };
 
 /// Measures the data path against plain kernel networking.
@@ -48,6 +52,15 @@ struct Args {
     role: Option<Role>,
 }
 
+impl Args {
+    fn turns(&self) -> Turns {
+        Turns {
+            rounds: self.rounds,
+            duration: Duration::from_secs_f64(self.seconds),
+        }
+    }
+}
+
 #[derive(clap::Subcommand)]
 enum Role {
     /// What the bench starts inside a node.
@@ -62,6 +75,9 @@ enum Role {
     /// The policy task in a process of its own.
     #[command(hide = true)]
     DrivePolicy,
+    /// The proxy in a process of its own, before a plain server.
+    #[command(hide = true)]
+    DriveProxy(proxies::Drive),
     /// The task of services in a process of its own.
     #[command(hide = true, name = "drive-services")]
     ServicesTask,
@@ -73,6 +89,7 @@ fn main() -> Result<()> {
         Some(Role::DriveCni { bin }) => return control::drive_cni(bin),
         Some(Role::DriveFlows) => return flows::drive(),
         Some(Role::DrivePolicy) => return policy::drive(),
+        Some(Role::DriveProxy(drive)) => return proxies::drive(drive),
         Some(Role::ServicesTask) => return services::drive(),
         None => {}
     }
@@ -91,16 +108,12 @@ fn main() -> Result<()> {
     services::measure(&args.filter, &mut report)?;
     flows::measure(&args.filter, &mut report)?;
     flows_path::measure(&args, &mut report)?;
+    proxy_path::measure(&args, &mut report)?;
+    proxies::measure(&args, &mut report)?;
     programs::measure(&args.filter, &mut report)?;
     scale::measure(&args.filter, &mut report)?;
     server::measure(&args.filter, &mut report)?;
-    policy::measure(
-        &args.filter,
-        &args.bin,
-        args.rounds,
-        args.seconds,
-        &mut report,
-    )?;
+    policy::measure(&args.filter, &args.bin, args.turns(), &mut report)?;
     let any = |names: &[&str]| names.iter().any(|name| args.filter.wants(name));
     let (node, pods) = (
         any(&[
@@ -158,16 +171,10 @@ fn measure(args: &Args, path: Path, family: Family, report: &mut Report) -> Resu
     }
     let kernel = Stage::new(path, Side::Kernel)?;
     let hypha = Stage::new(path, Side::Hypha)?;
-    let duration = Duration::from_secs_f64(args.seconds);
+    let (ours, theirs) = (Target::of(&hypha, family), Target::of(&kernel, family));
+    let turns = args.turns();
     for load in loads {
-        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-        for _ in 0..args.rounds {
-            theirs.push(load.run(&Target::of(&kernel, family), duration)?);
-            ours.push(load.run(&Target::of(&hypha, family), duration)?);
-        }
-        let row = Row::new(name(load), load.unit(), &ours, &theirs);
-        eprintln!("{row}");
-        report.add(row);
+        report.add(turns.between(name(load), load, &ours, &theirs)?);
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ use crate::{
     filter::Filter,
     load::{Load, Target},
     report::{Report, Row, percentile},
+    turns::Turns,
 };
 
 /// Of the pure measure: a large cluster, and one node of it.
@@ -50,9 +51,6 @@ const REPLACED: usize = 20;
 /// Entries of the large policy, and of the one that packets are asked about.
 const LARGE: usize = 3_000;
 const ASKED: usize = 1_000;
-/// Rounds and windows of the comparison of packets, at least: single short ones scatter by more than the goal is away from 1.
-const ASKED_ROUNDS: usize = 9;
-const ASKED_WINDOW: Duration = Duration::from_secs(2);
 /// How long an agent may take before the bench gives up.
 const LIMIT_SECONDS: u64 = 20;
 
@@ -60,13 +58,7 @@ const LIMIT_SECONDS: u64 = 20;
 ///
 /// # Errors
 /// The lab does not start, or an agent does not get through.
-pub fn measure(
-    filter: &Filter,
-    bin: &Path,
-    rounds: usize,
-    seconds: f64,
-    report: &mut Report,
-) -> Result<()> {
+pub fn measure(filter: &Filter, bin: &Path, turns: Turns, report: &mut Report) -> Result<()> {
     if filter.wants("policy/task/") {
         task::measure(report)?;
     }
@@ -89,13 +81,7 @@ pub fn measure(
             enforced(&stage, &server, report)?;
         }
         if asked {
-            datapath(
-                &stage,
-                &server,
-                rounds.max(ASKED_ROUNDS),
-                Duration::from_secs_f64(seconds).max(ASKED_WINDOW),
-                report,
-            )?;
+            datapath(&stage, &server, turns.close(), report)?;
         }
     }
     Ok(())
@@ -402,13 +388,7 @@ fn between((start, end): (Instant, Instant)) -> f64 {
 }
 
 /// Packets of an endpoint with a thousand rows against those of the same one with none, in turns.
-fn datapath(
-    stage: &Stage,
-    server: &Server,
-    rounds: usize,
-    duration: Duration,
-    report: &mut Report,
-) -> Result<()> {
+fn datapath(stage: &Stage, server: &Server, turns: Turns, report: &mut Report) -> Result<()> {
     let rules = large("asked", ASKED, 40_000);
     for (path, from, to) in [("same-node", "a/x", "a/y"), ("other-node", "a/x", "a/z")] {
         let (from, to) = (
@@ -417,30 +397,20 @@ fn datapath(
         );
         let address = to.ip(true).context("a pod without address")?;
         for load in [Load::TcpStream, Load::Rr, Load::Crr] {
-            let (mut with, mut without) = (Vec::new(), Vec::new());
-            for round in 0..rounds {
-                // Each goes first as often as the other.
-                for ruled in [round % 2 == 1, round % 2 == 0] {
-                    let created = if ruled {
-                        server.create(std::slice::from_ref(&rules))
-                    } else {
-                        Vec::new()
-                    };
-                    wait_in_force(stage, &created);
-                    let target = Target::between(&from.netns, &to.netns, address);
-                    let figures = if ruled { &mut with } else { &mut without };
-                    figures.push(load.run(&target, duration)?);
-                    server.delete(&created);
-                    wait_in_force(stage, &[]);
-                }
-            }
-            let row = Row::new(
-                format!("policy/datapath/{path}/{load}"),
-                load.unit(),
-                &with,
-                &without,
-            );
-            eprintln!("{row}");
+            let name = format!("policy/datapath/{path}/{load}");
+            let row = turns.row(name, load, |ruled| {
+                let created = if ruled {
+                    server.create(std::slice::from_ref(&rules))
+                } else {
+                    Vec::new()
+                };
+                wait_in_force(stage, &created);
+                let target = Target::between(&from.netns, &to.netns, address);
+                let figure = load.run(&target, turns.duration)?;
+                server.delete(&created);
+                wait_in_force(stage, &[]);
+                Ok(figure)
+            })?;
             report.add(row);
         }
     }

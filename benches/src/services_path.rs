@@ -6,7 +6,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     process::{Command, Stdio},
-    time::Duration,
 };
 
 use abi::{
@@ -21,7 +20,7 @@ use crate::{
     Args,
     filter::Filter,
     load::{Load, Target},
-    report::{Report, Row},
+    report::Report,
     topology::{Family, Path, Side, Stage},
 };
 
@@ -65,14 +64,12 @@ fn sockets(args: &Args, report: &mut Report) -> Result<()> {
             let frontend = move |backend| serve(&maps, service(family, 0), backend, 1, 0);
             let served = Target::of(&stage, family).by(&frontend);
             for load in loads {
-                compare(
-                    args,
-                    report,
+                report.add(args.turns().between(
                     format!("{prefix}/{load}"),
                     load,
                     &served,
                     &direct,
-                )?;
+                )?);
             }
         }
     }
@@ -99,7 +96,7 @@ fn scale(args: &Args, report: &mut Report) -> Result<()> {
         let rules = |backend: SocketAddr| kube_proxy(theirs.node(0), count, last, backend);
         let served = Target::of(&ours, Family::V4).by(&frontend);
         let by_rules = Target::of(&theirs, Family::V4).by(&rules);
-        compare(args, report, name, Load::Crr, &served, &by_rules)?;
+        report.add(args.turns().between(name, Load::Crr, &served, &by_rules)?);
     }
     Ok(())
 }
@@ -127,14 +124,12 @@ fn node_port(args: &Args, report: &mut Report) -> Result<()> {
         let by_rules =
             Target::between(&their_client, &theirs.server.netns, address(&theirs)).by(&rules);
         for load in loads {
-            compare(
-                args,
-                report,
+            report.add(args.turns().between(
                 format!("{prefix}/{load}"),
                 load,
                 &served,
                 &by_rules,
-            )?;
+            )?);
         }
     }
     Ok(())
@@ -168,29 +163,8 @@ fn in_drivers(args: &Args, report: &mut Report) -> Result<()> {
         Target::between(&their_client, &theirs.server.netns, address(&theirs)).by(&in_stack);
     for load in loads {
         let name = format!("{prefix}/{load}");
-        compare(args, report, name, load, &by_driver, &by_stack)?;
+        report.add(args.turns().between(name, load, &by_driver, &by_stack)?);
     }
-    Ok(())
-}
-
-/// Runs both in turn, and adds the row.
-fn compare(
-    args: &Args,
-    report: &mut Report,
-    name: String,
-    load: Load,
-    ours: &Target<'_>,
-    theirs: &Target<'_>,
-) -> Result<()> {
-    let duration = Duration::from_secs_f64(args.seconds);
-    let (mut here, mut there) = (Vec::new(), Vec::new());
-    for _ in 0..args.rounds {
-        there.push(load.run(theirs, duration)?);
-        here.push(load.run(ours, duration)?);
-    }
-    let row = Row::new(name, load.unit(), &here, &there);
-    eprintln!("{row}");
-    report.add(row);
     Ok(())
 }
 

@@ -86,6 +86,8 @@ struct Setup {
     dispatch: DsrDispatch,
     /// There is a program for drivers.
     drivers: bool,
+    /// There is a place for a proxy.
+    proxy: bool,
     reader: Reader,
 }
 
@@ -94,6 +96,7 @@ impl Default for Setup {
         Self {
             dispatch: DsrDispatch::None,
             drivers: false,
+            proxy: false,
             reader: discard,
         }
     }
@@ -130,6 +133,15 @@ impl Stage {
     pub fn for_drivers(path: Path) -> Result<Self> {
         let setup = Setup {
             drivers: true,
+            ..Setup::default()
+        };
+        Self::set_up(path, Side::Hypha, setup)
+    }
+
+    /// As [`Stage::new`] of our side, whose nodes have a place for a proxy.
+    pub fn with_proxy(path: Path) -> Result<Self> {
+        let setup = Setup {
+            proxy: true,
             ..Setup::default()
         };
         Self::set_up(path, Side::Hypha, setup)

@@ -2,6 +2,7 @@
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -16,7 +17,11 @@ use abi::{
     LocalEndpoint, Routing, endpoint_flags, ipcache_flags,
 };
 use anyhow::{Context, Result, ensure};
-use datapath::{AttachMode, Datapath, MapSizes, Object, OpenOptions, events::EventReader};
+use datapath::{
+    AttachMode, Datapath, MapSizes, Object, OpenOptions,
+    events::EventReader,
+    proxy::{ProxyLink, ProxyNetns},
+};
 use netlink::netns::{self, Netns};
 use nix::mount::{MntFlags, umount2};
 use zerocopy::FromZeros;
@@ -39,6 +44,14 @@ pub(super) struct Running {
     bpffs: std::path::PathBuf,
     stop: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
+    place: Option<ProxyPlace>,
+}
+
+/// A proxy's network namespace, and the way there. Nobody is in it.
+struct ProxyPlace {
+    path: PathBuf,
+    netns: ProxyNetns,
+    link: ProxyLink,
 }
 
 impl Drop for Running {
@@ -46,6 +59,10 @@ impl Drop for Running {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
+        }
+        if let Some(place) = &self.place {
+            // The device goes with the node's namespace.
+            let _ = netns::delete_at(&place.path);
         }
         // Lazy: the maps are still open in this process.
         let _ = umount2(&self.bpffs, MntFlags::MNT_DETACH);
@@ -195,9 +212,14 @@ impl Node {
             LOADED.fetch_add(1, Ordering::Relaxed)
         ));
         datapath::ensure_bpffs(&bpffs)?;
+        let mut place = setup.proxy.then(|| self.proxy_place(&bpffs)).transpose()?;
+        let link = place.as_ref().map(|place| place.link);
         let options = OpenOptions {
             bpffs: bpffs.clone(),
             config: DatapathConfig {
+                proxy_ifindex: link.map_or(0, |link| link.ifindex),
+                proxy_mac: link.map_or([0; 6], |link| link.mac),
+                proxy_node_mac: link.map_or([0; 6], |link| link.node_mac),
                 dsr_dispatch: setup.dispatch as u8,
                 xdp: setup.drivers.into(),
                 mtu: 1500,
@@ -216,6 +238,10 @@ impl Node {
             object: Object::embedded(),
         };
         let (datapath, _) = self.netns.run(|| Datapath::open(&options))??;
+        if let Some(place) = &mut place {
+            let attach = || datapath.attach_proxy(&mut place.netns, &place.link);
+            self.netns.run(attach)??;
+        }
         if count == 2 {
             let eth0 = self.ifindex("eth0")?;
             self.netns.run(|| datapath.attach_device("eth0", eth0))??;
@@ -233,8 +259,18 @@ impl Node {
             bpffs,
             stop,
             reader: Some(reader),
+            place,
         });
         Ok(())
+    }
+
+    fn proxy_place(&self, bpffs: &std::path::Path) -> Result<ProxyPlace> {
+        let path = bpffs.with_extension("proxy");
+        let mut netns = ProxyNetns::open(&path)?;
+        let link = self.netns.run(|| -> Result<ProxyLink> {
+            Ok(netns.ensure_link(&mut netlink::Handle::new()?, 1500)?)
+        })??;
+        Ok(ProxyPlace { path, netns, link })
     }
 
     fn config(&self, path: Path) -> Result<DatapathConfig> {

@@ -29,13 +29,15 @@ pub struct Options {
     purpose: Purpose,
 }
 
-/// Each needs what those before it need, and more.
+/// Each needs what those before it need, and more; but programs that are only measured against are for measuring alone.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Purpose {
     /// Build: the eBPF toolchain
     Build,
     /// Run a lab: and the programs of the system that it starts
     Lab,
+    /// Measure: and the proxies that ours is measured against
+    Bench,
     /// Run the checks: and cargo's test and dependency tools, and clients of Kubernetes
     Test,
     /// Test on other kernels: and QEMU
@@ -60,6 +62,7 @@ pub fn run(options: &Options) -> Result<()> {
         match purpose {
             Purpose::Build => 3,
             Purpose::Lab => 4,
+            Purpose::Bench => 5,
             Purpose::Test => 9,
             Purpose::Kernels => 10,
             Purpose::Conformance => 11,
@@ -72,6 +75,10 @@ pub fn run(options: &Options) -> Result<()> {
     steps.step("bpf-linker", || linker::install(&toolchain))?;
     if purpose >= Purpose::Lab {
         steps.step("system packages", || packages::install(&packages::LAB))?;
+    }
+    if purpose == Purpose::Bench {
+        let rivals = || packages::install(&packages::BENCH);
+        steps.step("proxies to measure against", rivals)?;
     }
     if purpose >= Purpose::Test {
         steps.step("cargo-nextest", || tools::install(&tools::NEXTEST))?;

@@ -29,6 +29,14 @@ pub const LAB: [Program; 13] = [
     ("prometheus", "prometheus"),
 ];
 
+/// What the proxy is measured against.
+pub const BENCH: [Program; 4] = [
+    ("nginx", "nginx"),
+    ("haproxy", "haproxy"),
+    ("dnsdist", "dnsdist"),
+    ("unbound", "unbound"),
+];
+
 /// For tests of the page of flows, with what it writes in.
 pub const BROWSER: [Program; 1] = [("chromium", "chromium fonts-dejavu-core fonts-inter")];
 
