@@ -32,12 +32,12 @@ by_family!(HOOK, Unreadable::Drop);
 
 #[inline(always)]
 fn run<F: Maps>(flow: &mut Flow<F>) -> Outcome {
-    let (src, dst) = (flow.h.tuple.src, flow.h.tuple.dst);
-    if F::is_multicast(dst) || neigh::is_discovery(&flow.h) {
+    if F::is_multicast(flow.h.tuple.dst) || neigh::is_discovery(&flow.h) {
         return neigh::absorb(flow);
     }
     flow.received(TracePoint::FromProxy);
-    let (from, to) = (maps::endpoint::<F>(src), maps::endpoint::<F>(dst));
+    let from = maps::endpoint::<F>(flow.h.tuple.src);
+    let to = maps::endpoint::<F>(flow.h.tuple.dst);
     flow.endpoint = from.filter(|ep| is_pod(ep)).or(to).map_or(0, |ep| ep.id);
     let mut known = None;
     if to.is_none() {
