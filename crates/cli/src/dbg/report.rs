@@ -442,11 +442,11 @@ mod tests {
             },
         }];
         status.proxy = Some(state.clone());
-        expect![[r#"
-              Protocol   Redirect              Proxy Port   Requests   Forwarded   Denied   Errors
-              http       904:ingress:TCP:80:   15001        12         9           3        0
-        "#]]
-        .assert_eq(&redirects(&status));
+        assert_eq!(
+            redirects(&status),
+            "  Protocol   Redirect              Proxy Port   Requests   Forwarded   Denied   Errors\n  \
+             http       904:ingress:TCP:80:   15001        12         9           3        0\n"
+        );
         state.connected = false;
         state.problems = vec!["shop/web: http[0].path: what?".into()];
         status.proxy = Some(state);

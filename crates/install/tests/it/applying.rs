@@ -39,11 +39,8 @@ async fn a_release_comes_changes_and_goes() {
             .unwrap(),
         1
     );
-    assert_eq!(cluster.steps.len(), 18);
-    assert_eq!(
-        cluster.steps[0],
-        "ServiceAccount kube-system/cilium created"
-    );
+    assert_eq!(cluster.steps.len(), 23);
+    assert_eq!(cluster.steps[0], "Namespace cilium-secrets created");
     if let Some(text) = cluster
         .kubectl("-n kube-system get ds,deploy -o name")
         .await
@@ -118,7 +115,7 @@ async fn a_release_comes_changes_and_goes() {
         .remove()
         .await
         .unwrap();
-    assert_eq!((removed.gone.len(), removed.left.len()), (18, 0));
+    assert_eq!((removed.gone.len(), removed.left.len()), (23, 0));
     assert_eq!(removed.gone[0], "Deployment kube-system/cilium-operator");
     if let Some(text) = cluster.kubectl("-n kube-system get sa,cm,secret,ds,deploy,role,rolebinding,pdb -l app.kubernetes.io/part-of=cilium -o name").await {
         assert_eq!(text, "");
@@ -267,7 +264,7 @@ async fn what_fails_half_way_is_said_and_mended() {
         "{error}"
     );
     assert!(
-        error.contains("changed so far: ServiceAccount kube-system/cilium, "),
+        error.contains("changed so far: Namespace cilium-secrets, "),
         "{error}"
     );
     assert!(

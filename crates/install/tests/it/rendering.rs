@@ -52,6 +52,7 @@ fn by_default_it_is_an_agent_and_a_proxy_on_every_node_and_two_operators() {
     assert_eq!(
         list(&all),
         [
+            "Namespace cilium-secrets",
             "ServiceAccount cilium",
             "ServiceAccount cilium-envoy",
             "ServiceAccount cilium-operator",
@@ -64,8 +65,12 @@ fn by_default_it_is_an_agent_and_a_proxy_on_every_node_and_two_operators() {
             "ClusterRoleBinding cilium-operator",
             "Role cilium-config-agent",
             "Role cilium-operator",
+            "Role cilium-operator-policy-secrets",
+            "Role cilium-policy-secrets",
             "RoleBinding cilium-config-agent",
             "RoleBinding cilium-operator",
+            "RoleBinding cilium-operator-policy-secrets",
+            "RoleBinding cilium-policy-secrets",
             "Service hubble-peer",
             "DaemonSet cilium",
             "DaemonSet cilium-envoy",

@@ -13,7 +13,7 @@ use datapath::{
     devices::{self, Families, HOST_DEVICE, HostDevices},
     proxy::{self, ProxyLink, ProxyNetns},
 };
-use netlink::{Handle, Netns, NewLink, Route, netns};
+use netlink::{Handle, LinkChange, Netns, NewLink, Route, netns};
 
 use super::{
     frontends::{Frontends, Service},
@@ -22,7 +22,8 @@ use super::{
     policy::{SUBJECT1, SUBJECT2, key, port},
     proxy_toy::{Toy, WORD, ask, serve},
     scene::{
-        Ip, POD1, POD1_ID, POD2, POD2_ID, REMOTE_POD_ID, ROUTER_MAC, Scene, native, pod_mac, tunnel,
+        Ip, POD1, POD1_ID, POD2, POD2_ID, REMOTE_POD_ID, ROUTER_MAC, Scene, lxc_mac, native,
+        pod_mac, tunnel,
     },
     wires::lives_at,
 };
@@ -79,6 +80,9 @@ impl Node {
         .map(|(id, index, name, addresses)| {
             let pod = move_away(&format!("{name}p"), pod_mac(id), &addresses, true);
             datapath.attach_endpoint(id, index, name, false).unwrap();
+            // Older kernels do not take what is for another device, whoever hands it over.
+            let own = LinkChange::new().mac(netlink::Mac(lxc_mac(id)));
+            Handle::new().unwrap().link_change(name, &own).unwrap();
             pod
         });
         datapath.attach_device("eth0", scene.eth0).unwrap();
