@@ -151,7 +151,7 @@ fn a_cluster_is_set_up_changed_and_left() {
     // Nothing is changed by trying.
     assert_eq!(
         documents(&cluster.good(&["install", "--dry-run", "--set", "debug.enabled=true"])).len(),
-        18
+        23
     );
     let values = cluster.good(&[
         "install",
