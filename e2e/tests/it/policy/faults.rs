@@ -102,7 +102,8 @@ fn e2e_policy_refused_update() {
     if skip_unless_root() {
         return;
     }
-    let stage = Stage::up("e2e-refused", &[]);
+    // Without a proxy rules of requests are refused.
+    let stage = Stage::up("e2e-refused", &["--agent-config", "enable-l7-proxy=false"]);
     let server = Server::of(&stage);
     let everywhere = ccnp(
         "everywhere",
