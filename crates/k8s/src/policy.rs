@@ -50,7 +50,7 @@ pub fn follow(
         watcher.leave_empty(&tables.kubernetes);
     }
     match secrets {
-        Some(namespace) => watcher.follow_within::<Secret, _>(&tables.secrets, namespace),
+        Some(namespace) => watcher.follow_some::<Secret, _>(&tables.secrets, Some(namespace), ""),
         None => watcher.leave_empty(&tables.secrets),
     }
     watcher.follow::<Service, _>(&tables.services, Presence::Always);

@@ -156,8 +156,8 @@ impl Watcher {
         self.follow_at(api, config, table, Presence::Always);
     }
 
-    /// As [`follow`](Self::follow), of those objects alone that have the labels that `selector` asks for, and are in `namespace`
-    /// if one is given.
+    /// As [`follow`](Self::follow), of those objects alone that have the labels that `selector` asks for (an empty one: whatever labels), and are in
+    /// `namespace` if one is given.
     pub fn follow_some<K, T>(&self, table: &Table<T>, namespace: Option<&str>, selector: &str)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -174,21 +174,6 @@ impl Watcher {
         };
         let config = watcher::Config::default().labels(selector);
         self.follow_at(api, config, table, Presence::Always);
-    }
-
-    /// As [`follow`](Self::follow), of those objects alone that are in a namespace.
-    pub fn follow_within<K, T>(&self, table: &Table<T>, namespace: &str)
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + 'static,
-        T: Row + From<K> + PartialEq,
-    {
-        let api = Api::<K>::namespaced(self.client.clone(), namespace);
-        self.follow_at(api, watcher::Config::default(), table, Presence::Always);
     }
 
     /// Takes the table as empty and complete: nobody wants to know what the API server has.

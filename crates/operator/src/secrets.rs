@@ -112,7 +112,11 @@ impl Secrets {
             followed: BTreeMap::new(),
         };
         match secrets.is_wanted() {
-            true => watcher.follow_within::<Secret, _>(&secrets.tables.kept, secrets.namespace()),
+            true => watcher.follow_some::<Secret, _>(
+                &secrets.tables.kept,
+                Some(secrets.namespace()),
+                "",
+            ),
             false => watcher.leave_empty(&secrets.tables.kept),
         }
         secrets
