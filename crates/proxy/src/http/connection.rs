@@ -1,9 +1,8 @@
 //! One connection of a client, from its first byte to its end.
 use super::{
     Shared,
-    inlet::{Bounds, Inlet, Link},
     link::{Stream, Way},
-    upstream::Upstream,
+    one, two,
 };
 use crate::{
     config::Transport,
@@ -11,16 +10,12 @@ use crate::{
     policy::{Policy, Selections, caught_up},
 };
 use bytes::BytesMut;
-use hyper::{
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{
+    fmt,
     future::poll_fn,
     io,
     mem::MaybeUninit,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Poll, ready},
 };
@@ -33,8 +28,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) session: Session,
-    pub(super) link: Arc<Link>,
-    pub(super) upstream: Upstream,
+    /// How the server is reached.
+    pub(super) way: Way,
     /// The rules of the newest policy that was asked.
     selection: Mutex<Option<Arc<Selections>>>,
 }
@@ -51,7 +46,7 @@ impl Connection {
             Some(selection) if selection.version() == policy.version() => selection.clone(),
             _ => {
                 let mut selection = policy.select_all(self.session.scopes(Transport::Tcp));
-                if let Some(greeting) = &self.upstream.way.greeting {
+                if let Some(greeting) = &self.way.greeting {
                     selection = selection.greeted(greeting);
                 }
                 let selection = Arc::new(selection);
@@ -59,6 +54,27 @@ impl Connection {
                 selection
             }
         }
+    }
+
+    /// A connection to the server, and whether it was there already; `host`: see [`Way::connect`].
+    pub(super) async fn connect(
+        &self,
+        host: &str,
+        protocol: &[u8],
+    ) -> io::Result<(Box<dyn Stream>, bool)> {
+        let way = &self.way;
+        way.connect(&self.shared, &self.session, host, protocol)
+            .await
+    }
+
+    /// Says why there is no answer.
+    pub(super) fn tell(&self, why: &dyn fmt::Display) {
+        let Session {
+            source,
+            destination,
+            ..
+        } = &self.session;
+        tracing::debug!(%source, %destination, %why, "no answer");
     }
 }
 
@@ -100,24 +116,16 @@ pub(super) async fn serve(
     let Ok(first) = first else {
         return;
     };
-    let limits = shared.limits;
-    let bounds = Bounds {
-        head: limits.head,
-        head_time: limits.head_time,
-        idle: limits.idle,
-    };
-    let connection = Arc::new(Connection {
+    let connection = Connection {
         shared,
         session,
-        link: Arc::default(),
-        upstream: Upstream::new(way),
+        way,
         selection: Mutex::default(),
-    });
+    };
     if first.starts_with(PREFACE) {
-        serve_two(connection, Inlet::raw(stream, first, bounds)).await;
+        two::serve(connection, stream, first).await;
     } else {
-        let link = connection.link.clone();
-        serve_one(connection, Inlet::new(stream, first, bounds, link)).await;
+        one::serve(connection, stream, first).await;
     }
 }
 
@@ -144,61 +152,4 @@ async fn more(stream: &mut impl Stream, to: &mut BytesMut) -> io::Result<usize> 
         Poll::Ready(Ok(buffer.filled().len()))
     })
     .await
-}
-
-async fn serve_one(connection: Arc<Connection>, inlet: Inlet<impl Stream + 'static>) {
-    let drain = connection.shared.drain.clone();
-    let gone = connection.upstream.gone.clone();
-    let link = connection.link.clone();
-    let head = connection.shared.limits.head;
-    let service = service_fn(move |request| Box::pin(connection.clone().handle(request)));
-    let mut serving = pin!(
-        http1::Builder::new()
-            .auto_date_header(false)
-            .max_buf_size(head.max(8 << 10))
-            .serve_connection(TokioIo::new(inlet), service)
-            .with_upgrades()
-    );
-    // While it drains, answers say that the connection ends, see `forward`: closing idle ones could cross a request on its way.
-    loop {
-        tokio::select! {
-            _ = &mut serving => return,
-            // The server's connection ends as one of HTTP when it becomes something else, too.
-            () = gone.notified() => if !link.is_upgrading() {
-                serving.as_mut().graceful_shutdown();
-            },
-            () = drain.over() => return,
-        }
-    }
-}
-
-async fn serve_two(connection: Arc<Connection>, inlet: Inlet<impl Stream + 'static>) {
-    let drain = connection.shared.drain.clone();
-    let gone = connection.upstream.gone.clone();
-    let limits = connection.shared.limits;
-    let head = u32::try_from(limits.head).unwrap_or(u32::MAX);
-    let service = service_fn(move |request| connection.clone().handle(request));
-    let mut serving = pin!(
-        http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .auto_date_header(false)
-            .initial_stream_window_size(limits.window)
-            .initial_connection_window_size(limits.window.saturating_mul(4))
-            .max_concurrent_streams(limits.streams)
-            .max_header_list_size(head)
-            .max_send_buf_size(usize::try_from(limits.window).unwrap_or(usize::MAX))
-            .serve_connection(TokioIo::new(inlet), service)
-    );
-    let mut ending = false;
-    loop {
-        tokio::select! {
-            _ = &mut serving => return,
-            () = drain.asked(), if !ending => {
-                ending = true;
-                serving.as_mut().graceful_shutdown();
-            }
-            () = gone.notified() => serving.as_mut().graceful_shutdown(),
-            () = drain.over() => return,
-        }
-    }
 }

@@ -13,11 +13,8 @@ const STAYS: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::AU
 
 /// Takes away what ends here. Done before rules look at a request: what they see is what goes on.
 pub(super) fn strip(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
+    let named: Vec<HeaderName> = connection_tokens(headers)
+        .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| !STAYS.contains(name))
         .collect();
     for name in named.iter().chain(&HOP) {
@@ -32,17 +29,21 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     }
 }
 
+/// What `Connection` names.
+pub(super) fn connection_tokens(headers: &HeaderMap) -> impl Iterator<Item = &[u8]> {
+    let lines = headers.get_all(header::CONNECTION).iter();
+    lines
+        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+}
+
 /// The protocol that a request wishes to change to: not to HTTP/2, whose requests would pass unseen.
 pub(super) fn wish<B>(request: &Request<B>) -> Option<HeaderValue> {
     if request.version() != Version::HTTP_11 {
         return None;
     }
     let headers = request.headers();
-    let asked = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
-        .any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    let asked = connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     let mut lines = headers.get_all(header::UPGRADE).iter();
     let (only, more) = (lines.next()?, lines.next());
     (asked && more.is_none() && is_other_protocol(only)).then(|| only.clone())

@@ -35,7 +35,7 @@ impl Way {
         self.greeting.as_ref().is_some_and(|greeting| greeting.tls)
     }
 
-    /// A connection to the server, and whether it was there already; `host` is whom the request means.
+    /// A connection to the server, and whether it was there already; `host` is whom the request means, with a port or without.
     pub(super) async fn connect(
         &self,
         shared: &Shared,
@@ -52,7 +52,7 @@ impl Way {
         };
         let named = self.greeting.as_ref();
         let named = named.and_then(|greeting| greeting.server_name.as_deref());
-        let name = named.unwrap_or(host);
+        let name = named.unwrap_or_else(|| without_port(host));
         let step = shared.limits.connect;
         let (stream, _) = timeout(step, secure(client, tcp, name, &[protocol])).await??;
         Ok((Box::new(stream), false))
@@ -83,4 +83,9 @@ pub(crate) async fn secure(
         .await?;
     let chosen = stream.get_ref().1.alpn_protocol().map(<[u8]>::to_vec);
     Ok((stream, chosen))
+}
+
+fn without_port(host: &str) -> &str {
+    let end = host.rfind(':').filter(|at| !host[*at..].contains(']'));
+    host[..end.unwrap_or(host.len())].trim_matches(['[', ']'])
 }

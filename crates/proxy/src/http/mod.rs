@@ -1,23 +1,24 @@
 //! HTTP: requests of connections that were handed over are held against the rules one by one, and passed on if one allows them.
 //!
 //! ```text
-//! client ─ Inlet (HTTP/1: beyond doubt, or refused) ─ hyper ─ Connection: rules, record ─ hyper ─ server
+//! client ─ HTTP/1: relay of our own ─ Connection: rules, record ─ relay ─ server
+//!        └ HTTP/2: hyper ────────────┘                        └─ hyper ─┘
 //! ```
 //!
 //! Each connection of a client has a connection of its own to the server, made when the first request is allowed and speaking the
 //! same version: what two clients say never meets in one. When one side ends, so does the other. Bodies are streamed.
-mod body;
+mod asked;
 mod connection;
-mod forward;
-mod framing;
 mod head;
-mod inlet;
 mod link;
-mod upstream;
+mod one;
+mod two;
 
 pub(crate) use link::{PROTOCOLS, Stream, Way, secure, tcp};
 
-pub use framing::{Body, Chunked, Framing, Refused, check_head, head_end};
+pub use one::{
+    AnswerHead, Body, Chunked, Left, Refused, RequestHead, head_end, read_answer, read_request,
+};
 
 use crate::{
     accept,

@@ -9,6 +9,7 @@ mod dns_attacks;
 mod http;
 mod inspect;
 mod kafka;
+mod relay;
 mod replace;
 mod rules;
 mod smuggling;

@@ -1,5 +1,6 @@
 //! Where a message of HTTP/1 ends, read as strictly as can be: two readers that could disagree about it are two different
 //! requests, of which only one would be held against the rules. Whatever leaves room for that is refused. Pure.
+use http::Version;
 use std::fmt;
 
 /// Longest line between chunks, bytes.
@@ -12,10 +13,14 @@ pub enum Refused {
     Line,
     /// The first line is no `METHOD TARGET HTTP/1.x`.
     RequestLine,
+    /// The first line of an answer is no `HTTP/1.x STATUS`.
+    StatusLine,
     /// A header goes on in the next line.
     Fold,
     /// A header's name is none, or is not followed by its colon.
     Name,
+    /// A header's value has bytes that none may have.
+    Value,
     /// More than one length, or one that is no number.
     Length,
     /// A transfer encoding other than `chunked`, or in HTTP/1.0.
@@ -51,8 +56,10 @@ impl fmt::Display for Refused {
         f.write_str(match self {
             Self::Line => "a line of the head does not end with CR LF",
             Self::RequestLine => "the first line is no method, target and version",
+            Self::StatusLine => "the first line is no version and status",
             Self::Fold => "a header goes on in the next line",
             Self::Name => "the name of a header is malformed",
+            Self::Value => "the value of a header is malformed",
             Self::Length => "the content length is malformed or there twice",
             Self::Encoding => "the transfer encoding is not chunked",
             Self::Both => "there are a content length and a transfer encoding",
@@ -65,22 +72,24 @@ impl fmt::Display for Refused {
     }
 }
 
-/// What follows a head.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Framing {
-    /// The body.
-    pub body: Body,
-    /// The connection may become something else, as the answer says.
-    pub upgrade: bool,
-}
-
 /// How a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
+    /// Nothing is said about it, so there is none.
+    None,
     /// After so many bytes.
     Length(u64),
     /// With an empty chunk and trailers.
     Chunked,
+    /// With the connection: an answer of which nothing is said.
+    Rest,
+}
+
+impl Body {
+    /// Whether there is one.
+    pub(super) fn is_some(self) -> bool {
+        !matches!(self, Self::None | Self::Length(0))
+    }
 }
 
 /// Length of the head at the start of `bytes` with the empty line at its end, if it is all there. `from`: where to go on looking.
@@ -99,35 +108,17 @@ pub fn head_end(bytes: &[u8], from: usize) -> Option<usize> {
     None
 }
 
-/// Checks a whole head and says what follows it.
-///
-/// # Errors
-/// It leaves room for doubt.
-pub fn check_head(head: &[u8]) -> Result<Framing, Refused> {
-    let mut lines = Lines(head);
-    let version = request_line(lines.next().ok_or(Refused::RequestLine)??)?;
-    let mut found = Found::default();
-    for line in lines {
-        let line = line?;
-        if line.is_empty() {
-            return found.framing(version);
-        }
-        let (name, value) = header(line)?;
-        found.note(name, value)?;
-    }
-    Err(Refused::Line)
-}
-
+/// What the lines of a head say about where its message ends.
 #[derive(Default)]
-struct Found {
+pub(super) struct Found {
     length: Option<u64>,
     chunked: bool,
     hosts: u32,
-    upgrade: bool,
 }
 
 impl Found {
-    fn note(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refused> {
+    /// Looks at one more header.
+    pub(super) fn note(&mut self, name: &[u8], value: &[u8]) -> Result<(), Refused> {
         if name.eq_ignore_ascii_case(b"content-length") {
             if self.length.is_some() {
                 return Err(Refused::Length);
@@ -140,56 +131,53 @@ impl Found {
             self.chunked = true;
         } else if name.eq_ignore_ascii_case(b"host") {
             self.hosts += 1;
-        } else if name.eq_ignore_ascii_case(b"upgrade") {
-            self.upgrade = true;
         }
         Ok(())
     }
 
-    fn framing(self, version: Version) -> Result<Framing, Refused> {
-        if self.chunked && self.length.is_some() {
-            return Err(Refused::Both);
-        }
-        if self.chunked && version == Version::Http10 {
-            return Err(Refused::Encoding);
-        }
-        if self.hosts > 1 || (self.hosts == 0 && version == Version::Http11) {
+    /// What follows the head of a request.
+    pub(super) fn request(self, version: Version) -> Result<Body, Refused> {
+        if self.hosts > 1 || (self.hosts == 0 && version == Version::HTTP_11) {
             return Err(Refused::Host);
         }
-        let body = if self.chunked {
-            Body::Chunked
-        } else {
-            Body::Length(self.length.unwrap_or(0))
-        };
-        // Whoever serves the connection takes the header alone as a wish to upgrade.
-        let upgrade = self.upgrade && version == Version::Http11;
-        Ok(Framing { body, upgrade })
+        self.body(version)
+    }
+
+    /// What follows the head of an answer, if that answer may have a body.
+    pub(super) fn answer(self, version: Version) -> Result<Body, Refused> {
+        Ok(match self.body(version)? {
+            Body::None => Body::Rest,
+            body => body,
+        })
+    }
+
+    fn body(self, version: Version) -> Result<Body, Refused> {
+        match (self.length, self.chunked) {
+            (Some(_), true) => Err(Refused::Both),
+            (None, true) if version == Version::HTTP_10 => Err(Refused::Encoding),
+            (None, true) => Ok(Body::Chunked),
+            (Some(length), false) => Ok(Body::Length(length)),
+            (None, false) => Ok(Body::None),
+        }
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Version {
-    Http10,
-    Http11,
+/// Whether a header says where a message ends: nobody can have it taken away.
+pub(super) fn is_of_framing(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding")
 }
 
-fn request_line(line: &[u8]) -> Result<Version, Refused> {
-    let mut words = line.split(|byte| *byte == b' ');
-    let (method, target, version) = (words.next(), words.next(), words.next());
-    let token = |word: &[u8]| !word.is_empty() && word.iter().all(|byte| is_token(*byte));
-    let visible =
-        |word: &[u8]| !word.is_empty() && word.iter().all(|byte| *byte > b' ' && *byte != 127);
-    if words.next().is_some() || !method.is_some_and(token) || !target.is_some_and(visible) {
-        return Err(Refused::RequestLine);
-    }
-    match version {
-        Some(b"HTTP/1.1") => Ok(Version::Http11),
-        Some(b"HTTP/1.0") => Ok(Version::Http10),
-        _ => Err(Refused::RequestLine),
+/// The version that a first line names.
+pub(super) fn version(word: &[u8]) -> Option<Version> {
+    match word {
+        b"HTTP/1.1" => Some(Version::HTTP_11),
+        b"HTTP/1.0" => Some(Version::HTTP_10),
+        _ => None,
     }
 }
 
-fn header(line: &[u8]) -> Result<(&[u8], &[u8]), Refused> {
+/// Name and value of a line.
+pub(super) fn header(line: &[u8]) -> Result<(&[u8], &[u8]), Refused> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Refused::Fold);
     }
@@ -210,12 +198,13 @@ fn length(value: &[u8]) -> Result<u64, Refused> {
     Ok(value.iter().fold(0, digit))
 }
 
-fn is_token(byte: u8) -> bool {
+/// Whether names and methods may have it.
+pub(super) fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Lines without their ends.
-struct Lines<'a>(&'a [u8]);
+pub(super) struct Lines<'a>(pub(super) &'a [u8]);
 
 impl<'a> Iterator for Lines<'a> {
     type Item = Result<&'a [u8], Refused>;
@@ -233,6 +222,67 @@ fn whole_line(line: &[u8]) -> Result<&[u8], Refused> {
     match line.split_last() {
         Some((b'\r', line)) if memchr::memchr2(b'\r', 0, line).is_none() => Ok(line),
         _ => Err(Refused::Line),
+    }
+}
+
+/// What is left of a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// So many bytes.
+    Length(u64),
+    /// Chunks, and how many bytes of its end have been looked at: they pass once all of it is there, for it could be malformed.
+    Chunks(Chunked, usize),
+    /// All that comes.
+    Rest,
+}
+
+impl From<Body> for Left {
+    fn from(body: Body) -> Self {
+        match body {
+            Body::None => Self::Length(0),
+            Body::Length(length) => Self::Length(length),
+            Body::Chunked => Self::Chunks(Chunked::Size, 0),
+            Body::Rest => Self::Rest,
+        }
+    }
+}
+
+impl Left {
+    /// True if nothing is.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Length(0) | Self::Chunks(Chunked::Done, _))
+    }
+
+    /// How many bytes at the start of `bytes` are of the body, and may pass. They are not shown again.
+    ///
+    /// # Errors
+    /// It is malformed.
+    pub fn take(&mut self, bytes: &[u8], trailers_max: usize) -> Result<usize, Refused> {
+        match self {
+            Self::Length(left) => {
+                let here = usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                *left -= here as u64;
+                Ok(here)
+            }
+            Self::Rest => Ok(bytes.len()),
+            Self::Chunks(at, seen) => {
+                let mut passed = 0;
+                loop {
+                    let taken = at.take(
+                        bytes.get(passed + *seen..).unwrap_or_default(),
+                        trailers_max,
+                    )?;
+                    *seen += taken;
+                    if !matches!(at, Chunked::Trailers(_)) {
+                        passed += std::mem::take(seen);
+                    }
+                    if taken == 0 || *at == Chunked::Done {
+                        return Ok(passed);
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -322,11 +372,11 @@ fn chunk_size(line: &[u8]) -> Result<u64, Refused> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::request, *};
 
-    fn check(head: &str) -> Result<Framing, Refused> {
+    fn check(head: &str) -> Result<Body, Refused> {
         assert_eq!(head_end(head.as_bytes(), 0), Some(head.len()), "{head:?}");
-        check_head(head.as_bytes())
+        request::read(&head.as_bytes().to_vec().into()).map(|head| head.body)
     }
 
     #[test]
@@ -385,21 +435,16 @@ mod tests {
         }
         let old = "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert_eq!(check(old), Err(Refused::Encoding));
-        assert_eq!(
-            check_head(b"GET / HTTP/1.1\r\nHost: h\n\n"),
-            Err(Refused::Line)
-        );
+        assert_eq!(check("GET / HTTP/1.1\r\nHost: h\n\n"), Err(Refused::Line));
     }
 
     #[test]
     fn what_follows() {
-        let plain = check("GET / HTTP/1.0\r\n\r\n").unwrap();
-        assert_eq!((plain.body, plain.upgrade), (Body::Length(0), false));
-        let sized = check("PUT /x?y HTTP/1.1\r\nhost:h\r\ncontent-length:\t007 \r\n\r\n").unwrap();
-        assert_eq!(sized.body, Body::Length(7));
-        let other = "GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n";
-        let other = check(&format!("{other}Transfer-Encoding: Chunked\r\n\r\n")).unwrap();
-        assert_eq!((other.body, other.upgrade), (Body::Chunked, true));
+        assert_eq!(check("GET / HTTP/1.0\r\n\r\n"), Ok(Body::None));
+        let sized = check("PUT /x?y HTTP/1.1\r\nhost:h\r\ncontent-length:\t007 \r\n\r\n");
+        assert_eq!(sized, Ok(Body::Length(7)));
+        let chunked = "GET / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: Chunked\r\n\r\n";
+        assert_eq!(check(chunked), Ok(Body::Chunked));
     }
 
     #[test]
@@ -461,5 +506,18 @@ mod tests {
         let many = format!("0\r\n{}\r\n", "A: b\r\n".repeat(40));
         assert_eq!(chunked(&many, 10), Err(Refused::TooLarge));
         assert_eq!(chunked(&"1".repeat(3000), 100), Err(Refused::TooLarge));
+    }
+    #[test]
+    fn the_end_of_chunks_passes_as_a_whole() {
+        let body = b"5\r\nhello\r\n0\r\nX: 1\r\n\r\nGET";
+        for step in 1..body.len() {
+            let (mut left, mut passed, mut there) = (Left::from(Body::Chunked), 0, 0);
+            while !left.is_over() {
+                there = (there + step).min(body.len());
+                passed += left.take(&body[passed..there], 64).unwrap();
+                assert!(passed <= 10 || left.is_over(), "{step}: {passed}");
+            }
+            assert_eq!(passed, body.len() - 3, "{step}");
+        }
     }
 }
