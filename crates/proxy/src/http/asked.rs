@@ -6,7 +6,7 @@ use crate::{
     record::{HEADERS_MAX, Http, Layer7, Record, Verdict, cut},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Instant, SystemTime};
 
 /// Text of an answer instead of the server's.
 pub(super) const UNREACHABLE: &str = "The server cannot be reached\r\n";
@@ -70,7 +70,7 @@ impl Connection {
             headers: request.headers(),
         });
         asked.decided(&decision);
-        self.record(&asked, asked.verdict, None, || Http {
+        self.record(&asked, asked.verdict, false, || Http {
             headers: headers(request.headers()),
             ..self.describe(&asked, 0)
         });
@@ -110,8 +110,7 @@ impl Connection {
     }
 
     fn record_answer(&self, asked: &Asked, status: StatusCode, verdict: Verdict) {
-        let latency = Some(asked.began.elapsed());
-        self.record(asked, verdict, latency, || {
+        self.record(asked, verdict, true, || {
             self.describe(asked, status.as_u16())
         });
     }
@@ -120,7 +119,7 @@ impl Connection {
         &self,
         asked: &Asked,
         verdict: Verdict,
-        latency: Option<Duration>,
+        is_answer: bool,
         http: impl FnOnce() -> Http,
     ) {
         self.shared.recorder.record(|| Record {
@@ -130,7 +129,7 @@ impl Connection {
             transport: Transport::Tcp,
             verdict,
             rule: asked.rule.clone(),
-            latency,
+            latency: is_answer.then(|| asked.began.elapsed()),
             layer7: Layer7::Http(http()),
         });
     }

@@ -86,7 +86,7 @@ impl<S: Stream> Relay<S> {
             clock,
         } = self;
         let limits = &connection.shared.limits;
-        let (idle_since, mut begun, mut seen) = (Instant::now(), None, 0);
+        let (mut idle_since, mut begun, mut seen) = (None, None, 0);
         poll_fn(|cx| {
             loop {
                 while client.input.starts_with(b"\r\n") {
@@ -117,7 +117,10 @@ impl<S: Stream> Relay<S> {
             }
             let (deadline, late) = match begun {
                 Some(begun) => (begun + limits.head_time, Err(Refused::TooSlow)),
-                None => (idle_since + limits.idle, Ok(None)),
+                None => {
+                    let since = *idle_since.get_or_insert_with(Instant::now);
+                    (since + limits.idle, Ok(None))
+                }
             };
             clock.poll(cx, deadline).map(|()| late)
         })

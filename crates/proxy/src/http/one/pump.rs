@@ -24,8 +24,8 @@ pub(super) struct Pump {
     left: Left,
     /// Bytes at the start of the source's input that may pass.
     passed: usize,
-    /// When the last bytes moved.
-    moved: Instant,
+    /// Since when nothing moves, if it has been asked.
+    waits: Option<Instant>,
     /// The other side does not take what there is.
     stuck: bool,
     state: State,
@@ -45,7 +45,7 @@ impl Pump {
         Self {
             left,
             passed: 0,
-            moved: Instant::now(),
+            waits: None,
             stuck: false,
             state: State::Moving,
         }
@@ -67,13 +67,16 @@ impl Pump {
     }
 
     /// When to give up if nothing moves.
-    pub(super) fn deadline(&self, limits: &Limits) -> Option<Instant> {
+    pub(super) fn deadline(&mut self, limits: &Limits) -> Option<Instant> {
+        if self.is_over() {
+            return None;
+        }
         let patience = if self.stuck {
             limits.idle
         } else {
             limits.body_idle
         };
-        (!self.is_over()).then_some(self.moved + patience)
+        Some(*self.waits.get_or_insert_with(Instant::now) + patience)
     }
 
     /// Moves what can be moved; ready when all is written.
@@ -98,7 +101,7 @@ impl Pump {
                 let sent = sent.map_err(|_| Broken::Sink)?;
                 from.consume(sent);
                 self.passed -= sent;
-                self.moved = Instant::now();
+                self.waits = None;
             } else if self.left.is_over() {
                 return self.poll_end(cx, to);
             } else {
@@ -108,7 +111,7 @@ impl Pump {
                         self.left = Left::Length(0);
                     }
                     Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(Err(Broken::Source)),
-                    Poll::Ready(Ok(_)) => self.moved = Instant::now(),
+                    Poll::Ready(Ok(_)) => self.waits = None,
                     Poll::Pending => {
                         // What passed before may still be on its way through TLS.
                         return match to.poll_flush(cx) {

@@ -5,6 +5,7 @@ use super::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
+use std::fmt::Write;
 
 /// Most headers.
 const HEADERS: usize = 100;
@@ -132,7 +133,8 @@ pub(super) fn write(head: &Head, becomes: Option<&HeaderValue>, out: &mut BytesM
     }
     match head.body {
         Body::None | Body::Rest => {}
-        Body::Length(length) => out.put_slice(format!("content-length: {length}\r\n").as_bytes()),
+        // A buffer that grows takes all that is written to it.
+        Body::Length(length) => drop(write!(out, "content-length: {length}\r\n")),
         Body::Chunked => out.put_slice(b"transfer-encoding: chunked\r\n"),
     }
     connection(request.version(), head.keeps, becomes, out);
