@@ -21,7 +21,6 @@ use super::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use exchange::Failure;
-
 use http::{StatusCode, Version, header};
 use pump::Pump;
 use side::Side;
