@@ -247,3 +247,44 @@ async fn an_answer_that_stops_ends_the_connection() {
     assert_eq!(rest(&mut client).await, begin);
     assert_eq!(soon(server.read(&mut [0; 1])).await.unwrap_or(0), 0);
 }
+
+#[tokio::test]
+async fn pieces_make_no_difference() {
+    let requests = "\r\nGET /a HTTP/1.1\r\nHost: h\r\n\r\nPOST /b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello\
+        POST /c HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0a;x=y\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n\
+        GET /d HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let passed = "GET /a HTTP/1.1\r\nhost: h\r\n\r\nPOST /b HTTP/1.1\r\nhost: h\r\ncontent-length: 5\r\n\r\nhello\
+        POST /c HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0a;x=y\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n\
+        GET /d HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n";
+    let answers = [
+        OK,
+        "HTTP/1.1 201 Made\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+        "HTTP/1.1 204 None\r\n\r\n",
+        OK,
+    ];
+    for step in [1, 2, 3, 7, 31, 1000] {
+        let (_world, mut client, listener) = open().await;
+        let server = tokio::spawn(async move {
+            let (mut server, _) = listener.accept().await.unwrap();
+            let mut heard = String::new();
+            let ends = ["\r\n\r\n", "hello", "X-Sum: 1\r\n\r\n", "\r\n\r\n"];
+            for (answer, end) in answers.iter().zip(ends) {
+                heard += &read_until(&mut server, end).await;
+                for piece in answer.as_bytes().chunks(step) {
+                    server.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+            }
+            heard
+        });
+        for piece in requests.as_bytes().chunks(step) {
+            client.write_all(piece).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let heard = rest(&mut client).await;
+        assert_eq!(soon(server).await.unwrap(), passed, "by {step}");
+        let mut expected = answers.concat();
+        expected.insert_str(expected.len() - 4, "connection: close\r\n");
+        assert_eq!(heard, expected, "by {step}");
+    }
+}
