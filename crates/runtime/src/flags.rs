@@ -1,7 +1,7 @@
 //! The flags of a role: one per setting, made from the settings' own descriptions.
 use crate::settings::{Key, Keyed};
 use clap::{Arg, ArgMatches, Command, error::ErrorKind};
-use std::marker::PhantomData;
+use std::{marker::PhantomData, time::Duration};
 
 /// Flags that were given, as pairs of key and value.
 #[derive(Clone, Debug)]
@@ -87,6 +87,17 @@ impl<S: Keyed> clap::FromArgMatches for Flags<S> {
     }
 }
 
+/// A flag's time: seconds, with an `s` after them or not.
+///
+/// # Errors
+/// It is none.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let wrong = || "accepted: seconds, as 30 or 0.5".to_owned();
+    let digits = text.strip_suffix('s').unwrap_or(text);
+    let number: f64 = digits.parse().map_err(|_| wrong())?;
+    Duration::try_from_secs_f64(number).map_err(|_| wrong())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +107,16 @@ mod tests {
     fn parse(args: &[&str]) -> Result<Flags<Settings>, clap::Error> {
         let command = Flags::<Settings>::augment_args(Command::new("agent"));
         Flags::from_arg_matches(&command.try_get_matches_from(args)?)
+    }
+
+    #[test]
+    fn seconds_as_people_write_them() {
+        for (text, millis) in [("60s", 60_000), ("0.5", 500), ("0", 0)] {
+            assert_eq!(seconds(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for wrong in ["", "s", "-1", "soon", "NaN", "1e300", "1m"] {
+            assert!(seconds(wrong).unwrap_err().contains("accepted"), "{wrong}");
+        }
     }
 
     #[test]

@@ -28,6 +28,7 @@ use clap::Args;
 use datapath::ProxySessions;
 use netlink::netns::{self, Netns};
 use nix::fcntl::{Flock, FlockArg};
+use runtime::flags::seconds;
 use runtime::logging::Logging;
 use runtime::stop;
 
@@ -90,14 +91,6 @@ fn address(text: &str) -> Result<Address, String> {
     address
         .map(|address| Address(Some(address)))
         .map_err(|_| "accepted: ADDRESS:PORT, as 127.0.0.1:9878, or nothing".to_owned())
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let digits = text.strip_suffix('s').unwrap_or(text);
-    let number: f64 = digits
-        .parse()
-        .map_err(|_| "accepted: seconds, as 60 or 0.5".to_owned())?;
-    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }
 
 /// What there is once it can serve.
@@ -339,9 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn times_and_addresses() {
-        assert_eq!(seconds("60s").unwrap(), Duration::from_secs(60));
-        assert!(seconds("-1").is_err() && seconds("soon").is_err());
+    fn addresses() {
         assert!(address("").unwrap().0.is_none() && address("9878").is_err());
     }
 }

@@ -47,10 +47,10 @@ pub struct RelayArgs {
     #[arg(long, value_name = "NAME", default_value = "default")]
     cluster_name: String,
     /// How long to try to connect to a node
-    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = runtime::flags::seconds)]
     dial_timeout: Duration,
     /// The longest pause before a node is tried again
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = runtime::flags::seconds)]
     retry_timeout: Duration,
     /// Nodes are talked to in the clear
     #[arg(long)]
@@ -111,14 +111,6 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
     runtime::listen_address(text)
         .parse()
         .map_err(|_| "accepted: :PORT, ADDRESS:PORT".to_owned())
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let digits = text.strip_suffix('s').unwrap_or(text);
-    let number: f64 = digits
-        .parse()
-        .map_err(|_| "accepted: seconds, as 30 or 0.5".to_owned())?;
-    Duration::try_from_secs_f64(number).map_err(|error| error.to_string())
 }
 
 impl RelayArgs {
