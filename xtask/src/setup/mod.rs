@@ -5,6 +5,7 @@ mod kubernetes;
 mod linker;
 pub mod packages;
 mod python;
+mod room;
 mod rust_src;
 pub mod servers;
 mod toolchain;
@@ -55,8 +56,9 @@ impl Options {
 
 /// Runs the steps; each finds out by itself that there is nothing to do.
 pub fn run(options: &Options) -> Result<()> {
-    let _lock = lock()?;
     let purpose = options.purpose;
+    room::check(purpose)?;
+    let _lock = lock()?;
     let mut steps = Steps::new(
         "setup",
         match purpose {
