@@ -104,6 +104,9 @@ fn reconcilers(agent: &Arc<Agent>, client: Client, stop: &Stop) -> Result<()> {
         component("ipcache"),
         stop.clone(),
     );
+    if let Some(names) = &agent.names {
+        names.written_by(prefixes.watch());
+    }
     let routes = reconcile::spawn(
         &tables.db,
         &tables.routes,

@@ -23,19 +23,18 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
-use tables::Read as _;
+use tables::{Read as _, Watch};
 use tokio::sync::watch;
 
 /// How often names are looked through for those whose time is over.
 const COLLECT: Duration = Duration::from_secs(60);
 /// How long the proxy is kept waiting at most; it waits as long as it wants to.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often to look whether the kernel has what it needs: at first, and later.
-const LOOK: Duration = Duration::from_millis(1);
-const LOOK_LATE: Duration = Duration::from_millis(20);
+/// How often to look whether the kernel has what it needs, where nobody says that it has more than before.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Names and patterns that rules allow connections to.
 pub type Rules = Arc<BTreeSet<DnsRule>>;
@@ -47,6 +46,8 @@ pub struct Names(Arc<Shared>);
 struct Shared {
     tables: Tables,
     kernel: Box<dyn AddressCache + Sync>,
+    /// Passes a revision when the kernel has got more.
+    written: OnceLock<Watch>,
     families: [bool; 2],
     /// How long an answer may wait.
     delay: Duration,
@@ -103,6 +104,7 @@ impl Names {
         Self(Arc::new(Shared {
             tables: tables.clone(),
             kernel,
+            written: OnceLock::new(),
             families: [settings.enable_ipv4, settings.enable_ipv6],
             delay: settings.tofqdns_proxy_response_max_delay,
             state: Mutex::new(state),
@@ -202,19 +204,29 @@ impl Names {
         changed
     }
 
+    /// Says by what to see that the kernel has got more.
+    pub fn written_by(&self, watch: Watch) {
+        // Set once, at the start.
+        let _ = self.0.written.set(watch);
+    }
+
     /// Ends when connections to these addresses are let through, where rules by name let them; not later than anybody waits for.
     pub async fn realised(&self, ips: &[IpAddr]) {
         let began = Instant::now();
-        let mut pause = LOOK;
-        while !self.is_realised(ips) {
-            let waited = began.elapsed();
-            if waited >= self.0.delay {
-                pause = LOOK_LATE;
-            }
-            if waited >= PATIENCE {
+        let written = self.0.written.get();
+        loop {
+            let seen = written.map(Watch::revision);
+            if self.is_realised(ips) || began.elapsed() >= PATIENCE {
                 break;
             }
-            tokio::time::sleep(pause).await;
+            let more = async {
+                match written.zip(seen) {
+                    Some((watch, seen)) => watch.changed(seen).await,
+                    None => std::future::pending().await,
+                }
+            };
+            // What does not come by way of the kernel is not told of.
+            let _ = tokio::time::timeout(LOOK, more).await;
         }
         if began.elapsed() >= self.0.delay {
             self.state().stats.late += 1;

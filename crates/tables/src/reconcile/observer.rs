@@ -187,6 +187,11 @@ impl<T: Row> Observer<T> {
         self.has_absorbed(&state, revision) && entry.is_none_or(|entry| done(&entry.status))
     }
 
+    /// Passes a revision with everything that may have been realised.
+    pub fn watch(&self) -> Watch {
+        Watch::new(self.board.steps.clone())
+    }
+
     /// Waits until every row of the table is realised as of `revision`. One row that keeps failing keeps this
     /// waiting; see [`row_realized`](Self::row_realized).
     pub fn realized(&self, revision: Revision) -> impl Future<Output = ()> + Send + use<T> {
@@ -210,12 +215,13 @@ impl<T: Row> Observer<T> {
     }
 
     async fn until(&self, met: impl Fn() -> bool) {
+        let watch = self.watch();
         loop {
-            let seen = self.board.steps.revision();
+            let seen = watch.revision();
             if met() {
                 return;
             }
-            Watch::new(self.board.steps.clone()).changed(seen).await;
+            watch.changed(seen).await;
         }
     }
 
