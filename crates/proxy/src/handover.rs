@@ -12,11 +12,15 @@ use rustix::net::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
+    fs,
     io::{self, IoSlice, IoSliceMut, Read, Write},
     mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::net::{UnixListener, UnixStream},
+        unix::{
+            fs::MetadataExt,
+            net::{UnixListener, UnixStream},
+        },
     },
     path::Path,
     time::Duration,
@@ -37,6 +41,9 @@ pub type Sockets = BTreeMap<String, OwnedFd>;
 struct Offer {
     format: u32,
     names: Vec<String>,
+    /// Number of the network namespace that the sockets are in; 0 where nobody knows.
+    #[serde(default)]
+    netns: u64,
 }
 
 const FORMAT: u32 = 1;
@@ -49,7 +56,34 @@ pub struct Taken {
     stream: UnixStream,
 }
 
-/// Asks the process at `path` for its sockets; `None` where there is none.
+/// What is sent from process to process.
+#[derive(Debug)]
+pub(crate) struct Parcel {
+    pub(crate) sockets: Sockets,
+    /// Number of the network namespace that they are in; 0 where nobody knows.
+    pub(crate) netns: u64,
+}
+
+impl Parcel {
+    /// Sockets of the calling thread's network.
+    pub(crate) fn new(sockets: Sockets) -> Self {
+        let netns = own_netns();
+        Self { sockets, netns }
+    }
+
+    /// The sockets, if they are of use in the calling thread's network.
+    pub(crate) fn of_use(self) -> Option<Sockets> {
+        let known = [self.netns, own_netns()];
+        let elsewhere = known[0] != known[1] && !known.contains(&0);
+        (!elsewhere && !self.sockets.is_empty()).then_some(self.sockets)
+    }
+}
+
+fn own_netns() -> u64 {
+    fs::metadata("/proc/thread-self/ns/net").map_or(0, |netns| netns.ino())
+}
+
+/// Asks the process at `path` for its sockets; `None` where there is none, or none of this network.
 ///
 /// # Errors
 /// There is one, and it does not hand them over.
@@ -68,22 +102,8 @@ pub fn take(path: &Path) -> io::Result<Option<Taken>> {
         Err(error) => return Err(error),
     };
     stream.set_read_timeout(Some(STEP))?;
-    let (text, fds) = receive(&stream)?;
-    let offer: Offer = serde_json::from_slice(&text)
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-    if offer.format != FORMAT || offer.names.len() != fds.len() {
-        let why = format!(
-            "{} names for {} sockets in format {}, {FORMAT} is understood",
-            offer.names.len(),
-            fds.len(),
-            offer.format
-        );
-        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    }
-    Ok(Some(Taken {
-        sockets: offer.names.into_iter().zip(fds).collect(),
-        stream,
-    }))
+    let parcel = receive(&stream)?;
+    Ok(parcel.of_use().map(|sockets| Taken { sockets, stream }))
 }
 
 impl Taken {
@@ -100,10 +120,11 @@ impl Taken {
 ///
 /// # Errors
 /// The listener is of no use any more.
-pub fn offer(listener: &UnixListener, sockets: &Sockets) -> io::Result<()> {
+pub fn offer(listener: &UnixListener, sockets: Sockets) -> io::Result<()> {
+    let parcel = Parcel::new(sockets);
     loop {
         let (stream, _) = listener.accept()?;
-        match hand_over(stream, sockets) {
+        match hand_over(stream, &parcel) {
             Ok(()) => return Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "the new process did not take over; this one goes on")
@@ -112,10 +133,10 @@ pub fn offer(listener: &UnixListener, sockets: &Sockets) -> io::Result<()> {
     }
 }
 
-fn hand_over(mut stream: UnixStream, sockets: &Sockets) -> io::Result<()> {
+fn hand_over(mut stream: UnixStream, parcel: &Parcel) -> io::Result<()> {
     stream.set_read_timeout(Some(STEP))?;
     stream.set_write_timeout(Some(STEP))?;
-    send(&stream, sockets)?;
+    send(&stream, parcel)?;
     let mut byte = [0];
     stream.read_exact(&mut byte)?;
     if byte[0] == SERVING {
@@ -125,18 +146,20 @@ fn hand_over(mut stream: UnixStream, sockets: &Sockets) -> io::Result<()> {
     }
 }
 
-fn send(stream: &UnixStream, sockets: &Sockets) -> io::Result<()> {
+pub(crate) fn send(stream: &UnixStream, parcel: &Parcel) -> io::Result<()> {
+    let Parcel { sockets, netns } = parcel;
     if sockets.len() > SOCKETS_MAX {
         return Err(io::Error::other(format!("more than {SOCKETS_MAX} sockets")));
     }
     let text = serde_json::to_vec(&Offer {
         format: FORMAT,
         names: sockets.keys().cloned().collect(),
+        netns: *netns,
     })?;
     let fds: Vec<_> = sockets.values().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
-    if !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
         return Err(io::Error::other("the sockets do not fit"));
     }
     let sent = sendmsg(
@@ -151,7 +174,7 @@ fn send(stream: &UnixStream, sockets: &Sockets) -> io::Result<()> {
     Ok(())
 }
 
-fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+pub(crate) fn receive(stream: &UnixStream) -> io::Result<Parcel> {
     let mut text = vec![0; NAMES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -164,7 +187,21 @@ fn receive(stream: &UnixStream) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         }
     }
     text.truncate(received.bytes);
-    Ok((text, fds))
+    let offer: Offer = serde_json::from_slice(&text)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+    if offer.format != FORMAT || offer.names.len() != fds.len() {
+        let why = format!(
+            "{} names for {} sockets in format {}, {FORMAT} is understood",
+            offer.names.len(),
+            fds.len(),
+            offer.format
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    Ok(Parcel {
+        sockets: offer.names.into_iter().zip(fds).collect(),
+        netns: offer.netns,
+    })
 }
 
 #[cfg(test)]
@@ -181,7 +218,7 @@ mod tests {
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = tcp.local_addr().unwrap();
         let sockets: Sockets = [("http".to_owned(), OwnedFd::from(tcp))].into();
-        let old = std::thread::spawn(move || offer(&listener, &sockets));
+        let old = std::thread::spawn(move || offer(&listener, sockets));
 
         // One that gives up half-way changes nothing.
         drop(take(&path).unwrap().unwrap());

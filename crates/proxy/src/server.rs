@@ -2,9 +2,9 @@
 use crate::{
     config::Transport,
     control::Control,
-    dns, drain,
+    dns, drain, folder,
     handover::{self, Sockets},
-    http, kafka,
+    http, kafka, keeper,
     origin::{Datagrams, Origin},
     record,
     store::Store,
@@ -128,6 +128,7 @@ pub struct Server {
     deadline: Duration,
     line: JoinHandle<()>,
     replaced: oneshot::Receiver<()>,
+    giving: keeper::Giving,
 }
 
 /// How a proxy ended.
@@ -183,7 +184,10 @@ impl Server {
             // An old process that is gone by now needs no word.
             let _ = taken.confirm();
         }
+        let copies = copies(&offered).map_err(at("its sockets"))?;
         let replaced = offer(&config, offered)?;
+        let giving = keeper::Giving::start(config.run.clone(), copies);
+        let giving = giving.map_err(at("a thread for the agent's copies"))?;
         Ok(Self {
             control,
             addresses,
@@ -192,6 +196,7 @@ impl Server {
             deadline: config.drain,
             line,
             replaced,
+            giving,
         })
     }
 
@@ -204,8 +209,9 @@ impl Server {
 
     /// Takes nothing new and waits until what is under way has ended.
     pub async fn finish(self) -> End {
-        // The agent finds the successor at the same path.
+        // The agent finds the successor at the same path, and keeps no sockets but its.
         self.line.abort();
+        drop(self.giving);
         if self.drainer.drain(self.deadline).await {
             End::Finished
         } else {
@@ -302,18 +308,19 @@ struct Prepared {
 
 fn prepare(config: &Config) -> Result<Prepared, StartError> {
     let shown = |path: &Path| path.display().to_string();
-    fs::create_dir_all(&config.run).map_err(at(shown(&config.run)))?;
+    folder::private(&config.run).map_err(at(shown(&config.run)))?;
     let store = Store::open(&config.state).map_err(at(shown(&config.state)))?;
     let mut taken = handover::take(&config.run.join(HANDOVER)).unwrap_or_else(|error| {
         tracing::warn!(%error, "the old process does not hand over its sockets");
         None
     });
+    let mut old = match &mut taken {
+        Some(taken) => std::mem::take(&mut taken.sockets),
+        None => kept(config),
+    };
     let mut sockets = Sockets::new();
     for listen in &config.listeners {
-        let old = taken
-            .as_mut()
-            .and_then(|taken| taken.sockets.remove(&listen.name));
-        let fd = match old {
+        let fd = match old.remove(&listen.name) {
             Some(fd) => fd,
             None => bind(listen, config.transparent)
                 .map_err(at(format!("{} at {}", listen.name, listen.address)))?,
@@ -325,6 +332,20 @@ fn prepare(config: &Config) -> Result<Prepared, StartError> {
         taken,
         sockets,
     })
+}
+
+/// The sockets of a process that was killed.
+fn kept(config: &Config) -> Sockets {
+    let kept = keeper::ask(&config.run).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the agent does not hand over what it keeps");
+        None
+    });
+    kept.unwrap_or_default()
+}
+
+fn copies(sockets: &Sockets) -> io::Result<Sockets> {
+    let copy = |(name, fd): (&String, &OwnedFd)| Ok((name.clone(), fd.try_clone()?));
+    sockets.iter().map(copy).collect()
 }
 
 fn bind(listen: &Listen, transparent: bool) -> io::Result<OwnedFd> {
@@ -363,7 +384,7 @@ fn offer(config: &Config, sockets: Sockets) -> Result<oneshot::Receiver<()>, Sta
     let listener = fresh(&config.run.join(HANDOVER))?;
     let (sender, replaced) = oneshot::channel();
     let work = move || {
-        if handover::offer(&listener, &sockets).is_ok() {
+        if handover::offer(&listener, sockets).is_ok() {
             let _ = sender.send(());
         }
     };

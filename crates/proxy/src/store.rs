@@ -2,7 +2,10 @@
 //!
 //! One line with the format, length and checksum of what follows, then the snapshot. A new one takes the old one's place at once
 //! or not at all. It may hold values from secrets: nobody but the owner reads it.
-use crate::config::{DecodeError, SNAPSHOT_MAX, Snapshot};
+use crate::{
+    config::{DecodeError, SNAPSHOT_MAX, Snapshot},
+    folder,
+};
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
@@ -57,7 +60,7 @@ impl Store {
     /// # Errors
     /// The folder cannot be made.
     pub fn open(dir: &Path) -> io::Result<Self> {
-        fs::create_dir_all(dir)?;
+        folder::private(dir)?;
         Ok(Self {
             dir: dir.to_owned(),
         })

@@ -1,6 +1,7 @@
 //! Agents that are killed, proxies that are replaced and killed, under requests and lookups that never pause: nobody notices the
 //! first two, and after the third new ones are served soon. `HYPHA_L7_ROUNDS` says how often; 20 measures.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,8 @@ use crate::layer7;
 const SOON: Duration = Duration::from_secs(30);
 /// Time between two questions of one kind.
 const PACE: Duration = Duration::from_millis(25);
+/// How long a process that is killed may go on with what it has begun.
+const DYING: Duration = Duration::from_millis(20);
 const NODES: [&str; 2] = ["node1", "node2"];
 const NAME: &str = "deathstar.default.svc.cluster.local";
 
@@ -179,30 +182,36 @@ fn replace_proxies(sh: &Shell, questions: &[Question], count: &mut Count) {
     );
 }
 
-/// Kills proxies without a word; what is on disk holds as soon as there is another one. How long each kind of question had to wait for that.
+/// Kills proxies without a word: what is on disk holds as soon as there is another one, and whoever comes meanwhile waits for that. How
+/// long each kind of question had to wait.
 fn kill_proxies(cluster: &Cluster, questions: &[Question], late: &mut Vec<(Kind, Duration)>) {
+    let mut killed = BTreeMap::new();
     let asked = meanwhile(questions, |asking| {
         for node in NODES {
             let old = cluster.proxy_process(node).expect("a proxy runs");
-            let killed = Instant::now();
+            let now = Instant::now();
+            killed.insert(node, now);
             assert!(old.signal(Signal::SIGKILL));
             for (question, asking) in questions.iter().zip(asking) {
                 if question.node != node {
                     continue;
                 }
                 let served = wait_until("the next proxy serves", SOON, || {
-                    asking.first_since(killed, question.kind.wanted())
+                    asking.first_since(now, question.kind.wanted())
                 });
                 late.push((question.kind, served));
             }
         }
     });
-    for (_, all) in asked.iter().filter(|(kind, _)| *kind == Kind::Denied) {
-        // Nothing else is heard, but maybe nothing at all.
-        let passed: Vec<_> = all
-            .iter()
-            .filter(|a| a.answer.is_ok() && !a.says(Kind::Denied.wanted()))
-            .collect();
+    for (question, (kind, all)) in questions.iter().zip(asked) {
+        let since = killed[question.node.as_str()] + DYING;
+        let lost = all.iter().filter(|a| a.at >= since);
+        let lost: Vec<_> = lost.filter(|a| !a.says(kind.wanted())).collect();
+        assert!(lost.is_empty(), "{kind:?} after a kill: {lost:#?}");
+        // Before that nothing may be heard at all, but nothing that is denied.
+        let passed =
+            |a: &&Asked| kind == Kind::Denied && a.answer.is_ok() && !a.says(kind.wanted());
+        let passed: Vec<_> = all.iter().filter(passed).collect();
         assert!(passed.is_empty(), "denied requests pass: {passed:#?}");
     }
 }

@@ -430,6 +430,11 @@ pub fn start(agent: &Arc<Agent>, requests: Option<mpsc::Sender<records::Batch>>,
     health.ok("looking for the proxy");
     let reports = records::Reports::new(agent.tables.clone(), agent.monitor.clone(), requests);
     agent.policy.announce_by(Arc::new(proxy.clone()));
+    if let Some(run) = proxy.0.socket.parent()
+        && let Err(error) = proxy::keeper::keep(run)
+    {
+        tracing::warn!(%error, "a proxy that is killed turns connections away until the next one serves: its sockets cannot be kept");
+    }
     tokio::spawn(proxy.clone().follow(agent.policy.clone(), stop.clone()));
     tokio::spawn(proxy.clone().keep(reports, health, stop.clone()));
 }

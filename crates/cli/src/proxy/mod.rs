@@ -13,7 +13,6 @@ mod sessions;
 use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -190,8 +189,6 @@ impl ProxyArgs {
     }
 
     async fn serve_in(&self, place: Place, health: Option<Health>) -> Result<()> {
-        private(&self.run_dir)?;
-        private(&self.state_dir)?;
         let sessions = Sessions(place.sessions);
         let origin = Arc::new(Transparent::new(sessions, UPSTREAM_PORTS));
         let signal = stop::signalled();
@@ -277,15 +274,6 @@ impl ProxyArgs {
             }
         }
     }
-}
-
-/// A directory that nobody else looks into: rules may hold secrets, and whoever reaches the sockets says what holds.
-fn private(path: &Path) -> Result<()> {
-    let made = std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path);
-    made.with_context(|| path.display().to_string())
 }
 
 /// All places of both families, as far as the node has them.

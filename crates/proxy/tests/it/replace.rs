@@ -6,6 +6,7 @@ use hypha_proxy::{
         Line,
         frame::{FromProxy, ToProxy},
     },
+    keeper,
     server::{Config, End, Kind, Listen, Server},
 };
 use std::{
@@ -228,24 +229,53 @@ fn child(dir: &Path, server: SocketAddr, http: SocketAddr) -> Killed {
     Killed(process)
 }
 
+/// An address of this process's own: nobody else takes its port in between.
+fn own_address(port: u16) -> SocketAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    ([127, 77, high, low], port).into()
+}
+
+async fn serving(proxy: SocketAddr) {
+    soon(async {
+        while get(proxy, "/a").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_proxy_turns_nobody_away_whose_sockets_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = echo().await;
+    let proxy = own_address(8081);
+    let config = config(dir.path(), proxy);
+    keeper::keep(&config.run).unwrap();
+    let mut process = child(dir.path(), server, proxy);
+    serving(proxy).await;
+    teach(&config, http_rules(1, vec![rule("GET", "/a")])).await;
+    for _ in 0..rounds() {
+        process.kill();
+        // Nobody serves, and nobody is refused.
+        let mut waiting = soon(TcpStream::connect(proxy)).await.unwrap();
+        waiting
+            .write_all(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n")
+            .await
+            .unwrap();
+        process = child(dir.path(), server, proxy);
+        let answer = read_until(&mut waiting, "host: h\n\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_killed_proxy_goes_on_with_what_is_on_disk() {
     let dir = tempfile::tempdir().unwrap();
     let server = echo().await;
-    // An address of this process's own: nobody else takes its port in between.
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let proxy: SocketAddr = ([127, 77, high, low], 8080).into();
+    let proxy = own_address(8080);
     let config = config(dir.path(), proxy);
     let mut process = child(dir.path(), server, proxy);
-    let serving = async || {
-        soon(async {
-            while get(proxy, "/a").await.is_err() {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        })
-        .await;
-    };
-    serving().await;
+    serving(proxy).await;
     let mut snapshot = http_rules(1, vec![rule("GET", "/a")]);
     let mut names = dns_rules(1, vec![DnsRule::MatchName("a.org".into())]);
     snapshot.endpoints[0]
@@ -259,7 +289,7 @@ async fn a_killed_proxy_goes_on_with_what_is_on_disk() {
         assert!(get(proxy, "/a").await.is_err());
         let began = Instant::now();
         process = child(dir.path(), server, proxy);
-        serving().await;
+        serving(proxy).await;
         times.push(began.elapsed());
         assert!(
             soon(get(proxy, "/a"))
