@@ -88,7 +88,7 @@ mod tests {
         expect![[r#"
             Error: unrecognized subcommand 'tset'; a similar subcommand exists: 'test'; accepted: test (see `hypha connectivity --help`)
             Error: invalid value 'tcsh' for '<SHELL>'; [possible values: bash, zsh, fish]; a similar value exists: 'zsh' (see `hypha completion --help`)
-            Error: invalid value 'never' for '--timeout <SECONDS>': accepted: seconds, as 2 or 0.5 (see `hypha connectivity test --help`)
+            Error: invalid value 'never' for '--timeout <SECONDS>': accepted: seconds, as 30 or 0.5 (see `hypha connectivity test --help`)
             Error: unexpected argument '--what' found (see `hypha version --help`)
         "#]].assert_eq(&mistakes.map(|text| mistake(text) + "\n").concat());
     }

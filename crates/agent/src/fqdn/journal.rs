@@ -88,6 +88,8 @@ pub(super) struct Journal {
     path: Option<PathBuf>,
     file: Option<fs::File>,
     lines: usize,
+    /// With how many lines to count those that count: that takes as long as there are names, so not for each line.
+    look: usize,
     failed: bool,
 }
 
@@ -123,8 +125,11 @@ impl Journal {
         if self.path.is_none() {
             return;
         }
-        if self.lines >= SURPLUS && self.lines > 2 * cache.entries().count() {
-            return self.rewrite(cache);
+        if self.lines >= self.look {
+            self.look = self.lines + SURPLUS;
+            if self.lines > 2 * cache.entries().count() {
+                return self.rewrite(cache);
+            }
         }
         let Ok(mut text) = serde_json::to_vec(line) else {
             return;
@@ -153,6 +158,7 @@ impl Journal {
             options.append(true).mode(0o600).open(path)
         });
         self.lines = lines.len();
+        self.look = self.lines + SURPLUS;
         match written {
             Ok(file) => {
                 self.file = Some(file);
@@ -222,5 +228,23 @@ mod tests {
         drop(Journal::open(path, &mut third));
         assert_eq!(third.zombies().count(), 1);
         assert_eq!(third.names_of([192, 0, 2, 1].into()).count(), 2);
+    }
+
+    #[test]
+    fn the_file_stays_short() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("names.json");
+        let mut cache = Cache::new(Limits::default());
+        let mut journal = Journal::open(Some(path.clone()), &mut cache);
+        let mut most = 0;
+        for n in 0..2 * SURPLUS as u64 + 10 {
+            let line = learned("a.org", 1, n);
+            line.clone().replay(&mut cache);
+            journal.add(&line, &cache);
+            most = most.max(journal.lines);
+        }
+        assert!(most <= SURPLUS + 1, "{most}");
+        let text = fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), journal.lines);
     }
 }
