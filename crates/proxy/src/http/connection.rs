@@ -2,7 +2,8 @@
 use super::{
     Shared,
     link::{Stream, Way},
-    one, two,
+    one::{self, Side},
+    two,
 };
 use crate::{
     config::Transport,
@@ -14,12 +15,9 @@ use std::{
     fmt,
     future::poll_fn,
     io,
-    mem::MaybeUninit,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Poll, ready},
 };
-use tokio::{io::ReadBuf, net::TcpStream};
+use tokio::net::TcpStream;
 
 /// What clients of HTTP/2 say first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -95,26 +93,27 @@ pub(super) async fn accepted(shared: Arc<Shared>, stream: TcpStream) {
 pub(super) async fn serve(
     shared: Arc<Shared>,
     session: Session,
-    mut stream: impl Stream + 'static,
+    stream: impl Stream + 'static,
     way: Way,
 ) {
     let drain = shared.drain.clone();
+    let mut client = Side::new(stream, BytesMut::new());
     let begin = async {
-        let first = first_bytes(&shared, &mut stream).await;
+        let begun = version(&shared, &mut client).await;
         caught_up(
             &shared.policy,
             || session.scopes(Transport::Tcp),
             shared.limits.rules,
         )
         .await;
-        first
+        begun
     };
-    let first = tokio::select! {
-        first = begin => first,
+    let two = tokio::select! {
+        begun = begin => match begun {
+            Ok(two) => two,
+            Err(_) => return,
+        },
         () = drain.over() => return,
-    };
-    let Ok(first) = first else {
-        return;
     };
     let connection = Connection {
         shared,
@@ -122,34 +121,22 @@ pub(super) async fn serve(
         way,
         selection: Mutex::default(),
     };
-    if first.starts_with(PREFACE) {
-        two::serve(connection, stream, first).await;
+    if two {
+        two::serve(connection, client.stream, client.input).await;
     } else {
-        one::serve(connection, stream, first).await;
+        one::serve(connection, client).await;
     }
 }
 
-/// As much as tells the version.
-async fn first_bytes(shared: &Shared, stream: &mut impl Stream) -> io::Result<BytesMut> {
-    let mut first = BytesMut::new();
+/// Reads as much as tells the version: true if it is HTTP/2.
+async fn version(shared: &Shared, client: &mut Side<impl Stream>) -> io::Result<bool> {
     let mut limit = shared.limits.idle;
-    while PREFACE.starts_with(&first) && first.len() < PREFACE.len() {
-        if tokio::time::timeout(limit, more(stream, &mut first)).await?? == 0 {
+    while PREFACE.starts_with(&client.input) && client.input.len() < PREFACE.len() {
+        let more = poll_fn(|cx| client.poll_fill(cx));
+        if tokio::time::timeout(limit, more).await?? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         limit = shared.limits.head_time;
     }
-    Ok(first)
-}
-
-/// Reads once, from a place that is not kept for as long as the connection lives; 0 is the end.
-async fn more(stream: &mut impl Stream, to: &mut BytesMut) -> io::Result<usize> {
-    poll_fn(|cx| {
-        let mut space = [MaybeUninit::uninit(); 4096];
-        let mut buffer = ReadBuf::uninit(&mut space);
-        ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
-        to.extend_from_slice(buffer.filled());
-        Poll::Ready(Ok(buffer.filled().len()))
-    })
-    .await
+    Ok(client.input.starts_with(PREFACE))
 }

@@ -10,7 +10,7 @@ mod side;
 pub use answer::{Head as AnswerHead, read as read_answer};
 pub use framing::{Body, Chunked, Left, Refused, head_end};
 pub use request::{Head as RequestHead, read as read_request};
-pub(super) use side::Clock;
+pub(super) use side::{Clock, Side};
 
 use super::{
     ACCESS_DENIED,
@@ -23,16 +23,15 @@ use bytes::{BufMut, Bytes, BytesMut};
 use exchange::Failure;
 use http::{StatusCode, Version, header};
 use pump::Pump;
-use side::Side;
 use std::{future::poll_fn, io, pin::Pin, task::Poll};
 use tokio::time::Instant;
 
-/// Serves a connection of which these bytes have been read.
-pub(super) async fn serve(connection: Connection, stream: impl Stream, first: BytesMut) {
+/// Serves a connection.
+pub(super) async fn serve(connection: Connection, client: Side<impl Stream>) {
     let drain = connection.shared.drain.clone();
     let mut relay = Relay {
         connection,
-        client: Side::new(stream, first),
+        client,
         server: None,
         clock: Clock::default(),
     };

@@ -18,16 +18,16 @@ const READ: usize = 16 << 10;
 const TOGETHER: usize = 4 << 10;
 
 /// A connection with what was read of it and what is to be written to it. An idle one holds no memory for either.
-pub(super) struct Side<S> {
-    pub(super) stream: S,
+pub(crate) struct Side<S> {
+    pub(crate) stream: S,
     /// Read, and not used yet.
-    pub(super) input: BytesMut,
+    pub(crate) input: BytesMut,
     /// To be written before anything else.
     pub(super) output: BytesMut,
 }
 
 impl<S: Stream> Side<S> {
-    pub(super) fn new(stream: S, input: BytesMut) -> Self {
+    pub(crate) fn new(stream: S, input: BytesMut) -> Self {
         Self {
             stream,
             input,
@@ -36,7 +36,7 @@ impl<S: Stream> Side<S> {
     }
 
     /// Reads once; 0 is the end. Read into a place that is not kept for as long as the connection lives.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::uninit(); READ];
         let mut buffer = ReadBuf::uninit(&mut space);
         ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
