@@ -134,6 +134,24 @@ async fn answers_that_leave_room_for_doubt_go_to_nobody() {
 }
 
 #[tokio::test]
+async fn what_a_server_says_unasked_answers_nothing() {
+    let (_world, mut client, listener) = open().await;
+    let both = format!("{GET}{GET}");
+    let (mut server, _) = ask(&mut client, &listener, &both, "\r\n\r\n").await;
+    let unasked = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nstolen";
+    server
+        .write_all(format!("{OK}{unasked}").as_bytes())
+        .await
+        .unwrap();
+    // The second request goes by a connection of its own.
+    let (mut server, _) = soon(listener.accept()).await.unwrap();
+    read_until(&mut server, "\r\n\r\n").await;
+    server.write_all(OK.as_bytes()).await.unwrap();
+    let heard = read_until(&mut client, &format!("{OK}{OK}")).await;
+    assert!(!heard.contains("stolen"), "{heard}");
+}
+
+#[tokio::test]
 async fn a_server_may_answer_before_it_has_read_all() {
     let (_world, mut client, listener) = open().await;
     let put = "PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 100000000\r\n\r\nbegin";

@@ -61,7 +61,7 @@ pub fn read(head: &[u8], method: &Method) -> Result<Head, Refused> {
     let body = found.answer(version)?;
     let bare = status.is_informational()
         || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
-        || request::is_head(method);
+        || method == Method::HEAD;
     let body = if bare { Body::None } else { body };
     Ok(Head {
         status,

@@ -21,7 +21,7 @@ use super::{
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use exchange::Failure;
-use http::{StatusCode, Version, header};
+use http::{Method, StatusCode, Version, header};
 use pump::Pump;
 use std::{future::poll_fn, io, pin::Pin, task::Poll};
 use tokio::time::Instant;
@@ -109,7 +109,7 @@ impl<S: Stream> Relay<S> {
                 }
             }
             // Where the server ends a connection that is kept, the client's ends, too, as it would without a proxy.
-            let ended = |server: &mut Side<_>| server.poll_fill(cx).is_ready();
+            let ended = |server: &mut Side<_>| server.is_of_no_use(cx);
             if begun.is_none() && server.as_mut().is_some_and(ended) {
                 return Poll::Ready(Ok(None));
             }
@@ -198,7 +198,7 @@ impl<S: Stream> Relay<S> {
         head: &RequestHead,
     ) -> io::Result<(&mut Side<Box<dyn Stream>>, bool)> {
         if let Some(server) = &mut self.server
-            && poll_fn(|cx| Poll::Ready(server.poll_fill(cx).is_ready())).await
+            && poll_fn(|cx| Poll::Ready(server.is_of_no_use(cx))).await
         {
             self.server = None;
         }
@@ -239,7 +239,7 @@ impl<S: Stream> Relay<S> {
         // A client that waits to be told to go on may send its body or not.
         let unsure = head.body.is_some() && request.headers().contains_key(header::EXPECT);
         let keeps = head.keeps && !unsure && !shared.drain.is_asked();
-        let with_text = !request::is_head(request.method());
+        let with_text = request.method() != Method::HEAD;
         self.say(status, why, request.version(), keeps, with_text);
         if !keeps {
             return self.end(true).await;

@@ -4,7 +4,7 @@ use super::{
     framing::{self, Body, Found, Lines, Refused},
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
 use std::fmt::Write;
 
 /// Most headers.
@@ -76,7 +76,7 @@ fn first_line(head: &Bytes, line: &[u8]) -> Result<Request<()>, Refused> {
 }
 
 /// Whether the one who says this goes on with the connection.
-pub(super) fn keeps(version: Version, headers: &HeaderMap) -> bool {
+fn keeps(version: Version, headers: &HeaderMap) -> bool {
     let says = |what: &str| {
         head::connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(what.as_bytes()))
     };
@@ -139,9 +139,4 @@ pub(super) fn write(head: &Head, becomes: Option<&HeaderValue>, out: &mut BytesM
     }
     connection(request.version(), head.keeps, becomes, out);
     out.put_slice(b"\r\n");
-}
-
-/// Whether an answer to it has no body, whatever its head says.
-pub(super) fn is_head(method: &Method) -> bool {
-    method == Method::HEAD
 }

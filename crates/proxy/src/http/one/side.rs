@@ -44,6 +44,12 @@ impl<S: Stream> Side<S> {
         Poll::Ready(Ok(buffer.filled().len()))
     }
 
+    /// True if a server cannot be asked anything here: it has ended the connection, or spoken unasked, which would be taken for
+    /// its next answer.
+    pub(super) fn is_of_no_use(&mut self, cx: &mut Context<'_>) -> bool {
+        !self.input.is_empty() || self.poll_fill(cx).is_ready()
+    }
+
     /// Takes bytes off the start of what was read.
     pub(super) fn consume(&mut self, count: usize) {
         drop_first(&mut self.input, count);
