@@ -4,6 +4,7 @@
 mod clients;
 mod forwarder;
 mod ours;
+mod placement;
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,11 +12,12 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{
     Args,
-    report::{Report, Row},
+    report::{Report, Row, percentile},
 };
 use clients::{Client, Load};
 use forwarder::{Forwarder, Kind};
 pub use ours::{Drive, drive};
+use placement::Placement;
 
 /// Requests under way at once when rates are measured.
 const BUSY: usize = 16;
@@ -23,6 +25,8 @@ const BUSY: usize = 16;
 const IDLE: usize = 1000;
 /// Megabytes that the proxy may take with those.
 const IDLE_GOAL: f64 = 25.0;
+/// Into how many turns a round is divided where latencies are measured: what disturbs the machine for a moment hits few of them.
+const TURNS: u32 = 4;
 /// Microseconds that a lookup may take longer.
 const LOOKUP_GOAL: f64 = 150.0;
 
@@ -157,34 +161,58 @@ impl Stage<'_> {
         Ok(self.others.iter().zip(&theirs).map(of).collect())
     }
 
-    /// What a request takes longer than without a proxy, one at a time, microseconds. For names the goal is a number.
+    /// What a request takes longer than without a proxy, one at a time, against the fastest of the others; microseconds.
     fn latency(&self, name: impl Fn(&str) -> String, rounds: usize) -> Result<Vec<Row>> {
-        let parts = [0.5, 0.99];
-        let one = |to: SocketAddr| {
-            let load = self.protocol.load(to, 1, self.duration)?;
-            Ok::<_, anyhow::Error>(parts.map(|part| load.percentile(part)))
-        };
-        let mut ours = [Vec::new(), Vec::new()];
-        let mut theirs = [Vec::new(), Vec::new()];
-        for _ in 0..rounds {
-            let direct = one(self.server)?;
-            let others = self.others.iter().map(|other| one(other.address));
-            let others: Vec<[f64; 2]> = others.collect::<Result<_>>()?;
-            let our = one(self.ours.address)?;
-            for (at, direct) in direct.into_iter().enumerate() {
-                let least = others.iter().map(|all| all[at]).fold(f64::MAX, f64::min);
-                theirs[at].push(least - direct);
-                ours[at].push(our[at] - direct);
+        let mut rows = Vec::new();
+        for placement in Placement::all()? {
+            let all = self.others.iter().chain([self.ours]);
+            let _held = placement.hold(all.clone())?;
+            let mut added = vec![Added::default(); self.others.len() + 1];
+            for _ in 0..rounds * TURNS as usize {
+                let direct = self.quantiles(self.server)?;
+                for (added, proxy) in added.iter_mut().zip(all.clone()) {
+                    added.note(self.quantiles(proxy.address)?, direct);
+                }
+            }
+            let ours = added.pop().unwrap_or_default();
+            let fastest = added
+                .into_iter()
+                .min_by(|a, b| a.middle().total_cmp(&b.middle()));
+            let fastest = fastest.unwrap_or_default();
+            let name = |what| name(&format!("{what}/{}", placement.name));
+            if self.protocol.name == "dns" {
+                let goals = vec![LOOKUP_GOAL; ours.p50.len()];
+                rows.push(Row::new(name("added-p50"), "us", &ours.p50, &goals));
+            } else {
+                rows.push(Row::new(name("added-p50"), "us", &ours.p50, &fastest.p50));
+                rows.push(Row::new(name("added-p99"), "us", &ours.p99, &fastest.p99));
             }
         }
-        if self.protocol.name == "dns" {
-            let goals = vec![LOOKUP_GOAL; rounds];
-            return Ok(vec![Row::new(name("added-p50"), "us", &ours[0], &goals)]);
-        }
-        let rows = ["added-p50", "added-p99"].into_iter().enumerate();
-        Ok(rows
-            .map(|(at, what)| Row::new(name(what), "us", &ours[at], &theirs[at]))
-            .collect())
+        Ok(rows)
+    }
+
+    /// The 50th and the 99th percentile of one turn.
+    fn quantiles(&self, to: SocketAddr) -> Result<[f64; 2]> {
+        let load = self.protocol.load(to, 1, self.duration / TURNS)?;
+        Ok([0.5, 0.99].map(|part| load.percentile(part)))
+    }
+}
+
+/// What a proxy adds to percentiles, turn by turn.
+#[derive(Clone, Default)]
+struct Added {
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+}
+
+impl Added {
+    fn note(&mut self, with: [f64; 2], without: [f64; 2]) {
+        self.p50.push(with[0] - without[0]);
+        self.p99.push(with[1] - without[1]);
+    }
+
+    fn middle(&self) -> f64 {
+        percentile(&self.p50, 0.5)
     }
 }
 

@@ -119,7 +119,7 @@ impl Forwarder {
     }
 
     /// Folders of its processes: all of its process group.
-    fn processes(&self) -> Result<Vec<PathBuf>> {
+    pub fn processes(&self) -> Result<Vec<PathBuf>> {
         let group = self.child.id().to_string();
         let of_group = |path: &PathBuf| {
             let stat = fs::read_to_string(path.join("stat")).unwrap_or_default();

@@ -2,17 +2,26 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Version, header, uri::Uri};
 
 /// Headers that end at each hop.
-const HOP: [HeaderName; 4] = [
+const HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
 ];
 /// Headers that a client cannot have taken away by naming them in `Connection`.
 const STAYS: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION];
 
 /// Takes away what ends here. Done before rules look at a request: what they see is what goes on.
 pub(super) fn strip(headers: &mut HeaderMap) {
+    // Most requests have none of them: to look at their few names once is cheaper than to look up each of these.
+    if !headers
+        .keys()
+        .any(|name| HOP.contains(name) || name == header::TE)
+    {
+        return;
+    }
     let named: Vec<HeaderName> = connection_tokens(headers)
         .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| !STAYS.contains(name))
@@ -20,8 +29,6 @@ pub(super) fn strip(headers: &mut HeaderMap) {
     for name in named.iter().chain(&HOP) {
         headers.remove(name);
     }
-    headers.remove(header::UPGRADE);
-    headers.remove("http2-settings");
     if let Some(te) = headers.remove(header::TE)
         && te.as_bytes().eq_ignore_ascii_case(b"trailers")
     {
@@ -43,9 +50,9 @@ pub(super) fn wish<B>(request: &Request<B>) -> Option<HeaderValue> {
         return None;
     }
     let headers = request.headers();
-    let asked = connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     let mut lines = headers.get_all(header::UPGRADE).iter();
     let (only, more) = (lines.next()?, lines.next());
+    let asked = connection_tokens(headers).any(|token| token.eq_ignore_ascii_case(b"upgrade"));
     (asked && more.is_none() && is_other_protocol(only)).then(|| only.clone())
 }
 
@@ -118,7 +125,8 @@ pub(super) fn is_grpc(headers: &HeaderMap) -> bool {
 
 /// Trace of the header `traceparent`: the second of its fields.
 pub(super) fn trace(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get("traceparent")?.to_str().ok()?;
+    const TRACE: HeaderName = HeaderName::from_static("traceparent");
+    let value = headers.get(TRACE)?.to_str().ok()?;
     let mut fields = value.split('-');
     let (version, trace) = (fields.next()?, fields.next()?);
     let hex = |text: &str| text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));

@@ -27,7 +27,7 @@ spec:
         image: registry.k8s.io/e2e-test-images/agnhost:2.40
         args: [netexec, --http-port=8080, --udp-port=8080]
         readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
-        lifecycle: {preStop: {exec: {command: [sleep, \"2\"]}}}
+        lifecycle: {preStop: {exec: {command: [sleep, \"5\"]}}}
 ---
 apiVersion: v1
 kind: Service

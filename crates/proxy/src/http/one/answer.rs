@@ -15,6 +15,9 @@ const HOP: [&[u8]; 5] = [
     b"http2-settings",
 ];
 
+/// How lines of ours end.
+const END: &[u8] = b"\r\n";
+
 /// What a head says.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head {
@@ -28,6 +31,8 @@ pub struct Head {
     pub keeps: bool,
     /// What the connection becomes, if the status says that it does.
     pub becomes: Option<HeaderValue>,
+    /// Nothing of it ends here, and its lines end as they should: it goes on as it came.
+    passes: bool,
 }
 
 impl Head {
@@ -43,12 +48,16 @@ impl Head {
 /// It is malformed, or leaves room for doubt about its end.
 pub fn read(head: &[u8], method: &Method) -> Result<Head, Refused> {
     let mut lines = lines(head);
-    let (version, status) = first_line(lines.next().ok_or(Refused::StatusLine)?)?;
+    let first = lines.next().ok_or(Refused::StatusLine)?;
+    let (version, status) = first_line(first)?;
     let (mut found, mut becomes) = (Found::default(), None);
     let (mut says_close, mut says_keep) = (false, false);
+    let (mut ends_here, mut length) = (false, first.len() + 2 * END.len());
     for line in lines {
         let (name, value) = framing::header(whole(line)?)?;
         found.note(name, value)?;
+        ends_here |= is_of_hop(name);
+        length += line.len() + END.len();
         if name.eq_ignore_ascii_case(b"connection") {
             for token in tokens(value) {
                 says_close |= token.eq_ignore_ascii_case(b"close");
@@ -69,6 +78,7 @@ pub fn read(head: &[u8], method: &Method) -> Result<Head, Refused> {
         body,
         keeps: body != Body::Rest && !says_close && (version == Version::HTTP_11 || says_keep),
         becomes,
+        passes: !ends_here && length == head.len(),
     })
 }
 
@@ -81,34 +91,50 @@ pub(super) fn write(
     out: &mut BytesMut,
 ) {
     out.reserve(raw.len() + 64);
+    if head.passes {
+        out.put_slice(&raw[..raw.len() - END.len()]);
+    } else {
+        write_what_stays(raw, out);
+    }
+    if !head.is_informational() {
+        request::connection(version, keeps, becomes, out);
+    }
+    out.put_slice(END);
+}
+
+/// Writes all but what ends here, and but the end.
+fn write_what_stays(raw: &[u8], out: &mut BytesMut) {
     let named: Vec<&[u8]> = headers(raw)
         .filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"))
         .flat_map(|(_, value)| tokens(value))
         .filter(|token| !framing::is_of_framing(token))
         .collect();
-    let ends_here = |name: &[u8]| {
-        let mut all = HOP.iter().chain(&named);
-        all.any(|ends| name.eq_ignore_ascii_case(ends))
-    };
+    let is_named = |name: &[u8]| named.iter().any(|one| name.eq_ignore_ascii_case(one));
+    let ends_here = |name: &[u8]| is_of_hop(name) || is_named(name);
     out.put_slice(lines(raw).next().unwrap_or_default());
-    out.put_slice(b"\r\n");
+    out.put_slice(END);
     for (name, value) in headers(raw).filter(|(name, _)| !ends_here(name)) {
         out.put_slice(name);
         out.put_slice(b": ");
         out.put_slice(value);
-        out.put_slice(b"\r\n");
+        out.put_slice(END);
     }
-    if !head.is_informational() {
-        request::connection(version, keeps, becomes, out);
-    }
-    out.put_slice(b"\r\n");
+}
+
+fn is_of_hop(name: &[u8]) -> bool {
+    HOP.iter().any(|ends| name.eq_ignore_ascii_case(ends))
 }
 
 /// Lines of a head up to the empty one. Servers are many, and some end lines with a line feed alone: ours go on as they should be.
 fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
-    head.split(|byte| *byte == b'\n')
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-        .take_while(|line| !line.is_empty())
+    let mut rest = head;
+    std::iter::from_fn(move || {
+        let end = memchr::memchr(b'\n', rest)?;
+        let line = &rest[..end];
+        rest = &rest[end + 1..];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        (!line.is_empty()).then_some(line)
+    })
 }
 
 fn headers(head: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
@@ -231,5 +257,24 @@ mod tests {
         let expected = "HTTP/1.1 200 Fine\r\nX-Stays: 2\r\ncontent-length: 0\r\n";
         assert_eq!(text(true), format!("{expected}\r\n"));
         assert_eq!(text(false), format!("{expected}connection: close\r\n\r\n"));
+    }
+
+    #[test]
+    fn what_has_nothing_to_take_away_goes_on_as_it_came() {
+        for raw in [
+            "HTTP/1.1 200 Fine\r\nX-Stays:  2 \r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 204\r\n\r\n",
+        ] {
+            let head = of(raw).unwrap();
+            let mut out = BytesMut::new();
+            write(
+                raw.as_bytes(),
+                &head,
+                (Version::HTTP_11, true),
+                None,
+                &mut out,
+            );
+            assert_eq!(out, raw.as_bytes());
+        }
     }
 }

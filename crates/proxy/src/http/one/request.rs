@@ -4,7 +4,7 @@ use super::{
     framing::{self, Body, Found, Lines, Refused},
 };
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, header};
 use std::fmt::Write;
 
 /// Most headers.
@@ -65,14 +65,13 @@ fn first_line(head: &Bytes, line: &[u8]) -> Result<Request<()>, Refused> {
     if !method.iter().all(|byte| framing::is_token(*byte)) || !target.iter().all(visible) {
         return Err(Refused::RequestLine);
     }
-    let builder = Request::builder()
-        .method(method)
-        .version(framing::version(version).ok_or(Refused::RequestLine)?);
-    let target = http::Uri::from_maybe_shared(head.slice_ref(target));
-    builder
-        .uri(target.map_err(|_| Refused::RequestLine)?)
-        .body(())
-        .map_err(|_| Refused::RequestLine)
+    let mut request = Request::new(());
+    let method = Method::from_bytes(method).map_err(|_| Refused::RequestLine)?;
+    let target = Uri::from_maybe_shared(head.slice_ref(target));
+    *request.method_mut() = method;
+    *request.uri_mut() = target.map_err(|_| Refused::RequestLine)?;
+    *request.version_mut() = framing::version(version).ok_or(Refused::RequestLine)?;
+    Ok(request)
 }
 
 /// Whether the one who says this goes on with the connection.
