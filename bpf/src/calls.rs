@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use wire::{Family, V4, V6};
 
 use crate::{
-    conntrack, direct,
+    conntrack, cross, direct,
     flow::{self, Code, State},
     maps::Maps,
     proxy, refuse,
@@ -125,6 +125,13 @@ calls! {
     rewrite_inner_source: snat::rewrite_inner_source as rewrite_inner_source4, rewrite_inner_source6;
     /// Writes the target over the destination of the packet inside an ICMP error.
     rewrite_inner_destination: snat::rewrite_inner_destination as rewrite_inner_destination4, rewrite_inner_destination6;
+    /// See [`cross`]: its steps.
+    cross_enter: cross::enter as cross_enter4, cross_enter6;
+    cross_track: cross::track as cross_track4, cross_track6;
+    cross_leave: cross::leave as cross_leave4, cross_leave6;
+    cross_turn: cross::turn as cross_turn4, cross_turn6;
+    /// The verdict.
+    cross_send: cross::send as cross_send4, cross_send6;
 }
 
 /// The packet as an argument that every function uses: callers would else pass nothing to those that do not, which the verifier refuses.

@@ -164,6 +164,12 @@ mod inner {
         setting!(refusal_says_why) != 0
     }
 
+    /// True if frontends may have backends of the other family.
+    #[inline(always)]
+    pub fn crosses() -> bool {
+        setting!(nat46x64) != 0
+    }
+
     #[inline(always)]
     pub fn bind_protection() -> bool {
         setting!(bind_protection) != 0

@@ -18,6 +18,7 @@ use crate::{
     calls::Shared,
     clock, config,
     conntrack::identity_of,
+    cross,
     flow::{Code, Drop, Flow, OK, Outcome, State, attempt, drop_because},
     forward::set_tunnel_key,
     maps::{self, Maps},
@@ -44,10 +45,20 @@ pub fn by_tunnel() -> bool {
     config::services() && config::dsr_dispatch() == DsrDispatch::Geneve as u8
 }
 
-/// True if a packet was dropped because its option makes it too long.
+/// True if a packet was dropped because its option, or the header of the other family, makes it too long.
 #[inline(always)]
 pub fn is_too_long(reason: u8) -> bool {
-    by_option() && reason == DropReason::FragmentationNeeded as u8
+    (by_option() || config::crosses()) && reason == DropReason::FragmentationNeeded as u8
+}
+
+/// How long a packet may be at most, as senders are told whose packet was too long.
+#[inline(always)]
+pub fn told_longest<F: Maps>() -> u32 {
+    if config::crosses() && !F::IS_V6 {
+        cross::longest()
+    } else {
+        longest::<F>()
+    }
 }
 
 /// Longest packet that has room for the option.

@@ -8,7 +8,9 @@ use abi::{
 use wire::{Headers, Malformed, headers::Icmp};
 
 use crate::{
-    clock, config, fragments,
+    clock, config,
+    cross::CROSSING,
+    fragments,
     maps::{self, Maps},
     packet::{L3, Packet},
     policy::Asked,
@@ -24,7 +26,7 @@ pub const SHOT: i32 = 2;
 /// Why and where a program's story ends before its time.
 #[derive(Clone, Copy)]
 pub struct Drop {
-    /// A [`DropReason`], or [`TO_PROXY`]: the packet is not given up, but handed over.
+    /// A [`DropReason`], or [`TO_PROXY`] or [`CROSS`]: the packet is not given up, but handed over.
     pub reason: u8,
     pub line: u16,
 }
@@ -37,6 +39,9 @@ pub const OK: Code = 0;
 
 /// The packet goes to the proxy, whatever the program would have done with it.
 pub const TO_PROXY: Code = 2;
+
+/// The packet goes on in the other family: see [`crate::cross`].
+pub const CROSS: Code = 3;
 
 /// The verdict of a packet that goes on, or why it does not.
 pub type Outcome = Result<i32, Drop>;
@@ -138,6 +143,8 @@ pub struct State<F: Maps> {
     pub frontend: Target<F>,
     /// The backend's node answers the client itself.
     pub direct: bool,
+    /// The frontend's backends are of the other family, in whose state the target is then.
+    pub crosses: bool,
     /// The packet is passed on, and is too long with its option.
     pub oversize: bool,
     /// Flags of [`abi::ct_flags`] for the entry of a new connection.
@@ -225,15 +232,7 @@ pub fn tell<F: Maps, P: Packet>(
     let Some(state) = F::state() else {
         return P::SHOT;
     };
-    state.hook = hook;
-    state.endpoint = endpoint;
-    (state.src_id, state.dst_id) = (0, 0);
-    (state.by, state.front, state.opening) = (0, 0, 0);
-    (state.inside, state.may_be_served) = (false, false);
-    (state.status, state.report) = (CtStatus::Unknown, false);
-    (state.reverse, state.asked, state.code) = (false, false, OK);
-    (state.origin, state.direction, state.matched) = (0, 0, 0);
-    state.event_flags = if F::IS_V6 { event_flags::IPV6 } else { 0 };
+    state.begin(hook, endpoint);
     let read = read_headers::<F, P>(packet, state);
     let mut flow = Flow { packet, state };
     let outcome = match read {
@@ -254,6 +253,21 @@ pub fn tell<F: Maps, P: Packet>(
         }
     };
     flow.finish(outcome)
+}
+
+impl<F: Maps> State<F> {
+    /// Nothing is known yet.
+    #[inline(always)]
+    pub fn begin(&mut self, hook: Hook, endpoint: u16) {
+        (self.hook, self.endpoint) = (hook, endpoint);
+        (self.src_id, self.dst_id) = (0, 0);
+        (self.by, self.front, self.opening) = (0, 0, 0);
+        (self.inside, self.may_be_served, self.crosses) = (false, false, false);
+        (self.status, self.report) = (CtStatus::Unknown, false);
+        (self.reverse, self.asked, self.code) = (false, false, OK);
+        (self.origin, self.direction, self.matched) = (0, 0, 0);
+        self.event_flags = if F::IS_V6 { event_flags::IPV6 } else { 0 };
+    }
 }
 
 /// What becomes of packets that cannot be read.
@@ -356,6 +370,9 @@ impl<F: Maps, P: Packet> Flow<F, P> {
                 let packet = self.packet;
                 if !P::IN_DRIVER && drop.reason == TO_PROXY {
                     return packet.handed_over::<F>();
+                }
+                if !P::IN_DRIVER && config::crosses() && drop.reason == CROSS {
+                    return CROSSING;
                 }
                 maps::count(
                     drop.reason,

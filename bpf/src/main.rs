@@ -10,6 +10,7 @@ mod calls;
 mod clock;
 mod config;
 mod conntrack;
+mod cross;
 mod direct;
 mod flow;
 mod forward;

@@ -16,6 +16,7 @@ use wire::{Family, V4, V6, direct::Direct};
 use crate::{
     calls::Calls,
     config::Settings,
+    cross::Cross,
     flow::State,
     routes::{Route, SLOTS},
     service::Services,
@@ -75,7 +76,7 @@ static ROUTES4: PerCpuArray<Route<V4>> = PerCpuArray::with_max_entries(SLOTS, 0)
 static ROUTES6: PerCpuArray<Route<V6>> = PerCpuArray::with_max_entries(SLOTS, 0);
 
 /// The family's own maps and settings.
-pub trait Maps: Direct + Settings + Calls + Services {
+pub trait Maps: Direct + Settings + Calls + Services + Cross {
     fn ct() -> &'static LruHashMap<Self::CtKey, CtEntry>;
     fn snat() -> &'static LruHashMap<Self::SnatKey, Self::SnatEntry>;
     fn fragments() -> &'static LruHashMap<Self::FragKey, FragValue>;

@@ -150,9 +150,9 @@ fn complain<F: Maps>(skb: Skb, state: &State<F>) -> Option<()> {
     }
     let (kind, code, value) = match (F::IS_V6, too_long) {
         (true, false) => (1, 4, 0),
-        (true, true) => (2, 0, direct::longest::<F>()),
+        (true, true) => (2, 0, direct::told_longest::<F>()),
         (false, false) => (3, 3, 0),
-        (false, true) => (3, 4, direct::longest::<F>() & 0xFFFF),
+        (false, true) => (3, 4, direct::told_longest::<F>() & 0xFFFF),
     };
     let (first, value) = (u16::from_ne_bytes([kind, code]), value.to_be());
     let mut sum = u64::from(first) + u64::from(value) + quoted_sum::<F>(skb, L3 + room)?;

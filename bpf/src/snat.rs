@@ -12,13 +12,13 @@ use wire::{
 
 use crate::{
     clock, config,
-    flow::{Code, Drop, Flow, OK, State, attempt, drop_because},
+    flow::{CROSS, Code, Drop, Flow, OK, State, attempt, drop_because},
     maps::Maps,
     packet::{L3, MANGLED_0, PSEUDO_HEADER, Packet, RECOMPUTE},
     skb::Skb,
 };
 
-const NOEXIST: u64 = 1;
+pub const NOEXIST: u64 = 1;
 const ANY: u64 = 0;
 
 /// An address and port, in network order, that a packet gets instead of its own.
@@ -66,6 +66,12 @@ impl<F: Maps> Flow<F> {
         // Somebody on the way may report an error about a masqueraded packet.
         if is_error && F::read_inner(self.packet) != OK || !find::<F>(self.state, snat_flags::IN) {
             return Ok(false);
+        }
+        if config::crosses() && F::is_across(self.state.target.addr) {
+            return Err(Drop {
+                reason: CROSS,
+                line: 0,
+            });
         }
         if is_error {
             attempt!(F::rewrite_inner_source(self.packet))?;
@@ -133,14 +139,20 @@ pub fn find<F: Maps>(state: &mut State<F>, direction: u8) -> bool {
 
 /// Puts back the way of return of the target's mapping, which may have been evicted from the map alone.
 #[inline(never)]
-fn restore<F: Maps>(state: &State<F>) {
-    let _ = F::snat().insert(&returning(state), &original(state), NOEXIST);
+pub fn restore<F: Maps>(state: &State<F>) {
+    hold(state);
 }
 
 /// Makes a mapping for an outgoing packet, and makes it the target.
 #[inline(never)]
-fn map_outgoing<F: Maps>(state: &mut State<F>) -> Code {
-    if !take_port::<F>(state) {
+pub fn map_outgoing<F: Maps>(state: &mut State<F>) -> Code {
+    map_by::<F>(state, hold::<F>)
+}
+
+/// As [`map_outgoing`]; `hold` takes the target's port, if that is free.
+#[inline(always)]
+pub fn map_by<F: Maps>(state: &mut State<F>, hold: impl Fn(&State<F>) -> bool) -> Code {
+    if !take_port::<F>(state, hold) {
         return DropReason::NatNoMapping as u8;
     }
     let entry = F::snat_entry(clock::now(), state.target.addr, state.target.port);
@@ -152,10 +164,9 @@ fn map_outgoing<F: Maps>(state: &mut State<F>) -> Code {
 
 /// Targets a port whose way back is free: the packet's own if it is in the range, else a random one and its successors.
 #[inline(always)]
-fn take_port<F: Maps>(state: &mut State<F>) -> bool {
+fn take_port<F: Maps>(state: &mut State<F>, hold: impl Fn(&State<F>) -> bool) -> bool {
     let range = config::snat_range();
     let own = u16::from_be(state.h.tuple.sport);
-    let original = original(state);
     // The checksum of SCTP is one over all of its packet: its port stays.
     let is_fixed = state.h.tuple.proto == SCTP;
     let mut port = if is_fixed || range.contains(own) {
@@ -165,10 +176,7 @@ fn take_port<F: Maps>(state: &mut State<F>) -> bool {
     };
     for attempt in 0..ATTEMPTS {
         state.target.port = port.to_be();
-        if F::snat()
-            .insert(&returning(state), &original, NOEXIST)
-            .is_ok()
-        {
+        if hold(state) {
             return true;
         }
         if is_fixed {
@@ -182,6 +190,13 @@ fn take_port<F: Maps>(state: &mut State<F>) -> bool {
         };
     }
     false
+}
+
+/// Makes the way back from the target, if it is nobody's.
+#[inline(always)]
+pub fn hold<F: Maps>(state: &State<F>) -> bool {
+    let way = F::snat().insert(&returning(state), &original(state), NOEXIST);
+    way.is_ok()
 }
 
 /// Key of the packets that return to the target.
@@ -256,7 +271,7 @@ fn end_of<F: Maps>(t: &Tuple<F>, end: End) -> (F::Addr, u16) {
 
 /// Offset of the checksum in the L4 header, and the flags to update it with.
 #[inline(always)]
-fn checksum_of(proto: u8) -> (usize, u64) {
+pub fn checksum_of(proto: u8) -> (usize, u64) {
     match proto {
         TCP => (16, 0),
         UDP => (6, MANGLED_0),

@@ -16,7 +16,7 @@ use crate::{
     calls::Shared,
     config,
     conntrack::segment,
-    flow::{Code, Drop, Flow, OK, State, attempt},
+    flow::{CROSS, Code, Drop, Flow, OK, State, attempt},
     maps::{self, Maps},
     packet::Packet,
     service::{Client, Frontend, Place, frontend, has_frontends},
@@ -45,6 +45,7 @@ impl<F: Maps> Flow<F> {
     pub fn serve(&mut self, inside: bool) -> Result<bool, Drop> {
         core::hint::cold_path();
         (self.state.inside, self.state.direct) = (inside, false);
+        self.state.crosses = false;
         // Each step is a call of its own, of this function: the stack has no room for one within another.
         let mut code = if self.h.icmp == Icmp::Error {
             F::read_inner(self.packet);
@@ -61,6 +62,12 @@ impl<F: Maps> Flow<F> {
         attempt!(code)?;
         if self.state.by == 0 {
             return Ok(false);
+        }
+        if config::crosses() && self.state.crosses {
+            return Err(Drop {
+                reason: CROSS,
+                line: 0,
+            });
         }
         if !inside && self.is_passed_on() {
             attempt!(self.packet.fit::<F>())?;
@@ -110,6 +117,7 @@ pub fn serve<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
         }
     }
     state.by = frontend.service.id;
+    state.crosses = config::crosses() && frontend.service.flags & lb_flags::NAT46X64 != 0;
     if is_known::<F, P>(packet, state) {
         OK
     } else {
@@ -139,10 +147,9 @@ fn is_known<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> bool {
         .map(|entry| unsafe { &mut *entry })
         && !is_over(entry, &segment)
         && entry.rev_nat == state.by
-        && let Some((at, _)) = F::backend(entry.dst_id)
+        && aim(state, entry.dst_id)
     {
         let seen = advance(entry, &segment, &config::timeouts());
-        state.target = Target::from(at);
         state.direct = entry.flags & ct_flags::DSR != 0;
         if state.is_passed_on() {
             state.src_id = entry.src_id;
@@ -153,6 +160,20 @@ fn is_known<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> bool {
     false
 }
 
+/// Targets the backend of this number, if there is one.
+#[inline(always)]
+fn aim<F: Maps>(state: &mut State<F>, id: u32) -> bool {
+    if config::crosses() && state.crosses {
+        core::hint::cold_path();
+        return F::aim_across(id);
+    }
+    let Some((at, _)) = F::backend(id) else {
+        return false;
+    };
+    state.target = Target::from(at);
+    true
+}
+
 /// Targets a backend for a new connection, and for one whose backend is gone.
 #[inline(always)]
 pub fn choose<F: Maps, P: Packet>(_: P, state: &mut State<F>) -> Code {
@@ -161,19 +182,22 @@ pub fn choose<F: Maps, P: Packet>(_: P, state: &mut State<F>) -> Code {
     };
     let t = &state.h.tuple;
     let id = frontend.choose(&Client::Address(t.src), hash::tuple(t));
-    let Some((at, _)) = F::backend(id) else {
+    let (proto, port) = (t.proto, t.dport);
+    if !aim(state, id) {
         return DropReason::NoServiceBackend as u8;
-    };
-    if t.proto == SCTP && at.port != t.dport {
+    }
+    state.backend = id;
+    if config::crosses() && state.crosses {
+        return OK;
+    }
+    if proto == SCTP && state.target.port != port {
         // Its checksum covers the port, and all of the packet.
         return DropReason::NatUnsupportedProtocol as u8;
     }
-    state.target = Target::from(at);
-    state.backend = id;
     // What is here is answered from here.
     state.direct = !state.inside
         && frontend.service.flags & lb_flags::DSR != 0
-        && maps::endpoint::<F>(at.addr).is_none();
+        && maps::endpoint::<F>(state.target.addr).is_none();
     OK
 }
 
@@ -315,7 +339,7 @@ fn unserve_error<F: Maps, P: Packet>(packet: P, state: &mut State<F>, at: Place<
 
 /// The backend ends the connection: what remembers its backend ends with it.
 #[inline(never)]
-fn note_end<F: Maps, P: Packet>(packet: P, state: &State<F>) {
+pub fn note_end<F: Maps, P: Packet>(packet: P, state: &State<F>) {
     let (key, from_b) = F::ct_key_of(&state.h.tuple, ct_scope::SERVICE);
     let segment = segment(packet, state, from_b);
     if let Some(entry) = F::ct().get_ptr_mut(&key) {

@@ -6,7 +6,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::{Family, V4, V6};
 
 use crate::{
-    config,
+    config, cross,
     flow::{Drop, FROM_CONTAINER, Flow, Hook, Outcome, SHOT, Unreadable, drop_because, tell},
     maps::{self, Maps},
     neigh,
@@ -29,8 +29,8 @@ pub fn cil_from_container(ctx: TcContext) -> i32 {
         return refuse(skb, DropReason::EndpointNotReady, line!());
     };
     match skb.ethertype() {
-        V4::ETHERTYPE if config::ipv4() => v4(skb, ep),
-        V6::ETHERTYPE if config::ipv6() => v6(skb, ep),
+        V4::ETHERTYPE if config::ipv4() => cross::after(skb, v4(skb, ep)),
+        V6::ETHERTYPE if config::ipv6() => cross::after(skb, v6(skb, ep)),
         ARP => neigh::arp(skb, ep),
         _ => refuse(skb, DropReason::UnsupportedL3, line!()),
     }
@@ -83,6 +83,7 @@ fn run<F: Maps>(flow: &mut Flow<F>, ep: &LocalEndpoint) -> Outcome {
             if dst == F::loopback() {
                 return meet(flow, ep);
             }
+            flow.comes_back_across()?;
             if asks_service(flow, to.is_some())? {
                 if flow.is_to_itself() {
                     return meet(flow, ep);

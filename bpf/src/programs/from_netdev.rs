@@ -4,7 +4,7 @@ use aya_ebpf::{macros::classifier, programs::TcContext};
 use wire::headers::UDP;
 
 use crate::{
-    config,
+    config, cross,
     flow::{Drop, Flow, Hook, Outcome, PASS, Unreadable},
     maps::{self, Maps},
     neigh,
@@ -27,7 +27,7 @@ pub fn cil_from_netdev(ctx: TcContext) -> i32 {
     if config::services() && skb.ethertype() == ARP {
         return neigh::announced_arp(skb);
     }
-    by_family(skb)
+    cross::after(skb, by_family(skb))
 }
 
 by_family!(HOOK, Unreadable::Pass);

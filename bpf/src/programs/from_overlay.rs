@@ -10,6 +10,7 @@ use aya_ebpf::{
 use crate::{
     config,
     conntrack::identity_of,
+    cross,
     direct::by_tunnel,
     flow::{Code, Drop, Flow, Hook, OK, Outcome, State, Unreadable, attempt, drop_because},
     maps::{self, Maps},
@@ -29,7 +30,8 @@ const PACKET_HOST: u32 = 0;
 /// Entry point.
 #[classifier]
 pub fn cil_from_overlay(ctx: TcContext) -> i32 {
-    by_family(Skb(ctx.skb.skb))
+    let skb = Skb(ctx.skb.skb);
+    cross::after(skb, by_family(skb))
 }
 
 by_family!(HOOK, Unreadable::Drop);

@@ -4,30 +4,33 @@ use aya_ebpf::{
     programs::{SockAddrContext, SockContext},
 };
 
-use crate::sock::{Call, GO, In4, In6, Mapped, check, to_backend, to_frontend};
+use crate::{
+    config,
+    sock::{Call, GO, In4, In6, Mapped, check, to_backend, to_frontend},
+};
 
 /// A socket connects.
 #[cgroup_sock_addr(connect4)]
 pub fn cil_sock4_connect(ctx: SockAddrContext) -> i32 {
-    to_backend::<In4>(Call(ctx.sock_addr))
+    to_backend::<In4>(Call(ctx.sock_addr), true)
 }
 
 /// A socket connects.
 #[cgroup_sock_addr(connect6)]
 pub fn cil_sock6_connect(ctx: SockAddrContext) -> i32 {
-    forward6(Call(ctx.sock_addr))
+    forward6(Call(ctx.sock_addr), true)
 }
 
 /// A datagram is sent to an address; also by IPv6 sockets to one of IPv4.
 #[cgroup_sock_addr(sendmsg4)]
 pub fn cil_sock4_sendmsg(ctx: SockAddrContext) -> i32 {
-    to_backend::<In4>(Call(ctx.sock_addr))
+    to_backend::<In4>(Call(ctx.sock_addr), false)
 }
 
 /// A datagram is sent to an address.
 #[cgroup_sock_addr(sendmsg6)]
 pub fn cil_sock6_sendmsg(ctx: SockAddrContext) -> i32 {
-    forward6(Call(ctx.sock_addr))
+    forward6(Call(ctx.sock_addr), false)
 }
 
 /// Somebody asks where a datagram comes from.
@@ -71,19 +74,19 @@ pub fn cil_sock6_post_bind(ctx: SockContext) -> i32 {
 }
 
 #[inline(always)]
-fn forward6(call: Call) -> i32 {
+fn forward6(call: Call, connects: bool) -> i32 {
     if call.is_mapped() {
-        to_backend::<Mapped>(call)
+        to_backend::<Mapped>(call, connects)
     } else {
-        to_backend::<In6>(call)
+        to_backend::<In6>(call, connects)
     }
 }
 
 #[inline(always)]
 fn reverse6(call: Call, often: bool) {
-    if call.is_mapped() {
-        to_frontend::<Mapped>(call, often);
-    } else {
+    // A backend in IPv4's form may stand for a frontend of either family.
+    let done = call.is_mapped() && to_frontend::<Mapped>(call, often);
+    if !done && (config::crosses() || !call.is_mapped()) {
         to_frontend::<In6>(call, often);
     }
 }

@@ -105,8 +105,11 @@ fn ask<F: Maps>(flow: &mut Flow<F, Xdp>) -> Outcome {
     if !is_complete(flow) || direct::by_tunnel() && is_answered_directly(flow) {
         return Ok(PASS);
     }
-    flow.direct = false;
+    (flow.direct, flow.crosses) = (false, false);
     let mut code = flow.packet.serve::<F>();
+    if config::crosses() && flow.crosses {
+        return Ok(PASS);
+    }
     let is_new = code == CHOOSE;
     if is_new {
         code = flow.packet.choose::<F>();
@@ -152,8 +155,11 @@ fn is_answered_directly<F: Maps>(flow: &Flow<F, Xdp>) -> bool {
 /// A backend answers an address of this node: the client behind it is the target.
 #[inline(always)]
 fn answer<F: Maps>(flow: &mut Flow<F, Xdp>) -> Outcome {
-    let is_here = maps::endpoint::<F>(flow.target.addr).is_some();
-    if is_here || !is_complete(flow) {
+    let to = flow.target.addr;
+    if config::crosses() && F::is_across(to) {
+        return Ok(PASS);
+    }
+    if maps::endpoint::<F>(to).is_some() || !is_complete(flow) {
         return Ok(PASS);
     }
     let Some(route) = way(flow) else {

@@ -2,15 +2,16 @@
 use abi::{SockPoint, endpoint_flags, identity, lb_flags};
 use wire::Family;
 
-use super::{Call, Errno, GO, Named, is_host, is_itself, refuse, report::report};
+use super::{Call, Errno, GO, Named, field, is_host, is_itself, refuse, report::report};
 use crate::{
     config, maps,
     service::{self, Client, Frontend, Place, Services},
 };
 
-/// Writes a backend over the frontend that a call names; other addresses are left as they are.
+/// Writes a backend over the frontend that a call names; other addresses are left as they are. `connects`: the socket is connected, and not
+/// a datagram sent.
 #[inline(always)]
-pub fn to_backend<N: Named>(call: Call) -> i32 {
+pub fn to_backend<N: Named>(call: Call, connects: bool) -> i32 {
     let Some(proto) = call.proto() else { return GO };
     let netns = call.netns();
     if config::translates_host_only() && !is_host(netns) {
@@ -21,15 +22,25 @@ pub fn to_backend<N: Named>(call: Call) -> i32 {
         return GO;
     };
     let flags = found.service.flags;
-    if flags & lb_flags::NAT46X64 != 0 {
-        // A socket keeps its family: the packets are translated.
-        return GO;
+    let crosses = config::crosses() && flags & lb_flags::NAT46X64 != 0;
+    if crosses && !(N::MAPS && connects && is_unbound(call)) {
+        // Packets of pods are translated one by one; what the node itself sends meets no program that does it.
+        return if is_host(netns) {
+            refuse(Errno::HostUnreachable)
+        } else {
+            GO
+        };
     }
     if flags & lb_flags::LOCAL_REDIRECT != 0 && N::F::is_skipped(netns, at, proto) {
         return GO;
     }
     let id = found.choose_by(&Client::Namespace(netns), number(call));
-    let Some((backend, _)) = N::F::backend(id) else {
+    let backend = if crosses {
+        N::mapped_backend(id)
+    } else {
+        N::F::backend(id).map(|(at, _)| at)
+    };
+    let Some(backend) = backend else {
         report(call, SockPoint::PreForward, at);
         return refuse(Errno::HostUnreachable);
     };
@@ -45,6 +56,17 @@ pub fn to_backend<N: Named>(call: Call) -> i32 {
     }
     N::set(call, backend);
     GO
+}
+
+/// True if the socket may have an address of either family.
+#[inline(always)]
+fn is_unbound(call: Call) -> bool {
+    let sock = field!(call.0, __bindgen_anon_1.sk);
+    !sock.is_null()
+        && field!(sock, src_ip6[0]) == 0
+        && field!(sock, src_ip6[1]) == 0
+        && field!(sock, src_ip6[2]) == 0
+        && field!(sock, src_ip6[3]) == 0
 }
 
 /// The frontend that a socket of a namespace means by an address.

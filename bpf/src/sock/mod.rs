@@ -134,6 +134,13 @@ pub trait Named {
     type F: Services;
     fn get(call: Call) -> Place<Self::F>;
     fn set(call: Call, place: Place<Self::F>);
+    /// True if the call may name an IPv4 address, too.
+    const MAPS: bool = false;
+    /// The IPv4 backend of this number in that form.
+    #[inline(always)]
+    fn mapped_backend(_: u32) -> Option<Place<Self::F>> {
+        None
+    }
 }
 
 /// An IPv4 address.
@@ -176,6 +183,17 @@ impl Named for In6 {
     fn set(call: Call, place: Place<V6>) {
         call.set_words(transmute!(place.addr));
         set_field!(call.0, u32::from(place.port), user_port);
+    }
+
+    const MAPS: bool = true;
+
+    #[inline(always)]
+    fn mapped_backend(id: u32) -> Option<Place<V6>> {
+        let (at, _) = V4::backend(id)?;
+        Some(Place {
+            addr: V6::mapped(at.addr),
+            port: at.port,
+        })
     }
 }
 

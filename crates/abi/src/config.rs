@@ -130,4 +130,8 @@ pub struct DatapathConfig {
     pub router_ipv6: [u8; 16],
     /// Destinations that are not masqueraded, IPv6; see `native6_len`.
     pub native6: [u8; 16],
+    /// 1: a frontend may have backends of the other family ([`crate::lb_flags::NAT46X64`]).
+    pub nat46x64: u8,
+    /// Zero.
+    pub pad: [u8; 7],
 }

@@ -77,6 +77,8 @@ pub fn datapath_config(plan: &Plan, local: &LocalNode, pair: &HostPair) -> Datap
         node_ipv6: octets6(node6),
         router_ipv6: octets6(local.router(true)),
         native6: octets6(Some(native6)),
+        nat46x64: 0,
+        pad: [0; 7],
     }
 }
 

@@ -243,6 +243,30 @@ impl Family for V4 {
     keys!(CtKey4, SnatKey4, SnatEntry4, FragKey4, 2);
 }
 
+impl V6 {
+    /// `::ffff:a.b.c.d`: how an address of IPv4 is written as one of IPv6. No packet has such a one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn mapped(addr: u32) -> [u64; 2] {
+        [0, (MAPPED | (u32::from_be(addr) as u64)).to_be()]
+    }
+
+    /// The address of IPv4 that this one of IPv6 stands for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn unmapped(addr: [u64; 2]) -> Option<u32> {
+        let low = u64::from_be(addr[1]);
+        if addr[0] == 0 && low >> 32 == MAPPED >> 32 {
+            Some((low as u32).to_be())
+        } else {
+            None
+        }
+    }
+}
+
+/// The low half of `::ffff:0:0/96`, host order.
+const MAPPED: u64 = 0xFFFF << 32;
+
 impl Family for V6 {
     type Addr = [u64; 2];
 

@@ -1,5 +1,6 @@
 //! Services tried from everywhere: who asks, what is asked, and what must come of it.
 
+mod across;
 pub mod load;
 mod stage;
 

@@ -12,15 +12,15 @@ use crate::cluster::Cluster;
 /// Backends, and the node each is on.
 pub const BACKENDS: [(&str, &str); 2] = [("back1", "node1"), ("back2", "node2")];
 /// Clients, and the node each is on.
-const CLIENTS: [(&str, &str); 5] = [
+pub(super) const CLIENTS: [(&str, &str); 5] = [
     ("ask1", "node1"),
     ("ask2", "node2"),
     ("node1", "node1"),
     ("node2", "node2"),
     ("node3", "node3"),
 ];
-const OUTSIDE: &str = "router";
-const PORT: u16 = 8080;
+pub(super) const OUTSIDE: &str = "router";
+pub(super) const PORT: u16 = 8080;
 const HOST_PORT: u16 = 9000;
 /// Addresses that the pool gives out, and those that services bring along.
 const POOL: [&str; 2] = ["192.0.2.0/24", "fd00:c0de::/112"];
@@ -72,7 +72,9 @@ impl Stage {
             Way::Packets => &sockets,
         };
         let cluster = Cluster::up("e2e-services", &[args, more].concat());
-        cluster.lab.apply(&manifests());
+        cluster
+            .lab
+            .apply(&format!("{}{}", manifests(), super::across::manifests()));
         let services = (0..BACKENDS.len() * 2)
             .map(|i| Service::read(&cluster, i))
             .collect();
@@ -180,7 +182,7 @@ impl Stage {
         (service.node, service.node_port)
     }
 
-    fn node_ips(&self, node: &str) -> Vec<IpAddr> {
+    pub(super) fn node_ips(&self, node: &str) -> Vec<IpAddr> {
         self.cluster.machine(node).ips.clone()
     }
 }

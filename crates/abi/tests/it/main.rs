@@ -92,6 +92,7 @@ fn layout() {
             host_firewall, tunnel_port, services, sock_host_only, no_backend_drops, dsr_dispatch, node_port_min, node_port_max,
             maglev_size, refusal_says_why, bind_protection, trace_sock, xdp, proxy_ifindex, proxy_mac,
             proxy_node_mac, mtu, native4_len, native6_len, node_ipv4, router_ipv4, native4, node_ipv6, router_ipv6, native6,
+            nat46x64, pad,
         }
     }
     expect_file!["./layout.txt"].assert_eq(&out);

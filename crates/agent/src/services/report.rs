@@ -1,5 +1,9 @@
 //! What services say of themselves: status, lists, explanations.
-use super::{Services, core::Core, settings::acceleration};
+use super::{
+    Services,
+    core::Core,
+    settings::{acceleration, crosses_families},
+};
 use api::{
     ApiError, ServiceBackend, ServiceCandidate, ServiceInfo, ServiceList, ServiceProblem,
     ServiceWhy, ServicesStatus,
@@ -219,6 +223,10 @@ fn maps(usage: &Usage, limits: &lb::Limits) -> BTreeMap<String, (u64, u64)> {
     ])
 }
 
+/// Which processes reach no backend of the other family.
+const OF_NODES: &str =
+    "processes of nodes reach backends of the other family by connected IPv6 sockets alone";
+
 impl Services {
     /// Every frontend, and what is wrong.
     #[must_use]
@@ -316,6 +324,10 @@ impl Services {
                 |device: &&model::Device| device.addresses.iter().any(|net| net.addr() == primary);
             local.devices.iter().find(has)
         });
+        let mut limits = self.limits();
+        if crosses_families(settings) {
+            limits.push(OF_NODES.to_owned());
+        }
         ServicesStatus {
             enabled: self.0.enabled,
             missing: core.missing().unwrap_or_default().to_owned(),
@@ -329,7 +341,7 @@ impl Services {
             maglev_size: settings.bpf_lb_maglev_table_size,
             affinity: settings.enable_session_affinity,
             graceful_termination: settings.enable_k8s_terminating_endpoint,
-            nat46x64: settings.enable_nat46x64_gateway,
+            nat46x64: crosses_families(settings),
             acceleration: acceleration(settings)
                 .map_or(LbAcceleration::Disabled, |_| settings.bpf_lb_acceleration)
                 .show(),
@@ -342,7 +354,7 @@ impl Services {
             backends: core.planner.usage().backends.iter().sum::<usize>() as u64,
             maps: maps(&core.planner.usage(), &world.limits),
             problems: core.problems().len() as u64,
-            limits: self.limits(),
+            limits,
         }
     }
 

@@ -48,7 +48,7 @@ pub fn planner(settings: &Settings) -> Result<lb::Settings> {
         external_cluster_ip: settings.bpf_lb_external_clusterip,
         source_ranges: settings.enable_svc_source_range_check,
         source_ranges_all: settings.bpf_lb_source_range_all_types,
-        nat46x64: settings.enable_nat46x64_gateway,
+        nat46x64: crosses_families(settings),
         proxy_name: Text::from(settings.k8s_service_proxy_name.as_str()),
         limits: limits(settings),
         rest: REST,
@@ -100,8 +100,15 @@ pub fn config(settings: &Settings, host_netns: u64, config: DatapathConfig) -> D
         node_port_max: settings.node_port_range.last,
         maglev_size: settings.bpf_lb_maglev_table_size,
         xdp: acceleration(settings).is_some().into(),
+        nat46x64: u8::from(crosses_families(settings)),
         ..config
     }
+}
+
+/// Whether frontends of one family may have backends of the other.
+#[must_use]
+pub fn crosses_families(settings: &Settings) -> bool {
+    settings.kube_proxy_replacement && settings.enable_nat46x64_gateway
 }
 
 /// Where else than in the stack services are balanced.

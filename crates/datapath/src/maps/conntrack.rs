@@ -50,10 +50,11 @@ impl Connection {
         now > self.entry.expires
     }
 
-    /// Whether one of its ends is `address`.
+    /// Whether one of its ends is `address`, be it in IPv6's form.
     #[must_use]
     pub fn involves(&self, address: IpAddr) -> bool {
-        self.source == address || self.destination == address
+        let is = |end: IpAddr| end == address || end.to_canonical() == address;
+        is(self.source) || is(self.destination)
     }
 }
 

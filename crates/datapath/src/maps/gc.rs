@@ -68,10 +68,12 @@ trait Mapping: Record {
     /// Whether the entry is of a connection of the node itself: the address stays as it is.
     fn is_own(&self, entry: &Self::Entry) -> bool;
     fn created(entry: &Self::Entry) -> u64;
+    /// The mapping of an IPv6 client for whom this entry keeps a port: it has no address of its own.
+    fn kept_for(&self, entry: &Self::Entry) -> Option<SnatKey6>;
 }
 
 macro_rules! mapping {
-    ($key:ident, $entry:ident, $ct:ident, $family:ident) => {
+    ($key:ident, $entry:ident, $ct:ident, $family:ident, $kept:expr) => {
         impl Mapping for $key {
             type Entry = $entry;
             type Ct = $ct;
@@ -117,11 +119,26 @@ macro_rules! mapping {
             fn created(entry: &$entry) -> u64 {
                 entry.created
             }
+
+            fn kept_for(&self, entry: &$entry) -> Option<SnatKey6> {
+                let kept: fn(&Self) -> Option<SnatKey6> = $kept;
+                let is_nobodys = entry.addr.iter().all(|byte| *byte == 0);
+                kept(self).filter(|_| is_nobodys && !self.is_outgoing())
+            }
         }
     };
 }
-mapping!(SnatKey4, SnatEntry4, CtKey4, V4);
-mapping!(SnatKey6, SnatEntry6, CtKey6, V6);
+mapping!(SnatKey4, SnatEntry4, CtKey4, V4, |key| {
+    let tuple = Tuple::<V6> {
+        src: V6::mapped(transmute!(key.src)),
+        dst: V6::mapped(transmute!(key.dst)),
+        sport: u16::from_ne_bytes(key.sport),
+        dport: u16::from_ne_bytes(key.dport),
+        proto: key.proto,
+    };
+    Some(V6::snat_key(&tuple, snat_flags::IN))
+});
+mapping!(SnatKey6, SnatEntry6, CtKey6, V6, |_| None);
 
 impl Conntrack {
     /// Deletes what `filter` takes at second `now` of the monotonic clock, and masquerade mappings without a connection.
@@ -139,8 +156,10 @@ impl Conntrack {
         } else {
             Duration::ZERO
         };
-        sweep_mappings(&self.nat.v4, &self.v4, now, young, &mut stats)?;
-        sweep_mappings(&self.nat.v6, &self.v6, now, young, &mut stats)?;
+        // What keeps ports for mappings of IPv6 goes after those.
+        let clients = &self.nat.v6;
+        sweep_mappings(&self.nat.v6, &self.v6, clients, now, young, &mut stats)?;
+        sweep_mappings(&self.nat.v4, &self.v4, clients, now, young, &mut stats)?;
         stats.elapsed = start.elapsed();
         Ok(stats)
     }
@@ -185,6 +204,7 @@ fn sweep<K: Record + Flow>(
 fn sweep_mappings<K: Mapping>(
     nat: &TypedMap<K, K::Entry>,
     ct: &TypedMap<K::Ct, CtEntry>,
+    clients: &TypedMap<SnatKey6, SnatEntry6>,
     now: u32,
     young: Duration,
     stats: &mut GcStats,
@@ -195,7 +215,7 @@ fn sweep_mappings<K: Mapping>(
         stats.nat_seen += keys.len();
         for (key, entry) in keys.iter().zip(entries) {
             let age = Duration::from_nanos(now.saturating_sub(K::created(entry)));
-            if age >= young && is_orphan(ct, key, entry, age)? {
+            if age >= young && is_orphan(ct, clients, key, entry, age)? {
                 doomed.push(*key);
             }
         }
@@ -207,12 +227,16 @@ fn sweep_mappings<K: Mapping>(
 
 fn is_orphan<K: Mapping>(
     ct: &TypedMap<K::Ct, CtEntry>,
+    clients: &TypedMap<SnatKey6, SnatEntry6>,
     key: &K,
     entry: &K::Entry,
     age: Duration,
 ) -> Result<bool> {
     if key.is_own(entry) {
         return Ok(age >= OWN_LIFETIME);
+    }
+    if let Some(client) = key.kept_for(entry) {
+        return Ok(clients.get(&client)?.is_none());
     }
     Ok(ct.get(&key.outgoing(entry).connection())?.is_none())
 }

@@ -571,6 +571,9 @@ fn check(settings: &Settings) -> Result<(), SettingsError> {
     if settings.node_port_range.last == u16::MAX {
         return conflict("node-port-range leaves no ports for masquerading; end it below 65535");
     }
+    if settings.enable_nat46x64_gateway && !(settings.enable_ipv4 && settings.enable_ipv6) {
+        return conflict("enable-nat46x64-gateway needs enable-ipv4 and enable-ipv6 to be true");
+    }
     if settings.k8s_require_ipv4_pod_cidr && !settings.enable_ipv4 {
         return conflict("k8s-require-ipv4-pod-cidr is true, but enable-ipv4 is false");
     }

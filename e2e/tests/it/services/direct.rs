@@ -58,7 +58,7 @@ fn check(mode: &str, seen: fn(Protocol) -> Source) {
     let setting = format!("bpf-lb-mode={mode}");
     let args = ["--routing", "native", "--agent-config", &setting];
     let stage = Stage::new(Way::Sockets, &args);
-    check_all(&stage, false, seen);
+    check_all(&stage, false, false, seen);
     let (backend, port) = stage.remote_node_port();
     for protocol in Protocol::ALL {
         let expected = match seen(protocol) {

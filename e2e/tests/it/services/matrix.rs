@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use hypha_e2e::services::{Protocol, Question, Source, Stage, Way, ask};
 use testkit::skip_unless_root;
 
+/// Services may have backends of the other family.
+const ACROSS: [&str; 2] = ["--agent-config", "enable-nat46x64-gateway=true"];
+
 /// Asks everything, prints what was asked, and fails with what is wrong.
 #[track_caller]
 fn check(way: Way, args: &[&str]) {
@@ -13,13 +16,14 @@ fn check(way: Way, args: &[&str]) {
         return;
     }
     let stage = Stage::new(way, args);
-    check_all(&stage, true, |_| Source::Node);
+    check_all(&stage, true, args.contains(&ACROSS[1]), |_| Source::Node);
     stage.cluster.assert_clean();
 }
 
-/// Asks everything that the outside asks, and what pods and nodes ask if `inside`; backends of other nodes must see `seen`.
+/// Asks everything that the outside asks, and what pods and nodes ask if `inside`; backends of other nodes must see `seen`; and what services of one family
+/// are asked by the other if `across`.
 #[track_caller]
-pub fn check_all(stage: &Stage, inside: bool, seen: fn(Protocol) -> Source) {
+pub fn check_all(stage: &Stage, inside: bool, across: bool, seen: fn(Protocol) -> Source) {
     let mut wrong = Vec::new();
     let mut asked: BTreeMap<String, usize> = BTreeMap::new();
     let mut round = |questions: Vec<Question>, by: &str| {
@@ -45,6 +49,9 @@ pub fn check_all(stage: &Stage, inside: bool, seen: fn(Protocol) -> Source) {
         stage.route_by(node);
         round(stage.outside(node, seen), &format!("by {node}"));
     }
+    if across {
+        round(stage.across(), "");
+    }
     for (line, count) in &asked {
         println!("{line}: {count}");
     }
@@ -55,7 +62,10 @@ pub fn check_all(stage: &Stage, inside: bool, seen: fn(Protocol) -> Source) {
 
 #[test]
 fn e2e_services_matrix_vxlan() {
-    check(Way::Sockets, &["--routing", "vxlan"]);
+    check(
+        Way::Sockets,
+        &[&["--routing", "vxlan"][..], &ACROSS].concat(),
+    );
 }
 
 #[test]
@@ -70,5 +80,8 @@ fn e2e_services_matrix_packets_vxlan() {
 
 #[test]
 fn e2e_services_matrix_packets_native() {
-    check(Way::Packets, &["--routing", "native"]);
+    check(
+        Way::Packets,
+        &[&["--routing", "native"][..], &ACROSS].concat(),
+    );
 }

@@ -4,6 +4,7 @@ mod packet;
 mod scene;
 
 mod connections;
+mod crossing;
 mod direct;
 mod drivers;
 mod fragments;

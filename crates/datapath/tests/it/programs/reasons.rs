@@ -20,7 +20,11 @@ const BY_POLICY: [DropReason; 3] = [
 ];
 
 /// Reached with services, in the tests of [`super::services`] and [`super::direct`].
-const BY_SERVICES: [DropReason; 5] = [
+const BY_SERVICES: [DropReason; 8] = [
+    // In the tests of [`super::crossing`].
+    DropReason::Nat46,
+    DropReason::Nat64,
+    DropReason::LocalHostUnreachable,
     DropReason::FragmentationNeeded,
     DropReason::NoServiceBackend,
     DropReason::FibLookupFailed,
@@ -50,10 +54,10 @@ const NOT_BY_PACKETS: [DropReason; 6] = [
 const LATER: &str = "\
     InvalidSourceMac InvalidDestinationMac CtCannotCreate MissedTailCall UnknownL4Protocol \
     UnknownIcmpv4Code UnknownIcmpv4Type UnknownIcmpv6Code UnknownIcmpv6Type ErrorRetrievingTunnelOptions InvalidGeneveOption \
-    StaleIp Nat46Disabled EdtHorizon LocalHostUnreachable \
+    StaleIp Nat46Disabled EdtHorizon \
     UnsupportedL2 EncapsulationTrafficIsProhibited UnknownSender NatNotNeeded \
     VlanFiltered InvalidVni InvalidTcBuffer NoSid \
-    MissingSrv6State Nat46 Nat64 AuthenticationRequired CtNoMap SnatNoMap InvalidClusterid UnsupportedDsrProtocol \
+    MissingSrv6State AuthenticationRequired CtNoMap SnatNoMap InvalidClusterid UnsupportedDsrProtocol \
     NoEgressGateway UnencryptedTraffic NoNodeIdFound RateLimited IgmpHandled IgmpSubscribed HostNotReady \
     NoEgressIp";
 

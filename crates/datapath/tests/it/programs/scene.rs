@@ -94,6 +94,14 @@ addresses! {
 impl Ip {
     pub const BOTH: [Self; 2] = [Self::V4, Self::V6];
 
+    /// The other family.
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+
     /// World's identity where both families are on.
     pub fn world(self) -> u32 {
         match self {
@@ -385,8 +393,9 @@ impl Scene {
         };
         let run = self.datapath.test_run(program, packet, context).unwrap();
         let is_refusal = run.verdict == REDIRECT && is_unreachable(&run.packet);
-        // What is passed on is told of as it goes on.
-        let len = if is_labelled(&run.packet) {
+        // What is passed on, or changes its family, is told of as it goes on.
+        let crossed = run.packet[12] != packet[12];
+        let len = if is_labelled(&run.packet) || crossed {
             run.packet.len()
         } else {
             packet.len()
@@ -401,6 +410,8 @@ impl Scene {
         }
         let mut events = Vec::new();
         self.events.borrow_mut().drain(|event| {
+            let is_before = crossed && event.len as usize == packet.len();
+            let len = if is_before { packet.len() } else { len };
             check_frame(event, program, ifindex, len);
             events.push(words(event));
         });

@@ -14,11 +14,11 @@ type Costs = BTreeMap<String, u32>;
 /// Name and settings of every combination.
 fn combinations() -> Vec<(String, impl Fn(&mut DatapathConfig))> {
     let mut all = Vec::new();
-    let set = |dispatch, routing, legacy, aggregation, ipv6, proxy| {
+    let set = |dispatch, routing, legacy, aggregation, ipv6, proxy, across| {
         move |config: &mut DatapathConfig| {
             native(config);
             config.xdp = 1;
-            config.proxy_ifindex = proxy;
+            (config.proxy_ifindex, config.nat46x64) = (proxy, across);
             config.dsr_dispatch = dispatch as u8;
             (config.routing, config.host_legacy) = (routing as u8, legacy);
             (config.aggregation, config.ipv6) = (aggregation as u8, ipv6);
@@ -32,7 +32,7 @@ fn combinations() -> Vec<(String, impl Fn(&mut DatapathConfig))> {
                     let path = if legacy == 1 { "stack" } else { "direct" };
                     let name =
                         format!("{routing:?}-{path}-{aggregation:?}-{families}").to_lowercase();
-                    let set = set(DsrDispatch::None, routing, legacy, aggregation, ipv6, 0);
+                    let set = set(DsrDispatch::None, routing, legacy, aggregation, ipv6, 0, 0);
                     all.push((name, set));
                 }
             }
@@ -45,7 +45,16 @@ fn combinations() -> Vec<(String, impl Fn(&mut DatapathConfig))> {
         (Routing::Tunnel, DsrDispatch::Geneve),
     ] {
         let name = format!("{routing:?}-direct-medium-dual-{dispatch:?}").to_lowercase();
-        all.push((name, set(dispatch, routing, 0, Aggregation::Medium, 1, 0)));
+        all.push((
+            name,
+            set(dispatch, routing, 0, Aggregation::Medium, 1, 0, 0),
+        ));
+    }
+    // With backends of the other family.
+    for routing in [Routing::Native, Routing::Tunnel] {
+        let name = format!("{routing:?}-direct-none-dual-proxy-across").to_lowercase();
+        let none = (DsrDispatch::None, Aggregation::None);
+        all.push((name, set(none.0, routing, 0, none.1, 1, 7, 1)));
     }
     // With a proxy, and all that makes the programs long.
     for (routing, legacy, dispatch) in [
@@ -57,7 +66,7 @@ fn combinations() -> Vec<(String, impl Fn(&mut DatapathConfig))> {
         let name = format!("{routing:?}-{path}-none-dual-{dispatch:?}-proxy").to_lowercase();
         all.push((
             name,
-            set(dispatch, routing, legacy, Aggregation::None, 1, 7),
+            set(dispatch, routing, legacy, Aggregation::None, 1, 7, 0),
         ));
     }
     all

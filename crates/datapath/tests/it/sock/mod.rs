@@ -3,6 +3,7 @@ mod attaching;
 mod binding;
 mod choice;
 mod connecting;
+mod crossing;
 mod datagrams;
 mod nodes;
 mod reports;
