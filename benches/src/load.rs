@@ -114,12 +114,12 @@ fn pair<S: Send, T: Send>(
     server: impl FnOnce(S, &AtomicBool) -> std::io::Result<()> + Send,
     client: impl FnOnce(SocketAddr) -> std::io::Result<T> + Send,
 ) -> Result<T> {
-    let (socket, address) = target
+    let (socket, own) = target
         .server
         .run(|| open(SocketAddr::new(target.address, 0)))??;
     let address = match target.by {
-        Some(frontend) => frontend(address)?,
-        None => address,
+        Some(frontend) => frontend(own)?,
+        None => own,
     };
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -132,6 +132,10 @@ fn pair<S: Send, T: Send>(
             client(address)
         });
         done.store(true, Ordering::Relaxed);
+        // A server that still waits for a connection gets its last one, also from a client that failed.
+        let _ = target
+            .server
+            .run(|| TcpStream::connect_timeout(&own, PATIENCE));
         let served = serving
             .join()
             .map_err(|_| anyhow::anyhow!("the server panicked"))?;
@@ -273,14 +277,11 @@ fn crr(target: &Target<'_>, duration: Duration) -> Result<f64> {
             }
         },
         |address| {
-            let rate = count(duration, || {
+            count(duration, || {
                 let mut stream = connect(address)?;
                 stream.write_all(&[1])?;
                 stream.read_exact(&mut [0])
-            });
-            // The server waits for a connection: one without a byte ends it.
-            drop(TcpStream::connect(address)?);
-            rate
+            })
         },
     )
 }

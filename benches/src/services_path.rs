@@ -58,18 +58,16 @@ fn sockets(args: &Args, report: &mut Report) -> Result<()> {
                 continue;
             }
             let stage = Stage::new(path, Side::Hypha)?;
-            let _group = Group::join(&stage)?;
+            let group = Group::new(&stage)?;
+            group.enter()?;
             let maps = stage.services(0)?;
             let direct = Target::of(&stage, family);
             let frontend = move |backend| serve(&maps, service(family, 0), backend, 1, 0);
             let served = Target::of(&stage, family).by(&frontend);
             for load in loads {
-                report.add(args.turns().between(
-                    format!("{prefix}/{load}"),
-                    load,
-                    &served,
-                    &direct,
-                )?);
+                let turns = args.turns().close();
+                let name = format!("{prefix}/{load}");
+                report.add(turns.between(name, load, &served, &direct)?);
             }
         }
     }
@@ -86,14 +84,21 @@ fn scale(args: &Args, report: &mut Report) -> Result<()> {
         let last = service(Family::V4, count - 1);
         let ours = Stage::new(Path::SameNode, Side::Hypha)?;
         let theirs = Stage::new(Path::SameNode, Side::Kernel)?;
-        let _group = Group::join(&ours)?;
+        let group = Group::new(&ours)?;
         let maps = ours.services(0)?;
         let nobody = SocketAddr::new(ours.server.address(Family::V4), 9);
         for i in 0..count - 1 {
             serve(&maps, service(Family::V4, i), nobody, i as u16 + 2, 0)?;
         }
-        let frontend = move |backend| serve(&maps, last, backend, 1, 0);
-        let rules = |backend: SocketAddr| kube_proxy(theirs.node(0), count, last, backend);
+        let frontend = |backend| {
+            group.enter()?;
+            serve(&maps, last, backend, 1, 0)
+        };
+        // Sockets are translated wherever they are: the kernel's turn is not to be ours.
+        let rules = |backend: SocketAddr| {
+            group.leave()?;
+            kube_proxy(theirs.node(0), count, last, backend)
+        };
         let served = Target::of(&ours, Family::V4).by(&frontend);
         let by_rules = Target::of(&theirs, Family::V4).by(&rules);
         report.add(args.turns().between(name, Load::Crr, &served, &by_rules)?);
@@ -320,14 +325,14 @@ fn restore(rules: &str) -> Result<()> {
     Ok(())
 }
 
-/// A cgroup with this process in it, whose sockets the programs of a stage's first node translate; it goes with the value.
+/// A cgroup for this process, in which the programs of a stage's first node translate what sockets do; it goes with the value.
 struct Group {
     path: PathBuf,
     home: PathBuf,
 }
 
 impl Group {
-    fn join(stage: &Stage) -> Result<Self> {
+    fn new(stage: &Stage) -> Result<Self> {
         let root = fs::read_to_string("/proc/mounts")?
             .lines()
             .find_map(|line| {
@@ -343,15 +348,22 @@ impl Group {
             home: root.join(own.unwrap_or_default()),
         };
         fs::create_dir_all(&group.path).context("cannot make a cgroup")?;
-        fs::write(group.path.join("cgroup.procs"), "0").context("cannot join a cgroup")?;
         stage.attach_sockets(&group.path)?;
         Ok(group)
+    }
+
+    fn enter(&self) -> Result<()> {
+        fs::write(self.path.join("cgroup.procs"), "0").context("cannot join a cgroup")
+    }
+
+    fn leave(&self) -> Result<()> {
+        fs::write(self.home.join("cgroup.procs"), "0").context("cannot leave a cgroup")
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        let _ = fs::write(self.home.join("cgroup.procs"), "0");
+        let _ = self.leave();
         let _ = fs::remove_dir(&self.path);
     }
 }

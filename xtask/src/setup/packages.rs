@@ -29,12 +29,13 @@ pub const LAB: [Program; 13] = [
     ("prometheus", "prometheus"),
 ];
 
-/// What the proxy is measured against.
-pub const BENCH: [Program; 4] = [
+/// What the proxy and the load balancer are measured against.
+pub const BENCH: [Program; 5] = [
     ("nginx", "nginx"),
     ("haproxy", "haproxy"),
     ("dnsdist", "dnsdist"),
     ("unbound", "unbound"),
+    ("iptables-legacy-restore", "iptables"),
 ];
 
 /// For tests of the page of flows, with what it writes in.
