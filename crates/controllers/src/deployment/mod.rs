@@ -90,7 +90,8 @@ struct Set {
     wanted: i32,
     /// Pods that are there or on their way: never fewer than wanted.
     present: i32,
-    /// Pods available, at most as many as wanted: of more, some are about to go.
+    /// Pods available, at most as many as wanted: of more, some are about to go; nor more than are ready now: the set's status
+    /// may be older than its pods.
     available: i32,
 }
 
@@ -100,11 +101,12 @@ impl Set {
         let available = set.status.as_ref().and_then(|s| s.available_replicas);
         let (namespace, uid) = (meta::namespace(&set.metadata), meta::uid(&set.metadata));
         let pods = world.all::<Pod>().owned(namespace, uid);
-        let active = count(pods.filter(|pod| pods::is_active(pod)).count());
+        let active: Vec<_> = pods.filter(|pod| pods::is_active(pod)).collect();
+        let ready = count(active.iter().filter(|pod| pods::is_ready(pod)).count());
         Self {
             wanted,
-            present: wanted.max(active),
-            available: available.unwrap_or(0).min(wanted),
+            present: wanted.max(count(active.len())),
+            available: available.unwrap_or(0).min(wanted).min(ready),
             set,
         }
     }
