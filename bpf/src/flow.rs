@@ -236,6 +236,7 @@ pub fn tell<F: Maps, P: Packet>(
     let read = read_headers::<F, P>(packet, state);
     let mut flow = Flow { packet, state };
     let outcome = match read {
+        OK if stands_for_another(&flow) => Err(drop_because!(InvalidPacket)),
         OK => run(&mut flow),
         reason => {
             core::hint::cold_path();
@@ -253,6 +254,14 @@ pub fn tell<F: Maps, P: Packet>(
         }
     };
     flow.finish(outcome)
+}
+
+/// True if an end of the packet would be taken for one of the other family: connections across the families are known by such addresses
+/// (see [`crate::cross`]), which no sender may have.
+#[inline(always)]
+fn stands_for_another<F: Maps, P: Packet>(flow: &Flow<F, P>) -> bool {
+    let t = &flow.h.tuple;
+    config::crosses() && F::IS_V6 && (F::is_across(t.src) || F::is_across(t.dst))
 }
 
 impl<F: Maps> State<F> {

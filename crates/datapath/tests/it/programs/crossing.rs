@@ -290,6 +290,22 @@ fn what_does_not_cross_is_dropped_with_a_reason() {
     });
 }
 
+/// Addresses of IPv4 stand so in the tables: who had one would be taken for somebody else.
+#[test]
+fn nobody_has_an_address_that_stands_for_another() {
+    place(|here| {
+        let scene = Scene::new(here, across);
+        let IpAddr::V4(client) = Ip::V4.outside() else {
+            panic!("an address of IPv4")
+        };
+        let (mapped, pod) = (IpAddr::from(client.to_ipv6_mapped()), Ip::V6.pod1());
+        let from = scene.from_netdev(&ask(TCP, (mapped, 50_000), (pod, 80)).bytes());
+        from.dropped(DropReason::InvalidPacket, Ingress);
+        let to = scene.from_pod1(&ask(TCP, (pod, 50_000), (mapped, 80)).bytes());
+        to.dropped(DropReason::InvalidPacket, Egress);
+    });
+}
+
 /// Resets and ends reach the client, and end what remembers its backend.
 #[test]
 fn connections_end() {
