@@ -25,7 +25,6 @@ use crate::{
     maps::{self, Maps},
     packet::{L3, PSEUDO_HEADER, Packet, RECOMPUTE},
     routes::Route,
-    service::Services,
     skb::Skb,
     snat::{
         NOEXIST, Target, checksum_of, find, hold, map_by, map_outgoing, may_be_masqueraded, restore,
@@ -286,13 +285,7 @@ fn go_on<F: Maps>(flow: &mut Flow<F>) -> Outcome {
 impl Cross for V4 {
     #[inline(always)]
     fn aim_across(id: u32) -> bool {
-        match (V6::state(), V6::backend(id)) {
-            (Some(state), Some((at, _))) => {
-                state.target = Target::from(at);
-                true
-            }
-            _ => false,
-        }
+        aim_in::<V6>(id)
     }
 
     #[inline(always)]
@@ -325,14 +318,8 @@ impl Cross for V4 {
         if from.crosses {
             return masquerade6(skb, state);
         }
-        let Some(at) = V6::reverse(state.front) else {
-            return DropReason::NatNoMapping as Code;
-        };
-        (state.h.tuple.src, state.h.tuple.sport) = (at.addr, at.port);
-        if state.h.tcp_flags & (FIN | RST) != 0 {
-            note_end::<V6, Skb>(skb, state);
-        }
-        OK
+        let front = state.front;
+        as_frontend(skb, state, front)
     }
 
     #[inline(always)]
@@ -344,13 +331,7 @@ impl Cross for V4 {
 impl Cross for V6 {
     #[inline(always)]
     fn aim_across(id: u32) -> bool {
-        match (V4::state(), V4::backend(id)) {
-            (Some(state), Some((at, _))) => {
-                state.target = Target::from(at);
-                true
-            }
-            _ => false,
-        }
+        aim_in::<V4>(id)
     }
 
     #[inline(always)]
@@ -385,20 +366,38 @@ impl Cross for V6 {
         if from.crosses {
             return masquerade4(skb, state, from);
         }
-        let Some(at) = V4::reverse(from.front) else {
-            return DropReason::NatNoMapping as Code;
-        };
-        (state.h.tuple.src, state.h.tuple.sport) = (at.addr, at.port);
-        if state.h.tcp_flags & (FIN | RST) != 0 {
-            note_end::<V4, Skb>(skb, state);
-        }
-        OK
+        as_frontend(skb, state, from.front)
     }
 
     #[inline(always)]
     fn turn(skb: Skb) -> Option<()> {
         to_v4(skb, &V4::state()?.h.tuple)
     }
+}
+
+/// Targets the backend of this number in that family's state.
+#[inline(always)]
+fn aim_in<F: Maps>(id: u32) -> bool {
+    match (F::state(), F::backend(id)) {
+        (Some(state), Some((at, _))) => {
+            state.target = Target::from(at);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Has the answer come from the frontend of this number.
+#[inline(always)]
+fn as_frontend<F: Maps>(skb: Skb, state: &mut State<F>, front: u16) -> Code {
+    let Some(at) = F::reverse(front) else {
+        return DropReason::NatNoMapping as Code;
+    };
+    (state.h.tuple.src, state.h.tuple.sport) = (at.addr, at.port);
+    if state.h.tcp_flags & (FIN | RST) != 0 {
+        note_end::<F, Skb>(skb, state);
+    }
+    OK
 }
 
 /// Gives an IPv4 client an address of this node in IPv6.
