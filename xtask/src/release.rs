@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -44,30 +45,26 @@ pub fn binaries() -> Result<()> {
 /// The CNI plugin: static, with a profile and a folder of its own, so that its flags rebuild nothing else.
 pub fn cni() -> Result<PathBuf> {
     let host = Toolchain::detect()?.host;
-    let variable = format!(
-        "CARGO_TARGET_{}_RUSTFLAGS",
-        host.to_uppercase().replace('-', "_")
-    );
     let mut command = proc::cargo();
+    command.args(["build", "-p", "hypha-cni", "--profile", "cni"]);
+    let mut flags = vec!["-C target-feature=+crt-static -C relocation-model=static".to_owned()];
+    let mut target = host.clone();
+    if let Some(linker) = paths::which("musl-gcc") {
+        target = host.replace("-gnu", "-musl");
+        flags.extend(with_musl(&mut command, &target, &linker)?);
+    } else {
+        println!(
+            "musl-gcc is not there: the plugin is linked to glibc, and starts later by a millisecond on virtual machines"
+        );
+    }
     command
-        .args([
-            "build",
-            "-p",
-            "hypha-cni",
-            "--profile",
-            "cni",
-            "--target",
-            &host,
-        ])
-        .env(
-            variable,
-            "-C target-feature=+crt-static -C relocation-model=static",
-        )
+        .args(["--target", &target])
+        .env(target_variable(&target, "RUSTFLAGS"), flags.join(" "))
         // They would take the place of the variable above.
         .env_remove("RUSTFLAGS")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     proc::run(&mut command)?;
-    let built = paths::cargo_target().join(host).join("cni/hypha-cni");
+    let built = paths::cargo_target().join(target).join("cni/hypha-cni");
     let bytes = fs::read(&built).with_context(|| format!("cannot read {}", built.display()))?;
     if elf::has_interpreter(&bytes)? {
         bail!(
@@ -86,6 +83,33 @@ pub fn cni() -> Result<PathBuf> {
     let place = paths::release("hypha-cni");
     replace(&built, &bytes, &place)?;
     Ok(place)
+}
+
+/// With musl in the place of glibc, which asks the processor for its features dozens of times before a program begins: every
+/// question is a way out of a virtual machine, and all together take longer than the plugin's own work. Rust's library for it is
+/// built from the sources that the eBPF programs need, too, without backtraces; so nothing of an unwinder is used.
+fn with_musl(command: &mut Command, target: &str, linker: &Path) -> Result<[String; 2]> {
+    let folder = paths::cargo_target().join(target);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let unwinder = folder.join("libunwind.a");
+    fs::write(&unwinder, "!<arch>\n")
+        .with_context(|| format!("cannot write {}", unwinder.display()))?;
+    command
+        .args(["-Z", "build-std=std,panic_abort"])
+        .args(["-Z", "build-std-features="])
+        // `-Z` on a release compiler.
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env(target_variable(target, "LINKER"), linker);
+    Ok([
+        "-C link-self-contained=no".to_owned(),
+        format!("-L {}", folder.display()),
+    ])
+}
+
+/// Cargo's variable for a setting of a target.
+fn target_variable(target: &str, setting: &str) -> String {
+    let target = target.to_uppercase().replace('-', "_");
+    format!("CARGO_TARGET_{target}_{setting}")
 }
 
 /// Copies a program in one step, unless it is there: a running lab may be starting it right now.

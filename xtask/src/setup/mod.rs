@@ -33,7 +33,7 @@ pub struct Options {
 /// Each needs what those before it need, and more; but programs that are only measured against are for measuring alone.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Purpose {
-    /// Build: the eBPF toolchain
+    /// Build: the eBPF toolchain, and the C libraries to link to
     Build,
     /// Run a lab: and the programs of the system that it starts
     Lab,
@@ -62,12 +62,12 @@ pub fn run(options: &Options) -> Result<()> {
     let mut steps = Steps::new(
         "setup",
         match purpose {
-            Purpose::Build => 3,
-            Purpose::Lab => 4,
-            Purpose::Bench => 5,
-            Purpose::Test => 9,
-            Purpose::Kernels => 10,
-            Purpose::Conformance => 11,
+            Purpose::Build => 4,
+            Purpose::Lab => 5,
+            Purpose::Bench => 6,
+            Purpose::Test => 10,
+            Purpose::Kernels => 11,
+            Purpose::Conformance => 12,
         },
     );
     let mut toolchain = None;
@@ -75,6 +75,7 @@ pub fn run(options: &Options) -> Result<()> {
     let toolchain = toolchain.context("no Rust toolchain was found")?;
     steps.step("library sources", || rust_src::install(&toolchain))?;
     steps.step("bpf-linker", || linker::install(&toolchain))?;
+    steps.step("C compilers", || packages::install(&packages::BUILD))?;
     if purpose >= Purpose::Lab {
         steps.step("system packages", || packages::install(&packages::LAB))?;
     }

@@ -12,9 +12,11 @@ use crate::{paths, proc};
 /// A program, and Debian's packages that bring it.
 type Program = (&'static str, &'static str);
 
-/// For building, labs, tests and benchmarks.
-pub const LAB: [Program; 13] = [
-    ("cc", "gcc libc6-dev"),
+/// For building.
+pub const BUILD: [Program; 2] = [("cc", "gcc libc6-dev"), ("musl-gcc", "musl-tools")];
+
+/// For labs, tests and benchmarks.
+pub const LAB: [Program; 12] = [
     ("ip", "iproute2"),
     ("tc", "iproute2"),
     ("ping", "iputils-ping"),

@@ -4,6 +4,7 @@
 pub mod container;
 pub mod holder;
 pub mod rootfs;
+pub mod starter;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,8 +24,8 @@ pub const EXE_ENV: &str = "HYPHA_LAB_EXE";
 pub enum InitCommand {
     /// Holds the namespaces of a machine.
     Holder,
-    /// Is the first process of a container.
-    Pid1,
+    /// Starts the first processes of a node's containers, and is each of them.
+    Starter,
     /// Becomes a command in a container.
     Exec,
     /// Serves echo and whoami.
@@ -51,7 +52,7 @@ impl InitCommand {
     pub fn run(self) -> anyhow::Result<i32> {
         match self {
             InitCommand::Holder => holder::run().map(|()| 0),
-            InitCommand::Pid1 => container::pid1(),
+            InitCommand::Starter => starter::run(),
             InitCommand::Exec => container::exec(),
             InitCommand::Serve(args) => crate::workload::run(&args),
             InitCommand::Tool { tool, args } => crate::workload::tools::run(&tool, &args),
@@ -69,7 +70,7 @@ pub fn role(arguments: &[OsString]) -> Option<InitCommand> {
     };
     match role.to_str() {
         _ if lab != "lab" || internal != SUBCOMMAND => None,
-        Some("pid1") => Some(InitCommand::Pid1),
+        Some("starter") => Some(InitCommand::Starter),
         Some("exec") => Some(InitCommand::Exec),
         _ => None,
     }
@@ -109,8 +110,8 @@ mod tests {
     fn roles_of_containers_are_known_by_the_arguments_alone() {
         let of = |words: &str| role(&words.split(' ').map(OsString::from).collect::<Vec<_>>());
         assert!(matches!(
-            of("hypha lab internal pid1"),
-            Some(InitCommand::Pid1)
+            of("hypha lab internal starter"),
+            Some(InitCommand::Starter)
         ));
         assert!(matches!(
             of("/x/hypha lab internal exec"),
@@ -118,15 +119,15 @@ mod tests {
         ));
         for other in [
             "hypha lab internal holder",
-            "hypha lab internal pid1 x",
-            "hypha lab up pid1 x",
-            "hypha agent internal pid1",
+            "hypha lab internal starter x",
+            "hypha lab up starter x",
+            "hypha agent internal starter",
         ] {
             assert!(of(other).is_none(), "{other}");
         }
-        let made = command("pid1").unwrap();
+        let made = command("starter").unwrap();
         let words = made.get_args().map(OsString::from);
         let words: Vec<_> = [OsString::new()].into_iter().chain(words).collect();
-        assert!(matches!(role(&words), Some(InitCommand::Pid1)));
+        assert!(matches!(role(&words), Some(InitCommand::Starter)));
     }
 }

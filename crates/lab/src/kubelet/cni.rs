@@ -27,7 +27,7 @@ pub enum CniError {
     #[error("no network configuration in {CONFIG_DIR}: is the agent of this node up?")]
     NoConfig,
     /// The configuration is not readable.
-    #[error("network configuration {file}: {message}")]
+    #[error("network configuration {file} in {CONFIG_DIR}: {message}")]
     BadConfig {
         /// Which file.
         file: String,
@@ -76,11 +76,6 @@ pub struct ConfList {
 }
 
 impl ConfList {
-    /// The list of the node in whose namespaces the calling thread is.
-    pub fn current() -> Result<ConfList, CniError> {
-        Self::load(Path::new(CONFIG_DIR))
-    }
-
     /// Reads the first list of a directory, by file name.
     fn load(dir: &Path) -> Result<ConfList, CniError> {
         let entries = fs::read_dir(dir)
@@ -95,7 +90,11 @@ impl ConfList {
         let file = entries.filter(known).min().ok_or(CniError::NoConfig)?;
         let text = fs::read_to_string(&file).map_err(|_| CniError::NoConfig)?;
         Self::parse(&text).map_err(|e| CniError::BadConfig {
-            file: file.display().to_string(),
+            file: file
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
             message: e.to_string(),
         })
     }
@@ -189,13 +188,9 @@ impl Cni {
         Cni { node, path }
     }
 
-    async fn config(&self) -> Result<ConfList, CniError> {
-        let failed = |e: std::io::Error| CniError::BadConfig {
-            file: CONFIG_DIR.into(),
-            message: e.to_string(),
-        };
-        let current = self.node.run_async(ConfList::current);
-        current.await.map_err(failed)?
+    /// The node's list as it is now.
+    pub(super) fn config(&self) -> Result<ConfList, CniError> {
+        ConfList::load(&self.node.path(CONFIG_DIR))
     }
 
     /// Attaches a pod: every plugin of the list in order. The result of the last one.
@@ -210,7 +205,7 @@ impl Cni {
 
     /// Detaches a pod: the list backwards, with the result of its ADD.
     pub async fn del(&self, pod: &Attachment, added: Option<&Value>) -> Result<(), CniError> {
-        let list = self.config().await?;
+        let list = self.config()?;
         for plugin in list.plugins.iter().rev() {
             let input = list.input(plugin, added);
             self.call("DEL", plugin, pod.environment(), &input).await?;
@@ -220,7 +215,7 @@ impl Cni {
 
     /// Whether the network takes pods. Plugins are asked from CNI 1.1.0 on; before, a configuration that is there says yes.
     pub async fn status(&self) -> Result<(), CniError> {
-        let list = self.config().await?;
+        let list = self.config()?;
         if !list.knows_status() {
             return Ok(());
         }
@@ -281,7 +276,7 @@ impl Cni {
             .kill_on_drop(true);
         let child = self
             .node
-            .spawn_after(process, || Ok(()))
+            .spawn(process)
             .await
             .map_err(|e| refuse(e.to_string()))?;
         let answered = tokio::time::timeout(LIMIT, talk(child, input)).await;

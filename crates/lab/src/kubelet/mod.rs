@@ -20,6 +20,7 @@ pub mod restart;
 mod runner;
 mod sandbox;
 pub mod serve;
+mod starter;
 pub mod status;
 pub mod volumes;
 mod worker;
@@ -43,11 +44,13 @@ use cni::Cni;
 use events::Recorder;
 use handle::Pods;
 use node::Node;
+use starter::Starter;
 use worker::{Seen, Worker};
 
 /// What all workers of a node share.
 pub(crate) struct Context {
     node: Arc<Node>,
+    starter: Starter,
     cni: Cni,
     client: Client,
     events: Recorder,
@@ -179,6 +182,7 @@ impl Kubelet {
             own: own_programs()?,
             longest_pause,
             starts: Arc::new(Semaphore::new(places(cpus, nodes))),
+            starter: Starter::new(node.clone()),
             cni: Cni::new(node.clone(), cni_path),
             events: Recorder::new(client.clone(), node.name.clone()),
             node,

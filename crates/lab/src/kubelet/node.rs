@@ -62,22 +62,9 @@ impl Node {
     }
 
     /// Starts a process in the node's namespaces.
-    pub fn spawn(&self, mut command: Command) -> io::Result<Child> {
-        self.run(|| {
-            let _guard = self.runtime.enter();
-            command.spawn()
-        })?
-    }
-
-    /// Starts a process in the node's namespaces; `before` runs there on the thread that starts it.
-    pub async fn spawn_after(
-        &self,
-        mut command: Command,
-        before: impl FnOnce() -> io::Result<()> + Send + 'static,
-    ) -> io::Result<Child> {
+    pub async fn spawn(&self, mut command: Command) -> io::Result<Child> {
         let runtime = self.runtime.clone();
         let work = move || {
-            before()?;
             let _guard = runtime.enter();
             command.spawn()
         };

@@ -1,6 +1,5 @@
 //! Processes in containers: how the kubelet starts the first one and further commands, and how it reaches their input and output.
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -9,7 +8,6 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use anyhow::Context;
-use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
@@ -17,11 +15,11 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, ChildStdin, Command};
 
 use super::node::{Node, aside};
+use super::starter::{FirstProcess, Starter};
 use crate::cgroup::Cgroup;
 use crate::init::container::{ContainerSpec, ExecSpec, JOINED, Process, frame};
 use crate::ns::Namespaces;
 use crate::proc::ProcId;
-use crate::supervisor::server::MALLOC;
 
 /// The kubelet's end of a terminal. Its two directions are handled as pipes, which is what the runtime has for descriptors.
 #[derive(Clone, Debug)]
@@ -97,30 +95,26 @@ pub(crate) enum Output {
     Terminal(Terminal),
 }
 
-/// Input, output and error of a process that is about to start.
-fn stdio(command: &mut Command, tty: bool) -> io::Result<Option<Terminal>> {
-    if !tty {
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        return Ok(None);
+/// Where a process's output will come from, and its ends of that: standard output and error.
+fn output(tty: bool) -> io::Result<(Output, [OwnedFd; 2])> {
+    if tty {
+        let (terminal, slave) = Terminal::open()?;
+        return Ok((Output::Terminal(terminal), [slave.try_clone()?, slave]));
     }
-    let (terminal, slave) = Terminal::open()?;
-    command.stdout(slave.try_clone()?).stderr(slave);
-    Ok(Some(terminal))
-}
-
-fn output(child: &mut Child, terminal: Option<Terminal>) -> anyhow::Result<Output> {
-    if let Some(terminal) = terminal {
-        return Ok(Output::Terminal(terminal));
-    }
-    let out = child.stdout.take().context("the process has no output")?;
-    let err = child.stderr.take().context("the process has no output")?;
-    Ok(Output::Pipes(Box::new(out), Box::new(err)))
+    let pipe = || -> io::Result<(Box<dyn AsyncRead + Send + Unpin>, OwnedFd)> {
+        let (read, write) = io::pipe()?;
+        Ok((
+            Box::new(pipe::Receiver::from_owned_fd(read.into())?),
+            write.into(),
+        ))
+    };
+    let ((out, out_end), (err, err_end)) = (pipe()?, pipe()?);
+    Ok((Output::Pipes(out, err), [out_end, err_end]))
 }
 
 /// A container's first process.
 pub(crate) struct Started {
-    pub(crate) child: Child,
-    pub(crate) process: ProcId,
+    pub(crate) process: FirstProcess,
     pub(crate) control: tokio::net::UnixStream,
     pub(crate) output: Output,
 }
@@ -128,6 +122,7 @@ pub(crate) struct Started {
 /// Starts a container's first process, in the network namespace `net` of the node or in the node's own.
 pub(crate) async fn start(
     node: &Node,
+    starter: &Starter,
     net: Option<&Path>,
     cgroup: &Cgroup,
     spec: &ContainerSpec,
@@ -137,38 +132,18 @@ pub(crate) async fn start(
     std::fs::create_dir_all(&stage).with_context(|| format!("cannot make {}", stage.display()))?;
     let (ours, theirs) = UnixStream::pair().context("no socket")?;
     ours.set_nonblocking(true).context("no socket")?;
-    let mut command = Command::from(crate::init::command("pid1")?);
-    command
-        .env(crate::init::LAB_ENV, node.lab.as_str())
-        .env_remove(MALLOC.0)
-        .stdin(OwnedFd::from(theirs))
-        .kill_on_drop(true);
-    let terminal = stdio(&mut command, spec.process.tty).context("no terminal")?;
-    let net = net.map(Path::to_owned);
-    let namespaces = move || {
-        if let Some(net) = net {
-            setns(File::open(net)?, CloneFlags::CLONE_NEWNET)?;
-        }
-        // For the process that this thread starts.
-        Ok(unshare(CloneFlags::CLONE_NEWPID)?)
-    };
-    let spawned = node.spawn_after(command, namespaces).await;
-    let mut child = spawned.context("cannot start the container's first process")?;
-    let pid = child
-        .id()
-        .context("the container's first process ended at once")?;
-    let process = ProcId::of(pid as i32).context("the container's first process ended at once")?;
+    let (output, [out, err]) = output(spec.process.tty).context("no output")?;
+    let started = starter.process(net, [theirs.into(), out, err]).await;
+    let process = started.context("cannot start the container's first process")?;
     let mut control = tokio::net::UnixStream::from_std(ours).context("no socket")?;
     // It prepares itself meanwhile, and waits before it needs its group or starts anything.
-    let joined = join(cgroup, process.pid);
+    let joined = join(cgroup, process.id.pid);
     let sent = control.write_all(&frame(spec)?).await;
     sent.context("the container's first process ended at once")?;
     joined.await?;
     let told = control.write_all(&[JOINED]).await;
     told.context("the container's first process ended at once")?;
-    let output = output(&mut child, terminal)?;
     Ok(Started {
-        child,
         process,
         control,
         output,
@@ -247,7 +222,8 @@ pub(crate) async fn exec(
         .env(crate::init::LAB_ENV, lab)
         .stdin(Stdio::piped())
         .kill_on_drop(true);
-    let terminal = stdio(&mut helper, tty).context("no terminal")?;
+    let (output, [out, err]) = output(tty).context("no output")?;
+    helper.stdout(out).stderr(err);
     let runtime = tokio::runtime::Handle::current();
     let spawned = aside(move || {
         namespaces.enter()?;
@@ -260,7 +236,7 @@ pub(crate) async fn exec(
     let pid = child.id().map(|p| p as i32);
     let mut executed = Executed {
         stdin: child.stdin.take(),
-        output: Some(output(&mut child, terminal)?),
+        output: Some(output),
         child,
         pid,
     };

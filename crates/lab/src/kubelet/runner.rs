@@ -11,7 +11,6 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::net::unix::OwnedReadHalf;
-use tokio::process::Child;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -26,6 +25,7 @@ use super::probe::Asker;
 use super::prober::{Prober, Said};
 use super::process::{self, Inside, Output};
 use super::restart::{FIRST_DELAY, LONGEST_DELAY, RestartPolicy, Restarts, humane};
+use super::starter::FirstProcess;
 use super::status::Ended;
 use super::volumes::References;
 use crate::init::container::{ContainerSpec, Message, exit_code};
@@ -90,7 +90,7 @@ pub(super) struct Runner {
 /// Why a running container is to end.
 enum Cause {
     /// By itself.
-    Exit(std::io::Result<std::process::ExitStatus>),
+    Exit(std::process::ExitStatus),
     /// The pod ends.
     Stop,
     /// It does not live any more, as its probe says, or its hook failed.
@@ -338,9 +338,16 @@ impl Runner {
         std::fs::write(&message, "").context("cannot make the file for the last words")?;
         self.handle.log.begin().context("cannot open the log")?;
         let node = &self.context.node;
-        let started = process::start(node, self.netns.as_deref(), &self.cgroup, spec).await?;
+        let started = process::start(
+            node,
+            &self.context.starter,
+            self.netns.as_deref(),
+            &self.cgroup,
+            spec,
+        )
+        .await?;
         self.normal("Created", format!("Created container: {name}"));
-        let mut child = started.child;
+        let mut first = started.process;
         let (hear, say) = started.control.into_split();
         let mut tasks = JoinSet::new();
         let terminal = copy_output(&mut tasks, started.output, &self.handle);
@@ -351,18 +358,18 @@ impl Runner {
         });
         if let Err(e) = wait_running(hear, spec.direct).await {
             // It ends by itself then.
-            let _ = tokio::time::timeout(KILL_LIMIT, child.wait()).await;
+            let _ = tokio::time::timeout(KILL_LIMIT, first.wait()).await;
             return Err(e);
         }
         let inside = Inside {
-            process: started.process,
+            process: first.id.clone(),
             cgroup: self.cgroup.clone(),
             how: spec.process.clone(),
         };
         self.handle.set_input(input);
         self.handle.inside.send_replace(Some(inside.clone()));
         self.normal("Started", format!("Started container {name}"));
-        let (status, killed) = self.accompany(&mut child, id, since, inside).await?;
+        let (status, killed) = self.accompany(&mut first, id, since, inside).await?;
         // All processes are gone, so the output has an end.
         let rest = async { while tasks.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(KILL_LIMIT, rest).await;
@@ -372,7 +379,7 @@ impl Runner {
     /// From the start of a run to its end.
     async fn accompany(
         &mut self,
-        child: &mut Child,
+        first: &mut FirstProcess,
         id: &str,
         since: Timestamp,
         inside: Inside,
@@ -391,7 +398,7 @@ impl Runner {
             if let Err(e) = asked {
                 self.warning("FailedPostStartHook", format!("PostStartHook failed: {e}"));
                 let cause = Cause::Dead("failed its postStart hook".into());
-                return self.end(child, cause, &inside).await;
+                return self.end(first, cause, &inside).await;
             }
         }
         self.tell(running);
@@ -401,7 +408,7 @@ impl Runner {
         let mut stop = self.stop.clone();
         let cause = loop {
             tokio::select! {
-                status = child.wait() => break Cause::Exit(status),
+                status = first.wait() => break Cause::Exit(status),
                 _ = async { drop(stop.wait_for(Option::is_some).await) } => break Cause::Stop,
                 Some(said) = hear.recv() => match said {
                     Said::Started => self.tell(Change::Started),
@@ -411,19 +418,19 @@ impl Runner {
             }
         };
         drop(probes);
-        self.end(child, cause, &inside).await
+        self.end(first, cause, &inside).await
     }
 
     async fn end(
         &mut self,
-        child: &mut Child,
+        first: &mut FirstProcess,
         cause: Cause,
         inside: &Inside,
     ) -> anyhow::Result<(std::process::ExitStatus, bool)> {
         let name = &self.container.name;
         let deadline = match cause {
             Cause::Exit(status) => {
-                return Ok((status.context("cannot wait for the container")?, false));
+                return Ok((status, false));
             }
             Cause::Stop => {
                 self.normal("Killing", format!("Stopping container {name}"));
@@ -455,7 +462,7 @@ impl Runner {
             let asked = tokio::select! {
                 asked = async { self.asker(inside).hook(&hook).await } => asked,
                 () = &mut late => Err("its time is over".to_owned()),
-                status = child.wait() => return Ok((status.context("cannot wait for the container")?, true)),
+                status = first.wait() => return Ok((status, true)),
             };
             if let Err(e) = asked {
                 self.warning("FailedPreStopHook", format!("PreStopHook failed: {e}"));
@@ -463,13 +470,13 @@ impl Runner {
         }
         inside.process.signal(Signal::SIGTERM);
         tokio::select! {
-            status = child.wait() => return Ok((status.context("cannot wait for the container")?, true)),
+            status = first.wait() => return Ok((status, true)),
             () = &mut late => {}
         }
         inside.process.signal(Signal::SIGKILL);
-        let ended = tokio::time::timeout(KILL_LIMIT, child.wait()).await;
+        let ended = tokio::time::timeout(KILL_LIMIT, first.wait()).await;
         let status = ended.map_err(|_| anyhow!("the container's processes do not end"))?;
-        Ok((status.context("cannot wait for the container")?, true))
+        Ok((status, true))
     }
 
     fn asker<'a>(&'a self, inside: &'a Inside) -> Asker<'a> {

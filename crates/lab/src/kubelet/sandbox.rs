@@ -1,17 +1,13 @@
 //! A pod's network namespace, and CNI on it.
 
-use std::fs::OpenOptions;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context as _;
-use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 
 use super::Context;
-use super::cni::{Attachment, CniError, ConfList, addresses};
+use super::cni::{Attachment, CniError, addresses};
 
 /// Where a node keeps the network namespaces of its pods.
 const DIR: &str = "/run/netns";
@@ -58,20 +54,6 @@ impl Backoff {
     }
 }
 
-/// Makes a network namespace that stays at a path. The calling thread is in it afterwards, and should end soon.
-fn make(path: &Path) -> anyhow::Result<()> {
-    let failed = || format!("cannot make {}", path.display());
-    let mut file = OpenOptions::new();
-    file.write(true)
-        .create_new(true)
-        .open(path)
-        .with_context(failed)?;
-    let (own, none) = (Some("/proc/thread-self/ns/net"), None::<&str>);
-    unshare(CloneFlags::CLONE_NEWNET).with_context(failed)?;
-    mount(own, path, none, MsFlags::MS_BIND, none).with_context(failed)?;
-    Ok(netlink::Handle::new()?.link_up("lo")?)
-}
-
 impl Sandbox {
     /// Makes the namespace and attaches it; on failure nothing stays. Every attempt has an id of its own.
     pub(super) async fn create(
@@ -83,18 +65,9 @@ impl Sandbox {
     ) -> Result<Sandbox, SandboxError> {
         let id = format!("{}{attempt:08x}", uid.replace('-', ""));
         let netns = Path::new(DIR).join(format!("cni-{uid}-{attempt}"));
-        let at = netns.clone();
-        let made = context.node.run_async(move || {
-            let list = ConfList::current()?;
-            let made = make(&at);
-            if made.is_err() {
-                let _ = netlink::netns::delete_at(&at);
-            }
-            made.map_err(|e| SandboxError::Namespace(format!("{e:#}")))?;
-            Ok(list)
-        });
-        let made = made.await;
-        let list = made.unwrap_or_else(|e| Err(SandboxError::Namespace(e.to_string())))?;
+        let list = context.cni.config()?;
+        let made = context.starter.network(netns.clone()).await;
+        made.map_err(|e| SandboxError::Namespace(e.to_string()))?;
         let attachment = Attachment::new(&id, &netns, namespace, name, uid);
         let added = context.cni.add(&list, &attachment).await;
         let mut sandbox = Sandbox {

@@ -297,3 +297,47 @@ fn lab_pods_that_do_not_end_are_killed() {
     lab.apply(&pod("early", "{name: c, image: hypha/echo}"));
     assert_eq!(lab.sh("early", "hostname").trim(), "early");
 }
+
+/// The process of which a pod's first process is a copy.
+fn starter(lab: &LabGuard) -> i32 {
+    let stat = |pid: &str| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let records = fs::read_dir(lab.dir().join("pods")).unwrap().flatten();
+    let text = fs::read_to_string(records.last().unwrap().path()).unwrap();
+    let record: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let first = record["containers"][0]["process"]["pid"].to_string();
+    let stat = stat(&first);
+    let parent = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap();
+    let line = fs::read_to_string(format!("/proc/{parent}/cmdline")).unwrap();
+    assert_eq!(line.rsplit('\0').nth(1), Some("starter"), "{line:?}");
+    parent.parse().unwrap()
+}
+
+#[test]
+fn lab_pods_outlive_their_nodes_starter() {
+    if skip_unless_root() {
+        return;
+    }
+    let (lab, _dir) = lab(ONE_PLUGIN);
+    lab.apply(&pod("old", "{name: c, image: hypha/echo}"));
+    let first = starter(&lab);
+    let kill = || {
+        let pid = nix::unistd::Pid::from_raw(starter(&lab));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+    };
+    kill();
+    // Those that are there go on, new ones start from a new one.
+    lab.apply(&pod("new", "{name: c, image: hypha/echo}"));
+    lab.delete_pod("old");
+    assert_ne!(starter(&lab), first);
+    let ip = lab.pod_ips("new")[0].clone();
+    let answer = lab.sh("node1", &format!("curl -s http://{ip}:8080/"));
+    assert!(answer.contains("Hostname: new"), "{answer}");
+    assert_eq!(status_of(&lab, "new")["restarts"], 0);
+    kill();
+    // One whose starter is gone is seen to end, and starts again.
+    lab.sh("new", "kill 1");
+    wait_until("it starts again", LIMIT, || {
+        (status_of(&lab, "new")["restarts"].as_u64()? == 1).then_some(())
+    });
+    assert_eq!(lab.sh("new", "hostname").trim(), "new");
+}
