@@ -18,8 +18,9 @@ use crate::{meta, object::Server, write::Note};
 
 /// What may wait to be written.
 const BACKLOG: usize = 4096;
-/// Events give way to what they tell of: they are written when no other came for this long, or one has waited for that long.
-const QUIET: Duration = Duration::from_millis(100);
+/// Events give way to what they tell of: they are written when no other came for this long, or one has waited for that long. Pods
+/// that are scheduled together are up by then, where the first events would still have taken processor time from their starts.
+const QUIET: Duration = Duration::from_millis(500);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How many different events are remembered to be counted.
 const REMEMBERED: usize = 4096;
