@@ -5,7 +5,7 @@ use runtime::settings::{Layer, OperatorSettings, Remote, Settings, load_all};
 use serde_json::{Value, json};
 
 use crate::chart::{self, FILES, NOTES};
-use crate::template::{TemplateError, Templates};
+use crate::template::{TemplateError, Templates, at_least};
 use crate::{order, schema, values};
 
 /// What is to be rendered.
@@ -17,13 +17,16 @@ pub struct Request {
     pub namespace: String,
     /// The user's values; the chart's stand below them.
     pub values: Value,
-    /// The API server's version, as `v1.30.2`; none: it is not checked whether the chart is made for it.
+    /// The API server's version, as `v1.30.2`; none: it is not checked whether the chart is made for it, and taken to be a new one.
     pub kube_version: Option<String>,
     /// Number of the release's revision, from 1.
     pub revision: u32,
     /// Objects of the cluster that templates look at; see [`LOOKED_AT`].
     pub there: Vec<Value>,
 }
+
+/// The version that templates see where none is known.
+const NEW: &str = "v1.36.0";
 
 /// Secrets that templates look at: what was made once and is to stay.
 pub const LOOKED_AT: [&str; 4] = [
@@ -137,6 +140,7 @@ pub fn dot(request: &Request) -> Result<Value, RenderError> {
             "Service": "Helm",
         },
         "Chart": {"Name": metadata.name, "Version": metadata.version, "AppVersion": metadata.app_version},
+        "Capabilities": {"KubeVersion": {"Version": request.kube_version.as_deref().unwrap_or(NEW)}},
         "Template": {"BasePath": "templates"},
     }))
 }
@@ -188,21 +192,11 @@ pub fn refused_settings(settings: &BTreeMap<String, String>) -> Option<String> {
 }
 
 fn check_version(found: Option<&str>, wanted: &str) -> Result<(), RenderError> {
-    let Some(found) = found else {
-        return Ok(());
-    };
-    let numbers = |text: &str| -> Option<(u64, u64)> {
-        let mut parts = text
-            .trim_start_matches(|c: char| !c.is_ascii_digit())
-            .split('.');
-        let minor = parts.clone().nth(1)?;
-        let minor = minor.trim_end_matches(|c: char| !c.is_ascii_digit());
-        Some((parts.next()?.parse().ok()?, minor.parse().ok()?))
-    };
-    match (numbers(found), numbers(wanted)) {
-        (Some(is), Some(least)) if is < least => Err(RenderError::Chart(format!(
+    match found.map(|found| (found, at_least(wanted, found))) {
+        None | Some((_, Ok(true))) => Ok(()),
+        Some((found, Ok(false))) => Err(RenderError::Chart(format!(
             "the cluster has Kubernetes {found}; needed: {wanted}"
         ))),
-        _ => Ok(()),
+        Some((_, Err(error))) => Err(RenderError::Chart(format!("Kubernetes' version: {error}"))),
     }
 }

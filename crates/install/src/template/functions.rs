@@ -61,6 +61,9 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         }
         ("kindIs", [Value::String(wanted), value]) => Ok((kind(value) == wanted).into()),
         ("int" | "int64" | "float64", [value]) => number(name, value),
+        ("semverCompare", [Value::String(wanted), Value::String(version)]) => {
+            at_least(wanted, version).map(Value::Bool)
+        }
         ("lt", [less, more]) => Ok((whole(less)? < whole(more)?).into()),
         ("add", [first, second]) => Ok(whole(first)?.saturating_add(whole(second)?).into()),
         ("mul", [first, second]) => Ok(whole(first)?.saturating_mul(whole(second)?).into()),
@@ -117,6 +120,27 @@ fn number(name: &str, value: &Value) -> Result<Value, String> {
     }
     #[expect(clippy::cast_possible_truncation, reason = "what the function is for")]
     Ok((float.trunc() as i64).into())
+}
+
+/// Whether a version such as `v1.30.2` is what `>=1.21-0` wants: of the wishes of Helm this one alone, by major and minor number.
+///
+/// # Errors
+/// Another wish, or no version.
+pub(crate) fn at_least(wanted: &str, version: &str) -> Result<bool, String> {
+    let least = wanted.strip_prefix(">=").and_then(major_minor);
+    let least = least.ok_or_else(|| format!("{wanted} is no version as >=1.21-0"))?;
+    let found = major_minor(version.trim_start_matches('v'));
+    let found = found.ok_or_else(|| format!("{version} is no version as v1.30.2"))?;
+    Ok(found >= least)
+}
+
+fn major_minor(version: &str) -> Option<(u64, u64)> {
+    let (major, rest) = version.split_once('.')?;
+    let end = rest.find(|c: char| !c.is_ascii_digit());
+    Some((
+        major.parse().ok()?,
+        rest[..end.unwrap_or(rest.len())].parse().ok()?,
+    ))
 }
 
 /// `%s`, `%d`, `%v`, `%q` and `%%`.

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub(crate) use functions::at_least;
 pub use yaml::to_yaml;
 
 /// What is wrong in a template, and where.

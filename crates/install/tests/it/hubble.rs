@@ -307,3 +307,32 @@ fn exports_and_metrics_may_come_from_files() {
             .all(|object| object["metadata"]["name"] != "cilium-flowlog-config")
     );
 }
+
+#[test]
+fn old_servers_get_no_fields_that_they_refuse() {
+    let of = |version: &str| {
+        let request = Request {
+            kube_version: Some(version.to_owned()),
+            values: json!({"envoy": {"enabled": true}, "operator": {"podDisruptionBudget": {"enabled": true}}}),
+            ..Request::default()
+        };
+        let all = render(&request).unwrap();
+        let field =
+            |kind: &str, name: &str, path: &str| find(&all, kind, name).pointer(path).cloned();
+        [
+            field("Service", "hubble-peer", "/spec/internalTrafficPolicy"),
+            field(
+                "DaemonSet",
+                "cilium-envoy",
+                "/spec/updateStrategy/rollingUpdate/maxSurge",
+            ),
+            field("PodDisruptionBudget", "cilium-operator", "/apiVersion"),
+        ]
+    };
+    let (beta, stable) = (Some(json!("policy/v1beta1")), Some(json!("policy/v1")));
+    let new = [Some(json!("Local")), Some(json!(1)), stable.clone()];
+    assert_eq!(of("v1.20.2"), [None, None, beta]);
+    assert_eq!(of("v1.21.14-eks-fb459a0"), [None, None, stable]);
+    assert_eq!(of("v1.22.0"), new);
+    assert_eq!(of("v1.36.2+k3s1"), new);
+}

@@ -118,6 +118,10 @@ const SNIPPETS: &[(&str, &str)] = &[
         "{{ range $p := list\n  \"a\"\n  \"b\"\n}}{{ $p }}{{ end }}",
         "ab",
     ),
+    (
+        "{{ semverCompare \">=1.22-0\" \"v1.22.0\" }} {{ semverCompare \">=1.22-0\" \"v1.9.11-gke.1\" }}",
+        "true false",
+    ),
 ];
 
 fn values() -> Value {
@@ -182,6 +186,10 @@ fn mistakes_in_templates_have_a_place() {
         ),
         ("{{ \"a", "x:1: an action has no end }}"),
         ("{{ a ! b }}", "x:1: '!' has no meaning here"),
+        (
+            "{{ semverCompare \"~1\" \"v1.2.3\" }}",
+            "x:1: semverCompare: ~1 is no version as >=1.21-0",
+        ),
         ("{{ printf \"%d\" \"a\" }}", "x:1: printf: %d with a string"),
         (
             "{{ .Values.text 1 }}",
