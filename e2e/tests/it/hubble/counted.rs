@@ -121,10 +121,11 @@ fn counted(sh: &Shell, pod: &str) -> Packets {
         let names = OF_HOSTS_NAMES.iter();
         names.map(|name| of_v6(&format!("Icmp6{way}{name}"))).sum()
     };
+    // Received, and for the pod: its node tells routers of the groups that it joins on the cable, by packets for nobody here.
     [
         [of_v4("InReceives"), of_v4("OutRequests")],
         [
-            of_v6("Ip6InReceives") - of_hosts("In"),
+            of_v6("Ip6InDelivers") - of_hosts("In"),
             of_v6("Ip6OutRequests") - of_hosts("Out"),
         ],
     ]
