@@ -230,7 +230,14 @@ mod tests {
         assert!(error(&["up", "--routing", "ipsec"]).contains("'ipsec'"));
         assert!(error(&["up", "--name", "A"]).contains("lab name \"A\""));
         assert!(error(&["up", "--ipv4", "--ipv6"]).contains("cannot be used with"));
-        assert!(error(&["up", "--agent-config", "debug"]).contains("key=value"));
+        let setting = |text: &str| error(&["up", "--agent-config", text]);
+        assert!(setting("debug").contains("key=value"));
+        let unknown = setting("enable-nat46x64=true");
+        assert!(
+            unknown.contains("unknown setting \"enable-nat46x64\""),
+            "{unknown}"
+        );
+        assert!(setting("mtu=x").contains("mtu=\"x\" is not accepted; expected "));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use clap::Args;
 use nix::sys::signal::Signal;
+use runtime::settings::{Keyed, OperatorSettings, Settings};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,7 +70,7 @@ pub struct UpArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = LONGEST_DELAY.as_secs())]
     max_restart_pause: u64,
     /// A setting for the agents, by the name of their flag. May be given several times.
-    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
     agent_config: Vec<(String, String)>,
     #[command(flatten)]
     outside: OutsideArgs,
@@ -81,11 +82,22 @@ pub struct UpArgs {
     output: Output,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+/// A setting of agents or operator, which read the same ConfigMap.
+fn setting(text: &str) -> Result<(String, String), String> {
     let (key, value) = text
         .split_once('=')
         .ok_or_else(|| format!("{text:?} is not of the form key=value"))?;
-    Ok((key.trim_start_matches("--").to_owned(), value.to_owned()))
+    let (key, place) = (key.trim_start_matches("--"), "settings");
+    let set = if OperatorSettings::keys()
+        .iter()
+        .any(|known| known.name == key)
+    {
+        OperatorSettings::default().set(key, value, place)
+    } else {
+        Settings::default().set(key, value, place)
+    };
+    set.map_err(|error| error.to_string())?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 impl UpArgs {
