@@ -54,7 +54,8 @@ pub fn follow(
         None => watcher.leave_empty(&tables.secrets),
     }
     watcher.follow::<Service, _>(&tables.services, Presence::Always);
-    watcher.follow_some::<EndpointSlice, _>(&tables.manual_endpoints, None, MANUAL);
+    let manual = &tables.manual_endpoints;
+    watcher.follow_either::<EndpointSlice, EndpointSlice<true>, _>(manual, MANUAL);
 }
 
 /// Where the objects of a kind are.
@@ -280,9 +281,9 @@ pub(crate) fn key(metadata: &ObjectMeta) -> Text {
     }
 }
 
-/// An endpoint slice, with only what is read.
+/// An endpoint slice, with only what is read. `BETA`: as servers before Kubernetes 1.21 have it.
 #[derive(Clone, Debug, Deserialize)]
-pub struct EndpointSlice {
+pub struct EndpointSlice<const BETA: bool = false> {
     #[serde(default)]
     metadata: ObjectMeta,
     #[serde(default)]
@@ -297,6 +298,9 @@ struct SliceEndpoint {
 
 macro_rules! resource {
     ($type:ty, $kind:literal, $group:literal, $plural:literal) => {
+        resource!($type, $kind, $group, "v1", $plural);
+    };
+    ($type:ty, $kind:literal, $group:literal, $version:literal, $plural:literal) => {
         impl Resource for $type {
             type DynamicType = ();
             type Scope = NamespaceResourceScope;
@@ -310,7 +314,7 @@ macro_rules! resource {
             }
 
             fn version((): &()) -> Cow<'_, str> {
-                "v1".into()
+                $version.into()
             }
 
             fn plural((): &()) -> Cow<'_, str> {
@@ -336,9 +340,16 @@ resource!(
     "discovery.k8s.io",
     "endpointslices"
 );
+resource!(
+    EndpointSlice<true>,
+    "EndpointSlice",
+    "discovery.k8s.io",
+    "v1beta1",
+    "endpointslices"
+);
 
-impl From<EndpointSlice> for model::ManualEndpoints {
-    fn from(object: EndpointSlice) -> Self {
+impl<const BETA: bool> From<EndpointSlice<BETA>> for model::ManualEndpoints {
+    fn from(object: EndpointSlice<BETA>) -> Self {
         let labels = object.metadata.labels.as_ref();
         let service = labels.and_then(|labels| labels.get(SERVICE_NAME));
         let namespace = object.metadata.namespace.as_deref().unwrap_or_default();

@@ -34,7 +34,7 @@ pub struct Wanted {
 /// Starts the watches of what is behind services, and of what else says how they are served. The services themselves are
 /// watched with what policies refer to, see [`crate::policy::follow`].
 pub fn follow(watcher: &Watcher, tables: &ServiceTables, wanted: Wanted) {
-    watcher.follow::<EndpointSlice, _>(&tables.slices, Presence::Always);
+    watcher.follow_either::<EndpointSlice, EndpointSlice<true>, _>(&tables.slices, "");
     if wanted.redirects {
         watcher.follow::<Object<crate::policy::Redirect>, _>(&tables.redirects, Presence::Optional);
     } else {
@@ -145,10 +145,10 @@ impl Service {
     }
 }
 
-/// An endpoint slice, with only what is read.
+/// An endpoint slice, with only what is read. `BETA`: as servers before Kubernetes 1.21 have it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct EndpointSlice {
+pub struct EndpointSlice<const BETA: bool = false> {
     #[serde(default)]
     metadata: ObjectMeta,
     #[serde(default)]
@@ -167,6 +167,17 @@ struct SliceEndpoint {
     node_name: Scalar,
     zone: Scalar,
     hints: Record<Hints>,
+    /// Where the beta version has node and zone.
+    topology: Record<Topology>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Topology {
+    #[serde(rename = "kubernetes.io/hostname")]
+    node: Scalar,
+    #[serde(rename = "topology.kubernetes.io/zone")]
+    zone: Scalar,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -195,6 +206,13 @@ resource!(
     EndpointSlice,
     "EndpointSlice",
     "discovery.k8s.io",
+    "endpointslices"
+);
+resource!(
+    EndpointSlice<true>,
+    "EndpointSlice",
+    "discovery.k8s.io",
+    "v1beta1",
     "endpointslices"
 );
 
@@ -440,8 +458,8 @@ fn ipv6(read: &mut Reader, list: List<Scalar>) -> Vec<bool> {
     items.iter().filter_map(one).collect()
 }
 
-impl From<EndpointSlice> for model::service::Slice {
-    fn from(object: EndpointSlice) -> Self {
+impl<const BETA: bool> From<EndpointSlice<BETA>> for model::service::Slice {
+    fn from(object: EndpointSlice<BETA>) -> Self {
         let mut metadata = object.metadata;
         let mut read = Reader::default();
         let labels = metadata.labels.as_ref();
@@ -531,16 +549,24 @@ fn slice_endpoint(
     let conditions = read.record(endpoint.conditions, at);
     let ready = read.flag(&conditions.ready, at).unwrap_or(true);
     let hints = read.record(endpoint.hints, format_args!("endpoints[{index}].hints"));
+    let at = format_args!("endpoints[{index}].topology");
+    let topology = read.record(endpoint.topology, at);
+    let mut place = |own: &Scalar, name: &str, beta: &Scalar| {
+        let own = read.text(own, format_args!("endpoints[{index}].{name}"));
+        match own {
+            "" => Text::shared(read.text(beta, at)),
+            own => Text::shared(own),
+        }
+    };
+    let node = place(&endpoint.node_name, "nodeName", &topology.node);
+    let zone = place(&endpoint.zone, "zone", &topology.zone);
     Some(Endpoint {
         address,
         ready,
         serving: read.flag(&conditions.serving, at).unwrap_or(ready),
         terminating: read.flag(&conditions.terminating, at).unwrap_or_default(),
-        node: Text::shared(read.text(
-            &endpoint.node_name,
-            format_args!("endpoints[{index}].nodeName"),
-        )),
-        zone: Text::shared(read.text(&endpoint.zone, format_args!("endpoints[{index}].zone"))),
+        node,
+        zone,
         zones: names(read, hints.for_zones, index),
         nodes: names(read, hints.for_nodes, index),
     })

@@ -105,6 +105,8 @@ pub enum Presence {
     Always,
     /// Only once somebody has installed it: until then the table is empty, and complete.
     Optional,
+    /// It has, in one version or another.
+    Versioned,
 }
 
 /// Starts watches.
@@ -176,6 +178,33 @@ impl Watcher {
         self.follow_at(api, config, table, Presence::Always);
     }
 
+    /// As [`follow`](Self::follow), of those objects alone that have the labels that `selector` asks for, from a server that may
+    /// have the kind in an older version alone.
+    pub fn follow_either<K, Older, T>(&self, table: &Table<T>, selector: &str)
+    where
+        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        Older: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+        T: Row + From<K> + From<Older> + PartialEq,
+    {
+        let config = watcher::Config::default().labels(selector);
+        let new = Api::<K>::all(self.client.clone());
+        let older = Api::<Older>::all(self.client.clone());
+        let mut sink = self.sink(table, Presence::Versioned);
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            let in_turn = async {
+                let mut pauses = Pauses::new(LONGEST_PAUSE);
+                loop {
+                    drain(new.clone(), config.clone(), &mut sink).await;
+                    let absent = drain(older.clone(), config.clone(), &mut sink).await;
+                    sink.failed(&absent);
+                    tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                }
+            };
+            stop.or(in_turn).await
+        });
+    }
+
     /// Takes the table as empty and complete: nobody wants to know what the API server has.
     pub fn leave_empty<T: Row>(&self, table: &Table<T>) {
         let mut txn = self.db.write();
@@ -193,35 +222,45 @@ impl Watcher {
         K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
         T: Row + From<K> + PartialEq,
     {
-        let sink = Sink {
+        let mut sink = self.sink(table, presence);
+        let stop = self.stop.clone();
+        tokio::spawn(async move { stop.or(drain(api, config, &mut sink)).await });
+    }
+
+    fn sink<T: Row>(&self, table: &Table<T>, presence: Presence) -> Sink<T> {
+        let health = format!("kubernetes/{}", table.name());
+        Sink {
             db: self.db.clone(),
             table: table.clone(),
             initial: Vec::new(),
             presence,
-            health: self
-                .health
-                .component(&format!("kubernetes/{}", table.name())),
-        };
-        let longest = match presence {
-            Presence::Always => LONGEST_PAUSE,
-            // Somebody may wait for the kind to be installed.
-            Presence::Optional => LONGEST_PAUSE / 3,
-        };
-        let stream = watcher(api, config).backoff(Pauses::new(longest));
-        let stop = self.stop.clone();
-        tokio::spawn(async move { stop.or(drain(stream, sink)).await });
+            health: self.health.component(&health),
+        }
     }
 }
 
-async fn drain<K, T: Row + From<K> + PartialEq>(
-    stream: impl futures::Stream<Item = watcher::Result<Event<K>>>,
-    mut sink: Sink<T>,
-) {
+/// Watches for ever, or where there may be another version of a kind, until the server says that it does not have this one.
+async fn drain<K, T>(api: Api<K>, config: watcher::Config, sink: &mut Sink<T>) -> watcher::Error
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+    T: Row + From<K> + PartialEq,
+{
+    let longest = match sink.presence {
+        Presence::Always | Presence::Versioned => LONGEST_PAUSE,
+        // Somebody may wait for the kind to be installed.
+        Presence::Optional => LONGEST_PAUSE / 3,
+    };
+    let stream = watcher(api, config).backoff(Pauses::new(longest));
     pin_mut!(stream);
-    while let Some(event) = stream.next().await {
-        match event {
-            Ok(event) => sink.take(event),
-            Err(error) => sink.failed(&error),
+    loop {
+        match stream.next().await {
+            Some(Ok(event)) => sink.take(event),
+            Some(Err(error)) if sink.presence == Presence::Versioned && is_absent(&error) => {
+                return error;
+            }
+            Some(Err(error)) => sink.failed(&error),
+            // The stream of a watcher has no end.
+            None => std::future::pending().await,
         }
     }
 }

@@ -33,7 +33,7 @@ fn join(server: &Server, more: &[&str]) -> LabBuilder {
     lab.args(&["--cluster-dns", "none"]).args(more)
 }
 
-/// Cluster DNS and controllers of the lab read slices of endpoints as every server since 1.21 has them.
+/// Cluster DNS and controllers of the lab, other than agents and operator, read slices of endpoints as every server since 1.21 has them.
 fn has_slices(server: &Server) -> bool {
     let has = server.minor >= 21;
     if !has {
@@ -190,8 +190,14 @@ fn workloads(config: &Path, lab: &LabGuard, dns: bool) {
             "--timeout=60s",
         ],
     );
+    let web = items(config, &["services", "--field-selector=metadata.name=web"]);
+    let web = web[0]["spec"]["clusterIP"].as_str().unwrap();
+    wait_until("the service answers", LIMIT, || {
+        let run = lab.exec("client", &["curl", "-sS", "--max-time", "1", web]);
+        run.stdout.contains("Hostname: web-").then_some(())
+    });
     if dns {
-        resolves(config, lab);
+        resolves(lab, web);
     }
     ok(config, &["scale", "deployment/web", "--replicas=5"]);
     rolled_out(config, "web");
@@ -215,9 +221,7 @@ fn workloads(config: &Path, lab: &LabGuard, dns: bool) {
 }
 
 /// A pod finds the service by its name.
-fn resolves(config: &Path, lab: &LabGuard) {
-    let address = items(config, &["services", "--field-selector=metadata.name=web"]);
-    let address = address[0]["spec"]["clusterIP"].as_str().unwrap().to_owned();
+fn resolves(lab: &LabGuard, address: &str) {
     let found = wait_until("the name of the service", LIMIT, || {
         let run = lab.exec(
             "client",
@@ -225,7 +229,7 @@ fn resolves(config: &Path, lab: &LabGuard) {
         );
         run.ok().then_some(run.stdout)
     });
-    assert!(found.starts_with(&address), "{found} is not {address}");
+    assert!(found.starts_with(address), "{found} is not {address}");
 }
 
 #[test]

@@ -136,8 +136,10 @@ impl Server {
             "--allow-privileged=true".into(),
         ]);
         if self.minor < 21 {
-            // As newer ones do it: tokens of pods are asked for, and nobody has to make secrets first.
+            // As newer ones do it: tokens of pods are asked for, and nobody has to make secrets first; nodes and pods have both
+            // families.
             args.push("--feature-gates=BoundServiceAccountTokenVolume=true".into());
+            args.push("--feature-gates=IPv6DualStack=true".into());
         }
         self.spawn("kube-apiserver", &strs(&args));
         let config = self.kubeconfig("admin", Some("system:masters"));
@@ -166,6 +168,9 @@ impl Server {
             "--use-service-account-credentials".into(),
         ]);
         let mut scheduler = of(self, "system:kube-scheduler");
+        if self.minor < 21 {
+            controllers.push("--feature-gates=IPv6DualStack=true".into());
+        }
         if self.minor < 24 {
             // These had a port without TLS for everybody.
             controllers.push("--port=0".into());

@@ -31,6 +31,7 @@ use std::{
 use tokio::net::TcpListener;
 
 mod identities;
+mod versions;
 
 const LIMIT: Duration = Duration::from_secs(20);
 

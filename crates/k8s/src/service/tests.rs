@@ -242,6 +242,28 @@ fn addresses_that_no_other_machine_has_are_no_backends() {
 }
 
 #[test]
+fn beta_slices_have_node_and_zone_in_their_topology() {
+    let object = json!({
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4", "ports": [{"name": "", "protocol": "TCP", "port": 80}],
+        "endpoints": [
+            {"addresses": ["10.1.0.1"], "conditions": {"ready": true},
+                "topology": {"kubernetes.io/hostname": "n1", "topology.kubernetes.io/zone": "z1", "topology.kubernetes.io/region": "r"}},
+            {"addresses": ["10.1.0.2"], "nodeName": "n2", "topology": null},
+            {"addresses": ["10.1.0.3"], "topology": {"kubernetes.io/hostname": 7}},
+        ],
+    });
+    let row = Slice::from(serde_json::from_value::<EndpointSlice<true>>(object).unwrap());
+    let places: Vec<_> = row.endpoints.iter().map(|e| (&*e.node, &*e.zone)).collect();
+    assert_eq!(places, [("n1", "z1"), ("n2", ""), ("", "")]);
+    assert_eq!(row.problems.len(), 1, "{:?}", row.problems);
+    assert_eq!(
+        EndpointSlice::<true>::url_path(&(), None),
+        "/apis/discovery.k8s.io/v1beta1/endpointslices"
+    );
+}
+
+#[test]
 fn a_list_with_a_malformed_object_is_read() {
     let list: Vec<EndpointSlice> = serde_json::from_value(json!([
         {"metadata": {"name": "bad"}, "addressType": {}, "ports": true, "endpoints": "none"},

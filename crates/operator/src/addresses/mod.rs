@@ -122,7 +122,10 @@ impl Known {
         }
         if nodes {
             watcher.follow::<k8s::Node, _>(&self.nodes, Presence::Always);
-            watcher.follow::<service::EndpointSlice, _>(&self.slices, Presence::Always);
+            let slices = &self.slices;
+            watcher.follow_either::<service::EndpointSlice, service::EndpointSlice<true>, _>(
+                slices, "",
+            );
         } else {
             watcher.leave_empty(&self.nodes);
             watcher.leave_empty(&self.slices);
