@@ -1,5 +1,5 @@
 use super::*;
-use model::service::Slice;
+use model::service::{Endpoint, Slice};
 use serde_json::json;
 
 fn service(value: Value) -> model::Service {
