@@ -16,7 +16,7 @@ use testkit::{LabBuilder, LabGuard, Run, wait_until};
 /// How long what was begun may take to end. On an idle machine it is at once.
 const CALM: Duration = Duration::from_secs(30);
 /// How long an agent may take to be healthy again. On an idle machine it is a tenth of a second.
-const HEALTHY: Duration = Duration::from_secs(20);
+const HEALTHY: Duration = Duration::from_secs(60);
 
 /// A lab that runs.
 #[derive(Debug)]
