@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use testkit::{LabGuard, Run, skip_unless_root, wait_until};
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// Says so and returns true where there is no kubectl.
 pub(crate) fn skip_without_kubectl() -> bool {

@@ -10,7 +10,7 @@ use hypha_lab::spec::LabName;
 use hypha_lab::state::StateDir;
 use testkit::{LabBuilder, LabGuard, skip_unless_root, unique_name, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) fn bare(prefix: &str) -> LabBuilder {
     LabBuilder::new(env!("CARGO_BIN_EXE_hypha-lab"), prefix).args(&["--no-agents"])

@@ -9,7 +9,7 @@ use testkit::{LabGuard, skip_unless_root, wait_until};
 
 use crate::network::bare;
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 const LIST: &str = r#"{"cniVersion":"1.1.0","name":"test","plugins":[{"type":"fake-cni","step":1},{"type":"fake-noop"}]}"#;
 /// The second of a list: hands on the address it was given.
 const NOOP: &str = r#"#!/bin/sh

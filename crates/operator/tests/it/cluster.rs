@@ -22,7 +22,7 @@ use std::{
 use tokio::{net::TcpListener, task::JoinHandle};
 
 /// How long anything may take.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// An API server on a loopback port.
 pub struct Cluster {
@@ -109,10 +109,19 @@ impl Cluster {
         Self { server, client }
     }
 
-    /// Starts an operator.
+    /// Starts an operator. Like a pod it starts again when it ends because it lost the lease: a machine that stands still
+    /// for longer than tests let a renewal take does that.
     pub fn operator(&self, settings: OperatorSettings) -> Operator {
         let (stopper, stop) = stop::channel();
-        let task = tokio::spawn(run_until(settings, self.client.clone(), stop));
+        let client = self.client.clone();
+        let task = tokio::spawn(async move {
+            loop {
+                match run_until(settings.clone(), client.clone(), stop.clone()).await {
+                    Err(error) if error.to_string().starts_with("leadership is lost") => {}
+                    outcome => return outcome,
+                }
+            }
+        });
         Operator { stopper, task }
     }
 
