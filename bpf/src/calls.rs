@@ -9,7 +9,7 @@ use crate::{
     conntrack, cross, direct,
     flow::{self, Code, State},
     maps::Maps,
-    proxy, refuse,
+    policy, proxy, refuse,
     skb::Skb,
     snat, translate,
     xdp::Xdp,
@@ -105,8 +105,10 @@ macro_rules! calls {
 calls! {
     /// Reads the packet inside an ICMP error into the state. If it cannot be read it then is of no protocol.
     read_inner: flow::read_inner as read_inner4, read_inner6;
-    /// Asks policy about the packet, and goes on to its connection.
-    ask_and_track: conntrack::ask_and_track as ask_and_track4, ask_and_track6;
+    /// Finds or makes the connection of the packet.
+    track: conntrack::track as track4, track6;
+    /// Asks policy about the packet; returns the reason to drop it if there is one.
+    ask: policy::ask as ask4, ask6;
     /// Finds the connection of the packet inside an ICMP error.
     track_error: conntrack::track_error as track_error4, track_error6;
     /// Finds the backend that an ICMP error to a frontend is for.

@@ -12,7 +12,7 @@ use crate::{
     flow::{Code, Drop, Flow, OK, State, TO_PROXY, attempt},
     maps::{self, Maps},
     packet::Packet,
-    policy::{self, End},
+    policy::End,
     skb::Skb,
 };
 
@@ -25,11 +25,17 @@ impl<F: Maps> Flow<F> {
         if self.h.icmp == Icmp::Error {
             core::hint::cold_path();
             F::read_inner(self.packet);
-            return attempt!(F::track_error(self.packet));
+            let mut code = F::track_error(self.packet);
+            if code == ASK {
+                code = F::ask(self.packet);
+            }
+            return attempt!(code);
         }
-        let code = track::<F, Skb>(self.packet, self.state);
+        let mut code = F::track(self.packet);
         if code == ASK {
-            return attempt!(F::ask_and_track(self.packet));
+            core::hint::cold_path();
+            F::ask(self.packet);
+            code = F::track(self.packet);
         }
         attempt!(code)
     }
@@ -53,7 +59,7 @@ impl<F: Maps, P: Packet> Flow<F, P> {
     #[inline(always)]
     pub fn track_others(&mut self) -> Result<(), Drop> {
         self.between(None, None);
-        attempt!(track::<F, P>(self.packet, self.state))
+        attempt!(track_apart::<F, P>(self.packet, self.state))
     }
 }
 
@@ -73,12 +79,13 @@ fn peek<F: Maps>(state: &mut State<F>) {
     }
 }
 
-/// What [`track`] returns where policy must be asked first. The epoch of the answer is then in the state: it was read before the
-/// rows are, so that an answer may be older than its epoch, but never younger.
+/// What [`track`] returns where policy must be asked first: between two looks at the connection, and not in the midst of one. The epoch
+/// of the answer is then in the state: it was read before the rows are, so that an answer may be older than its epoch, but never
+/// younger.
 const ASK: Code = 1;
 
-#[inline(never)]
-fn track<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
+#[inline(always)]
+pub fn track<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
     let (key, from_b) = F::ct_key(&state.h.tuple);
     if !is_tracked::<F>(state.h.tuple.proto) {
         return DropReason::CtUnknownL4Protocol as u8;
@@ -127,6 +134,11 @@ fn track<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
         return state.way;
     }
     OK
+}
+
+#[inline(never)]
+fn track_apart<F: Maps, P: Packet>(packet: P, state: &mut State<F>) -> Code {
+    track(packet, state)
 }
 
 /// The connection goes by way of the proxy.
@@ -242,16 +254,6 @@ fn judge<F: Maps>(state: &mut State<F>, entry: &mut CtEntry) {
     }
 }
 
-/// Asks, and goes on from there. The rows are looked up between two looks at the connection, and not in the midst of one: the
-/// verifier would follow every way through them for every way to them.
-#[inline(always)]
-pub fn ask_and_track<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
-    state.code = OK;
-    policy::ask::<F>(skb, state);
-    state.asked = true;
-    track::<F, Skb>(skb, state)
-}
-
 /// True for protocols whose connections are known.
 #[inline(always)]
 pub fn is_tracked<F: Maps>(proto: u8) -> bool {
@@ -261,7 +263,7 @@ pub fn is_tracked<F: Maps>(proto: u8) -> bool {
 /// An ICMP error belongs to the connection of the packet inside it, and changes nothing there. It passes if that is known, as do
 /// those that a sender must hear of; others are asked about.
 #[inline(always)]
-pub fn track_error<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
+pub fn track_error<F: Maps>(_: Skb, state: &mut State<F>) -> Code {
     state.way = OK;
     let known = is_known_error::<F>(state);
     if known && state.way == TO_PROXY {
@@ -278,9 +280,9 @@ pub fn track_error<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
         CtStatus::New
     });
     if !known && state.is_asked() && !is_too_big(&state.h) {
-        policy::ask::<F>(skb, state);
+        return ASK;
     }
-    state.code
+    OK
 }
 
 /// Whether the connection of the packet inside an error is known. If that packet is a client's, the error goes on under the name of

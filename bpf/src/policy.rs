@@ -14,7 +14,7 @@ use wire::policy;
 use crate::{
     config,
     conntrack::{identity_of, is_tracked},
-    flow::{Drop, Flow, OK, State, attempt, emit},
+    flow::{Code, Drop, Flow, OK, State, attempt, emit},
     maps::{self, Maps},
     neigh,
     packet::Packet,
@@ -94,8 +94,7 @@ impl<F: Maps> Flow<F> {
         }
         self.between(from, to);
         self.state.identify();
-        ask::<F>(self.packet, self.state);
-        attempt!(self.state.code)
+        attempt!(F::ask(self.packet))
     }
 }
 
@@ -166,8 +165,9 @@ impl<F: Maps> State<F> {
 }
 
 /// Asks the policy of both ends the question that the packet raises, or that it answers. What comes of it is in the state, too.
-#[inline(never)]
-pub fn ask<F: Maps>(skb: Skb, state: &mut State<F>) {
+#[inline(always)]
+pub fn ask<F: Maps>(skb: Skb, state: &mut State<F>) -> Code {
+    (state.asked, state.code) = (true, OK);
     (state.l7_kind, state.l7_sender, state.l7_receiver) = (0, 0, 0);
     state.direction = Direction::Egress as u8;
     ask_end::<F>(skb, state);
@@ -183,6 +183,7 @@ pub fn ask<F: Maps>(skb: Skb, state: &mut State<F>) {
         }
     };
     state.epochs = [under(state.ends[0]), under(state.ends[1])];
+    state.code
 }
 
 /// Asks the end that the direction in the state is of.
