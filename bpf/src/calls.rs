@@ -71,6 +71,8 @@ shared! {
     fit: direct::fit as fit4, fit6, xdp_fit4, xdp_fit6;
     /// Puts the frontend into the packet.
     label: direct::label as label4, label6, xdp_label4, xdp_label6;
+    /// Makes a mapping for an outgoing packet, and makes it the target.
+    map_outgoing: snat::map_outgoing as map_outgoing4, map_outgoing6, xdp_map_outgoing4, xdp_map_outgoing6;
 }
 
 /// As [`shared`], of packets in the stack alone.

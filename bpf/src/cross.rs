@@ -408,7 +408,7 @@ fn masquerade6(skb: Skb, state: &'static mut State<V6>) -> Code {
     let state = flow.state;
     if !find::<V6>(state, snat_flags::OUT) {
         state.target.addr = addr;
-        let code = map_outgoing::<V6>(state);
+        let code = map_outgoing(skb, state);
         if code != OK {
             return code;
         }

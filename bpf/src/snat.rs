@@ -100,7 +100,7 @@ impl<F: Maps, P: Packet> Flow<F, P> {
                 return Err(drop_because!(NatNoMapping));
             }
             self.state.target.addr = addr;
-            attempt!(map_outgoing::<F>(self.state))?;
+            attempt!(self.packet.map_outgoing::<F>())?;
         } else if self.report {
             restore::<F>(self.state);
         }
@@ -144,8 +144,8 @@ pub fn restore<F: Maps>(state: &State<F>) {
 }
 
 /// Makes a mapping for an outgoing packet, and makes it the target.
-#[inline(never)]
-pub fn map_outgoing<F: Maps>(state: &mut State<F>) -> Code {
+#[inline(always)]
+pub fn map_outgoing<F: Maps, P: Packet>(_: P, state: &mut State<F>) -> Code {
     map_by::<F>(state, hold::<F>)
 }
 
