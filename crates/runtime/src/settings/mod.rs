@@ -1,5 +1,6 @@
 //! Settings: defaults < `config-dir` < ConfigMap < `config` file < CiliumNodeConfigs < environment < flags, each value with the place
 //! it came from.
+mod check;
 mod define;
 mod keys;
 mod load;
