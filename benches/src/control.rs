@@ -10,15 +10,26 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use kube::api::PostParams;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::report::{Report, Row, percentile};
+use crate::{
+    report::{Report, Row, percentile},
+    starts,
+};
 
 const LAB: &str = "bench";
 /// Pods one after another, and at once.
 const PODS: usize = 100;
 const RESTARTS: usize = 10;
+/// The first pods pay for what the kernel sets up once.
+const WARM: &str = "warm";
+const WARM_PODS: usize = 3;
+const SERIAL: &str = "serial";
+const BURST: &str = "burst";
+/// Until the kubelet looks for the volumes that are not there only every few seconds.
+const UNTIL_CALM: Duration = Duration::from_secs(8);
 /// Until an agent has given back what a burst of pods took.
 const UNTIL_IDLE: Duration = Duration::from_secs(15);
 
@@ -45,9 +56,42 @@ pub fn measure(bin: &Path, report: &mut Report) -> Result<()> {
     );
     let up = ["lab", "up", "--name", LAB, "--nodes", "1"];
     run(&hypha, &[&up[..], &["--max-restart-pause", "0"]].concat())?;
-    let measured = drive(&hypha, bin);
+    let measured = announce().and_then(|()| drive(&hypha, bin));
     run(&hypha, &["lab", "down", "--name", LAB])?;
     add_rows(&measured?, bin, report)
+}
+
+/// Makes the objects of the pods that the driver attaches, on the node: an agent waits for one that the API server does not have.
+/// Each asks for a volume that is not there, so that the node's kubelet never comes to attach it itself.
+fn announce() -> Result<()> {
+    let object = |name: String| {
+        let source = json!({"name": "v", "configMap": {"name": "not-there"}});
+        let container = json!({"name": "c", "image": "traefik/whoami"});
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+            "spec": {"nodeName": "node1", "volumes": [source], "containers": [container]}})
+    };
+    let create = async {
+        let pods = starts::connect(LAB).await?;
+        for name in names() {
+            let pod = serde_json::from_value(object(name))?;
+            pods.create(&PostParams::default(), &pod).await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::runtime::Runtime::new()?.block_on(create)?;
+    thread::sleep(UNTIL_CALM);
+    Ok(())
+}
+
+/// Of all pods that the driver attaches.
+fn names() -> impl Iterator<Item = String> {
+    let kinds = [(WARM, WARM_PODS), (SERIAL, PODS), (BURST, PODS)];
+    let of = |(kind, count): (&'static str, usize)| (0..count).map(move |i| pod_name(kind, i));
+    kinds.into_iter().flat_map(of)
+}
+
+fn pod_name(kind: &str, i: usize) -> String {
+    format!("bench-{kind}-{i}")
 }
 
 fn drive(hypha: &Path, bin: &Path) -> Result<Measured> {
@@ -130,14 +174,13 @@ pub fn drive_cni(bin: &Path) -> Result<()> {
     let plugin = Plugin::new(bin)?;
     let dir = PathBuf::from("/run/netns-bench");
     fs::create_dir_all(&dir)?;
-    // The first pods pay for what the kernel sets up once.
-    for i in 0..3 {
-        plugin.cycle(&dir, &format!("warm-{i}"))?;
+    for i in 0..WARM_PODS {
+        plugin.cycle(&dir, WARM, i)?;
     }
     let programs_before = programs()?;
     let (mut add, mut del) = (Vec::new(), Vec::new());
     let pods = (0..PODS)
-        .map(|i| Pod::new(&dir, &format!("serial-{i}")))
+        .map(|i| Pod::new(&dir, SERIAL, i))
         .collect::<Result<Vec<_>>>()?;
     for pod in &pods {
         add.push(plugin.timed("ADD", pod)?);
@@ -173,7 +216,7 @@ pub fn drive_cni(bin: &Path) -> Result<()> {
 /// Milliseconds from the first of many ADDs at the same time to the last one's end.
 fn at_once(plugin: &Plugin, dir: &Path) -> Result<f64> {
     let pods = (0..PODS)
-        .map(|i| Pod::new(dir, &format!("burst-{i}")))
+        .map(|i| Pod::new(dir, BURST, i))
         .collect::<Result<Vec<_>>>()?;
     let start = Instant::now();
     let outcomes: Vec<Result<f64>> = thread::scope(|scope| {
@@ -200,13 +243,11 @@ struct Pod {
 }
 
 impl Pod {
-    fn new(dir: &Path, id: &str) -> Result<Self> {
-        let netns = dir.join(id);
+    fn new(dir: &Path, kind: &str, i: usize) -> Result<Self> {
+        let id = pod_name(kind, i);
+        let netns = dir.join(&id);
         netlink::netns::create_at(&netns)?;
-        Ok(Self {
-            id: format!("bench-{id}"),
-            netns,
-        })
+        Ok(Self { id, netns })
     }
 }
 
@@ -234,8 +275,8 @@ impl Plugin {
         })
     }
 
-    fn cycle(&self, dir: &Path, id: &str) -> Result<()> {
-        let pod = Pod::new(dir, id)?;
+    fn cycle(&self, dir: &Path, kind: &str, i: usize) -> Result<()> {
+        let pod = Pod::new(dir, kind, i)?;
         self.timed("ADD", &pod)?;
         self.timed("DEL", &pod)?;
         Ok(())
@@ -243,10 +284,7 @@ impl Plugin {
 
     /// Runs the plugin; milliseconds from its start to its end.
     fn timed(&self, verb: &str, pod: &Pod) -> Result<f64> {
-        let args = format!(
-            "K8S_POD_NAMESPACE=default;K8S_POD_NAME={};K8S_POD_UID={}",
-            pod.id, pod.id
-        );
+        let args = format!("K8S_POD_NAMESPACE=default;K8S_POD_NAME={}", pod.id);
         let start = Instant::now();
         let mut child = Command::new(&self.program)
             .env_clear()

@@ -97,7 +97,7 @@ pub fn measure(bin: &Path, report: &mut Report) -> Result<()> {
     add("lab/up", ready, 8000.0);
     let runtime = tokio::runtime::Runtime::new()?;
     let measured = runtime.block_on(async {
-        let pods = connect().await?;
+        let pods = connect(LAB).await?;
         let mut number = 0;
         for kind in &KINDS {
             let mut rounds = Vec::new();
@@ -175,8 +175,9 @@ fn run(program: &Path, args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-async fn connect() -> Result<Api<DynamicObject>> {
-    let path = format!("/run/hypha-lab/{LAB}/kubeconfig");
+/// The pods of a lab's namespace `default`.
+pub async fn connect(lab: &str) -> Result<Api<DynamicObject>> {
+    let path = format!("/run/hypha-lab/{lab}/kubeconfig");
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?;
     let client = Client::try_from(config)?;
